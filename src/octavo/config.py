@@ -1,0 +1,136 @@
+"""Every knob, declared once: typed, documented, checked. Command-line flags, `LLM` keywords and `--help` derive from
+here."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from octavo.errors import ConfigError
+
+DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+LoadFormat = Literal["auto", "dummy"]
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+
+
+def parse_size(text: str | int, free_bytes: int, name: str) -> int:
+    """Bytes from a size (`48MiB`, `2GiB`, `500MB`, a bare number of bytes) or from a share of what is free (`40%`).
+
+    Raises:
+        ConfigError: it is neither, or not above zero; the message calls it `name`.
+    """
+    if share := _SHARE.fullmatch(str(text)):
+        percent = float(share[1])
+        if not 0 < percent <= 100:
+            raise ConfigError(f"{name} is {text!r}: a share must be above 0% and at most 100%")
+        return int(free_bytes * percent / 100)
+    size = _SIZE.fullmatch(str(text))
+    if size is None or size[2].upper() not in _UNITS:
+        raise ConfigError(
+            f"{name} is {text!r}, which is not a size: write 48MiB, 2GiB, 500MB, a number of bytes, or a "
+            f"share of free memory such as 40%"
+        )
+    num_bytes = int(float(size[1]) * _UNITS[size[2].upper()])
+    if num_bytes <= 0:
+        raise ConfigError(f"{name} is {text!r}: it must be above zero")
+    return num_bytes
+
+
+def knob(default: Any, help: str, *, group: str, metavar: str | None = None) -> Any:
+    """One field of `EngineConfig` with what its flag's help says; choices and type come from the annotation."""
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything that shapes an engine.
+
+    Raises:
+        ConfigError: a value is out of its range, or two do not go together; the message names the flags.
+    """
+
+    model: str = knob(
+        "smollm2", "alias (smollm2), folder in Hugging Face format, or GGUF file", group="model", metavar="MODEL"
+    )
+    tokenizer: str | None = knob(
+        None, "folder or GGUF file of the tokenizer, where it is not the model's own", group="model", metavar="PATH"
+    )
+    chat_template: str | None = knob(
+        None, "Jinja chat template file, where the model's own is missing or unwanted", group="model", metavar="FILE"
+    )
+    load_format: LoadFormat = knob(
+        "auto", "auto goes by the files; dummy makes up random weights of the model's shape", group="model"
+    )
+    dtype: DType = knob(
+        "auto", "of weights, activations and KV; auto is the checkpoint's own, and bfloat16 for a GGUF", group="model"
+    )
+    max_model_len: int | None = knob(
+        None,
+        "longest sequence, prompt and output, in tokens; the model's own by default",
+        group="model",
+        metavar="TOKENS",
+    )
+    seed: int = knob(0, "of requests that bring none, and of dummy weights", group="model", metavar="N")
+    block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS")
+    kv_cache_memory: str | int = knob(
+        "40%",
+        "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%",
+        group="memory",
+        metavar="SIZE",
+    )
+    max_num_seqs: int = knob(256, "sequences that run in one step", group="scheduling", metavar="N")
+    max_num_batched_tokens: int = knob(
+        2048, "tokens computed in one step; longer prompts are cut into chunks", group="scheduling", metavar="TOKENS"
+    )
+    max_logprobs: int = knob(20, "cap on a request's logprobs and prompt_logprobs", group="scheduling", metavar="N")
+    num_threads: int | None = knob(
+        None,
+        "threads for the CPU kernels; torch's choice by default (one a core, or OMP_NUM_THREADS)",
+        group="machine",
+        metavar="N",
+    )
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(EngineConfig)
+        for name in ("dtype", "load_format"):
+            if getattr(self, name) not in get_args(hints[name]):
+                raise ConfigError(
+                    f"{flag(name)} is {getattr(self, name)!r}; it is one of {', '.join(get_args(hints[name]))}"
+                )
+        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_threads"):
+            self._check_whole(name, 1)
+        for name in ("seed", "max_logprobs"):
+            self._check_whole(name, 0)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"--max-num-batched-tokens ({self.max_num_batched_tokens}) is below --max-num-seqs "
+                f"({self.max_num_seqs}): "
+                "every running sequence computes a token in each step; raise the one or lower the other"
+            )
+        parse_size(self.kv_cache_memory, 2**40, flag("kv_cache_memory"))
+
+    def _check_whole(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        if value is None and name in ("max_model_len", "num_threads"):
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ConfigError(f"{flag(name)} must be a whole number of at least {low}, got {value!r}")
+
+
+def flag(name: str) -> str:
+    """A knob's command-line flag."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,1 @@
+"""The step loop, in this process."""

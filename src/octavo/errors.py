@@ -1,0 +1,22 @@
+"""Every error Octavo raises on purpose, in one hierarchy. A message names the cause, the limit and the flag that
+changes it."""
+
+
+class OctavoError(Exception):
+    """Base of all of Octavo's own errors."""
+
+
+class ConfigError(OctavoError, ValueError):
+    """A knob has a value that cannot work, alone or beside the others."""
+
+
+class ModelError(OctavoError):
+    """A model cannot be found, read or recognised: missing files, corrupt weights, an unknown architecture."""
+
+
+class RequestError(OctavoError, ValueError):
+    """A request is wrong or can never be served by this engine. Raised before anything is allocated for it."""
+
+
+class EngineError(OctavoError, RuntimeError):
+    """The engine is not able to go on: a broken invariant or a dead executor."""

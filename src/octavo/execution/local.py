@@ -1,0 +1,71 @@
+"""The local executor: the model, its KV cache and its runner in this very process."""
+
+from dataclasses import dataclass
+
+import torch
+
+from octavo.config import EngineConfig
+from octavo.execution.executor import Capacity
+from octavo.execution.machine import free_memory_bytes
+from octavo.execution.model_runner import ModelRunner
+from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache
+from octavo.kernels import select_kernels
+from octavo.layers.build import ModelBuild
+from octavo.models.weights.loader import load_model, read_config, resolve_dtype
+from octavo.models.weights.locate import locate
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStep:
+    """A step that waits to be run: on the CPU the work is done by whoever asks for the result."""
+
+    runner: ModelRunner
+    plan: Plan
+
+    def result(self) -> StepOutput:
+        return self.runner.run(self.plan)
+
+
+class LocalExecutor:
+    """Loads the model and runs plans on the CPU, one at a time.
+
+    Raises:
+        ModelError: the model cannot be found or read.
+        ConfigError: the model, its length or its cache does not fit; the message names the flag to change.
+    """
+
+    depth = 1
+
+    def __init__(self, config: EngineConfig, *, progress: bool = False) -> None:
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        device = torch.device("cpu")
+        checkpoint = locate(config.model)
+        self.model_config = read_config(checkpoint)
+        self.dtype = resolve_dtype(config.dtype, self.model_config)
+        self.kernel_choice = select_kernels(device)
+        kernels = self.kernel_choice.kernels
+        max_model_len = resolve_max_model_len(config, self.model_config)
+        build = ModelBuild(self.dtype, device, kernels)
+        check_weights_fit(config, self.model_config, build, free_memory_bytes())
+        model = load_model(
+            self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
+        )
+        shape = size_cache(config, self.model_config, self.dtype, max_model_len, free_memory_bytes())
+        self._runner = ModelRunner(model, kernels, kernels.allocate_cache(shape, device), max_model_len)
+        self.capacity = Capacity(
+            num_blocks=shape.num_blocks,
+            block_size=shape.block_size,
+            block_bytes=shape.block_bytes,
+            max_model_len=max_model_len,
+            vocab_size=self.model_config.vocab_size,
+            eos_token_ids=frozenset(self.model_config.eos_token_ids),
+        )
+
+    def submit(self, plan: Plan) -> LocalStep:
+        return LocalStep(self._runner, plan)
+
+    def close(self) -> None:
+        """Drop the weights and the cache."""
+        del self._runner

@@ -1,0 +1,110 @@
+"""Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
+
+import numpy as np
+import torch
+
+from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.row_tables import IntArray, RowTables
+from octavo.kernels.interface import Kernels, KVCache, RaggedBatch
+from octavo.layers.attention import AttentionStep
+from octavo.models.registry import CausalLM
+from octavo.outputs import TokenLogprobs
+from octavo.sampling.logprobs import score_prompt
+from octavo.sampling.sampler import sample
+from octavo.sampling.table import SamplingTable
+
+SCORED_AT_ONCE = 256
+"""Prompt positions whose logits are held at a time."""
+
+
+class ModelRunner:
+    """One model, its KV cache and the rows it is working on."""
+
+    def __init__(self, model: CausalLM, kernels: Kernels, cache: KVCache, max_model_len: int) -> None:
+        self.model = model
+        self.kernels = kernels
+        self.cache = cache
+        self.rows = RowTables(max_model_len, cache.shape.block_size)
+        self.sampling = SamplingTable()
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> StepOutput:
+        """One step: the plan's changes, its copies, then the KV writes and attention of its tokens, then sampling."""
+        self._follow(plan)
+        if plan.copies:
+            sources, destinations = torch.tensor(plan.copies, dtype=torch.int64, device=self._device).unbind(1)
+            self.kernels.copy_blocks(self.cache, sources, destinations)
+        if not plan.rows:
+            return StepOutput([])
+        batch = self._batch(plan)
+        hidden = self.model(batch, AttentionStep(self.cache, batch, self.kernels.prepare(batch, self.cache)))
+        ends = batch.query_starts[1:] - 1
+        prompt_logprobs = [self._score(plan, index, hidden, int(ends[index])) for index in plan.scored]
+        if not plan.sampled_rows:
+            return StepOutput([], [], prompt_logprobs)
+        token_ids, logprobs = self._sample(plan, hidden, ends)
+        return StepOutput(token_ids, logprobs, prompt_logprobs)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.cache.records.device
+
+    def _follow(self, plan: Plan) -> None:
+        self.rows.apply(plan)
+        for row in plan.removed:
+            self.sampling.clear_row(row)
+        for new in plan.added:
+            self.sampling.set_row(
+                new.row, new.params, seed=new.seed, sequence_index=new.index, stop_token_ids=new.stop_token_ids
+            )
+        for fork in plan.forked:
+            self.sampling.copy_row(fork.parent, fork.row, fork.index)
+
+    def _batch(self, plan: Plan) -> RaggedBatch:
+        """The step's tokens as one flat list, with where each row's KV lives."""
+        table = self.rows
+        rows, starts, num_new = (np.array(column, np.int64) for column in (plan.rows, plan.starts, plan.num_new))
+        query_starts = np.concatenate(([0], np.cumsum(num_new)))
+        row_of_token = np.repeat(rows, num_new)
+        positions = np.arange(query_starts[-1]) + np.repeat(starts - query_starts[:-1], num_new)
+        blocks = table.blocks[row_of_token, positions // table.block_size].astype(np.int64)
+        slots = blocks * table.block_size + positions % table.block_size
+        return RaggedBatch(
+            token_ids=self._tensor(table.tokens[row_of_token, positions]),
+            positions=self._tensor(positions),
+            slots=self._tensor(slots),
+            query_starts=self._tensor(query_starts),
+            context_lens=self._tensor(starts + num_new),
+            block_tables=self._tensor(table.blocks[rows, : table.num_blocks[rows].max()]),
+        )
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
+
+    def _sample(
+        self, plan: Plan, hidden: torch.Tensor, ends: torch.Tensor
+    ) -> tuple[list[list[int]], list[list[TokenLogprobs] | None]]:
+        sources, source_of_row = np.unique(np.array(plan.logits_from, np.int64), return_inverse=True)
+        logits = self.model.logits(hidden[ends[self._tensor(sources)]])
+        if len(sources) < len(plan.logits_from):
+            logits = logits[self._tensor(source_of_row)]
+        rows: IntArray = np.array(plan.sampled_rows, np.int64)
+        num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
+        result = sample(logits, self.sampling, rows, num_generated, self.rows.token_ids, plan.masks)
+        token_ids = result.token_ids.cpu().numpy()
+        self.rows.append(rows, token_ids)
+        return [[token] for token in token_ids.tolist()], result.logprobs
+
+    def _score(self, plan: Plan, index: int, hidden: torch.Tensor, end: int) -> list[TokenLogprobs]:
+        """Log-probabilities of the prompt tokens that follow those computed now for `plan.rows[index]`."""
+        row, start = plan.rows[index], plan.starts[index]
+        prompt, _ = self.rows.token_ids(row)
+        targets = self._tensor(prompt[start + 1 : start + plan.num_new[index] + 1])
+        first = end + 1 - plan.num_new[index]
+        num_top = self.sampling.num_prompt_logprobs(row)
+        scores: list[TokenLogprobs] = []
+        for offset in range(0, len(targets), SCORED_AT_ONCE):
+            chunk = targets[offset : offset + SCORED_AT_ONCE]
+            logits = self.model.logits(hidden[first + offset : first + offset + len(chunk)])
+            scores += score_prompt(logits, chunk, num_top)
+        return scores

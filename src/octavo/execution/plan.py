@@ -1,0 +1,94 @@
+"""What crosses between the engine and the processes that run the model: a plan goes down, a step output comes back.
+
+Both are msgspec structs of plain numbers. Plans are deltas applied in order: the runner keeps each row's tokens and
+block table, so a plan's size follows the rows in the step, never the tokens that they hold.
+"""
+
+import msgspec
+
+from octavo.outputs import TokenLogprobs
+from octavo.sampling_params import SamplingParams
+
+
+class NewRow(msgspec.Struct, frozen=True, array_like=True):
+    """A row the runner has not seen: sequence `index` of a request, its prompt and how to sample it. `seed` is the one
+    to use."""
+
+    row: int
+    index: int
+    token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    stop_token_ids: list[int]
+    """Tokens that `min_tokens` holds back."""
+
+
+class ForkedRow(msgspec.Struct, frozen=True, array_like=True):
+    """A row that starts as a copy of `parent`'s tokens and parameters, as sequence `index` of the same request."""
+
+    row: int
+    parent: int
+    index: int
+
+
+class TableEdit(msgspec.Struct, frozen=True, array_like=True):
+    """A change of one row's block table. Edits are applied in the order given: share, then replace, then append."""
+
+    row: int
+    appended: list[int]
+    """Physical blocks added at the end."""
+    replaced: int = -1
+    """Copy-on-write: the new physical block of the last logical block (before appending), or -1."""
+    parent: int = -1
+    """Take the first `num_shared` blocks of this row's table (the row's own is empty), or -1."""
+    num_shared: int = 0
+
+
+class Plan(msgspec.Struct, array_like=True):
+    """One step. The fields are in the order in which the runner applies them."""
+
+    released: list[int] = []
+    """Rows that lose their blocks (preempted) but keep their tokens."""
+    removed: list[int] = []
+    """Rows whose sequence is over; their ids may come again in `added`."""
+    added: list[NewRow] = []
+    forked: list[ForkedRow] = []
+    tables: list[TableEdit] = []
+    copies: list[tuple[int, int]] = []
+    """(source, destination) blocks, copied before any KV is written."""
+    rows: list[int] = []
+    """The rows with new tokens in this step, columns with the next two."""
+    starts: list[int] = []
+    """How many of the row's tokens have their KV already."""
+    num_new: list[int] = []
+    """How many are computed now."""
+    sampled_rows: list[int] = []
+    """The rows that get a token in this step…"""
+    logits_from: list[int] = []
+    """…and for each the index in `rows` whose last position gives its logits (a fork's first token comes from its
+    parent)."""
+    scored: list[int] = []
+    """Indices in `rows` whose prompt positions are scored for prompt_logprobs."""
+    masks: list[tuple[int, bytes]] = []
+    """(index in `sampled_rows`, bit mask over the vocabulary, lowest bit first): only tokens with a bit set may be
+    sampled."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.num_new)
+
+    @property
+    def is_empty(self) -> bool:
+        """True where nothing is computed and nothing changes for the runner."""
+        return not self.rows and self == Plan()
+
+
+class StepOutput(msgspec.Struct, array_like=True):
+    """What one step gave."""
+
+    token_ids: list[list[int]]
+    """For each of the plan's `sampled_rows` its new tokens: one, or none to several where tokens are speculated."""
+    logprobs: list[list[TokenLogprobs] | None] = []
+    """For each of `sampled_rows`, one entry a token, or None where not asked for. Empty where no row asked."""
+    prompt_logprobs: list[list[TokenLogprobs]] = []
+    """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""

@@ -1,0 +1,73 @@
+"""The runner's own record of every row: its tokens and its block table, kept up to date from the plans' deltas."""
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.execution.plan import Plan
+
+IntArray = npt.NDArray[np.int64]
+
+
+class RowTables:
+    """Arrays indexed by row id, doubled when a larger id comes. Memory that no row has written costs nothing."""
+
+    def __init__(self, max_model_len: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.tokens = np.zeros((0, max_model_len), np.int32)
+        self.blocks = np.zeros((0, -(-max_model_len // block_size)), np.int32)
+        self.num_tokens, self.num_prompt, self.num_blocks = np.zeros((3, 0), np.int64)
+
+    def _grow(self, num_rows: int) -> None:
+        old_tokens, old_blocks, old_counts = (
+            self.tokens,
+            self.blocks,
+            (self.num_tokens, self.num_prompt, self.num_blocks),
+        )
+        num_old = len(old_tokens)
+        self.tokens = np.zeros((num_rows, old_tokens.shape[1]), np.int32)
+        self.blocks = np.zeros((num_rows, old_blocks.shape[1]), np.int32)
+        self.num_tokens, self.num_prompt, self.num_blocks = counts = np.zeros((3, num_rows), np.int64)
+        counts[:, :num_old] = old_counts
+        for row in range(num_old):
+            self.tokens[row, : self.num_tokens[row]] = old_tokens[row, : self.num_tokens[row]]
+            self.blocks[row, : self.num_blocks[row]] = old_blocks[row, : self.num_blocks[row]]
+
+    def apply(self, plan: Plan) -> None:
+        """Follow a plan's changes of rows and tables, in the plan's order."""
+        for row in plan.released:
+            self.num_blocks[row] = 0
+        for row in plan.removed:
+            self.num_blocks[row] = self.num_tokens[row] = self.num_prompt[row] = 0
+        new_rows = [new.row for new in plan.added] + [fork.row for fork in plan.forked]
+        largest = max(new_rows, default=-1)
+        if largest >= len(self.num_tokens):
+            self._grow(max(2 * len(self.num_tokens), largest + 1, 16))
+        for new in plan.added:
+            count = len(new.token_ids)
+            self.tokens[new.row, :count] = new.token_ids
+            self.num_tokens[new.row] = self.num_prompt[new.row] = count
+        for fork in plan.forked:
+            count = self.num_tokens[fork.parent]
+            self.tokens[fork.row, :count] = self.tokens[fork.parent, :count]
+            self.num_tokens[fork.row] = count
+            self.num_prompt[fork.row] = self.num_prompt[fork.parent]
+        for edit in plan.tables:
+            table, count = self.blocks[edit.row], int(self.num_blocks[edit.row])
+            if edit.num_shared:
+                count = edit.num_shared
+                table[:count] = self.blocks[edit.parent, :count]
+            if edit.replaced >= 0:
+                table[count - 1] = edit.replaced
+            if edit.appended:
+                table[count : count + len(edit.appended)] = edit.appended
+            self.num_blocks[edit.row] = count + len(edit.appended)
+
+    def append(self, rows: IntArray, token_ids: IntArray) -> None:
+        """Add one sampled token to each row."""
+        self.tokens[rows, self.num_tokens[rows]] = token_ids
+        self.num_tokens[rows] += 1
+
+    def token_ids(self, row: int) -> tuple[IntArray, IntArray]:
+        """A row's prompt and its output tokens."""
+        tokens = self.tokens[row, : self.num_tokens[row]].astype(np.int64)
+        return tokens[: self.num_prompt[row]], tokens[self.num_prompt[row] :]

@@ -1,0 +1,92 @@
+"""What fits: the weights, the KV cache and the longest sequence, computed from the model's config before anything is
+allocated."""
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from octavo.config import EngineConfig, parse_size
+from octavo.errors import ConfigError
+from octavo.kernels.interface import CacheShape
+from octavo.layers.build import ModelBuild
+from octavo.models.config import ModelConfig
+from octavo.models.registry import build_model
+
+logger = logging.getLogger(__name__)
+
+MIB = 2**20
+
+
+def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
+    """Bytes that the weights take in the build's dtype, counted on the meta device."""
+    modules = build_model(model, replace(build, device=torch.device("meta")))
+    return sum(parameter.numel() * parameter.itemsize for _, parameter in modules.named_parameters())
+
+
+def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int) -> None:
+    """Refuse a model whose weights alone are more than what is free.
+
+    Raises:
+        ConfigError: they are; the message says how much is missing.
+    """
+    needed = weight_bytes(model, build)
+    if needed > free_bytes:
+        smaller = (
+            "choose a smaller model" if build.dtype.itemsize <= 2 else "use --dtype bfloat16 or choose a smaller model"
+        )
+        raise ConfigError(
+            f"the weights of {config.model} take {needed / MIB:,.0f} MiB in {str(build.dtype).removeprefix('torch.')} "
+            f"and {free_bytes / MIB:,.0f} MiB are free: {smaller} (--model)"
+        )
+
+
+def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    """The longest sequence to serve.
+
+    Raises:
+        ConfigError: more was asked for than the model's positions reach.
+    """
+    if config.max_model_len is None:
+        return model.max_position_embeddings
+    if config.max_model_len > model.max_position_embeddings:
+        raise ConfigError(
+            f"--max-model-len {config.max_model_len} is over the {model.max_position_embeddings} tokens "
+            f"that {config.model} was made for"
+        )
+    return config.max_model_len
+
+
+def size_cache(
+    config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max_model_len: int, free_bytes: int
+) -> CacheShape:
+    """The KV cache that `--kv-cache-memory` buys, and no more than all sequences at full length could use.
+
+    Raises:
+        ConfigError: it is more than is free, or less than one block.
+    """
+    block = CacheShape(1, model.num_hidden_layers, config.block_size, model.num_key_value_heads, model.head_dim, dtype)
+    wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
+    if wanted_bytes > free_bytes:
+        raise ConfigError(
+            f"--kv-cache-memory {config.kv_cache_memory} is {wanted_bytes / MIB:,.0f} MiB and only "
+            f"{free_bytes / MIB:,.0f} MiB are free: lower it"
+        )
+    most_useful = config.max_num_seqs * -(-max_model_len // config.block_size)
+    num_blocks = min(wanted_bytes // block.block_bytes, most_useful)
+    if num_blocks < 1:
+        raise ConfigError(
+            f"--kv-cache-memory {config.kv_cache_memory} is less than one KV block of {block.block_bytes:,} bytes "
+            f"({config.block_size} tokens): raise it or lower --block-size"
+        )
+    servable = num_blocks * config.block_size
+    if servable < max_model_len:
+        logger.warning(
+            "the KV cache holds %d tokens, so sequences up to that length can be served, not the model's "
+            "%d: raise --kv-cache-memory "
+            "(%d MiB for one sequence of full length)",
+            servable,
+            max_model_len,
+            -(-block.block_bytes * -(-max_model_len // config.block_size) // MIB),
+        )
+    return replace(block, num_blocks=num_blocks)

@@ -1,0 +1,23 @@
+"""What every layer is built with: the dtype, the device, the kernels and this process's share of the model."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from octavo.kernels.interface import Kernels
+from octavo.layers.parallel import TensorParallel
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBuild:
+    """How to build a model's modules. On the meta device they have shapes and take no memory."""
+
+    dtype: torch.dtype
+    device: torch.device
+    kernels: Kernels
+    tensor_parallel: TensorParallel = field(default_factory=TensorParallel)
+
+    def parameter(self, *shape: int) -> nn.Parameter:
+        """An unfilled parameter, to be filled through a `Placement`."""
+        return nn.Parameter(torch.empty(shape, dtype=self.dtype, device=self.device), requires_grad=False)

@@ -1,0 +1,51 @@
+"""The token embedding and the head that turns hidden states into logits, both split over the vocabulary."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from octavo.layers.build import ModelBuild
+from octavo.layers.placement import Placement
+
+
+class VocabParallelEmbedding(nn.Module):
+    """A table of one vector a token. Ranks hold equally many neighbours, the last fewer where it doesn't divide."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, build: ModelBuild) -> None:
+        super().__init__()
+        self.shape = (vocab_size, hidden_size)
+        self.tensor_parallel = build.tensor_parallel
+        self.rows_per_rank = -(-vocab_size // build.tensor_parallel.size)
+        start = min(vocab_size, build.tensor_parallel.rank * self.rows_per_rank)
+        self.rows = range(start, min(vocab_size, start + self.rows_per_rank))
+        self.weight = build.parameter(len(self.rows), hidden_size)
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens]` int64 -> `[num_tokens, hidden_size]`, whole on every rank."""
+        if self.tensor_parallel.size == 1:
+            return functional.embedding(token_ids, self.weight)
+        here = (token_ids >= self.rows.start) & (token_ids < self.rows.stop)
+        embedded = self.weight.new_zeros(len(token_ids), self.shape[1])
+        embedded[here] = functional.embedding(token_ids[here] - self.rows.start, self.weight)
+        return self.tensor_parallel.all_reduce(embedded)
+
+    def placements(self) -> dict[str, Placement]:
+        """`weight`."""
+        return {"weight": Placement(self.weight, self.shape, self.rows)}
+
+
+class ParallelLMHead(nn.Module):
+    """Logits as products with a table of vectors: the model's own embedding where the two are tied, or another one."""
+
+    def __init__(self, table: VocabParallelEmbedding) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, vocab_size]`, whole on every rank."""
+        table = self.table
+        logits = functional.linear(hidden, table.weight)
+        if table.tensor_parallel.size == 1:
+            return logits
+        padded = functional.pad(logits, (0, table.rows_per_rank - len(table.rows)))
+        return table.tensor_parallel.all_gather(padded)[:, : table.shape[0]]

@@ -1,0 +1,107 @@
+"""Matrix products whose weight is split over ranks: by output (column parallel) or by input (row parallel)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from octavo.layers.build import ModelBuild
+from octavo.layers.placement import Placement, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the checkpoint's matrices in a fused weight: `num_units` heads, or rows, of `unit_rows` outputs each."""
+
+    name: str
+    num_units: int
+    unit_rows: int = 1
+    replicate: bool = False
+    """Fewer units than ranks are held by several ranks each: KV heads."""
+
+
+class MergedColumnParallelLinear(nn.Module):
+    """Several projections of one input as one product: q, k and v, or gate and up. Each part is split over the ranks.
+
+    `weight` is `[sum of widths, in_features]`, the parts below each other.
+    """
+
+    def __init__(self, in_features: int, parts: Sequence[Part], build: ModelBuild, *, bias: bool = False) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        tensor_parallel = build.tensor_parallel
+        self.shares = [tensor_parallel.share(part.num_units, part.name, replicate=part.replicate) for part in parts]
+        self.widths = [len(share) * part.unit_rows for share, part in zip(self.shares, parts, strict=True)]
+        """The outputs of each part on this rank: where to split the result."""
+        self.weight = build.parameter(sum(self.widths), in_features)
+        self.bias = build.parameter(sum(self.widths)) if bias else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens, in_features]` -> `[num_tokens, sum of widths]`, this rank's part."""
+        return functional.linear(hidden, self.weight, self.bias)
+
+    def placements(self) -> dict[str, Placement]:
+        """By the parts' names: `q_proj.weight`, and `q_proj.bias` where there is one."""
+        found: dict[str, Placement] = {}
+        first_row = 0
+        for part, share, width in zip(self.parts, self.shares, self.widths, strict=True):
+            rows = range(share.start * part.unit_rows, share.stop * part.unit_rows)
+            num_rows = part.num_units * part.unit_rows
+            found[f"{part.name}.weight"] = Placement(self.weight, (num_rows, self.weight.shape[1]), rows, first_row)
+            if self.bias is not None:
+                found[f"{part.name}.bias"] = Placement(self.bias, (num_rows,), rows, first_row)
+            first_row += width
+        return found
+
+
+class ColumnParallelLinear(nn.Module):
+    """A projection whose outputs are split over the ranks. `weight` is `[out_features / size, in_features]`."""
+
+    def __init__(self, in_features: int, out_features: int, build: ModelBuild, *, bias: bool = False) -> None:
+        super().__init__()
+        self.shape = (out_features, in_features)
+        self.rows = build.tensor_parallel.share(out_features, "outputs of a layer")
+        self.weight = build.parameter(len(self.rows), in_features)
+        self.bias = build.parameter(len(self.rows)) if bias else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens, in_features]` -> `[num_tokens, out_features / size]`, this rank's part."""
+        return functional.linear(hidden, self.weight, self.bias)
+
+    def placements(self) -> dict[str, Placement]:
+        """`weight`, and `bias` where there is one."""
+        found = {"weight": Placement(self.weight, self.shape, self.rows)}
+        if self.bias is not None:
+            found["bias"] = Placement(self.bias, self.shape[:1], self.rows)
+        return found
+
+
+class RowParallelLinear(nn.Module):
+    """A projection whose inputs are split over the ranks, and its outputs summed.
+
+    `weight` is `[out_features, in_features / size]`.
+    """
+
+    def __init__(self, in_features: int, out_features: int, build: ModelBuild, *, bias: bool = False) -> None:
+        super().__init__()
+        self.shape = (out_features, in_features)
+        self.tensor_parallel = build.tensor_parallel
+        self.columns = build.tensor_parallel.share(in_features, "inputs of a layer")
+        self.weight = build.parameter(out_features, len(self.columns))
+        self.bias = build.parameter(out_features) if bias else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens, in_features / size]`, this rank's part -> `[num_tokens, out_features]`, whole on every rank."""
+        if self.tensor_parallel.size == 1:
+            return functional.linear(hidden, self.weight, self.bias)
+        summed = self.tensor_parallel.all_reduce(functional.linear(hidden, self.weight))
+        return summed if self.bias is None else summed + self.bias
+
+    def placements(self) -> dict[str, Placement]:
+        """`weight`, and `bias` where there is one."""
+        found = {"weight": Placement(self.weight, self.shape, range(self.shape[0]), columns=self.columns)}
+        if self.bias is not None:
+            found["bias"] = whole(self.bias)
+        return found

@@ -1,0 +1,124 @@
+"""Decides which physical blocks a sequence's tokens live in: allocation on demand, sharing, copy-on-write. What it
+decides is returned as plain data."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from octavo.memory.block_pool import BlockPool
+from octavo.memory.block_table import BlockTable
+from octavo.memory.ledger import BlockState, Ledger
+
+
+class TableChange(NamedTuple):
+    """What an append did to a table: `copied` is (source, destination) where the last block had to be copied, then
+    blocks were appended."""
+
+    copied: tuple[int, int] | None
+    appended: list[int]
+
+
+class BlockManager:
+    """The block tables of all sequences over one pool (paper, sections 4.2 to 4.4).
+
+    Every operation costs O(blocks it touches), never O(tokens). Tensors are never touched: the caller carries the
+    changes to the device.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.pool = BlockPool(num_blocks, block_size)
+        self.block_size = block_size
+        self._tables: dict[BlockTable, None] = {}
+
+    @property
+    def num_free_blocks(self) -> int:
+        return self.pool.num_free
+
+    @property
+    def tables(self) -> Iterable[BlockTable]:
+        """The tables that hold blocks."""
+        return self._tables.keys()
+
+    def append(self, table: BlockTable, num_tokens: int) -> TableChange | None:
+        """Give the next `num_tokens` tokens of a sequence their slots and count them as filled.
+
+        Blocks are taken one at a time, as tokens need them. A partly filled last block that others share is copied
+        first: no two sequences ever write one block. The last of its sharers to write keeps the original.
+
+        Returns:
+            The change of the table, or None where the tokens fit into the last block as it is.
+        """
+        if num_tokens == 0:
+            return None
+        pool = self.pool
+        offset = table.num_tokens % self.block_size
+        copied = (
+            self._own_last_block(table, offset) if offset and pool.reference_counts[table.block_ids[-1]] > 1 else None
+        )
+        table.num_tokens += num_tokens
+        room = self.block_size - offset if offset else 0
+        if num_tokens <= room:
+            pool.fill(table.block_ids[-1], num_tokens)
+            return TableChange(copied, []) if copied else None
+        return TableChange(copied, self._extend(table, num_tokens, room))
+
+    def _extend(self, table: BlockTable, num_tokens: int, room: int) -> list[int]:
+        """Fill the `room` slots left in the last block, then new blocks; returns these."""
+        if not table.block_ids:
+            self._tables[table] = None
+        if room:
+            self.pool.fill(table.block_ids[-1], room)
+        appended = []
+        for first in range(room, num_tokens, self.block_size):
+            block = self.pool.allocate()
+            self.pool.fill(block, min(self.block_size, num_tokens - first))
+            appended.append(block)
+        table.block_ids += appended
+        return appended
+
+    def _own_last_block(self, table: BlockTable, num_filled: int) -> tuple[int, int]:
+        """Copy-on-write (paper, section 4.4): replace the shared last block by a copy of its filled slots."""
+        source, destination = table.block_ids[-1], self.pool.allocate()
+        self.pool.fill(destination, num_filled)
+        self.pool.release(source)
+        table.block_ids[-1] = destination
+        return source, destination
+
+    def share(self, parent: BlockTable, child: BlockTable, num_tokens: int) -> int:
+        """Let the empty `child` hold the blocks of `parent`'s first `num_tokens` tokens. Returns how many blocks that
+        is."""
+        num_blocks = -(-num_tokens // self.block_size)
+        child.block_ids = parent.block_ids[:num_blocks]
+        child.num_tokens = num_tokens
+        for block in child.block_ids:
+            self.pool.share(block)
+        if child.block_ids:
+            self._tables[child] = None
+        return num_blocks
+
+    def free(self, table: BlockTable) -> None:
+        """Let go of all of a table's blocks; the table is empty afterwards and can be filled anew."""
+        for block in reversed(table.block_ids):
+            self.pool.release(block)
+        table.block_ids = []
+        table.num_tokens = 0
+        self._tables.pop(table, None)
+
+    def block_map(self) -> list[BlockState]:
+        """Every physical block's state, by block id: which slots hold token states and how many tables share them."""
+        return [BlockState(*state) for state in zip(self.pool.reference_counts, self.pool.filled_slots, strict=True)]
+
+    def ledger(self) -> Ledger:
+        """The account of the pool's memory at this moment. Costs a look at each table's last block."""
+        pool, reserved = self.pool, 0
+        unfilled = {table.block_ids[-1]: table for table in self._tables if table.num_tokens % self.block_size}
+        for block, table in unfilled.items():
+            reserved += min(self.block_size - pool.filled_slots[block], table.max_tokens - table.num_tokens)
+        return Ledger(
+            num_blocks=pool.num_blocks,
+            block_size=self.block_size,
+            num_used_blocks=pool.num_used,
+            num_shared_blocks=pool.num_shared,
+            num_unshared_blocks=pool.num_references,
+            num_filled_slots=pool.num_filled_slots,
+            num_reserved_slots=reserved,
+        )

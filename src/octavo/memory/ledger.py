@@ -1,0 +1,69 @@
+"""The ledger: what the pool's memory holds at one moment, and what of it is waste (paper, section 3.1 and figure 2)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class BlockState(NamedTuple):
+    """One physical block: how many tables hold it, and how many of its slots, from the first on, hold token states."""
+
+    reference_count: int
+    num_filled_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """An account in blocks and slots. A shared block counts once, except in `num_unshared_blocks`.
+
+    The paper's three kinds of waste are the slots of used blocks that hold nothing: reserved (a future token of the
+    same sequence can fill them), internal fragmentation (the sequence's longest possible length ends before them), and
+    external fragmentation (free memory that no request can use), which fixed-size blocks cannot have:
+    `num_external_slots` is 0 for a paged pool.
+    """
+
+    num_blocks: int
+    block_size: int
+    num_used_blocks: int
+    num_shared_blocks: int
+    """Blocks that more than one sequence holds."""
+    num_unshared_blocks: int
+    """Blocks that the same sequences would hold if nothing were shared."""
+    num_filled_slots: int
+    """Slots that hold token states."""
+    num_reserved_slots: int
+    num_external_slots: int = 0
+
+    @property
+    def num_free_blocks(self) -> int:
+        return self.num_blocks - self.num_used_blocks
+
+    @property
+    def num_unfilled_slots(self) -> int:
+        """Slots that are allocated and hold nothing."""
+        return self.num_used_blocks * self.block_size - self.num_filled_slots
+
+    @property
+    def num_fragmented_slots(self) -> int:
+        """Internal fragmentation: allocated slots that will never be filled."""
+        return self.num_unfilled_slots - self.num_reserved_slots
+
+    @property
+    def waste(self) -> float:
+        """The share of allocated memory that holds no token state, 0 to 1."""
+        held = self.num_used_blocks * self.block_size + self.num_external_slots
+        return (self.num_unfilled_slots + self.num_external_slots) / held if held else 0.0
+
+    @property
+    def sharing_savings(self) -> float:
+        """The share of blocks saved by sharing, 0 to 1 (paper, figure 15): blocks saved / blocks without sharing."""
+        return 1 - self.num_used_blocks / self.num_unshared_blocks if self.num_unshared_blocks else 0.0
+
+    def __str__(self) -> str:
+        used_slots = self.num_used_blocks * self.block_size
+        return (
+            f"{self.num_used_blocks} of {self.num_blocks} blocks used ({self.num_shared_blocks} shared, "
+            f"{self.num_unshared_blocks} without sharing), "
+            f"{self.num_filled_slots} of {used_slots} slots filled, waste {self.waste:.1%} "
+            f"(reserved {self.num_reserved_slots}, internal {self.num_fragmented_slots}, external "
+            f"{self.num_external_slots})"
+        )

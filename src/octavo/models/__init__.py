@@ -1,0 +1,1 @@
+"""The architectures, what their configs say, and how their weights are loaded."""

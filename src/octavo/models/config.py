@@ -1,0 +1,190 @@
+"""What a model looks like: the facts that other parts need, read from config.json or a GGUF's metadata."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+import torch
+
+from octavo.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One model's shape, the same whichever file it came from. Names are those of Hugging Face's config.json.
+
+    `extra` holds the fields that ask for a computation beyond the ordinary (`ORDINARY` below); an architecture declares
+    which of them it does, and the registry refuses the others.
+    """
+
+    architecture: str
+    """The config's class name, as in the registry: `LlamaForCausalLM`."""
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    """The longest sequence the model was made for, in tokens."""
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    """None, or `rope_type` and what that kind needs; never of kind `default`."""
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    checkpoint_dtype: torch.dtype = torch.bfloat16
+    """What `dtype="auto"` means: a safetensors checkpoint's own, bfloat16 for a GGUF."""
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+"""The dtypes that a model may be stored or run in, by the names used in config.json and for `--dtype`."""
+
+ORDINARY: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "hidden_activation": ("silu", "swish"),
+    "sliding_window": (0,),
+    "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "query_pre_attn_scalar": (),
+    "partial_rotary_factor": (1,),
+    "attention_multiplier": (0,),
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "num_experts": (0,),
+    "num_local_experts": (0,),
+    "quantization_config": (),
+}
+"""Fields that change what a model computes, each with the values (beside null) that leave it as in LLaMA."""
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+TokenId = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Fields(msgspec.Struct, kw_only=True):
+    """The fields read from a config.json, as transformers 4 and 5 write them. Absent ones have LLaMA's defaults."""
+
+    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
+    max_position_embeddings: Count = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    dtype: str | None = None
+    torch_dtype: str | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
+    bos_token_id: TokenId | None = None
+    layer_types: list[str] | None = None
+
+
+def parse_config(raw: dict[str, Any], source: str, generation: dict[str, Any] | None = None) -> ModelConfig:
+    """Read a config.json, or a GGUF's metadata under the same names.
+
+    Args:
+        raw: the parsed file.
+        source: where it came from, for errors.
+        generation: the parsed generation_config.json beside it: its end-of-sequence ids are added.
+
+    Raises:
+        ModelError: a field is missing or not usable; the message names it and `source`.
+    """
+    try:
+        fields = msgspec.convert(raw, _Fields)
+        more_eos = msgspec.convert((generation or {}).get("eos_token_id"), TokenId | list[TokenId] | None)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{source} does not describe a model: {error}") from error
+    num_kv_heads = fields.num_key_value_heads or fields.num_attention_heads
+    rope_theta, rope_scaling = _rope(fields, source)
+    config = ModelConfig(
+        architecture=fields.architectures[0],
+        vocab_size=fields.vocab_size,
+        hidden_size=fields.hidden_size,
+        intermediate_size=fields.intermediate_size,
+        num_hidden_layers=fields.num_hidden_layers,
+        num_attention_heads=fields.num_attention_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=fields.head_dim or fields.hidden_size // fields.num_attention_heads,
+        max_position_embeddings=fields.max_position_embeddings,
+        rms_norm_eps=fields.rms_norm_eps,
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        tie_word_embeddings=fields.tie_word_embeddings,
+        attention_bias=fields.attention_bias,
+        mlp_bias=fields.mlp_bias,
+        checkpoint_dtype=_dtype(fields.dtype or fields.torch_dtype or "bfloat16", source),
+        eos_token_ids=tuple(dict.fromkeys(_ids(fields.eos_token_id) + _ids(more_eos))),
+        bos_token_id=fields.bos_token_id,
+        extra=_extra(raw, fields.layer_types or []),
+    )
+    _check_heads(config, source)
+    return config
+
+
+def _rope(fields: _Fields, source: str) -> tuple[float, dict[str, Any] | None]:
+    """Theta and scaling: transformers 5 has both in `rope_parameters`, 4 has two fields, and once wrote `type`."""
+    scaling = {**(fields.rope_scaling or {}), **(fields.rope_parameters or {})}
+    theta = scaling.pop("rope_theta", fields.rope_theta or 10000.0)
+    scaling.pop("partial_rotary_factor", None)
+    if not isinstance(theta, int | float) or theta <= 0:
+        raise ModelError(f"{source}: rope_theta must be a number above 0, got {theta!r}")
+    kind = scaling.pop("rope_type", None) or scaling.get("type") or "default"
+    scaling.pop("type", None)
+    if not isinstance(kind, str) or any(isinstance(value, dict) for value in scaling.values()):
+        raise ModelError(f"{source}: rope_parameters must be of one kind for all layers, got {scaling}")
+    return float(theta), None if kind == "default" else {"rope_type": kind, **scaling}
+
+
+def _dtype(name: str, source: str) -> torch.dtype:
+    dtype = DTYPES.get(name.removeprefix("torch."))
+    if dtype is None:
+        raise ModelError(f"{source}: weights of dtype {name!r} are not read; known dtypes: {', '.join(DTYPES)}")
+    return dtype
+
+
+def _ids(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else ids
+
+
+def _extra(raw: dict[str, Any], layer_types: list[str]) -> dict[str, Any]:
+    """The fields that ask for more than the ordinary."""
+    asked = {**raw, **{name: value for name, value in (raw.get("rope_parameters") or {}).items() if name in ORDINARY}}
+    extra = {
+        name: asked[name]
+        for name, ordinary in ORDINARY.items()
+        if asked.get(name) is not None and asked[name] not in ordinary
+    }
+    if raw.get("use_sliding_window") is False:
+        extra.pop("sliding_window", None)
+    kinds = sorted(set(layer_types) - {"full_attention"})
+    return {**extra, "layer_types": kinds} if kinds else extra
+
+
+def _check_heads(config: ModelConfig, source: str) -> None:
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    if heads % kv_heads:
+        raise ModelError(
+            f"{source}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({kv_heads})"
+        )
+    if config.head_dim == 0 or config.head_dim % 2:
+        raise ModelError(f"{source}: head_dim must be even for rotary positions, got {config.head_dim}")

@@ -1,0 +1,142 @@
+"""LLaMA 1 to 3.x (Touvron et al., 2023; Grattafiori et al., 2024) and models of the same shape, such as SmolLM2."""
+
+from collections.abc import Iterable
+from typing import ClassVar, cast
+
+import torch
+from torch import nn
+
+from octavo.kernels.interface import RaggedBatch
+from octavo.layers.attention import AttentionStep, PagedAttention
+from octavo.layers.build import ModelBuild
+from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear
+from octavo.layers.norm import RMSNorm
+from octavo.layers.placement import Placement, prefixed
+from octavo.layers.rotary import RotaryEmbedding
+from octavo.models.config import ModelConfig
+
+
+class LlamaForCausalLM(nn.Module):
+    """A decoder of `num_hidden_layers` layers over the paged cache. Use it under `torch.inference_mode()`."""
+
+    understands: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
+        """Build the modules without weights.
+
+        Raises:
+            ModelError: the rope scaling is of an unknown kind.
+            ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
+        """
+        super().__init__()
+        tied = config.tie_word_embeddings
+        self.ignored_tensors: tuple[str, ...] = ("rotary_emb.inv_freq", *(("lm_head.weight",) if tied else ()))
+        self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
+        rotary = RotaryEmbedding(
+            config.head_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling, build
+        )
+        self.layers = nn.ModuleList(DecoderLayer(i, config, rotary, build) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.lm_head = ParallelLMHead(
+            self.embed_tokens if tied else VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
+        )
+
+    def forward(self, batch: RaggedBatch, step: AttentionStep) -> torch.Tensor:
+        """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
+        hidden: torch.Tensor = self.embed_tokens(batch.token_ids)
+        residual: torch.Tensor | None = None
+        for layer in self.layers:
+            hidden, residual = layer(hidden, residual, batch.positions, step)
+        normalised: torch.Tensor = self.norm(hidden, residual)[0]
+        return normalised
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, vocab_size]`, in the model's dtype."""
+        logits: torch.Tensor = self.lm_head(hidden)
+        return logits
+
+    def placements(self) -> dict[str, Placement]:
+        """Where each tensor of a checkpoint goes, by its Hugging Face name."""
+        found = prefixed("model.embed_tokens.", self.embed_tokens.placements())
+        for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
+            found |= prefixed(f"model.layers.{index}.", layer.placements())
+        found |= prefixed("model.norm.", self.norm.placements())
+        if self.lm_head.table is not self.embed_tokens:
+            found |= prefixed("lm_head.", self.lm_head.table.placements())
+        return found
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm that first adds the residual that travels beside them."""
+
+    def __init__(self, index: int, config: ModelConfig, rotary: RotaryEmbedding, build: ModelBuild) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.self_attn = Attention(index, config, rotary, build)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
+        self.mlp = FeedForward(config, build)
+
+    def forward(
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: AttentionStep
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[num_tokens, hidden_size]` -> (the feed-forward's output, the residual to add to it)."""
+        hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.self_attn(hidden, positions, step)
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        return self.mlp(hidden), residual
+
+    def placements(self) -> dict[str, Placement]:
+        """By the names below `model.layers.<index>.`."""
+        return {
+            **prefixed("input_layernorm.", self.input_layernorm.placements()),
+            **prefixed("self_attn.", self.self_attn.qkv_proj.placements()),
+            **prefixed("self_attn.o_proj.", self.self_attn.o_proj.placements()),
+            **prefixed("post_attention_layernorm.", self.post_attention_layernorm.placements()),
+            **prefixed("mlp.", self.mlp.gate_up_proj.placements()),
+            **prefixed("mlp.down_proj.", self.mlp.down_proj.placements()),
+        }
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions and grouped heads (Ainslie et al., GQA, 2023)."""
+
+    def __init__(self, index: int, config: ModelConfig, rotary: RotaryEmbedding, build: ModelBuild) -> None:
+        super().__init__()
+        heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        parts = (
+            Part("q_proj", heads, width),
+            Part("k_proj", kv_heads, width, replicate=True),
+            Part("v_proj", kv_heads, width, replicate=True),
+        )
+        bias = config.attention_bias
+        self.qkv_proj = MergedColumnParallelLinear(config.hidden_size, parts, build, bias=bias)
+        self.o_proj = RowParallelLinear(heads * width, config.hidden_size, build, bias=bias)
+        self.rotary = rotary
+        own_heads, own_kv_heads, _ = (len(share) for share in self.qkv_proj.shares)
+        self.attention = PagedAttention(index, own_heads, own_kv_heads, width, build.kernels, scale=width**-0.5)
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor, step: AttentionStep) -> torch.Tensor:
+        """`[num_tokens, hidden_size]` -> the same shape."""
+        parts = self.qkv_proj(hidden).split(self.qkv_proj.widths, dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self.attention.head_dim)) for part in parts)
+        query, key = self.rotary(query, key, positions)
+        attended: torch.Tensor = self.o_proj(self.attention(query, key, value, step).flatten(1))
+        return attended
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, 2020)."""
+
+    def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        parts = (Part("gate_proj", inner), Part("up_proj", inner))
+        self.gate_up_proj = MergedColumnParallelLinear(hidden, parts, build, bias=bias)
+        self.down_proj = RowParallelLinear(inner, hidden, build, bias=bias)
+        self.kernels = build.kernels
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens, hidden_size]` -> the same shape."""
+        projected: torch.Tensor = self.down_proj(self.kernels.silu_and_mul(self.gate_up_proj(hidden)))
+        return projected

@@ -1,0 +1,198 @@
+"""From a checkpoint to a model with its weights in memory, once and in the dtype it runs in."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from octavo.errors import ConfigError, ModelError
+from octavo.layers.build import ModelBuild
+from octavo.layers.placement import Placement
+from octavo.layers.rotary import RotaryEmbedding
+from octavo.models.config import DTYPES, ModelConfig, parse_config
+from octavo.models.registry import CausalLM, build_model, check_supported
+from octavo.models.weights.dummy import DummyTensors
+from octavo.models.weights.gguf import GGUFTensors, config_fields
+from octavo.models.weights.gguf_header import read_header
+from octavo.models.weights.locate import Checkpoint
+from octavo.models.weights.safetensors import SafetensorsTensors
+
+LoadFormat = Literal["auto", "dummy"]
+SHOWN_NAMES = 5
+"""Tensor names in an error; the rest are counted."""
+
+
+class TensorSource(Protocol):
+    """A checkpoint's tensors by Hugging Face name, read slice by slice."""
+
+    def names(self) -> list[str]:
+        """All tensors, in the order in which they are best read."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The whole tensor's."""
+        ...
+
+    def file(self, name: str) -> str:
+        """Where the tensor is, for errors."""
+        ...
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
+        """`(first row, values)` covering `rows` once, all columns."""
+        ...
+
+
+def read_config(checkpoint: Checkpoint) -> ModelConfig:
+    """The config of a checkpoint, checked to be one that can be run.
+
+    Raises:
+        ModelError: it cannot be read, its architecture is unknown, or it asks for what the architecture does not do.
+    """
+    if checkpoint.format == "gguf":
+        config = parse_config(config_fields(read_header(checkpoint.path)), str(checkpoint.path))
+    else:
+        config = _folder_config(checkpoint.path)
+    check_supported(config)
+    return config
+
+
+def resolve_dtype(name: str, config: ModelConfig) -> torch.dtype:
+    """The dtype to run in: `auto` is the checkpoint's own (bfloat16 for a GGUF).
+
+    Raises:
+        ConfigError: `name` is not a known dtype.
+    """
+    if name == "auto":
+        return config.checkpoint_dtype
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}: --dtype is one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_model(
+    config: ModelConfig,
+    build: ModelBuild,
+    checkpoint: Checkpoint | None,
+    *,
+    load_format: LoadFormat = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> CausalLM:
+    """Build the model and fill it. Tensors are streamed: beside the weights themselves only slices are held.
+
+    Args:
+        config: from `read_config`.
+        build: the dtype, device, kernels and tensor-parallel rank.
+        checkpoint: where the weights are; may be None for dummy weights.
+        load_format: `auto` reads the checkpoint, `dummy` makes up weights from `seed`.
+        progress: show a bar on stderr.
+
+    Raises:
+        ModelError: a file is missing, truncated or corrupt, a tensor is missing, unknown or of another shape, or the
+            config asks for what cannot be run. Nothing large has been allocated then, unless a file changes meanwhile.
+        ConfigError: the model cannot be split over the tensor-parallel ranks.
+    """
+    model = build_model(config, replace(build, device=torch.device("meta")))
+    placements = model.placements()
+    _check_placements(model, placements)
+    source = _open_source(config, checkpoint, placements, load_format, seed)
+    _check_source(source, placements, model.ignored_tensors)
+    _materialise(model, build.device)
+    _stream(source, model.placements(), progress)
+    return model
+
+
+def _folder_config(folder: Path) -> ModelConfig:
+    raw = _read_json(folder / "config.json")
+    generation_path = folder / "generation_config.json"
+    generation = _read_json(generation_path) if generation_path.is_file() else None
+    if raw.get("dtype") is None and raw.get("torch_dtype") is None and any(folder.glob("*.safetensors")):
+        raw["dtype"] = SafetensorsTensors(folder).dtype_name()
+    return parse_config(raw, str(folder / "config.json"), generation)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelError(f"{path} cannot be read as a JSON object: {error}") from error
+
+
+def _open_source(
+    config: ModelConfig,
+    checkpoint: Checkpoint | None,
+    placements: dict[str, Placement],
+    load_format: LoadFormat,
+    seed: int,
+) -> TensorSource:
+    if load_format == "dummy":
+        return DummyTensors({name: placement.shape for name, placement in placements.items()}, seed)
+    if checkpoint is None:
+        raise ModelError("there are no weights to load: name a model (--model) or use --load-format dummy")
+    if checkpoint.format == "gguf":
+        return GGUFTensors(read_header(checkpoint.path), config, placements)
+    return SafetensorsTensors(checkpoint.path)
+
+
+def _check_placements(model: CausalLM, placements: dict[str, Placement]) -> None:
+    """Make sure that the tensors fill every parameter, each element once."""
+    filled: Counter[int] = Counter()
+    for placement in placements.values():
+        filled[id(placement.parameter)] += placement.num_elements
+    wrong = [name for name, parameter in model.named_parameters() if filled[id(parameter)] != parameter.numel()]
+    if wrong:
+        raise ModelError(f"the model's placements do not fill its parameters exactly: {_shorten(wrong)}")
+
+
+def _check_source(source: TensorSource, placements: dict[str, Placement], ignored: tuple[str, ...]) -> None:
+    """Compare names and shapes with the model's, before anything is allocated."""
+    names = source.names()
+    found = set(names)
+    missing = [name for name in placements if name not in found]
+    extra = [name for name in names if name not in placements and not name.endswith(ignored)]
+    if missing or extra:
+        where = source.file(names[0]) if names else "the checkpoint"
+        raise ModelError(
+            f"{where} does not fit the model's config: "
+            f"{len(missing)} tensors are missing ({_shorten(missing)}), {len(extra)} are unknown ({_shorten(extra)})"
+        )
+    for name, placement in placements.items():
+        if source.shape(name) != placement.shape:
+            raise ModelError(
+                f"tensor {name!r} in {source.file(name)} has shape {list(source.shape(name))}, "
+                f"the config asks for {list(placement.shape)}"
+            )
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:SHOWN_NAMES]) or "none"
+    return shown if len(names) <= SHOWN_NAMES else f"{shown} and {len(names) - SHOWN_NAMES} more"
+
+
+def _materialise(model: CausalLM, device: torch.device) -> None:
+    """Give the modules built on the meta device memory: unfilled parameters, and tables computed from the config."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+        if isinstance(module, RotaryEmbedding):
+            module.fill_table(device)
+
+
+def _stream(source: TensorSource, placements: dict[str, Placement], progress: bool) -> None:
+    """Read every tensor's slices into their places."""
+    total = sum(placement.num_elements * placement.parameter.itemsize for placement in placements.values())
+    with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
+        for name in source.names():
+            placement = placements.get(name)
+            if placement is None:
+                continue
+            for first_row, values in source.slices(name, placement.rows):
+                placement.load_rows(first_row, values)
+            bar.update(placement.num_elements * placement.parameter.itemsize)

@@ -1,0 +1,91 @@
+"""What a caller gets back. A leaf: plain data in the field's usual shape (`out.outputs[0].text`)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one position: of the token there, its rank, and the most likely tokens in order."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_token_ids: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(slots=True)
+class Logprob:
+    """One candidate for one position: its natural log-probability, its rank (1 is the most likely) and its text."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """A request's times, in seconds of `time.monotonic()`, and what became of it in memory."""
+
+    arrival_s: float
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
+    num_preemptions: int = 0
+    num_recomputed_tokens: int = 0
+
+    @property
+    def time_to_first_token_s(self) -> float | None:
+        return None if self.first_token_s is None else self.first_token_s - self.arrival_s
+
+    @property
+    def end_to_end_s(self) -> float | None:
+        return None if self.finished_s is None else self.finished_s - self.arrival_s
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One sequence of a request: what has been generated so far, or all of it once `finish_reason` is set.
+
+    `stop_reason` is the stop text or stop token id that ended it, None for end-of-sequence and length.
+    `logprobs` has for each token a dict from token id to `Logprob`: the token itself and the most likely ones.
+    """
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """The sum of the generated tokens' log-probabilities; None where logprobs were not asked for."""
+        if self.logprobs is None:
+            return None
+        return sum(at[token].logprob for at, token in zip(self.logprobs, self.token_ids, strict=True))
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """A request and its sequences. `prompt` is None where token ids were given; the first `prompt_logprobs` entry is
+    None."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    metrics: RequestMetrics
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return all(output.finished for output in self.outputs)

@@ -1,0 +1,26 @@
+"""Lists of token ids of several rows, flattened, so that one tensor operation serves all rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+TokenIds = NDArray[np.integer[Any]]
+"""`[num_tokens]`, of any integer dtype."""
+Indices = NDArray[np.int64]
+"""`[num_rows]`: places of rows in a batch of logits."""
+
+
+def flatten(rows: Indices, lists: Sequence[TokenIds]) -> tuple[Indices, Indices]:
+    """`lists[i]` belongs to `rows[i]`: the row and the token id of every entry, in order."""
+    if not lists:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return np.repeat(rows, [len(token_ids) for token_ids in lists]), np.concatenate(lists).astype(np.int64, copy=False)
+
+
+def known(logits: torch.Tensor, rows: Indices, token_ids: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+    """An index of `logits` `[num_rows, vocab_size]` for these entries, without those past the vocabulary."""
+    inside = token_ids < logits.shape[1]
+    return torch.from_numpy(rows[inside]).to(logits.device), torch.from_numpy(token_ids[inside]).to(logits.device)

@@ -1,0 +1,129 @@
+"""What a request asks of sampling. A leaf: plain data, checked when made, and the same on both sides of a process
+boundary."""
+
+import math
+from typing import Any
+
+import msgspec
+
+from octavo.errors import RequestError
+
+MAX_SEED = 2**64 - 1
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How to turn a request's logits into tokens, and when to stop.
+
+    The defaults sample from the model's own distribution. `temperature=0` is greedy: the most likely token, ties to the
+    lowest id. Names and meanings follow the OpenAI API and vLLM where those have them.
+
+    Raises:
+        RequestError: a value is outside its range; the message names the field.
+    """
+
+    n: int = 1
+    """Sequences to generate from the prompt; they share the prompt's blocks."""
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 or -1 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of most likely tokens whose probabilities add up to this."""
+    min_p: float = 0.0
+    """Keep tokens at least this likely, as a share of the most likely token's probability."""
+    presence_penalty: float = 0.0
+    """Subtracted once from every token already generated, -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Subtracted for each time a token was generated, -2 to 2."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in the prompt or the output (Keskar et al., CTRL,
+    2019)."""
+    logit_bias: dict[int, float] | None = None
+    """Added to the logits of these token ids."""
+    allowed_token_ids: list[int] | None = None
+    """Only these tokens may be generated."""
+    seed: int | None = None
+    """With the engine's own choice of seed when None. One seed gives one text, whatever else is in the batch."""
+    max_tokens: int | None = None
+    """Tokens to generate at most; None is as many as fit."""
+    min_tokens: int = 0
+    """End-of-sequence and stop tokens are not sampled before this many tokens."""
+    stop: str | list[str] | None = None
+    """Texts that end a sequence; the text ends before the match."""
+    stop_token_ids: list[int] | None = None
+    """Token ids that end a sequence, beside the model's own end-of-sequence."""
+    include_stop_str_in_output: bool = False
+    """Leave the matched stop text (or the stop token's text) at the end of the text."""
+    ignore_eos: bool = False
+    """Go on after the model's end-of-sequence token."""
+    logprobs: int | None = None
+    """For each generated token the log-probability of it and of this many most likely ones (of the model's own
+    distribution)."""
+    prompt_logprobs: int | None = None
+    """The same for each token of the prompt but the first."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+
+    def __post_init__(self) -> None:
+        def check(good: bool, field: str, wanted: str) -> None:
+            if not good:
+                raise RequestError(f"{field} must be {wanted}, got {getattr(self, field)!r}")
+
+        def finite(field: str) -> bool:
+            value = getattr(self, field)
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+        def whole(value: Any, low: int, high: float = math.inf) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+        check(whole(self.n, 1), "n", "a whole number of at least 1")
+        check(finite("temperature") and self.temperature >= 0, "temperature", "a number of at least 0")
+        check(whole(self.top_k, -1), "top_k", "a whole number of at least 1, or 0 or -1 for all")
+        check(finite("top_p") and 0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        check(finite("min_p") and 0 <= self.min_p <= 1, "min_p", "between 0 and 1")
+        for field in ("presence_penalty", "frequency_penalty"):
+            check(finite(field) and -2 <= getattr(self, field) <= 2, field, "between -2 and 2")
+        check(finite("repetition_penalty") and self.repetition_penalty > 0, "repetition_penalty", "above 0")
+        check(self.seed is None or whole(self.seed, 0, MAX_SEED), "seed", "a whole number from 0 to 2^64 - 1")
+        check(self.max_tokens is None or whole(self.max_tokens, 1), "max_tokens", "a whole number of at least 1")
+        check(whole(self.min_tokens, 0), "min_tokens", "a whole number of at least 0")
+        if self.max_tokens is not None:
+            check(self.min_tokens <= self.max_tokens, "min_tokens", f"at most max_tokens ({self.max_tokens})")
+        for field in ("logprobs", "prompt_logprobs"):
+            check(getattr(self, field) is None or whole(getattr(self, field), 0), field, "a whole number of at least 0")
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        check(
+            isinstance(stops, list) and all(isinstance(s, str) and s for s in stops),
+            "stop",
+            "a text or a list of texts, none empty",
+        )
+        for field in ("stop_token_ids", "allowed_token_ids"):
+            ids = getattr(self, field)
+            check(
+                ids is None or (isinstance(ids, list) and all(whole(i, 0) for i in ids)), field, "a list of token ids"
+            )
+        check(
+            self.allowed_token_ids is None or len(self.allowed_token_ids) > 0, "allowed_token_ids", "None or not empty"
+        )
+        check(
+            self.logit_bias is None or isinstance(self.logit_bias, dict),
+            "logit_bias",
+            "a dict from token ids to numbers",
+        )
+        for token_id, bias in (self.logit_bias or {}).items():
+            check(
+                whole(token_id, 0) and isinstance(bias, int | float) and math.isfinite(bias),
+                "logit_bias",
+                "token ids with finite numbers",
+            )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts as a tuple, whichever way they were given."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0

@@ -1,0 +1,107 @@
+"""What the engine can serve at all: a request is refused here, with the numbers, before anything is allocated for
+it."""
+
+from dataclasses import dataclass
+
+from octavo.errors import RequestError
+from octavo.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The sizes that bound a request and a step."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    """Prompt and output tokens of one sequence."""
+    max_num_seqs: int
+    """Sequences that run in one step."""
+    max_num_batched_tokens: int
+    """The token budget of one step."""
+    vocab_size: int
+    max_logprobs: int = 20
+
+    @property
+    def max_servable_len(self) -> int:
+        """The longest single sequence that model and pool allow, in tokens."""
+        return min(self.max_model_len, self.num_blocks * self.block_size)
+
+
+def worst_case_blocks(num_prompt: int, max_tokens: int, num_sequences: int, block_size: int) -> int:
+    """Blocks that a request can come to hold: the prompt's full blocks once, the rest for each sequence."""
+    shared = num_prompt // block_size
+    return shared + num_sequences * (-(-(num_prompt + max_tokens) // block_size) - shared)
+
+
+def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
+    """Check a request against the limits and return the tokens it may generate: `params.max_tokens`, or the most that
+    fit.
+
+    Raises:
+        RequestError: the request is malformed or could never run here; the message names the limit and what changes it.
+    """
+    _check_token_ids(prompt_token_ids, params, limits)
+    num_prompt, n = len(prompt_token_ids), params.n
+    if num_prompt >= limits.max_model_len:
+        raise RequestError(
+            f"the prompt has {num_prompt} tokens, and with at least one to generate that is over the model "
+            f"length of {limits.max_model_len}: "
+            "shorten it or raise --max-model-len"
+        )
+    if n > limits.max_num_seqs:
+        raise RequestError(
+            f"n={n} sequences are more than can run at once ({limits.max_num_seqs}): lower n or raise --max-num-seqs"
+        )
+    if n > limits.max_num_batched_tokens:
+        raise RequestError(
+            f"n={n} is over the token budget of a step ({limits.max_num_batched_tokens}): lower n or raise "
+            f"--max-num-batched-tokens"
+        )
+    max_tokens = _largest_that_fits(num_prompt, n, limits) if params.max_tokens is None else params.max_tokens
+    if num_prompt + max_tokens > limits.max_model_len:
+        raise RequestError(
+            f"the prompt has {num_prompt} tokens and max_tokens is {max_tokens}: together over the model "
+            f"length of {limits.max_model_len}; "
+            "lower max_tokens, shorten the prompt or raise --max-model-len"
+        )
+    needed = worst_case_blocks(num_prompt, max(max_tokens, 1), n, limits.block_size)
+    if needed > limits.num_blocks:
+        raise RequestError(
+            f"a prompt of {num_prompt} tokens with n={n} and max_tokens={max(max_tokens, 1)} can need "
+            f"{needed} KV blocks of {limits.block_size} tokens, "
+            f"and the pool has {limits.num_blocks}: lower n or max_tokens, shorten the prompt, or raise "
+            f"--kv-cache-memory"
+        )
+    if params.min_tokens > max_tokens:
+        raise RequestError(
+            f"min_tokens={params.min_tokens} is over the {max_tokens} tokens that fit behind this prompt"
+        )
+    return max_tokens
+
+
+def _largest_that_fits(num_prompt: int, n: int, limits: Limits) -> int:
+    """The largest max_tokens that the model's length and the pool allow; below 1 where there is none."""
+    shared = num_prompt // limits.block_size
+    blocks_each = (limits.num_blocks - shared) // n + shared
+    return min(limits.max_model_len, blocks_each * limits.block_size) - num_prompt
+
+
+def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> None:
+    vocab_size = limits.vocab_size
+    if not prompt_token_ids:
+        raise RequestError("the prompt is empty: give at least one token")
+    for name, ids in (
+        ("the prompt", prompt_token_ids),
+        ("stop_token_ids", params.stop_token_ids),
+        ("allowed_token_ids", params.allowed_token_ids),
+        ("logit_bias", params.logit_bias),
+    ):
+        if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+            wrong = next(i for i in ids if not 0 <= i < vocab_size)
+            raise RequestError(f"{name} holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}")
+    for name, count in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+        if count is not None and count > limits.max_logprobs:
+            raise RequestError(
+                f"{name}={count} is over the cap of {limits.max_logprobs}: lower it or raise --max-logprobs"
+            )

@@ -1,0 +1,41 @@
+"""What goes into the scheduler and comes out of it: requests and updates in token ids only, as structs that can cross a
+process boundary."""
+
+import msgspec
+
+from octavo.outputs import FinishReason, TokenLogprobs
+from octavo.sampling_params import SamplingParams
+
+
+class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A prompt with its sampling parameters. `arrival_s` is in seconds of `time.monotonic()`; `seed` is used where
+    `params.seed` is None."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    arrival_s: float
+    seed: int = 0
+
+
+class SequenceUpdate(msgspec.Struct, array_like=True):
+    """New tokens of one sequence of a request, and its end if this is it."""
+
+    index: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The one of `params.stop_token_ids` that ended the sequence; None for the model's own end-of-sequence."""
+    logprobs: list[TokenLogprobs] | None = None
+
+
+class RequestUpdate(msgspec.Struct, array_like=True):
+    """What one step gave a request."""
+
+    request_id: str
+    sequences: list[SequenceUpdate]
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """All of them, once: entry i is about prompt token i + 1."""
+    first_scheduled_s: float | None = None
+    num_preemptions: int = 0
+    num_recomputed_tokens: int = 0

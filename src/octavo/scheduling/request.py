@@ -1,0 +1,188 @@
+"""A request and its sequences: what the scheduler knows of them between steps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from octavo.memory import BlockTable
+from octavo.outputs import FinishReason, TokenLogprobs
+from octavo.scheduling.messages import EngineRequest, RequestUpdate
+
+TokenMask = Callable[[Sequence[int]], bytes]
+"""From a sequence's output tokens to a bit mask over the vocabulary, lowest bit first: only tokens with a bit set may
+come next."""
+
+NO_ROW = -1
+
+
+class RequestState(Enum):
+    WAITING = "waiting"
+    """Holds no blocks: not yet admitted, or preempted."""
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """One stream of tokens. The runner knows it as `row`, once it has one.
+
+    While `parent` is set the sequence has no blocks of its own yet: it waits until `parent` holds the states of the
+    first `fork_at` tokens, which are the same in both, and forks from it. So sampling n sequences and rebuilding them
+    after a preemption are one thing.
+    """
+
+    request: "Request"
+    index: int
+    table: BlockTable
+    num_tokens: int
+    """Prompt and output tokens, those of steps still in flight included."""
+    parent: "SequenceState | None" = None
+    fork_at: int = 0
+    row: int = NO_ROW
+    output_token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens whose states exist, or will once the sequence has forked."""
+        return self.table.num_tokens if self.parent is None else self.fork_at
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens to compute before the next one can be sampled."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def has_unseen_token(self) -> bool:
+        return self.num_tokens > len(self.request.prompt_token_ids) + len(self.output_token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt with its sampling parameters and its sequences: the paper's sequence group. Its live sequences run, wait
+    and resume together."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    message: EngineRequest
+    max_len: int
+    """Tokens of a finished sequence at most: the prompt and max_tokens."""
+    stop_token_ids: frozenset[int]
+    """End-of-sequence (unless ignored) and the request's own."""
+    token_mask: TokenMask | None = None
+    sequences: list[SequenceState] = field(default_factory=list)
+    """Those not finished. A sequence's parent stands before it."""
+    state: RequestState = RequestState.WAITING
+    is_decoding: bool = False
+    """Every sequence has all its states but its last token's: one token each makes the next step."""
+    first_scheduled_s: float | None = None
+    num_preemptions: int = 0
+    num_recomputed_tokens: int = 0
+    num_scored: int = 0
+    """Prompt tokens, from the second on, that have their prompt_logprobs."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    is_reported: bool = False
+    """An update has gone out, and with the first the prompt_logprobs."""
+
+    @classmethod
+    def create(
+        cls, message: EngineRequest, max_tokens: int, eos_token_ids: frozenset[int], token_mask: TokenMask | None
+    ) -> "Request":
+        """A waiting request: its first sequence will compute the prompt, the others fork from it."""
+        params, num_prompt = message.params, len(message.prompt_token_ids)
+        request = cls(
+            request_id=message.request_id,
+            prompt_token_ids=message.prompt_token_ids,
+            message=message,
+            max_len=num_prompt + max_tokens,
+            stop_token_ids=frozenset(params.stop_token_ids or ())
+            | (frozenset() if params.ignore_eos else eos_token_ids),
+            token_mask=token_mask,
+        )
+        for index in range(params.n):
+            sequence = SequenceState(request, index, BlockTable(request.max_len), num_prompt)
+            if index:
+                sequence.parent, sequence.fork_at = request.sequences[0], num_prompt
+            request.sequences.append(sequence)
+        return request
+
+    @property
+    def waits_for_results(self) -> bool:
+        """Whether the next step depends on tokens of steps still in flight: a mask's next state, or having reached the
+        longest length."""
+        first = self.sequences[0]
+        return first.num_tokens >= self.max_len or (self.token_mask is not None and first.has_unseen_token)
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether prompt tokens are still without their prompt_logprobs."""
+        return self.message.params.prompt_logprobs is not None and self.num_scored < len(self.prompt_token_ids) - 1
+
+    def num_blocks_missing(self, block_size: int) -> int:
+        """Blocks to allocate until every sequence is ready to sample, each distinct block once.
+
+        A block that is shared while partly filled counts for each sharer: all of them write to it next.
+        """
+        return sum(
+            -(-s.num_tokens // block_size) - (s.fork_at // block_size if s.parent else len(s.table.block_ids))
+            for s in self.sequences
+        )
+
+    def take_scores(self, start: int, scores: list[TokenLogprobs]) -> None:
+        """Keep a chunk's prompt_logprobs, those of tokens `start + 1` on; a chunk computed again replaces what it gave
+        before."""
+        del self.prompt_logprobs[start:]
+        self.prompt_logprobs += scores
+        self.num_scored = len(self.prompt_logprobs)
+
+    def begin_update(self) -> RequestUpdate:
+        """An update without sequences yet; the first one carries the prompt_logprobs."""
+        prompt_logprobs = None
+        if self.message.params.prompt_logprobs is not None and not self.is_reported:
+            prompt_logprobs = self.prompt_logprobs
+        self.is_reported = True
+        return RequestUpdate(
+            self.request_id,
+            [],
+            prompt_logprobs,
+            self.first_scheduled_s,
+            self.num_preemptions,
+            self.num_recomputed_tokens,
+        )
+
+    def forget_blocks(self, block_size: int) -> int:
+        """Note how the sequences share their blocks, so that each distinct block is rebuilt once; the caller frees the
+        tables.
+
+        Returns:
+            The tokens whose states have to be computed again.
+        """
+        owner: dict[int, SequenceState] = {}
+        lost = 0
+        for sequence in self.sequences:
+            if sequence.parent is not None:
+                continue
+            blocks = sequence.table.block_ids
+            num_shared = 0
+            while num_shared < len(blocks) and blocks[num_shared] in owner:
+                num_shared += 1
+            shared_tokens = min(num_shared * block_size, sequence.table.num_tokens)
+            lost += sequence.table.num_tokens - shared_tokens
+            if num_shared:
+                sequence.parent, sequence.fork_at = owner[blocks[num_shared - 1]], shared_tokens
+            owner.update((block, sequence) for block in blocks[num_shared:])
+        self.is_decoding = False
+        return lost
+
+    def remove(self, sequence: SequenceState) -> None:
+        """Take a finished sequence out; those that were to fork from it fork from its parent, or else from the first of
+        them, which starts over."""
+        self.sequences.remove(sequence)
+        heir, num_shared = (sequence.parent, sequence.fork_at) if sequence.parent else (None, self.max_len)
+        for child in self.sequences:
+            if child.parent is not sequence:
+                continue
+            child_shared = child.fork_at
+            child.parent, child.fork_at = heir, min(child_shared, num_shared) if heir else 0
+            if heir is None:
+                heir, num_shared = child, child_shared

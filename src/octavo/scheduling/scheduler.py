@@ -1,0 +1,390 @@
+"""The scheduler: who runs in each step, in which blocks. First come, first served, one iteration at a time (paper,
+sections 4.3 to 4.5)."""
+
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from octavo.errors import RequestError
+from octavo.execution.plan import ForkedRow, NewRow, Plan, StepOutput, TableEdit
+from octavo.memory import BlockManager, Ledger
+from octavo.outputs import FinishReason
+from octavo.scheduling.admission import Limits, resolve_max_tokens
+from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
+from octavo.scheduling.request import NO_ROW, Request, RequestState, SequenceState, TokenMask
+from octavo.scheduling.rows import RowIds
+
+logger = logging.getLogger(__name__)
+
+
+class Share(NamedTuple):
+    """What one request does in a step: how many tokens each of its sequences computes, and whether all of them
+    sample."""
+
+    request: Request
+    num_new: list[tuple[SequenceState, int]]
+    samples: bool
+
+
+@dataclass(slots=True)
+class Budget:
+    """What is left of a step while it is decided who runs."""
+
+    chunk_tokens: int
+    """Tokens beyond the one that is set aside for each running sequence."""
+    free_blocks: int
+    """Free blocks not yet counted for anyone in this step."""
+    promised_blocks: int = 0
+    """Blocks that running requests need to finish what they have begun to compute."""
+
+
+@dataclass(slots=True)
+class ScheduledStep:
+    """A plan and the scheduler's own note of who waits for its results."""
+
+    plan: Plan
+    sampled: list[SequenceState] = field(default_factory=list)
+    """In the order of `plan.sampled_rows`."""
+    scored: list[tuple[Request, int]] = field(default_factory=list)
+    """In the order of `plan.scored`: the request and the first position."""
+
+
+class Scheduler:
+    """Forms a plan for every step from the requests that wait and run.
+
+    A request's sequences are admitted, decode, are preempted and resume together. An admitted request is never dropped
+    for want of memory: the latest arrivals give up their blocks, wait at the head of the queue and are computed again.
+    """
+
+    def __init__(self, limits: Limits, eos_token_ids: frozenset[int] = frozenset()) -> None:
+        self.limits = limits
+        self.memory = BlockManager(limits.num_blocks, limits.block_size)
+        self.num_preemptions = 0
+        self._eos_token_ids = eos_token_ids
+        self._waiting: OrderedDict[str, Request] = OrderedDict()
+        self._running: dict[str, Request] = {}
+        self._num_running_sequences = 0
+        self._rows = RowIds()
+        self._removed_rows: list[int] = []
+        self._released_rows: list[int] = []
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def running(self) -> list[Request]:
+        """The requests that hold blocks, in order of arrival."""
+        return list(self._running.values())
+
+    def ledger(self) -> Ledger:
+        return self.memory.ledger()
+
+    def add(self, message: EngineRequest, token_mask: TokenMask | None = None) -> None:
+        """Queue a request.
+
+        Raises:
+            RequestError: it is malformed, its id is in use, or it could never run here. Nothing has been allocated.
+        """
+        if message.request_id in self._waiting or message.request_id in self._running:
+            raise RequestError(f"request id {message.request_id!r} is already in use")
+        max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
+        self._waiting[message.request_id] = Request.create(message, max_tokens, self._eos_token_ids, token_mask)
+
+    def abort(self, request_id: str, index: int | None = None) -> bool:
+        """End a request, or one of its sequences, now. Its blocks are free when this returns. False where there is no
+        such thing (any more)."""
+        request = self._running.get(request_id) or self._waiting.get(request_id)
+        if request is None:
+            return False
+        ended = [s for s in request.sequences if index is None or s.index == index]
+        for sequence in ended:
+            self._finish(sequence, "abort")
+        return bool(ended)
+
+    def schedule(self) -> ScheduledStep:
+        """Plan the next step: first decide who runs, by counting blocks and preempting; only then allocate. Counts
+        advance here."""
+        budget = Budget(self.limits.max_num_batched_tokens - self._num_running_sequences, self.memory.num_free_blocks)
+        num_preemptions = self.num_preemptions
+        shares = self._choose_running(budget)
+        if self.num_preemptions == num_preemptions:
+            self._choose_waiting(budget, shares)
+        return self._allocate(shares)
+
+    def update(self, step: ScheduledStep, output: StepOutput) -> list[RequestUpdate]:
+        """Give the sequences the tokens of a step that has run; finish those that end, and free their blocks."""
+        for (request, start), scores in zip(step.scored, output.prompt_logprobs, strict=True):
+            request.take_scores(start, scores)
+        updates: list[RequestUpdate] = []
+        last: Request | None = None
+        logprobs = output.logprobs
+        for i, (sequence, token_ids) in enumerate(zip(step.sampled, output.token_ids, strict=True)):
+            if sequence.finish_reason is not None:
+                continue
+            update = SequenceUpdate(sequence.index, token_ids, logprobs=logprobs[i] if logprobs else None)
+            if sequence.request is not last:
+                last = sequence.request
+                updates.append(last.begin_update())
+            updates[-1].sequences.append(update)
+            self._take_tokens(sequence, update)
+        return updates
+
+    def _choose_running(self, budget: Budget) -> list[Share]:
+        """The running requests' shares, in order of arrival; where blocks run out the latest arrival is preempted."""
+        shares: list[Share] = []
+        for request in list(self._running.values()):
+            if request.state is not RequestState.RUNNING:
+                break
+            if request.waits_for_results:
+                continue
+            share = self._share(request, budget.chunk_tokens + len(request.sequences))
+            needed = self._num_blocks_needed(share)
+            while needed > budget.free_blocks:
+                victim = next(reversed(self._running.values()))
+                budget.free_blocks += self._preempt(victim)
+                if victim is request:
+                    return shares
+            self._charge(budget, share, needed)
+            shares.append(share)
+        return shares
+
+    def _choose_waiting(self, budget: Budget, shares: list[Share]) -> None:
+        """Admit from the head of the queue what fits whole: its sequences, and the blocks until they can sample."""
+        while self._waiting:
+            request = next(iter(self._waiting.values()))
+            num_sequences = len(request.sequences)
+            if (
+                self._num_running_sequences + num_sequences > self.limits.max_num_seqs
+                or num_sequences > budget.chunk_tokens
+            ):
+                return
+            if request.waits_for_results:
+                return
+            if request.num_blocks_missing(self.limits.block_size) > budget.free_blocks - budget.promised_blocks:
+                return
+            self._admit(request)
+            share = self._share(request, budget.chunk_tokens)
+            budget.chunk_tokens -= num_sequences
+            self._charge(budget, share, self._num_blocks_needed(share))
+            shares.append(share)
+
+    def _admit(self, request: Request) -> None:
+        del self._waiting[request.request_id]
+        self._running[request.request_id] = request
+        self._num_running_sequences += len(request.sequences)
+        request.state = RequestState.RUNNING
+        if request.first_scheduled_s is None:
+            request.first_scheduled_s = time.monotonic()
+
+    def _preempt(self, request: Request) -> int:
+        """Take a request's blocks away, to be computed again; it resumes before any new request. Returns the blocks
+        that are free now."""
+        free_before = self.memory.num_free_blocks
+        lost = request.forget_blocks(self.limits.block_size)
+        for sequence in request.sequences:
+            if sequence.table.block_ids:
+                self._released_rows.append(sequence.row)
+                self.memory.free(sequence.table)
+        freed = self.memory.num_free_blocks - free_before
+        del self._running[request.request_id]
+        self._waiting[request.request_id] = request
+        self._waiting.move_to_end(request.request_id, last=False)
+        self._num_running_sequences -= len(request.sequences)
+        request.state = RequestState.WAITING
+        request.num_preemptions += 1
+        request.num_recomputed_tokens += lost
+        self.num_preemptions += 1
+        logger.info(
+            "preempted %s, the latest arrival: %d blocks freed, %d tokens to recompute", request.request_id, freed, lost
+        )
+        return freed
+
+    def _share(self, request: Request, max_tokens: int) -> Share:
+        """A request samples when all its sequences reach their ends in this step; else it goes as far as the tokens go,
+        without any last token."""
+        if request.is_decoding:
+            return Share(request, [(sequence, 1) for sequence in request.sequences], True)
+        whole = self._distribute(request, max_tokens, hold_back=0)
+        if whole is not None:
+            return Share(request, whole, True)
+        return Share(request, self._distribute(request, max_tokens, hold_back=1) or [], False)
+
+    def _distribute(self, request: Request, max_tokens: int, hold_back: int) -> list[tuple[SequenceState, int]] | None:
+        """Tokens to compute for each sequence that can move, all but the last `hold_back`; None where nothing may be
+        held back and not all fit."""
+        reach: dict[SequenceState, int] = {}
+        num_new = []
+        for sequence in request.sequences:
+            if sequence.parent is not None and not self._can_fork(sequence, reach):
+                if hold_back:
+                    continue
+                return None
+            wanted = max(0, sequence.num_pending - hold_back)
+            if wanted > max_tokens and not hold_back:
+                return None
+            wanted = min(wanted, max_tokens)
+            max_tokens -= wanted
+            reach[sequence] = sequence.num_computed + wanted
+            if wanted or sequence.parent is not None or not hold_back:
+                num_new.append((sequence, wanted))
+        return num_new
+
+    def _can_fork(self, sequence: SequenceState, reach: dict[SequenceState, int]) -> bool:
+        """Whether the parent holds, by the end of this step, the tokens to share; a part of a block that must be copied
+        at once, before it."""
+        parent = sequence.parent
+        if parent is None or reach.get(parent, -1) < sequence.fork_at:
+            return False
+        writes_into_shared = sequence.num_pending and sequence.fork_at % self.limits.block_size
+        return not writes_into_shared or (parent.parent is None and parent.table.num_tokens >= sequence.fork_at)
+
+    def _num_blocks_needed(self, share: Share) -> int:
+        """Exactly the blocks that the share's allocation will take."""
+        block_size = self.limits.block_size
+        needed = 0
+        for sequence, num_new in share.num_new:
+            start = sequence.num_computed
+            needed += -(-(start + num_new) // block_size) - -(-start // block_size)
+        return needed if len(share.num_new) == 1 else needed + self._num_copies_needed(share)
+
+    def _num_copies_needed(self, share: Share) -> int:
+        """Blocks for copy-on-write: every sequence that writes into a shared block copies it, but the last of its
+        sharers."""
+        writers: dict[int, int] = {}
+        references: dict[int, int] = {}
+        for sequence, num_new in share.num_new:
+            logical, offset = divmod(sequence.num_computed, self.limits.block_size)
+            if num_new and offset:
+                block = (sequence.parent or sequence).table.block_ids[logical]
+                writers[block] = writers.get(block, 0) + 1
+                references.setdefault(block, self.memory.pool.reference_counts[block])
+                references[block] += sequence.parent is not None
+        return sum(min(count, references[block] - 1) for block, count in writers.items())
+
+    def _charge(self, budget: Budget, share: Share, num_blocks: int) -> None:
+        request = share.request
+        budget.free_blocks -= num_blocks
+        if not request.is_decoding:
+            num_tokens = sum(num_new for _, num_new in share.num_new)
+            budget.chunk_tokens -= max(0, num_tokens - len(request.sequences))
+            budget.promised_blocks += max(0, request.num_blocks_missing(self.limits.block_size) - num_blocks)
+
+    def _allocate(self, shares: list[Share]) -> ScheduledStep:
+        """Write the plan: give every new token its slot and advance the counts. Nothing is freed from here on."""
+        plan = Plan(removed=self._removed_rows, released=self._released_rows)
+        self._removed_rows, self._released_rows = [], []
+        step = ScheduledStep(plan)
+        for request, num_new, samples in shares:
+            logits_of: dict[SequenceState, int] = {}
+            for sequence, count in num_new:
+                source = sequence if count else sequence.parent
+                self._place(plan, sequence, count)
+                if count:
+                    logits_of[sequence] = len(plan.rows)
+                    self._compute(step, sequence, count)
+                if samples and source is not None:
+                    self._sample(step, sequence, logits_of[source])
+            request.is_decoding = samples
+        return step
+
+    def _place(self, plan: Plan, sequence: SequenceState, num_new: int) -> None:
+        """Fork the sequence if it is due, give its new tokens their slots, and tell the runner of both."""
+        parent, num_shared = sequence.parent, 0
+        if sequence.row == NO_ROW:
+            self._introduce(plan, sequence)
+        if parent is not None:
+            num_shared = self.memory.share(parent.table, sequence.table, sequence.fork_at)
+            sequence.parent = None
+        change = self.memory.append(sequence.table, num_new)
+        if change is None and parent is None:
+            return
+        appended = change.appended if change else []
+        replaced = -1
+        if change and change.copied:
+            plan.copies.append(change.copied)
+            replaced = change.copied[1]
+        plan.tables.append(TableEdit(sequence.row, appended, replaced, parent.row if parent else NO_ROW, num_shared))
+
+    def _introduce(self, plan: Plan, sequence: SequenceState) -> None:
+        """Give the sequence a row and tell the runner its tokens."""
+        sequence.row = self._rows.take()
+        request, parent = sequence.request, sequence.parent
+        if parent is not None:
+            plan.forked.append(ForkedRow(sequence.row, parent.row, sequence.index))
+            return
+        message = request.message
+        seed = message.seed if message.params.seed is None else message.params.seed
+        plan.added.append(
+            NewRow(
+                sequence.row,
+                sequence.index,
+                request.prompt_token_ids,
+                message.params,
+                seed,
+                sorted(request.stop_token_ids),
+            )
+        )
+
+    def _compute(self, step: ScheduledStep, sequence: SequenceState, num_new: int) -> None:
+        plan, request = step.plan, sequence.request
+        start = sequence.table.num_tokens - num_new
+        if request.wants_scores and start < len(request.prompt_token_ids) - 1:
+            plan.scored.append(len(plan.rows))
+            step.scored.append((request, start))
+        plan.rows.append(sequence.row)
+        plan.starts.append(start)
+        plan.num_new.append(num_new)
+
+    def _sample(self, step: ScheduledStep, sequence: SequenceState, logits_from: int) -> None:
+        plan, mask = step.plan, sequence.request.token_mask
+        if mask is not None:
+            plan.masks.append((len(plan.sampled_rows), mask(sequence.output_token_ids)))
+        plan.sampled_rows.append(sequence.row)
+        plan.logits_from.append(logits_from)
+        step.sampled.append(sequence)
+        sequence.num_tokens += 1
+
+    def _take_tokens(self, sequence: SequenceState, update: SequenceUpdate) -> None:
+        """Add a step's tokens to a sequence; it ends at the first that stops it, or at its longest."""
+        request, outputs = sequence.request, sequence.output_token_ids
+        params = request.message.params
+        for count, token in enumerate(update.token_ids, 1):
+            outputs.append(token)
+            if token in request.stop_token_ids and len(outputs) > params.min_tokens:
+                update.finish_reason = "stop"
+                update.stop_token_id = token if token in (params.stop_token_ids or ()) else None
+            elif len(request.prompt_token_ids) + len(outputs) >= request.max_len:
+                update.finish_reason = "length"
+            else:
+                continue
+            update.token_ids = update.token_ids[:count]
+            self._finish(sequence, update.finish_reason)
+            return
+
+    def _finish(self, sequence: SequenceState, reason: FinishReason) -> None:
+        """End a sequence: its blocks go back to the pool, its row to the runner, and with the last one its request is
+        over."""
+        request = sequence.request
+        sequence.finish_reason = reason
+        self.memory.free(sequence.table)
+        if sequence.row != NO_ROW:
+            self._removed_rows.append(sequence.row)
+            self._rows.give_back(sequence.row)
+        request.remove(sequence)
+        if request.state is RequestState.RUNNING:
+            self._num_running_sequences -= 1
+        if not request.sequences:
+            queue = self._running if request.state is RequestState.RUNNING else self._waiting
+            del queue[request.request_id]
+            request.state = RequestState.FINISHED

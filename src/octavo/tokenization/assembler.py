@@ -1,0 +1,184 @@
+"""Turning the engine's token updates of one request into what its caller gets, text included."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput, TokenLogprobs
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
+from octavo.tokenization.stop_strings import StopChecker
+from octavo.tokenization.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one sequence gained since it was last asked.
+
+    Text may come later than its tokens: it is held back while it could begin a stop.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: FinishReason | None
+    """Set in the sequence's last delta only."""
+    stop_reason: int | str | None
+
+
+class OutputAssembler:
+    """Collects one request's updates. An update costs what is new in it, however long the texts are.
+
+    Args:
+        tokenizer: the model's.
+        request_id: which request's updates will be applied.
+        prompt: None where token ids were given.
+        prompt_token_ids: what the engine was given.
+        params: the request's; they say what of a stop is shown and whether logprobs are.
+        arrival_s: `time.monotonic()` when the request came.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request_id: str,
+        prompt: str | None,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        arrival_s: float,
+    ) -> None:
+        self.request_id = request_id
+        self._token_text = tokenizer.token_text
+        self._sequences = [_Sequence(tokenizer, index, params) for index in range(params.n)]
+        self._output = RequestOutput(
+            request_id=request_id,
+            prompt=prompt,
+            prompt_token_ids=prompt_token_ids,
+            outputs=[sequence.output for sequence in self._sequences],
+            metrics=RequestMetrics(arrival_s=arrival_s),
+        )
+
+    @property
+    def output(self) -> RequestOutput:
+        """Everything so far, always the same object. Reading it joins the whole texts; `take_delta` does not."""
+        for sequence in self._sequences:
+            sequence.join_text()
+        return self._output
+
+    @property
+    def finished(self) -> bool:
+        return self._output.finished
+
+    def apply(self, update: RequestUpdate) -> list[int]:
+        """Take one update. What comes for a sequence that has ended is ignored.
+
+        Returns:
+            The indices of sequences that a stop text ended now while the engine goes on with them:
+            the caller aborts them there.
+        """
+        self._note_metrics(update)
+        if update.prompt_logprobs is not None:
+            scored = [_logprobs_by_token(entry, self._token_text) for entry in update.prompt_logprobs]
+            self._output.prompt_logprobs = [None, *scored]
+        to_abort = []
+        for news in update.sequences:
+            sequence = self._sequences[news.index]
+            if sequence.output.finished:
+                continue
+            met_stop = sequence.apply(news)
+            if met_stop and news.finish_reason is None:
+                to_abort.append(news.index)
+        if self.finished and self._output.metrics.finished_s is None:
+            self._output.metrics.finished_s = time.monotonic()
+        return to_abort
+
+    def take_delta(self) -> list[Delta]:
+        """What each sequence gained since the last call, sequences without anything new left out.
+
+        Joined, the deltas of a sequence are its text and tokens in `output`.
+        """
+        deltas = (sequence.take_delta() for sequence in self._sequences)
+        return [delta for delta in deltas if delta is not None]
+
+    def _note_metrics(self, update: RequestUpdate) -> None:
+        metrics = self._output.metrics
+        if update.first_scheduled_s is not None:
+            metrics.first_scheduled_s = update.first_scheduled_s
+        if metrics.first_token_s is None and any(news.token_ids for news in update.sequences):
+            metrics.first_token_s = time.monotonic()
+        metrics.num_preemptions = max(metrics.num_preemptions, update.num_preemptions)
+        metrics.num_recomputed_tokens = max(metrics.num_recomputed_tokens, update.num_recomputed_tokens)
+
+
+class _Sequence:
+    """One sequence's output and what it takes to go on with it. The text stays in pieces until it is asked for."""
+
+    def __init__(self, tokenizer: Tokenizer, index: int, params: SamplingParams) -> None:
+        self.output = CompletionOutput(index, logprobs=None if params.logprobs is None else [])
+        self._params = params
+        self._token_text = tokenizer.token_text
+        # An output goes on from its prompt, so a space at its start is its own.
+        self._detokenizer = tokenizer.stream(params.skip_special_tokens, continues=True)
+        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output)
+        self._pieces: list[str] = []
+        self._num_taken_pieces = 0
+        self._num_taken_tokens = 0
+        self._is_end_taken = False
+
+    def apply(self, update: SequenceUpdate) -> bool:
+        """Add the update's tokens, up to the one that completes a stop text; returns whether one did."""
+        num_shown = len(update.token_ids)
+        if update.finish_reason == "stop" and not self._params.include_stop_str_in_output:
+            num_shown -= 1
+        for position, token_id in enumerate(update.token_ids):
+            self._add_token(token_id, update.logprobs[position] if update.logprobs else None)
+            if position >= num_shown:
+                continue
+            stop = self._add_text(self._detokenizer.push(token_id))
+            if stop is not None:
+                self.output.finish_reason, self.output.stop_reason = "stop", stop
+                return True
+        if update.finish_reason is not None:
+            self._pieces.append(self._stop_checker.finish())
+            self.output.finish_reason, self.output.stop_reason = update.finish_reason, update.stop_token_id
+        return False
+
+    def join_text(self) -> None:
+        self.output.text = "".join(self._pieces)
+
+    def take_delta(self) -> Delta | None:
+        output = self.output
+        text = "".join(self._pieces[self._num_taken_pieces :])
+        token_ids = output.token_ids[self._num_taken_tokens :]
+        has_ended = output.finished and not self._is_end_taken
+        if not (text or token_ids or has_ended):
+            return None
+        logprobs = None if output.logprobs is None else output.logprobs[self._num_taken_tokens :]
+        self._num_taken_pieces, self._num_taken_tokens = len(self._pieces), len(output.token_ids)
+        self._is_end_taken = output.finished
+        return Delta(output.index, text, token_ids, logprobs, output.finish_reason, output.stop_reason)
+
+    def _add_token(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        self.output.token_ids.append(token_id)
+        if self.output.logprobs is not None and logprobs is not None:
+            self.output.logprobs.append(_logprobs_by_token(logprobs, self._token_text))
+
+    def _add_text(self, text: str) -> str | None:
+        """Pass on what cannot begin a stop text; returns the stop that is now complete.
+
+        The text of the first `min_tokens` tokens is not searched.
+        """
+        stop = None
+        if len(self.output.token_ids) > self._params.min_tokens:
+            text, stop = self._stop_checker.push(text)
+        self._pieces.append(text)
+        return stop
+
+
+def _logprobs_by_token(entry: TokenLogprobs, token_text: Callable[[int], str]) -> dict[int, Logprob]:
+    """The token itself first, then the most likely ones in order."""
+    at = {entry.token_id: Logprob(entry.logprob, entry.rank, token_text(entry.token_id))}
+    for rank, (token_id, logprob) in enumerate(zip(entry.top_token_ids, entry.top_logprobs, strict=True), start=1):
+        at.setdefault(token_id, Logprob(logprob, rank, token_text(token_id)))
+    return at

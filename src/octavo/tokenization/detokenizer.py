@@ -1,0 +1,43 @@
+"""Turning tokens into text while they are generated."""
+
+import codecs
+
+from octavo.tokenization.token_bytes import TokenBytes, strip_leading_spaces
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer:
+    """The text of one sequence, a token at a time, at the same cost for each however long the text is.
+
+    Joined, the pushed texts are what decoding all tokens at once gives, less an unfinished character at the end.
+    Bytes that are no UTF-8 become U+FFFD as soon as that is certain.
+
+    Args:
+        token_bytes: the tokenizer's tokens as bytes.
+        skip_special_tokens: leave special tokens out.
+        continues: the text goes on from another (an output from its prompt), so a leading space belongs to it.
+    """
+
+    def __init__(self, token_bytes: TokenBytes, skip_special_tokens: bool = True, continues: bool = False) -> None:
+        self._token_bytes = token_bytes
+        self._skips_special_tokens = skip_special_tokens
+        self._num_leading_spaces = 0 if continues else token_bytes.num_leading_spaces
+        self._utf8 = _Utf8Decoder(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The characters that this token completes: maybe none, never half of one."""
+        if self._skips_special_tokens and self._token_bytes.is_special(token_id):
+            return ""
+        text = self._utf8.decode(self._token_bytes[token_id])
+        return self._strip(text) if self._num_leading_spaces and text else text
+
+    def finish(self) -> str:
+        """End the text and drop an unfinished character. Nothing else is ever held back, so nothing is left to give."""
+        self._utf8.reset()
+        return ""
+
+    def _strip(self, text: str) -> str:
+        stripped = strip_leading_spaces(text, self._num_leading_spaces)
+        self._num_leading_spaces = 0 if stripped else self._num_leading_spaces - len(text)
+        return stripped

@@ -1,0 +1,163 @@
+"""Building a tokenizer from the vocabulary inside a GGUF file, as the model's own tokenizer.json would."""
+
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import Keys, TokenType
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from octavo.errors import ModelError
+from octavo.models.weights.gguf_header import read_header
+from octavo.tokenization.vocabulary import Vocabulary
+
+GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+
+SPLITS_BY_NAME: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_SPLIT,)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"), (QWEN2_SPLIT,)),
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), (GPT2_SPLIT,)),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", GPT2_SPLIT)),
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
+}
+"""The patterns behind each `tokenizer.ggml.pre`, as in llama.cpp: each splits the pieces that the one before left."""
+
+LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+"""Here words that are tokens are taken whole, and a text begins with BOS unless the file says otherwise."""
+
+
+def read_gguf_vocabulary(path: Path) -> Vocabulary:
+    """Read the vocabulary of a GGUF file: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE with byte fallback).
+
+    Raises:
+        ModelError: the file cannot be read, or its vocabulary is of an unknown kind, incomplete or inconsistent.
+    """
+    metadata = read_header(path).metadata
+    kind = metadata.get(Keys.Tokenizer.MODEL)
+    builders = {"gpt2": _byte_level, "llama": _sentencepiece}
+    if kind not in builders:
+        raise ModelError(f"{path} has a vocabulary of kind {kind!r}; the known kinds are {', '.join(builders)}")
+    try:
+        return _vocabulary(builders[kind](metadata), metadata, kind)
+    except ModelError:
+        raise
+    except Exception as error:  # missing keys, ids past the end, and the library's bare Exception for bad merges
+        raise ModelError(f"{path} has a broken vocabulary: {type(error).__name__}: {error}") from error
+
+
+def _vocabulary(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> Vocabulary:
+    _add_marked_tokens(backend, metadata)
+    _add_bos_and_eos(backend, metadata, kind)
+    keys = Keys.Tokenizer
+    ids = {"bos_token": keys.BOS_ID, "eos_token": keys.EOS_ID, "unk_token": keys.UNK_ID, "pad_token": keys.PAD_ID}
+    ends = (metadata[key] for key in (keys.EOS_ID, keys.EOT_ID, keys.EOM_ID) if key in metadata)
+    return Vocabulary(
+        backend=backend,
+        bos_token_id=metadata.get(keys.BOS_ID),
+        eos_token_ids=tuple(dict.fromkeys(ends)),
+        special_tokens={role: _token(metadata, key) for role, key in ids.items() if key in metadata},
+        chat_template=metadata.get(keys.CHAT_TEMPLATE),
+    )
+
+
+def _byte_level(metadata: dict[str, Any]) -> Tokenizer:
+    """GPT-2's tokenizer (Radford et al., 2019): bytes spelled as printable characters, merges in the file."""
+    name = metadata.get(Keys.Tokenizer.PRE, "default")
+    if name not in SPLITS_BY_NAME:
+        known = ", ".join(sorted(SPLITS_BY_NAME))
+        raise ModelError(f"the GGUF file's pre-tokenizer (tokenizer.ggml.pre) is {name!r}; the known ones are {known}")
+    backend = Tokenizer(models.BPE(vocab=_ids(metadata), merges=_merges(metadata), ignore_merges=name in LLAMA3_NAMES))
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS_BY_NAME[name]]
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
+    """LLaMA's tokenizer: SentencePiece BPE (Kudo and Richardson, 2018), the better score merged first.
+
+    A space is written ▁, and one goes before every text; characters outside the vocabulary become bytes.
+    """
+    merges = _merges(metadata) if Keys.Tokenizer.MERGES in metadata else _merges_from_scores(metadata)
+    unknown = _token(metadata, Keys.Tokenizer.UNK_ID) if Keys.Tokenizer.UNK_ID in metadata else None
+    bpe = models.BPE(vocab=_ids(metadata), merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    backend = Tokenizer(bpe)
+    has_prefix = metadata.get(Keys.Tokenizer.ADD_PREFIX, True)
+    prefix = [normalizers.Prepend("▁")] if has_prefix else []
+    backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
+    strip = [decoders.Strip(" ", 1, 0)] if has_prefix else []
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    return backend
+
+
+def _ids(metadata: dict[str, Any]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(metadata[Keys.Tokenizer.LIST])}
+
+
+def _token(metadata: dict[str, Any], key: str) -> str:
+    """The text of the token whose id is under `key`."""
+    text: str = metadata[Keys.Tokenizer.LIST][metadata[key]]
+    return text
+
+
+def _types(metadata: dict[str, Any]) -> list[int]:
+    """Each token's `TokenType`; files without any have normal tokens only."""
+    num_tokens = len(metadata[Keys.Tokenizer.LIST])
+    types: list[int] = metadata.get(Keys.Tokenizer.TOKEN_TYPE, [TokenType.NORMAL] * num_tokens)
+    if len(types) != num_tokens:
+        raise ModelError(f"the GGUF file has {num_tokens} tokens and {len(types)} token types")
+    return types
+
+
+def _merges(metadata: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each merge is written as its two halves with a space between."""
+    halves = (text.partition(" ") for text in metadata[Keys.Tokenizer.MERGES])
+    return [(left, right) for left, _, right in halves]
+
+
+def _merges_from_scores(metadata: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every way to make a normal token of two others, best score of the result first.
+
+    Control, byte and user-defined tokens are never merged from text. Ties go by the ids of the result and the halves.
+    """
+    scores = metadata[Keys.Tokenizer.SCORES]
+    tokens = zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
+    ids = {token: index for index, (token, kind) in enumerate(tokens) if kind == TokenType.NORMAL}
+    merges: list[tuple[str, str]] = []
+    for token in sorted(ids, key=lambda token: -scores[ids[token]]):
+        halves = ((token[:middle], token[middle:]) for middle in range(1, len(token)))
+        pairs = [(left, right) for left, right in halves if left in ids and right in ids]
+        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+    return merges
+
+
+def _add_marked_tokens(backend: Tokenizer, metadata: dict[str, Any]) -> None:
+    """Control, unknown and user-defined tokens are taken whole wherever a text has them; the first two are special."""
+    special = (TokenType.CONTROL, TokenType.UNKNOWN)
+    backend.add_tokens(
+        [
+            AddedToken(token, normalized=False, special=kind in special)
+            for token, kind in zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
+            if kind in special or kind == TokenType.USER_DEFINED
+        ]
+    )
+
+
+def _add_bos_and_eos(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> None:
+    keys = Keys.Tokenizer
+    begins_with_bos = kind == "llama" or metadata.get(keys.PRE) in LLAMA3_NAMES
+    has_bos = metadata.get(keys.ADD_BOS, begins_with_bos) and keys.BOS_ID in metadata
+    has_eos = metadata.get(keys.ADD_EOS, False) and keys.EOS_ID in metadata
+    if not (has_bos or has_eos):
+        return
+    before = [(_token(metadata, keys.BOS_ID), metadata[keys.BOS_ID])] if has_bos else []
+    after = [(_token(metadata, keys.EOS_ID), metadata[keys.EOS_ID])] if has_eos else []
+    backend.post_processor = processors.TemplateProcessing(
+        single=[token for token, _ in before] + ["$A"] + [token for token, _ in after],
+        special_tokens=list(dict.fromkeys(before + after)),
+    )

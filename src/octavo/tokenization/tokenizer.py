@@ -1,0 +1,123 @@
+"""Text to token ids and back, in the words of one model."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from octavo.errors import RequestError
+from octavo.tokenization.chat_template import ChatTemplate
+from octavo.tokenization.detokenizer import Detokenizer
+from octavo.tokenization.gguf_vocabulary import read_gguf_vocabulary
+from octavo.tokenization.token_bytes import TokenBytes, strip_leading_spaces
+from octavo.tokenization.tokenizer_folder import read_tokenizer_folder
+from octavo.tokenization.vocabulary import Vocabulary
+
+
+class Tokenizer:
+    """A model's tokenizer, from a Hugging Face folder or a GGUF file's own vocabulary. Threads may share it.
+
+    Args:
+        vocabulary: what the model's files say.
+        chat_template: Jinja source to use in place of the model's own.
+
+    Raises:
+        ModelError: tokens cannot be turned back into text one by one.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, chat_template: str | None = None) -> None:
+        self._backend = vocabulary.backend
+        self._token_bytes = TokenBytes(vocabulary.backend)
+        self._special_tokens = vocabulary.special_tokens
+        self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
+        """Jinja source, or None where the model has none."""
+        self.bos_token_id = vocabulary.bos_token_id
+        self.eos_token_ids = vocabulary.eos_token_ids
+        """Every token that ends a text, the main one first."""
+
+    @classmethod
+    def from_folder(cls, path: str | Path, chat_template: str | None = None) -> Self:
+        """Read tokenizer.json and the files beside it.
+
+        Raises:
+            ModelError: a file is missing or cannot be read.
+        """
+        return cls(read_tokenizer_folder(Path(path)), chat_template)
+
+    @classmethod
+    def from_gguf(cls, path: str | Path, chat_template: str | None = None) -> Self:
+        """Read a GGUF file's metadata; its tensors are not touched.
+
+        Raises:
+            ModelError: the file cannot be read, or its vocabulary is of an unknown kind.
+        """
+        return cls(read_gguf_vocabulary(Path(path)), chat_template)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many tokens there are, added ones included. A model's own vocabulary may be padded to more."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self.eos_token_ids[0] if self.eos_token_ids else None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. Spelled-out special tokens are taken as such.
+
+        Args:
+            add_special_tokens: put the tokens around the text that the model was trained with, such as BOS.
+
+        Raises:
+            RequestError: the text is no text, or holds half of a surrogate pair.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            raise RequestError(_why_not_encoded(text)) from error
+
+    def encode_batch(self, texts: Iterable[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """`encode` for each text. The package's batch call starts threads, then warns in every process forked later."""
+        return [self.encode(text, add_special_tokens) for text in texts]
+
+    def encode_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> list[int]:
+        """Token ids of a rendered conversation. The template writes the special tokens itself, so none are added.
+
+        Raises:
+            RequestError: as `render_chat` and `encode`.
+        """
+        return self.encode(self.render_chat(messages, add_generation_prompt, **variables), add_special_tokens=False)
+
+    def render_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> str:
+        """The prompt that the chat template makes of a conversation (see `ChatTemplate.render`).
+
+        Raises:
+            RequestError: the model has no chat template, the messages are malformed, or the template refuses them.
+        """
+        return self._compiled_chat_template.render(messages, add_generation_prompt, **variables)
+
+    def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids, all at once. Bytes that are no UTF-8, at the end too, become U+FFFD."""
+        kept = (i for i in token_ids if not (skip_special_tokens and self._token_bytes.is_special(i)))
+        text = b"".join(self._token_bytes[token_id] for token_id in kept).decode("utf-8", errors="replace")
+        return strip_leading_spaces(text, self._token_bytes.num_leading_spaces)
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token by itself, special or not, leading space and all; U+FFFD for a part of a character."""
+        return self._token_bytes[token_id].decode("utf-8", errors="replace")
+
+    def stream(self, skip_special_tokens: bool = True, continues: bool = False) -> Detokenizer:
+        """A new incremental decoder (see `Detokenizer`)."""
+        return Detokenizer(self._token_bytes, skip_special_tokens, continues)
+
+    @cached_property
+    def _compiled_chat_template(self) -> ChatTemplate:
+        if self.chat_template is None:
+            raise RequestError("this model has no chat template: give one with --chat-template, or send a plain prompt")
+        return ChatTemplate(self.chat_template, self._special_tokens)
+
+
+def _why_not_encoded(text: object) -> str:
+    if not isinstance(text, str):
+        return f"a prompt must be a text, got {type(text).__name__}"
+    return "the text is not valid Unicode: it holds half of a surrogate pair, which cannot be written as UTF-8"

@@ -1,0 +1,84 @@
+"""Reading the vocabulary of a local Hugging Face folder: tokenizer.json and the small files beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from octavo.errors import ModelError
+from octavo.tokenization.vocabulary import Vocabulary
+
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+def read_tokenizer_folder(folder: Path) -> Vocabulary:
+    """Read tokenizer.json and, where there, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
+
+    Raises:
+        ModelError: there is no tokenizer.json, or a file cannot be read as what it should be.
+    """
+    backend = _read_backend(folder / "tokenizer.json")
+    config = _read_json(folder / "tokenizer_config.json")
+    special_tokens = _special_tokens(_read_json(folder / "special_tokens_map.json") | config)
+    bos, eos = (_token_id(backend, special_tokens.get(role)) for role in ("bos_token", "eos_token"))
+    return Vocabulary(
+        backend=backend,
+        bos_token_id=bos,
+        eos_token_ids=() if eos is None else (eos,),
+        special_tokens=special_tokens,
+        chat_template=_chat_template(folder, config),
+    )
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise ModelError(
+            f"{path.parent} has no tokenizer.json; saving the tokenizer with transformers' save_pretrained makes one"
+        )
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for whatever is wrong with the file
+        raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
+    # Files keep the settings of the last training run; a prompt must be neither cut nor filled up.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """A special token is written as its text or as an object with the text under `content`."""
+    texts = {}
+    for role in SPECIAL_TOKENS:
+        token = config.get(role)
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            texts[role] = text
+    return texts
+
+
+def _token_id(backend: tokenizers.Tokenizer, text: str | None) -> int | None:
+    return None if text is None else backend.token_to_id(text)
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """A template in its own file goes before the config's, where a list of named ones means that called `default`."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    return template if isinstance(template, str) else None

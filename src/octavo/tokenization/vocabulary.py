@@ -1,0 +1,20 @@
+"""What a model's files say about its text: the tokenizer itself, its special tokens and its chat template."""
+
+from dataclasses import dataclass, field
+
+import tokenizers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The same facts, whichever kind of file they were read from."""
+
+    backend: tokenizers.Tokenizer
+    """Splits, merges and post-processes; neither truncates nor pads."""
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    """The tokens that end a text, the main one first."""
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    """Texts by role (`bos_token`, `eos_token` ...): the variables that chat templates expect."""
+    chat_template: str | None = None
+    """Jinja source."""

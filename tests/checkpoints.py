@@ -1,0 +1,131 @@
+"""Tiny LLaMA checkpoints made with transformers, the same as GGUF files, and what transformers computes with them."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.25,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Weights large enough that the most likely token stands out."""
+
+
+def make_llama(folder: Path, *, dtype: str = "float32", max_shard_size: str = "1GB", **overrides: Any) -> Path:
+    """Save a small random LLaMA, always the same for the same arguments, and return its folder.
+
+    `overrides` are fields of transformers' LlamaConfig. There is no tokenizer.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TINY, **overrides}))
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def make_gguf(
+    path: Path,
+    folder: Path,
+    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    metadata: dict[str, Any] | None = None,
+) -> Path:
+    """Write a folder's LLaMA as a GGUF file, as llama.cpp's converter lays it out.
+
+    Matrices are quantized, vectors stay float32. `metadata` is added as it is.
+    """
+    config: Any = transformers.LlamaConfig.from_pretrained(folder)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+    for key, value in (metadata or {}).items():
+        kind = gguf.GGUFValueType.ARRAY if isinstance(value, list) else gguf.GGUFValueType.get_type(value)
+        writer.add_key_value(key, value, kind)
+    _write_tensors(writer, config, folder, quantization)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@lru_cache(maxsize=1)
+def transformers_from_gguf(path: Path, num_layers: int) -> Any:
+    """A LLaMA in a GGUF file as transformers reads it, in float32.
+
+    What `from_pretrained(folder, gguf_file=...)` does, without the accelerate package that it asks for. The last one
+    is kept, as reading takes transformers some seconds; don't change it.
+    """
+    with torch.device("meta"):  # only its parameters' names are used
+        named = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TINY, "num_hidden_layers": num_layers}))
+    read_checkpoint: Any = load_gguf_checkpoint
+    read = read_checkpoint(path, return_tensors=True, model_to_load=named)
+    config = transformers.LlamaConfig(**read["config"])
+    return transformers.LlamaForCausalLM.from_pretrained(None, config=config, state_dict=read["tensors"])
+
+
+def transformers_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
+    """The oracle: logits `[num_tokens, vocab_size]` of one sequence computed in one go."""
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=torch.tensor([token_ids])).logits[0]
+    return logits
+
+
+def _write_tensors(writer: gguf.GGUFWriter, config: Any, folder: Path, quantization: gguf.GGMLQuantizationType) -> None:
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        values = tensor.float().numpy()
+        if ".q_proj." in name:
+            values = _interleave(values, config.num_attention_heads)
+        if ".k_proj." in name:
+            values = _interleave(values, config.num_key_value_heads)
+        stored = str(names.get_name(name, try_suffixes=(".weight", ".bias")))
+        kind = quantization if values.ndim > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(stored, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    scaling = config.rope_parameters
+    if scaling["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", _rotary_factors(config.head_dim, scaling))
+
+
+def _interleave(rows: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
+    """The two halves of each head's rows, alternating."""
+    halves = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _rotary_factors(head_dim: int, scaling: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Unscaled over scaled frequencies, from transformers' own."""
+    config = transformers.LlamaConfig(head_dim=head_dim, rope_parameters=scaling)
+    scaled = LlamaRotaryEmbedding(config).inv_freq.numpy()
+    unscaled = scaling["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
+    return np.asarray(unscaled / scaled, dtype=np.float32)

@@ -1,0 +1,36 @@
+"""What tests share: where the data is, and the real model loaded once."""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from octavo import LLM
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shared",
+        default=str(REPOSITORY.parent / "shared"),
+        help="folder with data/ and peers/ (workloads and prompts)",
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_folder(request: pytest.FixtureRequest) -> Path:
+    """The folder of prompts and workloads; tests that need it are skipped where it is absent."""
+    folder = Path(request.config.getoption("--shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder} with prompts and workloads (--shared)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[LLM]:
+    """The real model in float32."""
+    with LLM("smollm2", dtype="float32", kv_cache_memory="1GiB", max_model_len=2048) as llm:
+        yield llm
+    gc.collect()

@@ -1,0 +1,191 @@
+"""The offline API on the real model: shapes of what comes back, streaming, stops, logprobs, aborts."""
+
+import math
+
+import pytest
+import torch
+
+from checkpoints import transformers_from_gguf, transformers_logits
+from octavo import LLM, RequestOutput, SamplingParams
+from octavo.errors import ConfigError, RequestError
+from octavo.models.weights.locate import locate
+
+GREEDY = SamplingParams(temperature=0, max_tokens=24)
+PROMPTS = ["The capital of France is", "def fibonacci(n):"]
+
+
+@pytest.fixture(scope="module")
+def greedy(smollm2) -> list[RequestOutput]:
+    outputs: list[RequestOutput] = smollm2.generate(PROMPTS, GREEDY, use_tqdm=False)
+    return outputs
+
+
+def test_outputs_have_the_fields_usual_shape(smollm2, greedy):
+    for prompt, output in zip(PROMPTS, greedy, strict=True):
+        assert output.prompt == prompt
+        assert output.prompt_token_ids == smollm2.tokenizer.encode(prompt)
+        [completion] = output.outputs
+        assert completion.text == smollm2.tokenizer.decode(completion.token_ids)
+        assert len(completion.token_ids) == 24
+        assert completion.finish_reason == "length"
+        assert output.finished
+        assert output.metrics.arrival_s <= output.metrics.first_scheduled_s <= output.metrics.first_token_s
+        assert output.metrics.first_token_s < output.metrics.finished_s
+    assert "Paris" in greedy[0].outputs[0].text
+
+
+def test_a_prompt_may_be_text_ids_or_a_dict_and_one_or_many(smollm2, greedy):
+    ids = greedy[0].prompt_token_ids
+    wanted = greedy[0].outputs[0].token_ids
+    for prompts in (PROMPTS[0], ids, [ids], {"prompt_token_ids": ids}, [{"prompt": PROMPTS[0]}], [tuple(ids)]):
+        [output] = smollm2.generate(prompts, GREEDY, use_tqdm=False)
+        assert output.outputs[0].token_ids == wanted
+    assert smollm2.generate([], GREEDY) == []
+
+
+def test_each_prompt_may_have_its_own_parameters(smollm2):
+    short, long = smollm2.generate(
+        PROMPTS, [SamplingParams(max_tokens=2), SamplingParams(max_tokens=5, n=3)], use_tqdm=False
+    )
+    assert [len(each.token_ids) for each in short.outputs] == [2]
+    assert [(each.index, len(each.token_ids)) for each in long.outputs] == [(0, 5), (1, 5), (2, 5)]
+
+
+def test_a_stream_assembled_equals_the_whole_answer(smollm2):
+    params = SamplingParams(n=3, temperature=0.9, seed=4, max_tokens=40, stop=[".\n", "!"])
+    [whole] = smollm2.generate("Seoul (서울) 🎉 is", params, use_tqdm=False)
+    texts, counts = [""] * 3, [0] * 3
+    for assembler in smollm2.stream("Seoul (서울) 🎉 is", params):
+        for delta in assembler.take_delta():
+            texts[delta.index] += delta.text
+            counts[delta.index] += len(delta.token_ids)
+    assert texts == [each.text for each in whole.outputs]
+    assert counts == [len(each.token_ids) for each in whole.outputs]
+
+
+def test_a_stop_text_ends_the_text_before_it_and_frees_the_blocks(smollm2, greedy):
+    text = greedy[0].outputs[0].text
+    stop = text[10:14]
+    [output] = smollm2.generate(PROMPTS[0], SamplingParams(temperature=0, max_tokens=24, stop=stop), use_tqdm=False)
+    assert output.outputs[0].text == text[: text.index(stop)]
+    assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", stop)
+    assert len(output.outputs[0].token_ids) < 24
+    assert smollm2.ledger().num_used_blocks == 0
+
+
+def test_stop_tokens_end_of_sequence_and_min_tokens(smollm2, greedy):
+    ids = greedy[1].outputs[0].token_ids
+    params = SamplingParams(temperature=0, max_tokens=24, stop_token_ids=[ids[4]])
+    [output] = smollm2.generate(PROMPTS[1], params, use_tqdm=False)
+    assert output.outputs[0].token_ids == ids[: ids.index(ids[4]) + 1]
+    assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", ids[4])
+    later = SamplingParams(temperature=0, max_tokens=24, stop_token_ids=[ids[4]], min_tokens=20)
+    [output] = smollm2.generate(PROMPTS[1], later, use_tqdm=False)
+    assert len(output.outputs[0].token_ids) >= 20
+    assert ids[4] not in output.outputs[0].token_ids[:20]
+
+
+def test_chat_answers_with_the_models_template_and_stops_by_itself(smollm2):
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    [output] = smollm2.chat(messages, SamplingParams(temperature=0, max_tokens=60), use_tqdm=False)
+    assert "Paris" in output.outputs[0].text
+    assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", None)
+    assert "<|im_end|>" not in output.outputs[0].text
+    assert len(smollm2.chat([messages, messages], GREEDY, use_tqdm=False)) == 2
+
+
+def test_logprobs_of_output_and_prompt_are_those_of_transformers(smollm2):
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=3, prompt_logprobs=2)
+    [output] = smollm2.generate(PROMPTS[0], params, use_tqdm=False)
+    [completion] = output.outputs
+    ids = output.prompt_token_ids + completion.token_ids
+    oracle = transformers_logits(transformers_from_gguf(locate("smollm2").path, 30), ids).log_softmax(-1)
+    start = len(output.prompt_token_ids)
+    assert output.prompt_logprobs[0] is None
+    for position, at in enumerate(output.prompt_logprobs[1:] + completion.logprobs):
+        wanted = oracle[position]
+        token = ids[position + 1]
+        assert math.isclose(at[token].logprob, float(wanted[token]), abs_tol=1e-3)
+        assert at[token].rank == 1 + int((wanted > wanted[token]).sum())
+        top = torch.topk(wanted, 3 if position + 1 >= start else 2).indices.tolist()
+        assert set(top) <= at.keys()
+        assert at[token].decoded_token == smollm2.tokenizer.token_text(token)
+    assert math.isclose(
+        completion.cumulative_logprob,
+        sum(a[t].logprob for a, t in zip(completion.logprobs, completion.token_ids, strict=True)),
+    )
+
+
+def test_allowed_tokens_bias_and_a_mask_restrict_what_is_sampled(smollm2):
+    digits = [smollm2.tokenizer.encode(digit)[0] for digit in "0123456789"]
+    [output] = smollm2.generate("Pi is 3.", SamplingParams(max_tokens=12, allowed_token_ids=digits), use_tqdm=False)
+    assert output.outputs[0].text.isdigit()
+    biased = SamplingParams(temperature=0, max_tokens=3, logit_bias={digits[7]: 100.0})
+    assert smollm2.generate("Pi is 3.", biased, use_tqdm=False)[0].outputs[0].text == "777"
+
+
+def test_leaving_a_stream_early_frees_everything(smollm2):
+    for _ in smollm2.stream(PROMPTS, SamplingParams(n=4, max_tokens=500, ignore_eos=True)):
+        assert smollm2.ledger().num_used_blocks > 0
+        break
+    assert smollm2.ledger().num_used_blocks == 0
+    assert not smollm2.engine.has_unfinished
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "words"),
+    [
+        ("", {}, "the prompt is empty"),
+        ([[]], {}, "the prompt is empty"),
+        ([[1] * 2048], {}, "2048.*--max-model-len"),
+        ([[1] * 2000], {"max_tokens": 100}, "max_tokens is 100.*--max-model-len"),
+        ([[1, 49152]], {}, "token id 49152.*0 to 49151"),
+        ([[-5]], {}, "token id -5"),
+        ("Hi", {"n": 257}, "n=257.*256.*--max-num-seqs"),
+        ("Hi", {"logprobs": 21}, "logprobs=21.*20.*--max-logprobs"),
+        ([["a"]], {}, "a prompt is a text"),
+        ([{"text": "Hi"}], {}, "prompt_token_ids"),
+        ("\ud800", {}, "."),
+    ],
+)
+def test_bad_input_is_refused_by_name_and_disturbs_nothing(smollm2, prompts, params, words):
+    good = SamplingParams(temperature=0, max_tokens=4)
+    stream = smollm2.stream(PROMPTS[0], good)
+    next(stream)
+    before = smollm2.ledger()
+    batch = [PROMPTS[1], *([prompts] if isinstance(prompts, str) else prompts)]
+    with pytest.raises(RequestError, match=words):
+        smollm2.generate(batch, SamplingParams(**params), use_tqdm=False)
+    assert smollm2.ledger() == before
+    for assembler in stream:
+        output = assembler.output
+    assert len(output.outputs[0].token_ids) == 4
+    assert smollm2.ledger().num_used_blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"kv_cache_memory": "lots"}, "--kv-cache-memory.*'lots'.*48MiB"),
+        ({"kv_cache_memory": "1KiB"}, "--kv-cache-memory 1KiB is less than one KV block"),
+        ({"kv_cache_memory": "900TiB"}, "--kv-cache-memory.*free"),
+        ({"max_model_len": 9000}, "--max-model-len 9000.*8192"),
+        ({"dtype": "int3"}, "--dtype.*'int3'.*bfloat16"),
+        ({"block_size": 0}, "--block-size"),
+        ({"max_num_seqs": 300, "max_num_batched_tokens": 200}, "--max-num-batched-tokens.*--max-num-seqs"),
+        ({"chat_template": "/nowhere"}, "--chat-template /nowhere"),
+    ],
+)
+def test_a_knob_that_cannot_work_names_its_flag(knobs, words):
+    with pytest.raises(ConfigError, match=words):
+        LLM("smollm2", **knobs)
+
+
+def test_a_pool_smaller_than_the_models_length_starts_and_says_what_it_can_serve(caplog):
+    with LLM("smollm2", kv_cache_memory="8MiB", max_num_seqs=4) as llm:
+        assert "holds 352 tokens" in caplog.text
+        assert "--kv-cache-memory" in caplog.text
+        with pytest.raises(RequestError, match="--kv-cache-memory"):
+            llm.generate([[1] * 400], use_tqdm=False)
+        [output] = llm.generate([[1] * 300], SamplingParams(ignore_eos=True), use_tqdm=False)
+        assert len(output.outputs[0].token_ids) == 52

@@ -1,0 +1,253 @@
+"""Paged attention of the reference kernels against a loop over single tokens in float64 that knows no blocks."""
+
+import math
+from dataclasses import dataclass
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.kernels import reference
+from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
+from octavo.kernels.reference import ReferenceKernels, Tile, plan_tiles
+
+CPU = torch.device("cpu")
+LAYERS = 2
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+KERNELS = ReferenceKernels()
+
+
+@dataclass
+class Row:
+    """A row's whole context, kept apart from the cache: `[num_tokens, num_kv_heads, head_dim]`; the last are new."""
+
+    num_new: int
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def context_len(self) -> int:
+        return self.keys.shape[0]
+
+
+@dataclass
+class Scene:
+    """A step about to run: the cache holds the rows' old tokens and NaN everywhere else."""
+
+    cache: KVCache
+    batch: RaggedBatch
+    rows: list[Row]
+    query: torch.Tensor
+
+    def new(self, part: str) -> torch.Tensor:
+        return torch.cat([getattr(row, part)[row.context_len - row.num_new :] for row in self.rows])
+
+
+def make_scene(
+    lengths: list[tuple[int, int]],
+    *,
+    block_size: int,
+    num_kv_heads: int = 2,
+    group: int = 2,
+    head_dim: int = 4,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    leftovers: float = math.nan,
+) -> Scene:
+    """Rows of (new, cached) tokens in shuffled blocks; every slot that no row owns holds `leftovers`."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.normal(size=shape)).to(dtype)
+
+    shapes = [(new, (new + cached, num_kv_heads, head_dim)) for new, cached in lengths]
+    rows = [Row(new, draw(*shape), draw(*shape)) for new, shape in shapes]
+    num_blocks = [math.ceil(row.context_len / block_size) for row in rows]
+    pool = sum(num_blocks) + 2
+    shuffled = rng.permutation(pool)
+    tables = rng.integers(0, pool, (len(rows), max(num_blocks)))
+    taken = 0
+    for index, count in enumerate(num_blocks):
+        tables[index, :count] = shuffled[taken : taken + count]
+        taken += count
+    shape = CacheShape(pool, LAYERS, block_size, num_kv_heads, head_dim, dtype)
+    cache = KERNELS.allocate_cache(shape, CPU)
+    cache.records.fill_(leftovers)
+    slots: list[int] = []
+    positions: list[int] = []
+    for index, row in enumerate(rows):
+        for position in range(row.context_len):
+            block, offset = int(tables[index, position // block_size]), position % block_size
+            if position < row.context_len - row.num_new:
+                cache.records[block, :, 0, offset] = row.keys[position]
+                cache.records[block, :, 1, offset] = row.values[position]
+            else:
+                slots.append(block * block_size + offset)
+                positions.append(position)
+    starts = np.cumsum([0] + [row.num_new for row in rows])
+    batch = RaggedBatch(
+        token_ids=torch.zeros(len(slots), dtype=torch.int64),
+        positions=torch.tensor(positions),
+        slots=torch.tensor(slots),
+        query_starts=torch.from_numpy(starts),
+        context_lens=torch.tensor([row.context_len for row in rows]),
+        block_tables=torch.from_numpy(tables),
+    )
+    return Scene(cache, batch, rows, draw(len(slots), num_kv_heads * group, head_dim))
+
+
+def attend(
+    scene: Scene, *, layer: int = 1, scale: float = 0.5, window: int | None = None, softcap: float | None = None
+) -> torch.Tensor:
+    """Write the new tokens and attend, as a model's layer does."""
+    step = KERNELS.prepare(scene.batch, scene.cache)
+    KERNELS.write_kv(scene.cache, layer, scene.new("keys"), scene.new("values"), step)
+    return KERNELS.paged_attention(scene.query, scene.cache, layer, step, scale=scale, window=window, softcap=softcap)
+
+
+def plan(scene: Scene, window: int | None = None) -> list[Tile]:
+    step = KERNELS.prepare(scene.batch, scene.cache)
+    return plan_tiles(step, scene.cache.shape, window, num_heads=scene.query.shape[1])
+
+
+def attend_one_by_one(
+    scene: Scene, *, scale: float = 0.5, window: int | None = None, softcap: float | None = None
+) -> np.ndarray:
+    """For each token and head, in float64: softmax over the positions it may see, and the weighted sum of values."""
+    out = []
+    queries = iter(scene.query.double().numpy())
+    for row in scene.rows:
+        keys, values = row.keys.double().numpy(), row.values.double().numpy()
+        for position in range(row.context_len - row.num_new, row.context_len):
+            query = next(queries)
+            group = query.shape[0] // keys.shape[1]
+            oldest = 0 if window is None else max(0, position - window + 1)
+            for head in range(query.shape[0]):
+                seen = slice(oldest, position + 1), head // group
+                scores = [float(np.dot(query[head], key)) * scale for key in keys[seen]]
+                if softcap is not None:
+                    scores = [softcap * math.tanh(score / softcap) for score in scores]
+                weights = [math.exp(score - max(scores)) for score in scores]
+                mean = sum(weight * value for weight, value in zip(weights, values[seen], strict=True)) / sum(weights)
+                out.append(mean)
+    return np.array(out).reshape(scene.query.shape)
+
+
+def assert_same(actual: torch.Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
+    assert actual.dtype == dtype
+    tolerance = TOLERANCE[dtype]
+    np.testing.assert_allclose(actual.double().numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+ragged = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40)), min_size=1, max_size=7)
+decoding = st.lists(st.tuples(st.just(1), st.integers(0, 60)), min_size=1, max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.one_of(ragged, decoding),
+    block_size=st.integers(1, 16),
+    num_kv_heads=st.integers(1, 3),
+    group=st.integers(1, 4),
+    head_dim=st.sampled_from([1, 4, 8]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    window=st.one_of(st.none(), st.integers(1, 50)),
+    softcap=st.one_of(st.none(), st.floats(0.5, 30)),
+    scale=st.floats(0.05, 2),
+    tile_bytes=st.sampled_from([200, 5000, 1 << 20]),
+    seed=st.integers(0, 2**32),
+)
+def test_any_ragged_batch_equals_attention_token_by_token(
+    lengths: list[tuple[int, int]],
+    block_size: int,
+    num_kv_heads: int,
+    group: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    window: int | None,
+    softcap: float | None,
+    scale: float,
+    tile_bytes: int,
+    seed: int,
+) -> None:
+    scene = make_scene(
+        lengths,
+        block_size=block_size,
+        num_kv_heads=num_kv_heads,
+        group=group,
+        head_dim=head_dim,
+        dtype=dtype,
+        seed=seed,
+    )
+    with mock.patch.multiple(reference, GATHERED_BYTES=tile_bytes, SCORE_BYTES=tile_bytes):
+        actual = attend(scene, scale=scale, window=window, softcap=softcap)
+    assert_same(actual, attend_one_by_one(scene, scale=scale, window=window, softcap=softcap), dtype)
+
+
+@pytest.mark.parametrize("leftovers", [math.nan, math.inf, -math.inf, 1e30])
+def test_what_another_request_left_in_the_slots_changes_no_bit(leftovers: float) -> None:
+    lengths = [(1, 30), (1, 17), (5, 20), (13, 0)]
+    clean = attend(make_scene(lengths, block_size=8, leftovers=0.0))
+    poisoned = attend(make_scene(lengths, block_size=8, leftovers=leftovers))
+    assert torch.equal(clean, poisoned)
+
+
+def test_a_token_is_not_disturbed_by_what_comes_after_it_in_its_row() -> None:
+    scene = make_scene([(6, 3)], block_size=4)
+    expected = attend(scene)[:4]
+    scene.rows[0].keys[-2:] = 7
+    scene.rows[0].values[-2:] = 1e6
+    assert torch.equal(attend(scene)[:4], expected)
+
+
+def test_only_the_layer_asked_for_is_read_and_written() -> None:
+    scene = make_scene([(2, 5), (1, 9)], block_size=4)
+    scene.cache.records[:, 0] = math.nan
+    before = scene.cache.records[:, 0].clone()
+    assert not attend(scene, layer=1).isnan().any()
+    assert torch.equal(scene.cache.records[:, 0].isnan(), before.isnan())
+
+
+def test_layers_of_one_step_may_differ_in_their_window() -> None:
+    scene = make_scene([(4, 11), (1, 20)], block_size=4)
+    step = KERNELS.prepare(scene.batch, scene.cache)
+    for layer, window in enumerate([3, None]):
+        KERNELS.write_kv(scene.cache, layer, scene.new("keys"), scene.new("values"), step)
+        actual = KERNELS.paged_attention(scene.query, scene.cache, layer, step, scale=0.5, window=window)
+        assert_same(actual, attend_one_by_one(scene, window=window), torch.float64)
+
+
+def test_a_window_leaves_older_blocks_ungathered() -> None:
+    scene = make_scene([(1, 400), (3, 300)], block_size=4)
+    tiles = plan(scene, window=8)
+    assert max(tile.num_keys for tile in tiles) <= 8 + 3 + 4
+
+
+@pytest.mark.parametrize("longest", [60, 450, 4000])
+def test_sixty_four_decoding_rows_are_attended_together_with_bounded_padding(longest: int) -> None:
+    lengths = [(1, 10 + longest * row**3 // 63**3) for row in range(64)]
+    scene = make_scene(lengths, block_size=16)
+    tiles = plan(scene)
+    gathered = sum(tile.num_rows * tile.num_keys for tile in tiles)
+    assert len(tiles) <= 8
+    assert gathered <= 2 * sum(row.context_len + 16 for row in scene.rows)
+
+
+def test_a_long_prefill_is_cut_so_that_its_scores_stay_bounded() -> None:
+    scene = make_scene([(300, 50)], block_size=16)
+    with mock.patch.object(reference, "SCORE_BYTES", 1 << 18):
+        tiles = plan(scene)
+        actual = attend(scene)
+    assert max(tile.num_rows * tile.num_queries * tile.num_keys * 4 * 8 for tile in tiles) <= (1 << 18) * 1.05
+    assert_same(actual, attend_one_by_one(scene), torch.float64)
+
+
+def test_sixteen_bit_caches_are_summed_in_float32() -> None:
+    """With 4,000 equal scores a sum of weights in bfloat16 would stop growing at 256."""
+    scene = make_scene([(1, 3999)], block_size=16, num_kv_heads=1, group=1, dtype=torch.bfloat16)
+    scene.rows[0].values.fill_(1)
+    scene.cache.records[:, :, 1].fill_(1)
+    assert attend(scene, scale=0.0).eq(1).all()

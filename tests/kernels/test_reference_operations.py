@@ -1,0 +1,100 @@
+"""The reference kernels' small operations: the cache, block copies, norms, rotary embeddings and activations."""
+
+import psutil
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from octavo.kernels.interface import CacheShape
+from octavo.kernels.reference import ReferenceKernels
+
+CPU = torch.device("cpu")
+KERNELS = ReferenceKernels()
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cache_starts_as_zeros_with_one_contiguous_record_a_block(dtype: torch.dtype) -> None:
+    shape = CacheShape(num_blocks=5, num_layers=3, block_size=4, num_kv_heads=2, head_dim=8, dtype=dtype)
+    records = KERNELS.allocate_cache(shape, CPU).records
+    assert records.shape == (5, 3, 2, 4, 2, 8)
+    assert records.dtype == dtype
+    assert records.is_contiguous()
+    assert records[0].numel() * records.itemsize == shape.block_bytes
+    assert not records.any()
+
+
+def test_a_cache_takes_no_memory_before_it_is_written() -> None:
+    shape = CacheShape(
+        num_blocks=1 << 10, num_layers=16, block_size=16, num_kv_heads=8, head_dim=64, dtype=torch.bfloat16
+    )
+    assert shape.num_bytes == 512 << 20
+    before = psutil.Process().memory_info().rss
+    cache = KERNELS.allocate_cache(shape, CPU)
+    assert psutil.Process().memory_info().rss - before < 64 << 20
+    assert cache.records[-1].eq(0).all()
+
+
+def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
+    cache = KERNELS.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.float32), CPU)
+    cache.records.normal_()
+    before = cache.records.clone()
+    KERNELS.copy_blocks(cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
+    assert torch.equal(cache.records, before[[0, 4, 4, 3, 4, 0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_is_that_of_transformers_llama(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    theirs = LlamaRMSNorm(96, eps=1e-5).to(dtype)
+    theirs.weight.data.normal_()
+    hidden = (torch.randn(7, 96) * 30).to(dtype)
+    normalised, total = KERNELS.rms_norm(hidden, theirs.weight.data, 1e-5)
+    assert torch.equal(total, hidden)
+    torch.testing.assert_close(normalised, theirs(hidden).detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_rms_norm_adds_the_residual_first_and_returns_the_sum() -> None:
+    hidden, residual, weight = torch.randn(5, 16), torch.randn(5, 16), torch.randn(16)
+    normalised, total = KERNELS.rms_norm(hidden, weight, 1e-6, residual)
+    assert torch.equal(total, hidden + residual)
+    assert torch.equal(normalised, KERNELS.rms_norm(hidden + residual, weight, 1e-6)[0])
+
+
+def test_rms_norm_of_float64_loses_nothing() -> None:
+    hidden = torch.randn(3, 32, dtype=torch.float64)
+    expected = hidden / (hidden.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    actual, _ = KERNELS.rms_norm(hidden, torch.ones(32, dtype=torch.float64), 1e-6)
+    torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_rotary_is_that_of_transformers_llama() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4, max_position_embeddings=64)
+    query, key = torch.randn(9, 4, 16), torch.randn(9, 2, 16)
+    positions = torch.tensor([0, 1, 2, 63, 17, 5, 5, 40, 8])
+    table_cos, table_sin = LlamaRotaryEmbedding(config)(query, torch.arange(64)[None])
+    cos_sin = torch.cat([table_cos[0, :, :8], table_sin[0, :, :8]], dim=-1)
+    actual = KERNELS.rotary(query, key, positions, cos_sin)
+    cos, sin = LlamaRotaryEmbedding(config)(query, positions[None])
+    expected = apply_rotary_pos_emb(query.transpose(0, 1)[None], key.transpose(0, 1)[None], cos, sin)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs[0].transpose(0, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary_leaves_dimensions_past_the_rotated_ones_alone(dtype: torch.dtype) -> None:
+    query, key = torch.randn(3, 2, 10).to(dtype), torch.randn(3, 1, 10).to(dtype)
+    angles = torch.rand(8, 3)
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    rotated, rotated_key = KERNELS.rotary(query, key, torch.tensor([1, 2, 7]), cos_sin)
+    assert rotated.dtype == rotated_key.dtype == dtype
+    assert torch.equal(rotated[..., 6:], query[..., 6:])
+    assert not torch.equal(rotated[..., :6], query[..., :6])
+
+
+def test_silu_and_mul_gates_the_second_half_by_the_first() -> None:
+    gate, up = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    expected = gate / (1 + torch.exp(-gate)) * up
+    torch.testing.assert_close(KERNELS.silu_and_mul(torch.cat([gate, up], dim=-1)), expected)

@@ -1,0 +1,31 @@
+"""Layers split over two ranks compute what the whole ones do."""
+
+from pathlib import Path
+
+import pytest
+
+from octavo.errors import ConfigError
+from octavo.layers.parallel import TensorParallel
+from parallel_ranks import check_layers, on_two_ranks
+
+
+def test_split_layers_compute_what_whole_ones_do(tmp_path: Path) -> None:
+    on_two_ranks(check_layers, tmp_path)
+    check_layers(TensorParallel())
+
+
+def test_units_are_shared_out_in_order_and_completely() -> None:
+    shares = [TensorParallel(rank, 4).share(12, "heads") for rank in range(4)]
+    assert [unit for share in shares for unit in share] == list(range(12))
+    assert {len(share) for share in shares} == {3}
+
+
+def test_fewer_units_than_ranks_are_replicated_where_allowed() -> None:
+    shares = [TensorParallel(rank, 8).share(2, "KV heads", replicate=True) for rank in range(8)]
+    assert [list(share) for share in shares] == [[0]] * 4 + [[1]] * 4
+
+
+@pytest.mark.parametrize(("num_units", "replicate"), [(2, False), (9, False), (3, True)])
+def test_units_that_cannot_be_shared_evenly_are_refused_naming_the_flag(num_units: int, replicate: bool) -> None:
+    with pytest.raises(ConfigError, match=rf"{num_units} heads.*--tensor-parallel-size"):
+        TensorParallel(0, 4).share(num_units, "heads", replicate=replicate)

@@ -1,0 +1,68 @@
+"""The rotary table: exact where it matters, and shaped without being computed on the meta device."""
+
+import math
+
+import torch
+
+from octavo.kernels.reference import ReferenceKernels
+from octavo.layers.build import ModelBuild
+from octavo.layers.rotary import RotaryEmbedding, rotary_frequencies
+
+CPU = torch.device("cpu")
+
+
+def rotary(dtype: torch.dtype, device: torch.device = CPU) -> RotaryEmbedding:
+    return RotaryEmbedding(8, 5000, 10000.0, None, ModelBuild(dtype, device, ReferenceKernels()))
+
+
+def test_the_table_stays_float32_in_a_16_bit_model_so_that_far_neighbours_differ() -> None:
+    table = rotary(torch.bfloat16).cos_sin
+    assert table.dtype == torch.float32
+    assert not torch.equal(table[4998], table[4999])
+
+
+def test_a_float64_models_table_is_exact_to_float64() -> None:
+    table = rotary(torch.float64).cos_sin
+    angle = 4999 * 10000.0 ** (-2 / 8)
+    assert abs(float(table[4999, 1]) - math.cos(angle)) < 1e-12
+    assert abs(float(table[4999, 5]) - math.sin(angle)) < 1e-12
+
+
+def test_rotation_keeps_lengths_and_makes_scores_depend_on_the_distance_only() -> None:
+    query = torch.randn(1, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    key = torch.randn(1, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    embedding = rotary(torch.float64)
+
+    def score(query_position: int, key_position: int) -> torch.Tensor:
+        rotated_query: torch.Tensor = embedding(query, key, torch.tensor([query_position]))[0]
+        rotated_key: torch.Tensor = embedding(query, key, torch.tensor([key_position]))[1]
+        return (rotated_query * rotated_key).sum()
+
+    torch.testing.assert_close(score(7, 3), score(1007, 1003))
+    torch.testing.assert_close(score(9, 9), (query * key).sum())
+
+
+def test_on_the_meta_device_the_table_has_its_shape_and_is_filled_later() -> None:
+    embedding = rotary(torch.float32, torch.device("meta"))
+    assert embedding.cos_sin.is_meta
+    assert embedding.cos_sin.shape == (5000, 8)
+    embedding.fill_table(CPU)
+    torch.testing.assert_close(embedding.cos_sin, rotary(torch.float32).cos_sin)
+
+
+def test_llama3_scaling_leaves_short_wavelengths_and_divides_long_ones() -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    plain = rotary_frequencies(128, 500000.0, None, torch.float64)
+    scaled = rotary_frequencies(128, 500000.0, scaling, torch.float64)
+    wavelengths = 2 * math.pi / plain
+    torch.testing.assert_close(scaled[wavelengths < 8192 / 4], plain[wavelengths < 8192 / 4])
+    torch.testing.assert_close(scaled[wavelengths > 8192], plain[wavelengths > 8192] / 8)
+    between = (wavelengths > 8192 / 4) & (wavelengths < 8192)
+    assert between.any()
+    assert bool(((scaled < plain) & (scaled > plain / 8))[between].all())

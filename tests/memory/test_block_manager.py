@@ -1,0 +1,160 @@
+"""Blocks on demand, sharing and copy-on-write: the invariants hold under any order of operations."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+
+from octavo.errors import EngineError
+from octavo.memory import BlockManager, BlockPool, BlockTable
+
+
+class MemoryMachine(RuleBasedStateMachine):
+    """Sequences append, fork and end at random. A model of the memory's content shows whose tokens each slot holds."""
+
+    sequences = Bundle("sequences")
+
+    @initialize(num_blocks=st.integers(1, 30), block_size=st.integers(1, 6))
+    def start(self, num_blocks: int, block_size: int) -> None:
+        self.memory = BlockManager(num_blocks, block_size)
+        self.tokens: dict[BlockTable, list[int]] = {}
+        self.content: dict[tuple[int, int], int] = {}
+        self.next_token = 0
+
+    @rule(target=sequences)
+    def open(self) -> BlockTable:
+        table = BlockTable(max_tokens=1000)
+        self.tokens[table] = []
+        return table
+
+    @rule(table=sequences, count=st.integers(1, 20))
+    def append(self, table: BlockTable, count: int) -> None:
+        memory, size = self.memory, self.memory.block_size
+        before, start = table.block_ids.copy(), table.num_tokens
+        last_is_shared = start % size > 0 and memory.pool.reference_counts[before[-1]] > 1
+        needed = -(-(start + count) // size) - len(before) + last_is_shared
+        if needed > memory.num_free_blocks:
+            return
+        free_before = memory.num_free_blocks
+        change = memory.append(table, count)
+        assert free_before - memory.num_free_blocks == needed
+        assert (change is None) == (needed == 0)
+        if change and change.copied:
+            source, destination = change.copied
+            assert source == before[-1]
+            assert destination == table.block_ids[len(before) - 1]
+            for offset in range(size):
+                if (source, offset) in self.content:
+                    self.content[destination, offset] = self.content[source, offset]
+        assert (
+            table.block_ids == before[: len(before) - last_is_shared] + table.block_ids[len(before) - last_is_shared :]
+        )
+        assert not change or table.block_ids[len(before) :] == change.appended
+        for position in range(start, start + count):
+            self.next_token += 1
+            self.tokens[table].append(self.next_token)
+            slot = table.slot(position, size)
+            self.content[divmod(slot, size)] = self.next_token
+
+    @rule(target=sequences, parent=sequences, data=st.data())
+    def fork(self, parent: BlockTable, data: st.DataObject) -> BlockTable:
+        whole_blocks = st.integers(0, parent.num_tokens // self.memory.block_size).map(
+            lambda n: n * self.memory.block_size
+        )
+        count = data.draw(whole_blocks | st.just(parent.num_tokens))
+        child = BlockTable(max_tokens=1000)
+        free_before = self.memory.num_free_blocks
+        assert self.memory.share(parent, child, count) == -(-count // self.memory.block_size)
+        assert self.memory.num_free_blocks == free_before, "forking takes no block"
+        self.tokens[child] = self.tokens[parent][:count]
+        return child
+
+    @rule(table=consumes(sequences))
+    def free(self, table: BlockTable) -> None:
+        self.memory.free(table)
+        assert table.block_ids == []
+        del self.tokens[table]
+
+    @precondition(lambda self: hasattr(self, "memory"))
+    @invariant()
+    def every_sequence_reads_its_own_tokens(self) -> None:
+        size = self.memory.block_size
+        for table, tokens in self.tokens.items():
+            assert table.num_tokens == len(tokens)
+            assert [self.content[divmod(table.slot(p, size), size)] for p in range(len(tokens))] == tokens
+
+    @precondition(lambda self: hasattr(self, "memory"))
+    @invariant()
+    def counts_and_ledger_equal_a_recount(self) -> None:
+        pool, size = self.memory.pool, self.memory.block_size
+        held = Counter(block for table in self.tokens for block in table.block_ids)
+        assert {block: count for block, count in enumerate(pool.reference_counts) if count} == held
+        assert sorted(pool._free) == sorted(set(range(pool.num_blocks)) - held.keys())
+        assert {table for table in self.tokens if table.block_ids} == set(self.memory.tables)
+        filled: dict[int, int] = {}
+        for table in self.tokens:
+            for logical, block in enumerate(table.block_ids):
+                filled[block] = min(size, table.num_tokens - logical * size)
+        assert [(state.reference_count, state.num_filled_slots) for state in self.memory.block_map()] == [
+            (held[block], filled.get(block, 0)) for block in range(pool.num_blocks)
+        ]
+        ledger = self.memory.ledger()
+        assert ledger.num_used_blocks == len(held)
+        assert ledger.num_free_blocks == pool.num_free
+        assert ledger.num_shared_blocks == sum(count > 1 for count in held.values())
+        assert ledger.num_unshared_blocks == held.total()
+        assert ledger.num_filled_slots == sum(filled.values())
+
+
+MemoryMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestMemoryMachine = MemoryMachine.TestCase
+
+
+def test_blocks_are_taken_only_when_a_token_needs_one() -> None:
+    memory, table = BlockManager(8, 16), BlockTable(100)
+    assert memory.append(table, 16) == (None, table.block_ids)
+    assert [memory.append(table, 1) is None for _ in range(16)] == [False] + [True] * 15
+    assert len(table.block_ids) == 2
+
+
+def test_the_last_writer_of_a_shared_block_keeps_it() -> None:
+    memory, parent = BlockManager(8, 16), BlockTable(100)
+    memory.append(parent, 20)
+    shared = parent.block_ids[-1]
+    children = [BlockTable(100) for _ in range(2)]
+    for child in children:
+        memory.share(parent, child, 20)
+    assert memory.append(children[0], 1) == ((shared, children[0].block_ids[-1]), [])
+    assert memory.append(children[1], 1) == ((shared, children[1].block_ids[-1]), [])
+    assert memory.append(parent, 1) is None
+    assert parent.block_ids[-1] == shared
+
+
+def test_the_ledger_tells_reserved_from_never_used() -> None:
+    memory, table = BlockManager(8, 16), BlockTable(max_tokens=20)
+    memory.append(table, 18)
+    ledger = memory.ledger()
+    assert (ledger.num_filled_slots, ledger.num_unfilled_slots) == (18, 14)
+    assert (ledger.num_reserved_slots, ledger.num_fragmented_slots, ledger.num_external_slots) == (2, 12, 0)
+    assert ledger.waste == 14 / 32
+
+
+def test_the_ledger_counts_what_sharing_saves() -> None:
+    memory, parent = BlockManager(8, 16), BlockTable(100)
+    memory.append(parent, 32)
+    for _ in range(3):
+        memory.share(parent, BlockTable(100), 32)
+    ledger = memory.ledger()
+    assert (ledger.num_used_blocks, ledger.num_unshared_blocks, ledger.sharing_savings) == (2, 8, 0.75)
+
+
+def test_an_exhausted_pool_and_a_double_free_are_named_errors() -> None:
+    pool = BlockPool(1, 16)
+    block = pool.allocate()
+    with pytest.raises(EngineError, match="all 1 KV blocks"):
+        pool.allocate()
+    pool.release(block)
+    with pytest.raises(EngineError, match="freed twice"):
+        pool.release(block)

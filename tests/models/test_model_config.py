@@ -1,0 +1,80 @@
+"""A config.json is read in the spellings of transformers 4 and 5, and what is wrong with it is named."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from octavo.errors import ModelError
+from octavo.models.config import parse_config
+
+MINIMAL: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
+def test_absent_fields_follow_from_the_others_or_have_llamas_defaults() -> None:
+    config = parse_config(MINIMAL, "config.json")
+    assert (config.num_key_value_heads, config.head_dim) == (4, 16)
+    assert (config.rope_theta, config.rope_scaling, config.tie_word_embeddings) == (10000.0, None, False)
+    assert config.extra == {}
+
+
+def test_both_spellings_of_rotary_embedding_and_dtype_mean_the_same() -> None:
+    old = {
+        "rope_theta": 500.0,
+        "rope_scaling": {"rope_type": "llama3", **SCALING},
+        "torch_dtype": "float16",
+    }
+    older = {**old, "rope_scaling": {"type": "llama3", **SCALING}}
+    new = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **SCALING}, "dtype": "float16"}
+    configs = [parse_config(MINIMAL | spelling, "config.json") for spelling in (old, older, new)]
+    assert configs[0] == configs[1] == configs[2]
+    assert configs[0].rope_theta == 500.0
+    assert configs[0].rope_scaling == {"rope_type": "llama3", **SCALING}
+    assert configs[0].checkpoint_dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_default_rope_is_no_scaling(name: str) -> None:
+    assert parse_config({**MINIMAL, name: {"rope_type": "default"}}, "config.json").rope_scaling is None
+
+
+def test_end_of_sequence_ids_of_both_files_are_joined_without_repeats() -> None:
+    config = parse_config({**MINIMAL, "eos_token_id": 7}, "config.json", {"eos_token_id": [9, 7, 8]})
+    assert config.eos_token_ids == (7, 9, 8)
+    assert parse_config({**MINIMAL, "eos_token_id": [3, 4]}, "config.json").eos_token_ids == (3, 4)
+    assert parse_config(MINIMAL, "config.json", {"eos_token_id": 5}).eos_token_ids == (5,)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"vocab_size": "many"}, "vocab_size"),
+        ({"architectures": []}, "architectures"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"head_dim": 15}, "head_dim"),
+        ({"dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
+        ({"rope_theta": -1.0}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": "high"}}, "rope_theta"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters"),
+        ({"eos_token_id": "</s>"}, "eos_token_id"),
+    ],
+)
+def test_an_unusable_field_is_named_with_its_file(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named) as error:
+        parse_config(MINIMAL | change, "some/config.json")
+    assert "some/config.json" in str(error.value)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(ModelError, match="intermediate_size"):
+        parse_config({name: value for name, value in MINIMAL.items() if name != "intermediate_size"}, "config.json")

@@ -1,0 +1,146 @@
+"""Loading: dtypes, dummy weights, and memory that stays at the model's own size."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints import make_llama
+from octavo.errors import ConfigError, ModelError
+from octavo.kernels.reference import ReferenceKernels
+from octavo.layers.build import ModelBuild
+from octavo.layers.parallel import TensorParallel
+from octavo.models.config import ModelConfig
+from octavo.models.weights.loader import load_model, read_config, resolve_dtype
+from octavo.models.weights.locate import locate
+
+BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
+CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=90,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=64,
+    attention_bias=True,
+    checkpoint_dtype=torch.float16,
+)
+LOADS_SMOLLM2 = """
+import json, sys, threading, torch
+
+def anonymous_bytes():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+bare, peak, loaded = anonymous_bytes(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not loaded.wait(0.002):
+        peak = max(peak, anonymous_bytes())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+from octavo.kernels.reference import ReferenceKernels
+from octavo.layers.build import ModelBuild
+from octavo.models.weights.loader import load_model, read_config
+from octavo.models.weights.locate import locate
+
+checkpoint = locate("smollm2")
+build = ModelBuild(getattr(torch, sys.argv[1]), torch.device("cpu"), ReferenceKernels())
+model = load_model(read_config(checkpoint), build, checkpoint)
+loaded.set()
+watcher.join()
+tensors = [*model.parameters(), *model.buffers()]
+size = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+print(json.dumps({"size": size, "grown": anonymous_bytes() - bare, "peak": peak - bare}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from Linux's /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_takes_the_models_size_and_little_more(dtype: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOADS_SMOLLM2, dtype], check=True, capture_output=True, text=True)
+    memory = json.loads(done.stdout)
+    assert memory["size"] > 134_000_000 * getattr(torch, dtype).itemsize
+    assert memory["grown"] <= memory["size"] + 100 * 10**6
+    assert memory["peak"] <= memory["size"] + 100 * 10**6
+
+
+def test_auto_dtype_is_the_checkpoints_and_others_are_as_named() -> None:
+    assert resolve_dtype("auto", CONFIG) == torch.float16
+    for name in ("float32", "bfloat16", "float16", "float64"):
+        assert resolve_dtype(name, CONFIG) == getattr(torch, name)
+    with pytest.raises(ConfigError, match=r"float12.*--dtype.*auto, float32"):
+        resolve_dtype("float12", CONFIG)
+
+
+def test_dummy_weights_vary_and_leave_norms_alone() -> None:
+    parameters = dict(load_model(CONFIG, BUILD, None, load_format="dummy").named_parameters())
+    for name, parameter in parameters.items():
+        if "norm" in name:
+            assert bool((parameter == 1).all()), name
+        else:
+            assert 0.005 < float(parameter.std()) < 0.05, name
+            assert len(set(parameter.flatten().tolist())) > parameter.numel() // 2, name
+
+
+def test_dummy_weights_are_those_of_their_seed() -> None:
+    first, same, other = (
+        dict(load_model(CONFIG, BUILD, None, load_format="dummy", seed=seed).named_parameters()) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["embed_tokens.weight"], other["embed_tokens.weight"])
+
+
+def test_dummy_weights_of_two_ranks_are_halves_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.models.weights.dummy.SLICE_ELEMENTS", 7 * CONFIG.hidden_size)
+    whole = dict(load_model(CONFIG, BUILD, None, load_format="dummy").named_parameters())
+    halves = [
+        dict(
+            load_model(
+                CONFIG, replace(BUILD, tensor_parallel=TensorParallel(rank, 2)), None, load_format="dummy"
+            ).named_parameters()
+        )
+        for rank in range(2)
+    ]
+    for name, dimension in (("embed_tokens.weight", 0), ("layers.1.mlp.down_proj.weight", 1)):
+        joined = torch.cat([half[name] for half in halves], dim=dimension)
+        torch.testing.assert_close(joined, whole[name], atol=0, rtol=0)
+
+
+def test_dummy_weights_ignore_the_checkpoints_files(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path)
+    (folder / "model.safetensors").unlink()
+    checkpoint = locate(str(folder))
+    load_model(read_config(checkpoint), BUILD, checkpoint, load_format="dummy")
+
+
+def test_without_a_checkpoint_only_dummy_weights_can_be_loaded() -> None:
+    with pytest.raises(ModelError, match="--load-format dummy"):
+        load_model(CONFIG, BUILD, None)
+
+
+def test_a_loaded_model_has_no_meta_tensors_and_needs_no_gradients(tmp_path: Path) -> None:
+    checkpoint = locate(str(make_llama(tmp_path, tie_word_embeddings=True)))
+    model = load_model(read_config(checkpoint), BUILD, checkpoint)
+    for module in model.modules():
+        assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+    assert not any(parameter.requires_grad for _, parameter in model.named_parameters())
+
+
+def test_progress_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoint = locate(str(make_llama(tmp_path)))
+    config = read_config(checkpoint)
+    capfd.readouterr()
+    load_model(config, BUILD, checkpoint)
+    assert capfd.readouterr().err == ""
+    load_model(config, BUILD, checkpoint, progress=True)
+    assert "Loading weights: 100%" in capfd.readouterr().err

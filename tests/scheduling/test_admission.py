@@ -1,0 +1,99 @@
+"""A request that can never run is refused at once, with the limit and the flag that changes it."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from octavo.errors import RequestError
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling.admission import Limits, resolve_max_tokens, worst_case_blocks
+
+LIMITS = Limits(
+    num_blocks=64,
+    block_size=16,
+    max_model_len=512,
+    max_num_seqs=8,
+    max_num_batched_tokens=64,
+    vocab_size=100,
+    max_logprobs=5,
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "words"),
+    [
+        ([], {}, "the prompt is empty"),
+        ([1] * 512, {}, r"512 tokens.*--max-model-len"),
+        ([1] * 500, {"max_tokens": 13}, r"max_tokens is 13.*512.*--max-model-len"),
+        ([1], {"n": 9}, r"n=9.*8.*--max-num-seqs"),
+        ([1] * 200, {"n": 8, "max_tokens": 100}, r"64.*--kv-cache-memory"),
+        ([1, 100], {}, r"token id 100.*0 to 99"),
+        ([1, -1], {}, r"token id -1"),
+        ([1], {"stop_token_ids": [500]}, r"stop_token_ids.*500"),
+        ([1], {"logit_bias": {500: 1.0}}, r"logit_bias.*500"),
+        ([1], {"allowed_token_ids": [500]}, r"allowed_token_ids.*500"),
+        ([1], {"logprobs": 6}, r"logprobs=6.*5.*--max-logprobs"),
+        ([1], {"prompt_logprobs": 6}, r"prompt_logprobs=6.*--max-logprobs"),
+        ([1] * 500, {"min_tokens": 100}, r"min_tokens=100.*12"),
+    ],
+)
+def test_a_request_that_cannot_run_is_refused_with_numbers_and_flag(
+    prompt: list[int], params: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        resolve_max_tokens(prompt, SamplingParams(**params), LIMITS)
+
+
+def test_more_sequences_than_the_token_budget_are_refused() -> None:
+    limits = dataclasses.replace(LIMITS, max_num_batched_tokens=4)
+    with pytest.raises(RequestError, match=r"n=5.*4.*--max-num-batched-tokens"):
+        resolve_max_tokens([1], SamplingParams(n=5), limits)
+
+
+def test_without_max_tokens_the_most_that_fit_are_allowed() -> None:
+    assert resolve_max_tokens([1] * 100, SamplingParams(), LIMITS) == 412
+    small = dataclasses.replace(LIMITS, num_blocks=20)
+    assert resolve_max_tokens([1] * 100, SamplingParams(), small) == 20 * 16 - 100
+    for n in range(1, 9):
+        most = resolve_max_tokens([1] * 100, SamplingParams(n=n), LIMITS)
+        assert worst_case_blocks(100, most, n, 16) <= 64
+        assert most == 412 or worst_case_blocks(100, most + 1, n, 16) > 64
+
+
+def test_the_worst_case_counts_the_full_prompt_blocks_once() -> None:
+    assert worst_case_blocks(32, 16, 1, 16) == 3
+    assert worst_case_blocks(32, 16, 4, 16) == 2 + 4
+    assert worst_case_blocks(33, 16, 4, 16) == 2 + 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 0),
+        ("n", 1.5),
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("top_k", -2),
+        ("min_p", -0.1),
+        ("presence_penalty", 3),
+        ("frequency_penalty", -3),
+        ("repetition_penalty", 0),
+        ("max_tokens", 0),
+        ("min_tokens", -1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("stop", [""]),
+        ("stop_token_ids", [-1]),
+        ("allowed_token_ids", []),
+        ("logprobs", -1),
+        ("logit_bias", {1: float("inf")}),
+        ("temperature", "warm"),
+        ("stop", 3),
+    ],
+)
+def test_a_parameter_out_of_range_is_named(field: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=field):
+        SamplingParams(**{field: value})

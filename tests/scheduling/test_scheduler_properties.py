@@ -1,0 +1,172 @@
+"""Whatever arrives, however long, with whatever pool: every step is right, nothing is lost, nothing leaks."""
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from octavo.engine.engine import Engine
+from octavo.errors import RequestError
+from octavo.execution.simulated import hashed_token
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling import EngineRequest
+from octavo.scheduling.admission import worst_case_blocks
+from scheduling.checking import ShadowExecutor, capacity, check_engine
+
+EOS = 3
+
+
+class Traffic:
+    """Submits, aborts and steps, and knows what every request must get."""
+
+    def __init__(
+        self, num_blocks: int, block_size: int, max_num_seqs: int, max_num_batched_tokens: int, depth: int
+    ) -> None:
+        shape = capacity(num_blocks, block_size, max_model_len=200, vocab_size=40, eos=EOS)
+        self.executor = ShadowExecutor(shape, depth=depth)
+        self.engine = Engine(self.executor, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+        self.requests: dict[str, EngineRequest] = {}
+        self.got: dict[str, dict[int, list[int]]] = {}
+        self.open: dict[str, set[int]] = {}
+        self.num_refused = self.num_preempted = 0
+
+    def submit(self, num_prompt: int, max_tokens: int, n: int, ignore_eos: bool = False, scored: bool = False) -> None:
+        number = len(self.requests) + self.num_refused
+        params = SamplingParams(
+            n=n, max_tokens=max_tokens, ignore_eos=ignore_eos, prompt_logprobs=0 if scored else None
+        )
+        prompt = [(number * 7 + i) % 40 for i in range(num_prompt)]
+        request = EngineRequest(str(number), prompt, params, arrival_s=float(number), seed=number)
+        limits = self.engine.scheduler.limits
+        servable = (
+            worst_case_blocks(num_prompt, max_tokens, n, limits.block_size) <= limits.num_blocks
+            and n <= min(limits.max_num_seqs, limits.max_num_batched_tokens)
+            and num_prompt + max_tokens <= limits.max_model_len
+        )
+        if not servable:
+            with pytest.raises(RequestError):
+                self.engine.add(request)
+            self.num_refused += 1
+            return
+        self.engine.add(request)
+        self.requests[request.request_id] = request
+        self.got[request.request_id] = {index: [] for index in range(n)}
+        self.open[request.request_id] = set(range(n))
+
+    def abort(self, request_id: str, index: int | None) -> None:
+        was_open = self.open[request_id] if index is None else self.open[request_id] & {index}
+        assert self.engine.abort(request_id, index) == bool(was_open)
+        self.open[request_id] = self.open[request_id] - was_open
+        for dead in was_open:
+            del self.got[request_id][dead]
+
+    def step(self) -> None:
+        self.num_preempted -= self.engine.scheduler.num_preemptions
+        for update in self.engine.step():
+            request = self.requests[update.request_id]
+            if update.prompt_logprobs is not None:
+                assert [s.token_id for s in update.prompt_logprobs] == request.prompt_token_ids[1:]
+            for sequence in update.sequences:
+                assert sequence.index in self.open[update.request_id], "a token for a sequence that is over"
+                self.got[update.request_id][sequence.index] += sequence.token_ids
+                if sequence.finish_reason:
+                    self.open[update.request_id].remove(sequence.index)
+                    self._check_tokens(request, sequence.index, sequence.finish_reason)
+        self.num_preempted += self.engine.scheduler.num_preemptions
+        check_engine(self.engine)
+
+    def _check_tokens(self, request: EngineRequest, index: int, reason: str) -> None:
+        wanted: list[int] = []
+        while len(wanted) < (request.params.max_tokens or 0):
+            wanted.append(hashed_token(request.seed, index, len(wanted), 40))
+            if wanted[-1] == EOS and not request.params.ignore_eos:
+                break
+        assert self.got[request.request_id][index] == wanted
+        assert reason == ("stop" if wanted[-1] == EOS and not request.params.ignore_eos else "length")
+
+    def finish(self) -> None:
+        for _ in range(100_000):
+            if not self.engine.has_unfinished:
+                break
+            self.step()
+        assert not any(self.open.values()), "a request was lost"
+        assert self.engine.ledger().num_used_blocks == 0
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(
+        num_blocks=st.integers(1, 40),
+        block_size=st.integers(1, 5),
+        max_num_seqs=st.integers(1, 12),
+        extra_budget=st.integers(0, 30),
+        depth=st.integers(1, 2),
+    )
+    def start(self, num_blocks: int, block_size: int, max_num_seqs: int, extra_budget: int, depth: int) -> None:
+        self.traffic = Traffic(num_blocks, block_size, max_num_seqs, max_num_seqs + extra_budget, depth)
+
+    @rule(
+        num_prompt=st.integers(1, 40),
+        max_tokens=st.integers(1, 30),
+        n=st.integers(1, 5),
+        ignore_eos=st.booleans(),
+        scored=st.booleans(),
+    )
+    def submit(self, num_prompt: int, max_tokens: int, n: int, ignore_eos: bool, scored: bool) -> None:
+        self.traffic.submit(num_prompt, max_tokens, n, ignore_eos, scored)
+
+    @precondition(lambda self: self.traffic.requests)
+    @rule(data=st.data(), whole=st.booleans())
+    def abort(self, data: st.DataObject, whole: bool) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.traffic.requests)))
+        index = None if whole else data.draw(st.integers(0, self.traffic.requests[request_id].params.n - 1))
+        self.traffic.abort(request_id, index)
+
+    @rule(count=st.integers(1, 8))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.traffic.step()
+
+    @invariant()
+    def memory_is_whole(self) -> None:
+        if hasattr(self, "traffic"):
+            check_engine(self.traffic.engine)
+
+    def teardown(self) -> None:
+        if hasattr(self, "traffic"):
+            self.traffic.finish()
+
+
+SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSchedulerMachine = SchedulerMachine.TestCase
+
+
+def random_run(seed: int, num_steps: int) -> Traffic:
+    """Random traffic that keeps the pool full: arrivals, lengths, n, aborts and pool sizes are drawn from the seed."""
+    r = random.Random(seed)
+    num_blocks, block_size, max_num_seqs = r.randint(40, 90), r.randint(1, 6), r.randint(4, 16)
+    traffic = Traffic(num_blocks, block_size, max_num_seqs, max_num_seqs + r.randint(0, 40), depth=r.randint(1, 2))
+    for _ in range(num_steps):
+        if traffic.engine.scheduler.num_waiting < 4 and r.random() < 0.5:
+            n, ignore_eos, scored = r.choice((1, 1, 2, 3, 5)), r.random() < 0.5, r.random() < 0.1
+            traffic.submit(r.randint(1, 40), r.randint(1, 30), n, ignore_eos, scored)
+        if r.random() < 0.02 and any(traffic.open.values()):
+            request_id = r.choice([key for key, left in traffic.open.items() if left])
+            traffic.abort(request_id, r.choice((None, *traffic.open[request_id])))
+        traffic.step()
+    traffic.finish()
+    return traffic
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_long_random_traffic_ends_with_every_token_right(seed: int) -> None:
+    traffic = random_run(seed, 1500)
+    assert len(traffic.requests) > 50
+
+
+def test_random_traffic_preempts_copies_and_refuses() -> None:
+    runs = [random_run(seed, 400) for seed in range(100, 110)]
+    assert sum(run.num_preempted for run in runs) > 20
+    assert sum(run.executor.num_copied for run in runs) > 20
+    assert sum(run.num_refused for run in runs) > 0

@@ -1,0 +1,140 @@
+"""A tokenizer read from a folder, and what every tokenizer does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from octavo.errors import ModelError, RequestError
+from octavo.tokenization.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def oracle(byte_level_folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(byte_level_folder)
+    return tokenizer
+
+
+def test_a_folder_encodes_and_decodes_as_transformers_does(
+    byte_level: Tokenizer, oracle: PreTrainedTokenizerBase, varied_texts: list[str]
+) -> None:
+    for text in [*varied_texts, "<|im_start|><한글> <think>x<|im_end|>"]:
+        token_ids = byte_level.encode(text)
+        assert token_ids == oracle.encode(text)
+        for skips in (True, False):
+            assert byte_level.decode(token_ids, skip_special_tokens=skips) == oracle.decode(
+                token_ids, skip_special_tokens=skips, clean_up_tokenization_spaces=False
+            )
+
+
+def test_a_batch_is_encoded_as_its_texts_are(byte_level: Tokenizer, varied_texts: list[str]) -> None:
+    assert byte_level.encode_batch(varied_texts) == [byte_level.encode(text) for text in varied_texts]
+
+
+def test_special_tokens_are_known_by_text_or_object(byte_level: Tokenizer, oracle: PreTrainedTokenizerBase) -> None:
+    assert byte_level.bos_token_id == oracle.bos_token_id
+    assert byte_level.eos_token_id == oracle.eos_token_id
+    assert byte_level.eos_token_ids == (oracle.eos_token_id,)
+    assert byte_level.vocab_size == len(oracle)
+
+
+def test_special_tokens_may_be_in_their_own_file(byte_level_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>", "bos_token": null}')
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (None, 0)
+
+
+def test_the_files_post_processor_adds_bos_once(byte_level_backend: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer.from_str(byte_level_backend.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<|im_start|>"}')
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer.encode("the")[0] == 1
+    assert tokenizer.encode("the", add_special_tokens=False) == tokenizer.encode("the")[1:]
+    assert tokenizer.encode_chat([{"role": "user", "content": "the"}]) == tokenizer.encode("the")
+
+
+def test_a_prompt_is_neither_cut_nor_padded(byte_level_backend: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer.from_str(byte_level_backend.to_str())
+    backend.enable_truncation(max_length=4)
+    backend.enable_padding(length=64)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.from_folder(tmp_path).encode("the dog " * 9) == byte_level_backend.encode("the dog " * 9).ids
+
+
+@pytest.mark.parametrize("text", ["half a pair \ud83d", "\udc00", 5, None, ["a"], b"bytes"])
+def test_what_is_no_text_is_refused(text: object, byte_level: Tokenizer) -> None:
+    with pytest.raises(RequestError, match=r"surrogate pair|must be a text, got"):
+        byte_level.encode(text)  # type: ignore[arg-type]
+
+
+def test_the_text_of_one_token_keeps_its_space_and_marks_half_characters(byte_level: Tokenizer) -> None:
+    space_the = byte_level.encode(" the")
+    assert [byte_level.token_text(token_id) for token_id in space_the] == [" the"]
+    assert byte_level.token_text(2) == "<|im_end|>"
+    assert "\ufffd" in {byte_level.token_text(token_id) for token_id in byte_level.encode("쫯")}
+
+
+def test_ids_that_the_vocabulary_does_not_have_are_no_text(byte_level: Tokenizer) -> None:
+    assert byte_level.decode([10**6, *byte_level.encode("the")]) == "the"
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json; .*save_pretrained"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "not JSON"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", "{"),
+    ],
+)
+def test_a_broken_file_is_named(name: str, content: str, byte_level_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match=name):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_template_file_goes_before_the_configs_and_a_given_one_before_both(
+    byte_level_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "default"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert Tokenizer.from_folder(tmp_path).chat_template == "default"
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert Tokenizer.from_folder(tmp_path).chat_template == "file"
+    assert Tokenizer.from_folder(tmp_path, chat_template="given").chat_template == "given"
+
+
+def test_the_front_needs_no_torch_and_forks_without_a_warning(byte_level_folder: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from octavo.tokenization import assembler\n"
+        "from octavo.tokenization.tokenizer import Tokenizer\n"
+        "Tokenizer.from_folder(sys.argv[1]).encode_batch(['the quick brown fox'] * 64)\n"
+        "child = os.fork()\n"
+        "Tokenizer.from_folder(sys.argv[1]).encode_batch(['the quick brown fox'] * 64)\n"
+        "if child: os.waitpid(child, 0); print('torch' in sys.modules, 'transformers' in sys.modules)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(byte_level_folder)], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False False\n", "")
