@@ -36,7 +36,7 @@ run: setup
 	    "Write the first lines of a story about a lighthouse."
 
 lint: setup
-	@echo "== ruff"; $(BIN)/ruff check src tests
+	@echo "== ruff"; $(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
 	@echo "== mypy"; $(BIN)/mypy
 
 test: lint

@@ -1,8 +1,9 @@
 """The offline API: a model, its engine and its tokenizer in this process."""
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ Message = Mapping[str, Any]
 
 
 class LLM:
-    """A language model for offline work.
+    """A language model for offline work, from one thread.
 
         llm = LLM(model="smollm2", kv_cache_memory="1GiB")
         for out in llm.generate(["The capital of France is"], SamplingParams(temperature=0.8, max_tokens=64)):
@@ -42,6 +43,9 @@ class LLM:
     """
 
     def __init__(self, model: str = "smollm2", **knobs: Any) -> None:
+        known = [field.name for field in dataclasses.fields(EngineConfig)]
+        if unknown := knobs.keys() - set(known):
+            raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(known)}")
         self.config = EngineConfig(model=model, **knobs)
         self.tokenizer = load_tokenizer(self.config)
         self.engine = Engine(
@@ -51,6 +55,7 @@ class LLM:
             max_logprobs=self.config.max_logprobs,
         )
         self._num_requests = 0
+        self._open_requests: dict[str, tuple[OutputAssembler, dict[OutputAssembler, None]]] = {}
 
     def generate(
         self,
@@ -105,9 +110,9 @@ class LLM:
         Take it with `take_delta()`, or all so far with `output`. Leaving the loop early aborts what has not finished.
 
         Raises:
-            RequestError: as for `generate`.
+            RequestError: as for `generate`, when the first is asked for.
         """
-        return self._steps(self._open(_as_list(prompts), sampling_params))
+        yield from self._steps(self._open(_as_list(prompts), sampling_params))
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
@@ -171,24 +176,33 @@ class LLM:
 
     def _steps(self, opened: dict[str, OutputAssembler]) -> Iterator[OutputAssembler]:
         """Step the engine until these requests are over; whoever leaves early leaves nothing behind."""
-        left = dict(opened)
+        ready: dict[OutputAssembler, None] = {}
+        self._open_requests.update((request_id, (assembler, ready)) for request_id, assembler in opened.items())
+        left = set(opened)
         try:
             while left:
-                for update in self.engine.step():
-                    assembler = left.get(update.request_id)
-                    if assembler is None:
-                        continue
-                    for index in assembler.apply(update):
-                        self.engine.abort(update.request_id, index)
-                    if assembler.finished:
-                        del left[update.request_id]
-                    yield assembler
+                while not ready:
+                    self._step()
+                assembler = next(iter(ready))
+                del ready[assembler]
+                if assembler.finished:
+                    left.remove(assembler.request_id)
+                yield assembler
         finally:
-            self._abort(left)
+            self._abort(opened)
 
-    def _abort(self, opened: dict[str, OutputAssembler]) -> None:
+    def _step(self) -> None:
+        """One step for all open requests; another stream's find their news where that stream looks when it goes on."""
+        for update in self.engine.step():
+            assembler, ready = self._open_requests[update.request_id]
+            for index in assembler.apply(update):
+                self.engine.abort(update.request_id, index)
+            ready[assembler] = None
+
+    def _abort(self, opened: Iterable[str]) -> None:
         for request_id in opened:
             self.engine.abort(request_id)
+            self._open_requests.pop(request_id, None)
 
     def _run(self, opened: dict[str, OutputAssembler], use_tqdm: bool) -> list[RequestOutput]:
         num_tokens = 0

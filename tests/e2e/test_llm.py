@@ -1,6 +1,7 @@
 """The offline API on the real model: shapes of what comes back, streaming, stops, logprobs, aborts."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -132,6 +133,24 @@ def test_leaving_a_stream_early_frees_everything(smollm2):
     assert not smollm2.engine.has_unfinished
 
 
+def test_streams_and_other_work_may_be_mixed(smollm2, greedy):
+    stream = smollm2.stream(PROMPTS, GREEDY)
+    first = next(stream)
+    other = smollm2.generate(PROMPTS[0], GREEDY, use_tqdm=False)
+    assert first.finished
+    assert other[0].outputs[0].token_ids == greedy[0].outputs[0].token_ids
+    finished = {assembler.request_id: assembler.output for assembler in stream}
+    assert [output.outputs[0].token_ids for output in finished.values()] == [g.outputs[0].token_ids for g in greedy]
+
+
+def test_an_idle_model_uses_no_processor_time(smollm2):
+    smollm2.generate(PROMPTS, GREEDY, use_tqdm=False)
+    time.sleep(0.2)
+    start = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - start < 0.02
+
+
 @pytest.mark.parametrize(
     ("prompts", "params", "words"),
     [
@@ -174,6 +193,7 @@ def test_bad_input_is_refused_by_name_and_disturbs_nothing(smollm2, prompts, par
         ({"block_size": 0}, "--block-size"),
         ({"max_num_seqs": 300, "max_num_batched_tokens": 200}, "--max-num-batched-tokens.*--max-num-seqs"),
         ({"chat_template": "/nowhere"}, "--chat-template /nowhere"),
+        ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization.*kv_cache_memory"),
     ],
 )
 def test_a_knob_that_cannot_work_names_its_flag(knobs, words):

@@ -4,9 +4,9 @@ tables."""
 from collections import Counter
 
 from octavo.engine.engine import Engine
-from octavo.execution.executor import Capacity
+from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan
-from octavo.execution.simulated import SimulatedExecutor, SimulatedStep, hashed_token
+from octavo.execution.simulated import SimulatedExecutor, hashed_token
 
 
 def capacity(
@@ -45,7 +45,7 @@ class ShadowExecutor(SimulatedExecutor):
         self.content = [[0] * capacity.block_size for _ in range(capacity.num_blocks)]
         self.num_copied = 0
 
-    def submit(self, plan: Plan) -> SimulatedStep:
+    def submit(self, plan: Plan) -> FinishedStep:
         self._edit_rows(plan)
         self._copy(plan)
         self._write(plan)
@@ -106,7 +106,7 @@ class ShadowExecutor(SimulatedExecutor):
             assert seen[:end] == shadow.prints[:end], f"row {row} does not see its own tokens"
             assert len(shadow.table) == -(-end // size), "more than the last block is unfilled"
 
-    def _sample(self, plan: Plan, step: SimulatedStep) -> None:
+    def _sample(self, plan: Plan, step: FinishedStep) -> None:
         for row, source, token_ids in zip(plan.sampled_rows, plan.logits_from, step.result().token_ids, strict=True):
             shadow, parent = self.shadows[row], self.shadows[plan.rows[source]]
             end = plan.starts[source] + plan.num_new[source]

@@ -27,6 +27,16 @@ class Step(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step that was over when `submit` returned."""
+
+    output: StepOutput
+
+    def result(self) -> StepOutput:
+        return self.output
+
+
 class Executor(Protocol):
     """Runs plans in the order in which they are submitted."""
 

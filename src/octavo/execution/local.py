@@ -1,30 +1,18 @@
 """The local executor: the model, its KV cache and its runner in this very process."""
 
-from dataclasses import dataclass
-
 import torch
 
 from octavo.config import EngineConfig
-from octavo.execution.executor import Capacity
+from octavo.errors import EngineError
+from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner
-from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.plan import Plan
 from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache
 from octavo.kernels import select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.models.weights.loader import load_model, read_config, resolve_dtype
 from octavo.models.weights.locate import locate
-
-
-@dataclass(frozen=True, slots=True)
-class LocalStep:
-    """A step that waits to be run: on the CPU the work is done by whoever asks for the result."""
-
-    runner: ModelRunner
-    plan: Plan
-
-    def result(self) -> StepOutput:
-        return self.runner.run(self.plan)
 
 
 class LocalExecutor:
@@ -53,7 +41,8 @@ class LocalExecutor:
             self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
         )
         shape = size_cache(config, self.model_config, self.dtype, max_model_len, free_memory_bytes())
-        self._runner = ModelRunner(model, kernels, kernels.allocate_cache(shape, device), max_model_len)
+        cache = kernels.allocate_cache(shape, device)
+        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len)
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
             block_size=shape.block_size,
@@ -63,9 +52,11 @@ class LocalExecutor:
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
         )
 
-    def submit(self, plan: Plan) -> LocalStep:
-        return LocalStep(self._runner, plan)
+    def submit(self, plan: Plan) -> FinishedStep:
+        if self._runner is None:
+            raise EngineError("this engine has been closed")
+        return FinishedStep(self._runner.run(plan))
 
     def close(self) -> None:
         """Drop the weights and the cache."""
-        del self._runner
+        self._runner = None

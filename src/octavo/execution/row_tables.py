@@ -33,11 +33,10 @@ class RowTables:
             self.blocks[row, : self.num_blocks[row]] = old_blocks[row, : self.num_blocks[row]]
 
     def apply(self, plan: Plan) -> None:
-        """Follow a plan's changes of rows and tables, in the plan's order."""
+        """Follow a plan's changes of rows and tables, in the plan's order. A removed row is forgotten when its id comes
+        again."""
         for row in plan.released:
             self.num_blocks[row] = 0
-        for row in plan.removed:
-            self.num_blocks[row] = self.num_tokens[row] = self.num_prompt[row] = 0
         new_rows = [new.row for new in plan.added] + [fork.row for fork in plan.forked]
         largest = max(new_rows, default=-1)
         if largest >= len(self.num_tokens):
@@ -46,11 +45,13 @@ class RowTables:
             count = len(new.token_ids)
             self.tokens[new.row, :count] = new.token_ids
             self.num_tokens[new.row] = self.num_prompt[new.row] = count
+            self.num_blocks[new.row] = 0
         for fork in plan.forked:
             count = self.num_tokens[fork.parent]
             self.tokens[fork.row, :count] = self.tokens[fork.parent, :count]
             self.num_tokens[fork.row] = count
             self.num_prompt[fork.row] = self.num_prompt[fork.parent]
+            self.num_blocks[fork.row] = 0
         for edit in plan.tables:
             table, count = self.blocks[edit.row], int(self.num_blocks[edit.row])
             if edit.num_shared:

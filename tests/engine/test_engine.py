@@ -1,0 +1,107 @@
+"""The step loop over a real (tiny) model: masks, aborts at any moment, scores, errors."""
+
+import random
+
+import pytest
+
+from checkpoints import make_llama
+from octavo.config import EngineConfig
+from octavo.engine.engine import Engine
+from octavo.errors import EngineError, RequestError
+from octavo.execution.local import LocalExecutor
+from octavo.execution.plan import Plan
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling import EngineRequest
+from scheduling.checking import check_engine
+
+VOCAB_SIZE = 97
+
+
+@pytest.fixture(scope="module")
+def executor(tmp_path_factory):
+    folder = make_llama(tmp_path_factory.mktemp("tiny"))
+    yield (executor := LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="256KiB", block_size=4)))
+    executor.close()
+    with pytest.raises(EngineError, match="closed"):
+        executor.submit(Plan())
+
+
+@pytest.fixture
+def engine(executor):
+    engine = Engine(executor, max_num_seqs=16, max_num_batched_tokens=64)
+    yield engine
+    assert engine.ledger().num_used_blocks == 0, "the test left blocks behind"
+
+
+def request(name: str, prompt: list[int], **params) -> EngineRequest:
+    return EngineRequest(name, prompt, SamplingParams(**params), arrival_s=0.0, seed=hash(name) % 1000)
+
+
+def run(engine: Engine) -> dict[str, dict[int, list[int]]]:
+    got: dict[str, dict[int, list[int]]] = {}
+    while engine.has_unfinished:
+        for update in engine.step():
+            for sequence in update.sequences:
+                got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
+        check_engine(engine)
+    return got
+
+
+def bits(allowed: set[int]) -> bytes:
+    return sum(1 << token for token in allowed).to_bytes(-(-VOCAB_SIZE // 8), "little")
+
+
+def test_a_mask_decides_at_every_token_from_the_tokens_before_it(engine):
+    def alternating(token_ids):
+        return bits(set(range(0 if token_ids and token_ids[-1] % 2 else 1, VOCAB_SIZE, 2)))
+
+    engine.add(request("free", [1, 2, 3], max_tokens=8, ignore_eos=True))
+    masked = request("masked", [1, 2, 3], max_tokens=8, n=3, temperature=2.0, ignore_eos=True)
+    engine.add(masked, token_mask=alternating)
+    got = run(engine)
+    for token_ids in got["masked"].values():
+        assert [token % 2 for token in token_ids] == [1, 0] * 4
+    assert len(got["free"][0]) == 8
+
+
+def test_aborting_at_any_moment_leaves_the_others_as_they_were(engine):
+    work = [request(str(i), [i + 1] * (3 + 5 * i % 40), max_tokens=12, n=1 + i % 3, ignore_eos=True) for i in range(12)]
+    for each in work:
+        engine.add(each)
+    wanted = run(engine)
+    r = random.Random(0)
+    for _ in range(6):
+        for each in work:
+            engine.add(each)
+        doomed = r.sample(range(12), 4)
+        deaths = {r.randrange(14): str(name) for name in doomed}
+        got: dict[str, dict[int, list[int]]] = {}
+        for step in range(1000):
+            if step in deaths:
+                engine.abort(deaths[step])
+            if not engine.has_unfinished:
+                break
+            for update in engine.step():
+                assert update.request_id not in [name for at, name in deaths.items() if at <= step]
+                for sequence in update.sequences:
+                    got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
+            check_engine(engine)
+        for name in set(wanted) - set(deaths.values()):
+            assert got[name] == wanted[name]
+
+
+def test_one_sequence_of_a_request_may_be_aborted(engine):
+    engine.add(request("a", [5, 6, 7], max_tokens=10, n=3, ignore_eos=True))
+    engine.step()
+    assert engine.abort("a", 1)
+    assert not engine.abort("a", 1)
+    got = run(engine)
+    assert sorted(got["a"]) == [0, 2]
+    assert not engine.abort("a")
+
+
+def test_a_request_id_in_use_is_refused(engine):
+    engine.add(request("a", [5], max_tokens=2))
+    with pytest.raises(RequestError, match="'a' is already in use"):
+        engine.add(request("a", [6], max_tokens=2))
+    run(engine)

@@ -1,0 +1,51 @@
+"""The runner's rows follow plans, as the shadow of the scheduler's tests does."""
+
+import random
+
+import numpy as np
+
+from octavo.engine.engine import Engine
+from octavo.execution.executor import FinishedStep
+from octavo.execution.plan import Plan
+from octavo.execution.row_tables import RowTables
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling import EngineRequest
+from scheduling.checking import ShadowExecutor, capacity
+
+
+class Mirror(ShadowExecutor):
+    """Applies every plan to `RowTables` too, and compares what they hold with the shadow's own rows."""
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__(capacity(num_blocks, block_size=4, max_model_len=128, vocab_size=1000))
+        self.tables = RowTables(max_model_len=128, block_size=4)
+        self.num_released = 0
+
+    def submit(self, plan: Plan) -> FinishedStep:
+        self.tables.apply(plan)
+        self.num_released += len(plan.released)
+        step = super().submit(plan)
+        if plan.sampled_rows:
+            tokens = [token for (token,) in step.result().token_ids]
+            self.tables.append(np.array(plan.sampled_rows), np.array(tokens))
+        for row, shadow in self.shadows.items():
+            assert self.tables.blocks[row, : self.tables.num_blocks[row]].tolist() == shadow.table
+            prompt, output = self.tables.token_ids(row)
+            prints: list[int] = []
+            for token in np.concatenate((prompt, output)).tolist():
+                prints.append(hash((prints[-1] if prints else 0, token)))
+            assert prints == shadow.prints
+        return step
+
+
+def test_rows_and_tables_follow_forks_copies_preemptions_and_reuse():
+    r, mirror = random.Random(3), Mirror(num_blocks=40)
+    engine = Engine(mirror, max_num_seqs=24, max_num_batched_tokens=48)
+    for number in range(120):
+        params = SamplingParams(n=r.choice((1, 2, 4)), max_tokens=r.randint(1, 20))
+        prompt = [r.randrange(1000) for _ in range(r.randint(1, 40))]
+        engine.add(EngineRequest(str(number), prompt, params, float(number), seed=number))
+    while engine.has_unfinished:
+        engine.step()
+    assert mirror.num_copied > 10
+    assert mirror.num_released > 5

@@ -1,0 +1,58 @@
+"""Knobs: sizes, ranges, and flags that derive from them."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from octavo.cli.flags import add_engine_flags, add_sampling_flags, engine_config, sampling_params
+from octavo.config import EngineConfig, flag, parse_size
+from octavo.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("48MiB", 48 * 2**20),
+        ("2GiB", 2 * 2**30),
+        ("500MB", 500 * 10**6),
+        ("1.5 gib", 3 * 2**29),
+        ("4096", 4096),
+        (4096, 4096),
+        ("40%", 400),
+        ("2.5 %", 25),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text, num_bytes):
+    assert parse_size(text, 1000, "--x") == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-1GiB", "0", "0%", "101%", "1 GiB more", "GiB", "1XB", "nan", "1e9"])
+def test_what_is_not_a_size_is_refused_with_the_flag(text):
+    with pytest.raises(ConfigError, match="--x"):
+        parse_size(text, 1000, "--x")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_sampling_flags(parser)
+    add_engine_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def test_every_knob_has_a_flag_and_the_defaults_agree():
+    assert engine_config(parse([])) == EngineConfig()
+    for field in dataclasses.fields(EngineConfig):
+        assert field.metadata["help"]
+        given = {"dtype": "float32", "load_format": "dummy"}.get(field.name, "7")
+        arguments = [flag(field.name), given]
+        if field.name == "max_num_seqs":
+            arguments += ["--max-num-batched-tokens", "9"]
+        if field.name == "max_num_batched_tokens":
+            arguments += ["--max-num-seqs", "5"]
+        assert str(getattr(engine_config(parse(arguments)), field.name)) == given
+
+
+def test_sampling_flags_make_sampling_params():
+    params = sampling_params(parse(["-n", "3", "--temperature", "0.5", "--stop", "a", "--stop", "b", "--ignore-eos"]))
+    assert (params.n, params.temperature, params.stop, params.ignore_eos) == (3, 0.5, ["a", "b"], True)
