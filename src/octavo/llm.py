@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ class LLM:
         self.config = EngineConfig(model=model, **knobs)
         self.tokenizer = load_tokenizer(self.config)
         self.engine = Engine(
-            LocalExecutor(self.config, progress=True),
+            LocalExecutor(self.config, progress=sys.stderr.isatty()),
             max_num_seqs=self.config.max_num_seqs,
             max_num_batched_tokens=self.config.max_num_batched_tokens,
             max_logprobs=self.config.max_logprobs,

@@ -139,8 +139,9 @@ def test_streams_and_other_work_may_be_mixed(smollm2, greedy):
     other = smollm2.generate(PROMPTS[0], GREEDY, use_tqdm=False)
     assert first.finished
     assert other[0].outputs[0].token_ids == greedy[0].outputs[0].token_ids
-    finished = {assembler.request_id: assembler.output for assembler in stream}
-    assert [output.outputs[0].token_ids for output in finished.values()] == [g.outputs[0].token_ids for g in greedy]
+    finished = {assembler.output.prompt: assembler.output for assembler in stream}
+    for wanted in greedy:
+        assert finished[wanted.prompt].outputs[0].token_ids == wanted.outputs[0].token_ids
 
 
 def test_an_idle_model_uses_no_processor_time(smollm2):

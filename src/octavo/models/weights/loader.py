@@ -91,7 +91,7 @@ def load_model(
         build: the dtype, device, kernels and tensor-parallel rank.
         checkpoint: where the weights are; may be None for dummy weights.
         load_format: `auto` reads the checkpoint, `dummy` makes up weights from `seed`.
-        progress: show a bar on stderr where that is a terminal.
+        progress: show a bar on stderr.
 
     Raises:
         ModelError: a file is missing, truncated or corrupt, a tensor is missing, unknown or of another shape, or the
@@ -188,9 +188,7 @@ def _materialise(model: CausalLM, device: torch.device) -> None:
 def _stream(source: TensorSource, placements: dict[str, Placement], progress: bool) -> None:
     """Read every tensor's slices into their places."""
     total = sum(placement.num_elements * placement.parameter.itemsize for placement in placements.values())
-    with tqdm(
-        total=total, desc="Loading weights", unit="B", unit_scale=True, disable=None if progress else True
-    ) as bar:
+    with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
         for name in source.names():
             placement = placements.get(name)
             if placement is None:
