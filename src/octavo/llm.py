@@ -95,10 +95,9 @@ class LLM:
         Raises:
             RequestError: as for `generate`, or the template refuses the messages.
         """
-        if not messages:
-            raise RequestError("the conversation is empty: give at least one message")
-        conversations = [messages] if isinstance(messages[0], Mapping) else messages
-        prompts = [self.tokenizer.encode_chat(list(each), **template_variables) for each in conversations]
+        is_batch = isinstance(messages, list | tuple) and any(isinstance(each, list | tuple) for each in messages)
+        conversations = messages if is_batch else [messages]
+        prompts = [self.tokenizer.encode_chat(each, **template_variables) for each in conversations]
         return self._run(self._open(prompts, sampling_params), use_tqdm)
 
     def stream(

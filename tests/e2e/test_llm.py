@@ -95,6 +95,12 @@ def test_chat_answers_with_the_models_template_and_stops_by_itself(smollm2):
     assert len(smollm2.chat([messages, messages], GREEDY, use_tqdm=False)) == 2
 
 
+@pytest.mark.parametrize("messages", [[], {}, "Hi", [{"content": "Hi"}], [[{"role": "user", "content": "Hi"}], []]])
+def test_a_conversation_that_is_none_is_refused(smollm2, messages):
+    with pytest.raises(RequestError, match="messages"):
+        smollm2.chat(messages, GREEDY)
+
+
 def test_logprobs_of_output_and_prompt_are_those_of_transformers(smollm2):
     params = SamplingParams(temperature=0, max_tokens=6, logprobs=3, prompt_logprobs=2)
     [output] = smollm2.generate(PROMPTS[0], params, use_tqdm=False)

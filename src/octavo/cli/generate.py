@@ -74,7 +74,7 @@ def _stream(llm: "LLM", prompts: "list[Prompt]", params: SamplingParams) -> None
         for delta in assembler.take_delta():
             num_tokens += len(delta.token_ids)
             printer.add((number, delta.index), delta.text, delta.finish_reason is not None)
-        fullest = max(fullest, llm.ledger(), key=lambda ledger: ledger.num_used_blocks)
+        fullest = max(fullest, llm.ledger(), key=lambda ledger: ledger.num_filled_slots)
     seconds = time.monotonic() - start_s
     print(f"\n{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.1f} tokens/s", file=sys.stderr)
     print(f"KV memory at its fullest: {fullest}\nKV memory now:            {llm.ledger()}", file=sys.stderr)

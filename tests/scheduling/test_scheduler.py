@@ -1,0 +1,185 @@
+"""Who runs in a step, told by what is in the plans."""
+
+from octavo.engine.engine import Engine
+from octavo.execution.plan import Plan
+from octavo.memory import BlockTable
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling import EngineRequest
+from octavo.scheduling.request import Request, SequenceState
+from scheduling.checking import ShadowExecutor, capacity, check_engine
+
+
+class Recorder(ShadowExecutor):
+    """Keeps the plans it was given."""
+
+    def __init__(self, num_blocks: int, block_size: int, depth: int) -> None:
+        super().__init__(capacity(num_blocks, block_size, max_model_len=1000), depth)
+        self.plans: list[Plan] = []
+
+    def submit(self, plan):
+        self.plans.append(plan)
+        return super().submit(plan)
+
+
+class Harness:
+    """An engine whose every step is checked, and what it planned."""
+
+    def __init__(self, num_blocks=100, block_size=4, max_num_seqs=8, max_num_batched_tokens=16, depth=1) -> None:
+        self.executor = Recorder(num_blocks, block_size, depth)
+        self.engine = Engine(self.executor, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+        self.num_requests = 0
+
+    def add(self, name: str, num_prompt: int, max_tokens: int = 8, n: int = 1) -> None:
+        params = SamplingParams(n=n, max_tokens=max_tokens)
+        prompt = [self.num_requests * 100 + i for i in range(num_prompt)]
+        self.engine.add(EngineRequest(name, prompt, params, float(self.num_requests), seed=self.num_requests))
+        self.num_requests += 1
+
+    def step(self) -> Plan:
+        self.engine.step()
+        check_engine(self.engine)
+        return self.executor.plans[-1]
+
+    def finish(self) -> None:
+        while self.engine.has_unfinished:
+            self.step()
+
+    @property
+    def running(self) -> list[str]:
+        return [request.request_id for request in self.engine.scheduler.running]
+
+    @property
+    def used_blocks(self) -> int:
+        return self.engine.ledger().num_used_blocks
+
+
+def test_a_prompt_over_the_token_budget_is_computed_in_chunks_beside_decodes():
+    harness = Harness(max_num_batched_tokens=16)
+    harness.add("short", 4)
+    assert harness.step().num_new == [4]
+    harness.add("long", 40)
+    first, second, third = harness.step(), harness.step(), harness.step()
+    assert (first.num_new, len(first.sampled_rows)) == ([1, 15], 1)
+    assert (second.num_new, len(second.sampled_rows)) == ([1, 15], 1)
+    assert (third.num_new, third.starts, len(third.sampled_rows)) == ([1, 10], [6, 30], 2)
+
+
+def test_samples_share_one_prefill_and_their_prompts_blocks():
+    harness = Harness()
+    harness.add("four", 10, n=4)
+    plan = harness.step()
+    assert plan.num_new == [10]
+    assert (len(plan.sampled_rows), plan.logits_from) == (4, [0] * 4)
+    assert harness.used_blocks == 3
+    plan = harness.step()
+    assert plan.num_new == [1] * 4
+    assert len(plan.copies) == 3, "the last to write keeps the original"
+    assert harness.used_blocks == 2 + 4
+    assert harness.engine.ledger().num_unshared_blocks == 12
+
+
+def test_nobody_overtakes_the_head_of_the_queue():
+    harness = Harness(num_blocks=12)
+    harness.add("first", 30, max_tokens=4)
+    harness.add("large", 24, max_tokens=4)
+    harness.add("small", 1, max_tokens=1)
+    harness.step()
+    assert harness.running == ["first"]
+    harness.finish()
+
+
+def test_the_latest_arrival_is_preempted_and_resumes_before_new_requests():
+    harness = Harness(num_blocks=9, max_num_batched_tokens=32)
+    for name in "abcdef":
+        harness.add(name, 8, max_tokens=16)
+    left = "abcdef"
+    while harness.engine.has_unfinished:
+        harness.step()
+        alive = harness.running + [r.request_id for r in harness.engine.scheduler._waiting.values()]
+        left = "".join(name for name in left if name in alive)
+        assert left.startswith("".join(harness.running)), "the earliest arrivals run, the latest wait"
+    assert harness.engine.scheduler.num_preemptions > 1
+
+
+def test_a_preempted_request_rebuilds_each_distinct_block_once():
+    alone, crowded = Harness(num_blocks=100), Harness(num_blocks=22, max_num_batched_tokens=12)
+    alone.add("first", 4, max_tokens=2)
+    crowded.add("first", 4, max_tokens=56)
+    for harness in (alone, crowded):
+        harness.add("four", 18, max_tokens=14, n=4)
+    blocks_at = {}
+    while alone.engine.has_unfinished:
+        alone.step()
+        for request in alone.engine.scheduler.running:
+            blocks_at[request.sequences[0].num_tokens] = len({b for s in request.sequences for b in s.table.block_ids})
+    num_checked = 0
+    while crowded.engine.has_unfinished:
+        crowded.step()
+        for request in crowded.engine.scheduler.running:
+            if request.request_id == "four" and request.is_decoding and request.num_preemptions:
+                held = len({b for s in request.sequences for b in s.table.block_ids})
+                assert held == blocks_at[request.sequences[0].num_tokens]
+                num_checked += 1
+            if request.num_preemptions == 1 and not request.is_decoding:
+                assert request.num_recomputed_tokens < 18 + 4 * 14, "the shared prompt was counted once"
+    assert num_checked > 0
+
+
+def test_siblings_wait_while_a_rebuild_is_cut_into_chunks():
+    harness = Harness(num_blocks=18, max_num_seqs=5, max_num_batched_tokens=6)
+    harness.add("first", 4, max_tokens=56)
+    harness.add("three", 15, max_tokens=14, n=3)
+    samples = []
+    while harness.engine.has_unfinished:
+        plan = harness.step()
+        samples.append(len(plan.sampled_rows))
+    assert harness.engine.scheduler.num_preemptions > 0
+    assert set(samples) == {0, 1, 3, 4}, "the three sample together or, in the steps of a rebuild, not at all"
+
+
+def test_aborting_the_sequence_that_computes_the_prompt_leaves_it_to_another():
+    harness = Harness(max_num_batched_tokens=8)
+    harness.add("three", 20, n=3)
+    harness.step()
+    harness.engine.abort("three", 0)
+    harness.finish()
+    assert sum(len(plan.sampled_rows) for plan in harness.executor.plans) == 2 * 8
+
+
+def test_a_removed_parents_children_share_what_both_shared_with_it():
+    message = EngineRequest("a", list(range(10)), SamplingParams(n=4), 0.0)
+    request = Request.create(message, 20, frozenset(), None)
+    root, *children = request.sequences
+    for child, shared in zip(children, (6, 9, 4), strict=True):
+        child.fork_at = shared
+    request.remove(root)
+    heir, *others = request.sequences
+    assert (heir.parent, heir.fork_at) == (None, 0)
+    assert [(other.parent, other.fork_at) for other in others] == [(heir, 6), (heir, 4)]
+    grandchild = SequenceState(request, 9, BlockTable(30), 10, parent=others[0], fork_at=8)
+    request.sequences.append(grandchild)
+    request.remove(others[0])
+    assert (grandchild.parent, grandchild.fork_at) == (heir, 6)
+
+
+def test_with_two_steps_in_flight_nothing_is_planned_past_the_end():
+    for depth in (1, 2):
+        harness = Harness(depth=depth)
+        harness.add("a", 5, max_tokens=7)
+        harness.add("b", 9, max_tokens=3, n=2)
+        harness.finish()
+        assert sum(len(plan.sampled_rows) for plan in harness.executor.plans) == 7 + 2 * 3
+
+
+def test_a_plans_size_follows_the_rows_not_their_tokens():
+    import msgspec
+
+    sizes = []
+    for num_prompt in (20, 900):
+        harness = Harness(num_blocks=600, max_num_batched_tokens=1000)
+        harness.add("a", num_prompt, max_tokens=40, n=3)
+        harness.step()
+        sizes.append([len(msgspec.msgpack.encode(harness.step())) for _ in range(8)])
+    assert all(long <= short + 3 * 6 for short, long in zip(*sizes, strict=True)), sizes
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(harness.executor.plans[0]), type=Plan)
+    assert decoded == harness.executor.plans[0]
