@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from octavo.cli.flags import add_engine_flags, add_sampling_flags, engine_config, sampling_params
+from octavo.cli.flags import add_config_flags, add_sampling_flags, read_config_flags, sampling_params
 from octavo.config import EngineConfig, flag, parse_size
 from octavo.errors import ConfigError
 
@@ -36,12 +36,12 @@ def test_what_is_not_a_size_is_refused_with_the_flag(text):
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_sampling_flags(parser)
-    add_engine_flags(parser)
+    add_config_flags(parser, EngineConfig)
     return parser.parse_args(arguments)
 
 
 def test_every_knob_has_a_flag_and_the_defaults_agree():
-    assert engine_config(parse([])) == EngineConfig()
+    assert read_config_flags(parse([]), EngineConfig) == EngineConfig()
     for field in dataclasses.fields(EngineConfig):
         assert field.metadata["help"]
         given = {"dtype": "float32", "load_format": "dummy"}.get(field.name, "7")
@@ -50,7 +50,7 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
             arguments += ["--max-num-batched-tokens", "9"]
         if field.name == "max_num_batched_tokens":
             arguments += ["--max-num-seqs", "5"]
-        assert str(getattr(engine_config(parse(arguments)), field.name)) == given
+        assert str(getattr(read_config_flags(parse(arguments), EngineConfig), field.name)) == given
 
 
 def test_sampling_flags_make_sampling_params():

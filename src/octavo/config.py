@@ -51,7 +51,7 @@ def parse_size(text: str | int, free_bytes: int, name: str) -> int:
 
 
 def knob(default: Any, help: str, *, group: str, metavar: str | None = None) -> Any:
-    """One field of `EngineConfig` with what its flag's help says; choices and type come from the annotation."""
+    """One field of a config with what its flag's help says; choices and type come from the annotation."""
     return dataclasses.field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
 
 
@@ -112,9 +112,10 @@ class EngineConfig:
                     f"{flag(name)} is {getattr(self, name)!r}; it is one of {', '.join(get_args(hints[name]))}"
                 )
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_threads"):
-            self._check_whole(name, 1)
+            if getattr(self, name) is not None:
+                check_whole(self, name, 1)
         for name in ("seed", "max_logprobs"):
-            self._check_whole(name, 0)
+            check_whole(self, name, 0)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) is below --max-num-seqs "
@@ -123,12 +124,67 @@ class EngineConfig:
             )
         parse_size(self.kv_cache_memory, 2**40, flag("kv_cache_memory"))
 
-    def _check_whole(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if value is None and name in ("max_model_len", "num_threads"):
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ConfigError(f"{flag(name)} must be a whole number of at least {low}, got {value!r}")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything that shapes the HTTP server in front of an engine.
+
+    Raises:
+        ConfigError: a value is out of its range, or two do not go together; the message names the flags.
+    """
+
+    host: str = knob("127.0.0.1", "address to listen on", group="server", metavar="ADDRESS")
+    port: int = knob(8000, "port to listen on; 0 takes a free one", group="server", metavar="PORT")
+    api_key: tuple[str, ...] = knob(
+        (), "a key that requests must bring as bearer token; may be given several times", group="server", metavar="KEY"
+    )
+    insecure: bool = knob(False, "listen on a public address without a key", group="server")
+    served_model_name: str | None = knob(
+        None, "name that requests call the model by; the value of --model by default", group="server", metavar="NAME"
+    )
+    max_queued_requests: int = knob(
+        1024, "requests in the server at once; further ones get status 429", group="server limits", metavar="N"
+    )
+    max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N")
+    max_body_bytes: str | int = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
+    max_stop_strings: int = knob(16, "cap on a request's stop texts", group="server limits", metavar="N")
+    max_logit_bias: int = knob(1024, "cap on a request's logit_bias entries", group="server limits", metavar="N")
+    max_prompts: int = knob(64, "cap on the prompts of one completion request", group="server limits", metavar="N")
+    drain_timeout: float = knob(
+        30.0, "seconds that running requests may take to finish after SIGTERM", group="server", metavar="SECONDS"
+    )
+    step_timeout: float = knob(
+        120.0,
+        "seconds without a step while requests wait, after which /health fails",
+        group="server",
+        metavar="SECONDS",
+    )
+    log_prompts: bool = knob(False, "put prompts and answers into the log", group="server")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"--port must be 0 to 65535, got {self.port!r}")
+        for name in ("max_queued_requests", "max_n", "max_prompts"):
+            check_whole(self, name, 1)
+        for name in ("max_stop_strings", "max_logit_bias"):
+            check_whole(self, name, 0)
+        for name in ("drain_timeout", "step_timeout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{flag(name)} must be a number of seconds of at least 0")
+        if not all(self.api_key):
+            raise ConfigError("--api-key must not be empty")
+        parse_size(self.max_body_bytes, 2**40, flag("max_body_bytes"))
+
+
+def check_whole(config: object, name: str, low: int) -> None:
+    """Refuse a knob that is not a whole number of at least `low`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{flag(name)} must be a whole number of at least {low}, got {value!r}")
 
 
 def flag(name: str) -> str:

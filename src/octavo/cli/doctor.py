@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import __version__
-from octavo.cli.flags import add_engine_flags, engine_config
+from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Show this machine, the kernels chosen and why, and the memory that a model with these "
         "flags would take. Loads no weights.",
     )
-    add_engine_flags(parser)
+    add_config_flags(parser, EngineConfig)
     parser.set_defaults(run=run)
 
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         OctavoError: the model cannot be found or read, or does not fit.
     """
-    config = engine_config(arguments)
+    config = read_config_flags(arguments, EngineConfig)
     _print_machine(config)
     _print_model(config)
 

@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from octavo.config import EngineConfig, flag
+from octavo.config import EngineConfig, ServerConfig, flag
 from octavo.sampling_params import SamplingParams
+
+Config = TypeVar("Config", EngineConfig, ServerConfig)
 
 _SAMPLING_HELP = {
     "n": "sequences to generate from each prompt; they share its blocks",
@@ -21,11 +23,11 @@ _SAMPLING_HELP = {
 }
 
 
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for every knob of `EngineConfig`, in its groups, with its help, choices and default."""
-    hints = get_type_hints(EngineConfig)
+def add_config_flags(parser: argparse.ArgumentParser, config: type[EngineConfig] | type[ServerConfig]) -> None:
+    """A flag for every knob of a config, in its groups, with its help, choices and default."""
+    hints = get_type_hints(config)
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(EngineConfig):
+    for field in dataclasses.fields(config):
         name = field.metadata["group"]
         group = groups.setdefault(name, None) or parser.add_argument_group(name)
         groups[name] = group
@@ -33,16 +35,21 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         if field.metadata["metavar"]:
             kind["metavar"] = field.metadata["metavar"]
         help_text = _help(field.metadata["help"], field.default)
-        group.add_argument(flag(field.name), default=field.default, help=help_text, **kind)
+        default = None if kind.get("action") == "append" else field.default
+        group.add_argument(flag(field.name), default=default, help=help_text, **kind)
 
 
-def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Config:
     """The config that the flags ask for.
 
     Raises:
         ConfigError: a value cannot work.
     """
-    return EngineConfig(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(EngineConfig)})
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(arguments, field.name)
+        values[field.name] = tuple(value or ()) if isinstance(field.default, tuple) else value
+    return config(**values)
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +78,12 @@ def _kind(hint: Any) -> dict[str, Any]:
         return {"choices": get_args(hint)}
     if hint is bool:
         return {"action": "store_true"}
+    if get_origin(hint) is tuple:
+        return {"action": "append"}
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
     return {"type": kinds[0], "metavar": {int: "N", float: "X"}.get(kinds[0], "TEXT")}
 
 
 def _help(text: str, default: Any) -> str:
     text = text.replace("%", "%%")
-    return text if default in (None, False) else f"{text} (default: {str(default).replace('%', '%%')})"
+    return text if default in (None, False, ()) else f"{text} (default: {str(default).replace('%', '%%')})"

@@ -6,8 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from octavo.cli.flags import add_engine_flags, add_sampling_flags, engine_config, sampling_params
+from octavo.cli.flags import add_config_flags, add_sampling_flags, read_config_flags, sampling_params
 from octavo.cli.streams import StreamPrinter
+from octavo.config import EngineConfig
 from octavo.errors import RequestError
 from octavo.sampling_params import SamplingParams
 
@@ -33,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="take each prompt as a user's message and answer it with the model's chat template",
     )
     add_sampling_flags(parser)
-    add_engine_flags(parser)
+    add_config_flags(parser, EngineConfig)
     parser.set_defaults(run=run)
 
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         OctavoError: a flag, the model or a prompt is wrong.
     """
-    params, config = sampling_params(arguments), engine_config(arguments)
+    params, config = sampling_params(arguments), read_config_flags(arguments, EngineConfig)
     texts = arguments.prompts or [sys.stdin.read().rstrip("\n")]
     if not all(texts):
         raise RequestError("the prompt is empty: give some text")

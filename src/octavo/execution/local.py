@@ -36,7 +36,7 @@ class LocalExecutor:
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
         build = ModelBuild(self.dtype, device, kernels)
-        check_weights_fit(config, self.model_config, build, free_memory_bytes())
+        self.weight_bytes = check_weights_fit(config, self.model_config, build, free_memory_bytes())
         model = load_model(
             self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
         )

@@ -24,8 +24,8 @@ def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
     return sum(parameter.numel() * parameter.itemsize for _, parameter in modules.named_parameters())
 
 
-def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int) -> None:
-    """Refuse a model whose weights alone are more than what is free.
+def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int) -> int:
+    """Refuse a model whose weights alone are more than what is free. Returns the weights' bytes.
 
     Raises:
         ConfigError: they are; the message says how much is missing.
@@ -39,6 +39,7 @@ def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuil
             f"the weights of {config.model} take {needed / MIB:,.0f} MiB in {str(build.dtype).removeprefix('torch.')} "
             f"and {free_bytes / MIB:,.0f} MiB are free: {smaller} (--model)"
         )
+    return needed
 
 
 def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:

@@ -1,0 +1,80 @@
+"""What crosses between the front and the engine in its own process: msgpack-encoded structs, token ids only."""
+
+import msgspec
+
+from octavo.memory import Ledger
+from octavo.scheduling.admission import Limits
+from octavo.scheduling.messages import EngineRequest, RequestUpdate
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Queue a request."""
+
+    request: EngineRequest
+
+
+class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """End a request, or one of its sequences."""
+
+    request_id: str
+    index: int | None = None
+
+
+class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Drop what is left and exit."""
+
+
+Command = Submit | Abort | Shutdown
+"""From the front to the engine."""
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The model is loaded and the KV cache allocated."""
+
+    limits: Limits
+    block_bytes: int
+    weight_bytes: int
+    dtype: str
+    kernels: str
+    """Which kernels were chosen, and why."""
+    phases_s: dict[str, float]
+    """Seconds that each part of the engine's start took."""
+
+
+class EngineLoad(msgspec.Struct, frozen=True, array_like=True):
+    """What the engine is doing: gauges, and counters since its start."""
+
+    ledger: Ledger
+    num_running: int
+    num_waiting: int
+    num_preemptions: int
+    num_steps: int
+
+
+class StepReport(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What a step gave all requests, one message a step; without updates where only the load has changed."""
+
+    updates: list[RequestUpdate]
+    load: EngineLoad
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A request that the engine would not take."""
+
+    request_id: str
+    message: str
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The engine cannot start or go on. `kind` is the name of an error class of `octavo.errors`."""
+
+    kind: str
+    message: str
+
+
+Event = Ready | StepReport | Refusal | Failure
+"""From the engine to the front."""
+
+encode = msgspec.msgpack.Encoder().encode
+decode_command = msgspec.msgpack.Decoder(Command).decode
+decode_event = msgspec.msgpack.Decoder(Event).decode

@@ -1,0 +1,118 @@
+"""What every endpoint works with: text in, an engine process behind, text out."""
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+from octavo.engine.client import EngineClient, RequestStream
+from octavo.engine.wire import Ready
+from octavo.outputs import RequestOutput
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling.admission import resolve_max_tokens
+from octavo.scheduling.messages import EngineRequest
+from octavo.tokenization.assembler import Delta, OutputAssembler
+from octavo.tokenization.tokenizer import Tokenizer
+
+
+class Front:
+    """A tokenizer and an engine client.
+
+    Args:
+        client: connected.
+        tokenizer: the model's.
+        ready: what the engine said when it was.
+        seed: of requests that bring none.
+    """
+
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer, ready: Ready, seed: int) -> None:
+        self.client = client
+        self.tokenizer = tokenizer
+        self.ready = ready
+        self._seed = seed
+        self._num_requests = 0
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, made off the event loop.
+
+        Raises:
+            RequestError: the text is not valid Unicode.
+        """
+        return await asyncio.to_thread(self.tokenizer.encode, text)
+
+    async def tokenize_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> list[int]:
+        """Token ids of a conversation in the model's chat template, made off the event loop.
+
+        Raises:
+            RequestError: the messages are malformed or the template refuses them.
+        """
+        return await asyncio.to_thread(lambda: self.tokenizer.encode_chat(messages, add_generation_prompt, **variables))
+
+    def check(self, token_ids: list[int], params: SamplingParams) -> None:
+        """Refuse what the engine would, before it is asked.
+
+        Raises:
+            RequestError: the request could never run here.
+        """
+        resolve_max_tokens(token_ids, params, self.ready.limits)
+
+    def generate(self, prompt: str | None, token_ids: list[int], params: SamplingParams) -> "Generation":
+        """Hand a request to the engine. Use the result as `async with`: leaving it aborts what is not over.
+
+        Raises:
+            RequestError: the request could never run here.
+            EngineError: the engine is dead.
+        """
+        self.check(token_ids, params)
+        number, self._num_requests = self._num_requests, self._num_requests + 1
+        request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
+        digest = hashlib.blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
+        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, int.from_bytes(digest)))
+        return Generation(
+            self.client, stream, OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s)
+        )
+
+
+class Generation:
+    """One request in flight."""
+
+    def __init__(self, client: EngineClient, stream: RequestStream, assembler: OutputAssembler) -> None:
+        self._client = client
+        self._stream = stream
+        self._assembler = assembler
+
+    @property
+    def output(self) -> RequestOutput:
+        """All so far."""
+        return self._assembler.output
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._client.abort(self._stream)
+
+    async def deltas(self) -> AsyncIterator[list[Delta]]:
+        """What the sequences gain, step by step, until all are over.
+
+        Raises:
+            OctavoError: the engine refused the request or died.
+        """
+        async for update in self._stream:
+            for index in self._assembler.apply(update):
+                self._client.abort(self._stream, index)
+            if deltas := self._assembler.take_delta():
+                yield deltas
+
+    async def result(self) -> RequestOutput:
+        """The whole output, once all sequences are over.
+
+        Raises:
+            OctavoError: the engine refused the request or died.
+        """
+        async for update in self._stream:
+            for index in self._assembler.apply(update):
+                self._client.abort(self._stream, index)
+        return self.output
