@@ -11,6 +11,8 @@ from octavo.errors import ConfigError
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 LoadFormat = Literal["auto", "dummy"]
 
+MAX_THREADS = 1024
+
 _UNITS = {
     "": 1,
     "B": 1,
@@ -44,10 +46,10 @@ def parse_size(text: str | int, free_bytes: int, name: str) -> int:
             f"{name} is {text!r}, which is not a size: write 48MiB, 2GiB, 500MB, a number of bytes, or a "
             f"share of free memory such as 40%"
         )
-    num_bytes = int(float(size[1]) * _UNITS[size[2].upper()])
-    if num_bytes <= 0:
-        raise ConfigError(f"{name} is {text!r}: it must be above zero")
-    return num_bytes
+    num_bytes = float(size[1]) * _UNITS[size[2].upper()]
+    if not 1 <= num_bytes < 2**63:
+        raise ConfigError(f"{name} is {text!r}: it must be above zero and below 8 EiB")
+    return int(num_bytes)
 
 
 def knob(default: Any, help: str, *, group: str, metavar: str | None = None) -> Any:
@@ -116,6 +118,12 @@ class EngineConfig:
                 check_whole(self, name, 1)
         for name in ("seed", "max_logprobs"):
             check_whole(self, name, 0)
+        if self.num_threads is not None and self.num_threads > MAX_THREADS:
+            raise ConfigError(f"--num-threads must be at most {MAX_THREADS}, got {self.num_threads}")
+        for name in ("model", "tokenizer", "chat_template"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "model"):
+                raise ConfigError(f"{flag(name)} must be a text, got {value!r}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) is below --max-num-seqs "

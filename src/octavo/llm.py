@@ -4,23 +4,21 @@ import dataclasses
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from tqdm import tqdm
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.errors import ConfigError, RequestError
+from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.local import LocalExecutor
 from octavo.memory import Ledger
-from octavo.models.weights.locate import Checkpoint, locate
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 from octavo.tokenization.assembler import OutputAssembler
-from octavo.tokenization.tokenizer import Tokenizer
+from octavo.tokenization.loading import load_tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
@@ -56,7 +54,7 @@ class LLM:
             max_logprobs=self.config.max_logprobs,
         )
         self._num_requests = 0
-        self._open_requests: dict[str, tuple[OutputAssembler, dict[OutputAssembler, None]]] = {}
+        self._open_requests: dict[str, _Opened] = {}
 
     def generate(
         self,
@@ -130,61 +128,60 @@ class LLM:
 
     def _open(
         self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> dict[str, OutputAssembler]:
+    ) -> "_Opened":
         """Tokenize and queue all prompts, or none where one is refused."""
         params = sampling_params if sampling_params is not None else SamplingParams()
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if not all(isinstance(own, SamplingParams) for own in each):
+            raise RequestError("sampling_params must be a SamplingParams, or a list with one for each prompt")
         if len(each) != len(prompts):
             raise RequestError(
                 f"{len(prompts)} prompts and {len(each)} sampling_params: give one for all or one for each"
             )
-        opened: dict[str, OutputAssembler] = {}
+        opened = _Opened()
         try:
             for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
-                text, token_ids = self._tokenize(prompt)
                 try:
-                    assembler = self._queue(text, token_ids, own)
+                    self._queue(opened, prompt, own)
                 except RequestError as error:
                     raise RequestError(f"prompt {number}: {error}") from error
-                opened[assembler.output.request_id] = assembler
         except BaseException:
             self._abort(opened)
             raise
         return opened
 
-    def _queue(self, text: str | None, token_ids: list[int], params: SamplingParams) -> OutputAssembler:
+    def _queue(self, opened: "_Opened", prompt: Prompt, params: SamplingParams) -> None:
+        text, token_ids = self._tokenize(prompt)
         arrival_s = time.monotonic()
-        request_id = str(self._num_requests)
-        self.engine.add(
-            EngineRequest(request_id, token_ids, params, arrival_s, _own_seed(self.config.seed, self._num_requests))
-        )
+        request_id, seed = str(self._num_requests), _own_seed(self.config.seed, self._num_requests)
+        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed))
         self._num_requests += 1
-        return OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
+        opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
+        self._open_requests[request_id] = opened
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        """A prompt's text, where it is one, and its token ids."""
         if isinstance(prompt, Mapping):
-            if "prompt_token_ids" not in prompt and "prompt" not in prompt:
+            if "prompt_token_ids" in prompt:
+                return None, _token_ids(prompt["prompt_token_ids"])
+            if "prompt" not in prompt:
                 raise RequestError(
                     f'a prompt given as a dict needs "prompt" or "prompt_token_ids", got {sorted(prompt)}'
                 )
-            prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt["prompt"]
+            prompt = prompt["prompt"]
         if isinstance(prompt, str):
             return prompt, self.tokenizer.encode(prompt)
-        if not isinstance(prompt, Sequence) or not all(type(token) is int for token in prompt):
-            raise RequestError(f"a prompt is a text, a list of token ids or a dict, got {type(prompt).__name__}")
-        return None, [int(token) for token in prompt]
+        return None, _token_ids(prompt)
 
-    def _steps(self, opened: dict[str, OutputAssembler]) -> Iterator[OutputAssembler]:
+    def _steps(self, opened: "_Opened") -> Iterator[OutputAssembler]:
         """Step the engine until these requests are over; whoever leaves early leaves nothing behind."""
-        ready: dict[OutputAssembler, None] = {}
-        self._open_requests.update((request_id, (assembler, ready)) for request_id, assembler in opened.items())
-        left = set(opened)
+        left = set(opened.assemblers)
         try:
             while left:
-                while not ready:
+                while not opened.ready:
                     self._step()
-                assembler = next(iter(ready))
-                del ready[assembler]
+                assembler = next(iter(opened.ready))
+                del opened.ready[assembler]
                 if assembler.finished:
                     left.remove(assembler.request_id)
                 yield assembler
@@ -193,56 +190,59 @@ class LLM:
 
     def _step(self) -> None:
         """One step for all open requests; another stream's find their news where that stream looks when it goes on."""
+        if not self.engine.has_unfinished:
+            raise EngineError("requests were dropped: they were aborted from elsewhere, or a step failed")
         for update in self.engine.step():
-            assembler, ready = self._open_requests[update.request_id]
+            opened = self._open_requests[update.request_id]
+            assembler = opened.assemblers[update.request_id]
             for index in assembler.apply(update):
                 self.engine.abort(update.request_id, index)
-            ready[assembler] = None
+            opened.ready[assembler] = None
 
-    def _abort(self, opened: Iterable[str]) -> None:
-        for request_id in opened:
+    def _abort(self, opened: "_Opened") -> None:
+        for request_id in opened.assemblers:
             self.engine.abort(request_id)
             self._open_requests.pop(request_id, None)
 
-    def _run(self, opened: dict[str, OutputAssembler], use_tqdm: bool) -> list[RequestOutput]:
-        num_tokens = 0
-        start_s = time.monotonic()
-        with tqdm(total=len(opened), desc="Requests", unit="request", disable=not use_tqdm, dynamic_ncols=True) as bar:
-            for assembler in self._steps(opened):
-                num_tokens += sum(len(delta.token_ids) for delta in assembler.take_delta())
-                if assembler.finished:
-                    bar.set_postfix_str(
-                        f"{num_tokens / (time.monotonic() - start_s):.0f} output tokens/s", refresh=False
-                    )
-                    bar.update()
-        return [assembler.output for assembler in opened.values()]
+    def _run(self, opened: "_Opened", use_tqdm: bool) -> list[RequestOutput]:
+        num_tokens, start_s = 0, time.monotonic()
+        try:
+            total = len(opened.assemblers)
+            with tqdm(total=total, desc="Requests", unit="request", disable=not use_tqdm, dynamic_ncols=True) as bar:
+                for assembler in self._steps(opened):
+                    num_tokens += sum(len(delta.token_ids) for delta in assembler.take_delta())
+                    if assembler.finished:
+                        rate = num_tokens / (time.monotonic() - start_s)
+                        bar.set_postfix_str(f"{rate:.0f} output tokens/s", refresh=False)
+                        bar.update()
+        finally:
+            self._abort(opened)
+        return [assembler.output for assembler in opened.assemblers.values()]
 
 
-def load_tokenizer(config: EngineConfig) -> Tokenizer:
-    """The tokenizer of a model, or the one that `--tokenizer` names, with `--chat-template` over its own.
+@dataclasses.dataclass(slots=True)
+class _Opened:
+    """The requests of one call, and those of them that have something new."""
 
-    Raises:
-        ModelError: it cannot be found or read.
-    """
-    checkpoint: Checkpoint = locate(config.tokenizer or config.model)
-    template = _read_text(config.chat_template, "--chat-template") if config.chat_template else None
-    if checkpoint.format == "gguf":
-        return Tokenizer.from_gguf(checkpoint.path, template)
-    return Tokenizer.from_folder(checkpoint.path, template)
-
-
-def _read_text(path: str, name: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} {path} cannot be read: {error}") from error
+    assemblers: dict[str, OutputAssembler] = dataclasses.field(default_factory=dict)
+    ready: dict[OutputAssembler, None] = dataclasses.field(default_factory=dict)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     """One prompt, a flat list of token ids included, becomes a list of one."""
-    if isinstance(prompts, str | Mapping) or (prompts and all(isinstance(each, int) for each in prompts)):
-        return [prompts]  # type: ignore[list-item]
-    return prompts  # type: ignore[return-value]
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if not isinstance(prompts, list | tuple):
+        raise RequestError(f"prompts must be a prompt or a list of prompts, got {type(prompts).__name__}")
+    if prompts and all(isinstance(each, int) for each in prompts):
+        return [prompts]
+    return prompts
+
+
+def _token_ids(prompt: object) -> list[int]:
+    if not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
+        raise RequestError(f"a prompt is a text, a list of token ids or a dict, got {type(prompt).__name__}")
+    return list(prompt)
 
 
 def _own_seed(seed: int, number: int) -> int:

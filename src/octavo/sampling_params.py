@@ -11,6 +11,21 @@ from octavo.errors import RequestError
 MAX_SEED = 2**64 - 1
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether this is a number that a float holds."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python doesn't print an int of more than some thousand digits.
+        return "a number of too many digits"
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How to turn a request's logits into tokens, and when to stop.
 
@@ -67,11 +82,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         def check(good: bool, field: str, wanted: str) -> None:
             if not good:
-                raise RequestError(f"{field} must be {wanted}, got {getattr(self, field)!r}")
+                raise RequestError(f"{field} must be {wanted}, got {_shown(getattr(self, field))}")
 
         def finite(field: str) -> bool:
             value = getattr(self, field)
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return not isinstance(value, bool) and _is_finite(value)
 
         def whole(value: Any, low: int, high: float = math.inf) -> bool:
             return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -88,7 +103,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         check(self.max_tokens is None or whole(self.max_tokens, 1), "max_tokens", "a whole number of at least 1")
         check(whole(self.min_tokens, 0), "min_tokens", "a whole number of at least 0")
         if self.max_tokens is not None:
-            check(self.min_tokens <= self.max_tokens, "min_tokens", f"at most max_tokens ({self.max_tokens})")
+            check(self.min_tokens <= self.max_tokens, "min_tokens", f"at most max_tokens ({_shown(self.max_tokens)})")
         for field in ("logprobs", "prompt_logprobs"):
             check(getattr(self, field) is None or whole(getattr(self, field), 0), field, "a whole number of at least 0")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -112,7 +127,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         )
         for token_id, bias in (self.logit_bias or {}).items():
             check(
-                whole(token_id, 0) and isinstance(bias, int | float) and math.isfinite(bias),
+                whole(token_id, 0) and _is_finite(bias),
                 "logit_bias",
                 "token ids with finite numbers",
             )
@@ -123,7 +138,3 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0

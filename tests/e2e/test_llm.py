@@ -8,7 +8,7 @@ import torch
 
 from checkpoints import transformers_from_gguf, transformers_logits
 from octavo import LLM, RequestOutput, SamplingParams
-from octavo.errors import ConfigError, RequestError
+from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.models.weights.locate import locate
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -194,7 +194,7 @@ def test_bad_input_is_refused_by_name_and_disturbs_nothing(smollm2, prompts, par
     [
         ({"kv_cache_memory": "lots"}, "--kv-cache-memory.*'lots'.*48MiB"),
         ({"kv_cache_memory": "1KiB"}, "--kv-cache-memory 1KiB is less than one KV block"),
-        ({"kv_cache_memory": "900TiB"}, "--kv-cache-memory.*free"),
+        ({"kv_cache_memory": "900TiB", "max_num_seqs": 2048}, "--kv-cache-memory.*free"),
         ({"max_model_len": 9000}, "--max-model-len 9000.*8192"),
         ({"dtype": "int3"}, "--dtype.*'int3'.*bfloat16"),
         ({"block_size": 0}, "--block-size"),
@@ -216,3 +216,40 @@ def test_a_pool_smaller_than_the_models_length_starts_and_says_what_it_can_serve
             llm.generate([[1] * 400], use_tqdm=False)
         [output] = llm.generate([[1] * 300], SamplingParams(ignore_eos=True), use_tqdm=False)
         assert len(output.outputs[0].token_ids) == 52
+
+
+@pytest.mark.parametrize("prompts", [b"abc", {"prompt_token_ids": "hello"}, None, iter("ab"), [1.5], [[True]], [None]])
+def test_what_is_no_prompt_is_refused_and_not_guessed(smollm2, prompts):
+    with pytest.raises(RequestError, match="prompt"):
+        smollm2.generate(prompts, GREEDY, use_tqdm=False)
+
+
+def test_sampling_params_of_another_type_are_refused(smollm2):
+    with pytest.raises(RequestError, match="SamplingParams"):
+        smollm2.generate("Hi", {"n": 1}, use_tqdm=False)
+
+
+def test_a_request_aborted_from_elsewhere_is_told_to_its_caller(smollm2):
+    stream = smollm2.stream(PROMPTS[0], GREEDY)
+    assembler = next(stream)
+    smollm2.engine.abort(assembler.request_id)
+    with pytest.raises(EngineError, match="aborted from elsewhere"):
+        next(stream)
+
+
+def test_an_error_while_showing_progress_leaves_nothing_behind(smollm2, greedy, monkeypatch):
+    def broken(*_args, **_keywords):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("octavo.llm.tqdm", broken)
+        with pytest.raises(OSError, match="disk full"):
+            smollm2.generate(PROMPTS, GREEDY)
+    assert not smollm2.engine.has_unfinished
+    [output] = smollm2.generate(PROMPTS[0], GREEDY, use_tqdm=False)
+    assert output.outputs[0].token_ids == greedy[0].outputs[0].token_ids
+
+
+def test_an_extreme_top_k_is_just_all_tokens(smollm2):
+    [output] = smollm2.generate("Hi", SamplingParams(top_k=2**63, max_tokens=2, ignore_eos=True), use_tqdm=False)
+    assert len(output.outputs[0].token_ids) == 2

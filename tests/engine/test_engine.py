@@ -9,7 +9,7 @@ from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError, RequestError
 from octavo.execution.local import LocalExecutor
-from octavo.execution.plan import Plan
+from octavo.execution.plan import Plan, StepOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
 from scheduling.checking import check_engine
@@ -105,3 +105,50 @@ def test_a_request_id_in_use_is_refused(engine):
     with pytest.raises(RequestError, match="'a' is already in use"):
         engine.add(request("a", [6], max_tokens=2))
     run(engine)
+
+
+class Failing:
+    """An executor that fails at a chosen moment, and otherwise does what the real one does."""
+
+    def __init__(self, executor: LocalExecutor, error: BaseException, fail_in: str) -> None:
+        self.capacity, self.depth = executor.capacity, 1
+        self._executor, self._error, self._fail_in = executor, error, fail_in
+        self.left = 3
+
+    def submit(self, plan: Plan) -> "Failing":
+        self.left -= 1
+        if self.left == 0 and self._fail_in == "submit":
+            raise self._error
+        self._step = self._executor.submit(plan)
+        return self
+
+    def result(self) -> StepOutput:
+        if self.left == 0 and self._fail_in == "result":
+            raise self._error
+        return self._step.result()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fail_in", ["submit", "result", "mask"])
+@pytest.mark.parametrize("error", [MemoryError("no memory"), KeyboardInterrupt()])
+def test_an_error_in_a_step_drops_every_request_and_leaves_the_engine_as_new(executor, fail_in, error):
+    def mask(token_ids):
+        if fail_in == "mask" and len(token_ids) == 2:
+            raise error
+        return bits(set(range(VOCAB_SIZE)))
+
+    engine = Engine(Failing(executor, error, fail_in), max_num_seqs=16, max_num_batched_tokens=64)
+    first = request("first", [1, 2, 3], max_tokens=6, n=3, ignore_eos=True)
+    fresh = Engine(executor, max_num_seqs=16, max_num_batched_tokens=64)
+    fresh.add(first)
+    wanted = run(fresh)
+    engine.add(first, token_mask=mask)
+    engine.add(request("second", [4] * 30, max_tokens=6, n=2, ignore_eos=True))
+    with pytest.raises(type(error)):
+        run(engine)
+    assert not engine.has_unfinished
+    assert engine.ledger().num_used_blocks == 0
+    engine.add(first)
+    assert run(engine) == wanted

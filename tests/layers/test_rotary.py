@@ -1,10 +1,14 @@
 """The rotary table: exact where it matters, and shaped without being computed on the meta device."""
 
 import math
+from typing import Any
 
+import pytest
 import torch
 
+from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels
+from octavo.layers import rotary as rotary_module
 from octavo.layers.build import ModelBuild
 from octavo.layers.rotary import RotaryEmbedding, rotary_frequencies
 
@@ -48,6 +52,36 @@ def test_on_the_meta_device_the_table_has_its_shape_and_is_filled_later() -> Non
     assert embedding.cos_sin.shape == (5000, 8)
     embedding.fill_table(CPU)
     torch.testing.assert_close(embedding.cos_sin, rotary(torch.float32).cos_sin)
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 3.0}, LLAMA3])
+def test_a_shorter_table_has_the_same_values(dtype: torch.dtype, scaling: dict[str, Any] | None) -> None:
+    build = ModelBuild(dtype, CPU, ReferenceKernels())
+    whole = RotaryEmbedding(24, 9001, 10000.0, scaling, build).cos_sin
+    for max_positions in (1, 255, 4097):
+        assert torch.equal(RotaryEmbedding(24, max_positions, 10000.0, scaling, build).cos_sin, whole[:max_positions])
+
+
+def test_a_table_made_in_parts_is_the_one_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = rotary(torch.float32).cos_sin
+    monkeypatch.setattr(rotary_module, "POSITIONS_AT_ONCE", 77)
+    assert torch.equal(rotary(torch.float32).cos_sin, at_once)
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 10**400}, LLAMA3 | {"factor": 10**400}])
+def test_scaling_by_what_no_float_can_be_is_refused(scaling: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="rope scaling of kind"):
+        rotary_frequencies(8, 10000.0, scaling, torch.float32)
 
 
 def test_llama3_scaling_leaves_short_wavelengths_and_divides_long_ones() -> None:

@@ -55,8 +55,7 @@ class MemoryMachine(RuleBasedStateMachine):
         for position in range(start, start + count):
             self.next_token += 1
             self.tokens[table].append(self.next_token)
-            slot = table.slot(position, size)
-            self.content[divmod(slot, size)] = self.next_token
+            self.content[table.block_ids[position // size], position % size] = self.next_token
 
     @rule(target=sequences, parent=sequences, data=st.data())
     def fork(self, parent: BlockTable, data: st.DataObject) -> BlockTable:
@@ -83,7 +82,7 @@ class MemoryMachine(RuleBasedStateMachine):
         size = self.memory.block_size
         for table, tokens in self.tokens.items():
             assert table.num_tokens == len(tokens)
-            assert [self.content[divmod(table.slot(p, size), size)] for p in range(len(tokens))] == tokens
+            assert [self.content[table.block_ids[p // size], p % size] for p in range(len(tokens))] == tokens
 
     @precondition(lambda self: hasattr(self, "memory"))
     @invariant()

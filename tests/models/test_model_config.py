@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from octavo.errors import ModelError
+from octavo.execution.sizing import weight_bytes
+from octavo.kernels.reference import ReferenceKernels
+from octavo.layers.build import ModelBuild
 from octavo.models.config import parse_config
 
 MINIMAL: dict[str, Any] = {
@@ -66,13 +69,45 @@ def test_end_of_sequence_ids_of_both_files_are_joined_without_repeats() -> None:
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_parameters": {"rope_theta": "high"}}, "rope_theta"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters"),
+        ({"rope_theta": 10**400}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
+        ({"eos_token_id": [10**19]}, "eos_token_id"),
     ],
 )
 def test_an_unusable_field_is_named_with_its_file(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError, match=named) as error:
         parse_config(MINIMAL | change, "some/config.json")
     assert "some/config.json" in str(error.value)
+
+
+@pytest.mark.parametrize("size", [2**31, 10**19, 10**400])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+    ],
+)
+def test_a_size_that_no_model_has_is_named(name: str, size: int) -> None:
+    with pytest.raises(ModelError, match=rf"config\.json does not describe a model: .*{name}"):
+        parse_config({**MINIMAL, name: size}, "config.json")
+
+
+def test_the_largest_sizes_can_still_be_counted() -> None:
+    widths = ("vocab_size", "hidden_size", "intermediate_size")
+    heads = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    sizes = dict.fromkeys(widths, 2**24) | dict.fromkeys(heads, 2**16) | {"max_position_embeddings": 2**27}
+    config = parse_config({**MINIMAL, **sizes}, "config.json")
+    build = ModelBuild(torch.float64, torch.device("meta"), ReferenceKernels())
+    assert weight_bytes(config, build) > 2**60
 
 
 def test_a_missing_field_is_named() -> None:

@@ -1,9 +1,9 @@
-"""Counter-based random numbers: the published values, and what makes them random."""
+"""Counter-based random numbers: the published values, and a key for each token to be drawn."""
 
 import numpy as np
 import pytest
 
-from octavo.sampling.philox import philox4x32, uniform
+from octavo.sampling.philox import philox4x32, row_keys
 
 # The known-answer vectors of Random123 1.14 (kat_vectors, philox4x32 10): counter, key, result.
 KNOWN_ANSWERS = [
@@ -27,31 +27,13 @@ def test_rows_of_a_batch_are_computed_apart() -> None:
     assert np.array_equal(philox4x32(counters, keys), expected)
 
 
-def test_a_number_is_the_top_53_bits_of_the_first_two_words() -> None:
-    assert uniform([0], [0], [0])[0] == ((0x6627E8D5 >> 5) * 2**26 + (0xE169C58D >> 6)) / 2**53
+def test_a_key_is_the_first_two_words_of_what_seed_sequence_and_position_give() -> None:
+    assert np.array_equal(row_keys([0], [0], [0]), words("6627e8d5 e169c58d"))
+    counter, key = words("00000005 00000003 00000000 00000000"), words("89abcdef 01234567")
+    assert np.array_equal(row_keys([0x0123456789ABCDEF], [3], [5]), philox4x32(counter, key)[:, :2])
 
 
-def test_both_halves_of_the_seed_count() -> None:
-    numbers = uniform([1, 1 << 32, 1 + (1 << 32), 2**64 - 1], [0] * 4, [0] * 4)
-    assert len(set(numbers)) == 4
-
-
-@pytest.mark.parametrize("varied", range(3), ids=["seed", "sequence", "position"])
-def test_numbers_are_uniform_and_uncorrelated_along_each_argument(varied: int) -> None:
-    count = 100_000
-    arguments = [np.full(count, 3, dtype=np.uint64) for _ in range(3)]
-    arguments[varied] = np.arange(count, dtype=np.uint64)
-    numbers = uniform(*arguments)
-    assert numbers.min() >= 0
-    assert numbers.max() < 1
-    bins = np.histogram(numbers, bins=100, range=(0, 1))[0]
-    chi_square = ((bins - count / 100) ** 2 / (count / 100)).sum()
-    assert 50 < chi_square < 160  # 99 degrees of freedom: outside with a chance under 1 in 10,000
-    for lag in (1, 2, 7):
-        assert abs(np.corrcoef(numbers[:-lag], numbers[lag:])[0, 1]) < 0.015
-
-
-def test_sequences_of_one_seed_are_uncorrelated() -> None:
-    positions = np.arange(50_000)
-    first, second = (uniform(np.full(50_000, 9, dtype=np.uint64), np.full(50_000, i), positions) for i in (0, 1))
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
+def test_every_seed_sequence_and_position_has_a_key_of_its_own() -> None:
+    seeds = [0, 1, 2, 1 << 32, 1 + (1 << 32), 2**64 - 1]
+    arguments = np.array([(seed, i, p) for seed in seeds for i in range(20) for p in range(200)], dtype=np.uint64)
+    assert len(np.unique(row_keys(*arguments.T), axis=0)) == len(arguments)

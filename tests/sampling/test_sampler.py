@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.sampling import SampleResult, SamplingTable, sample
-from octavo.sampling.philox import uniform
+from octavo.sampling.noise import exponential, hash_tokens
+from octavo.sampling.philox import row_keys
 from octavo.sampling_params import SamplingParams
 
 VOCAB = 40
@@ -54,7 +55,7 @@ def bits(token_ids: list[int]) -> bytes:
 
 
 def token_of_one(
-    logits: list[float], params: SamplingParams, *, position: int, number: float, mask: list[int] | None
+    logits: list[float], params: SamplingParams, *, position: int, noise: list[float], mask: list[int] | None
 ) -> int:
     """The whole of sampling for one row, a token at a time."""
     for token in range(VOCAB):
@@ -71,7 +72,7 @@ def token_of_one(
     highest = max(logits)
     if highest == -math.inf:
         return EOS
-    if params.is_greedy:
+    if params.temperature == 0:
         return logits.index(highest)
     weights = [math.exp((value - highest) / params.temperature) for value in logits]
     if 0 < params.top_k < VOCAB:
@@ -83,8 +84,14 @@ def token_of_one(
         last = next(i for i, mass in enumerate(masses) if mass >= params.top_p * masses[-1])
         weights = [weight if weight >= falling[last] else 0.0 for weight in weights]
     weights = [weight if weight >= params.min_p * max(weights) else 0.0 for weight in weights]
-    sums = list(accumulate(weights))
-    return next(token for token, total in enumerate(sums) if total > number * sums[-1])
+    times = [weight / one for weight, one in zip(weights, noise, strict=True)]
+    return times.index(max(times))
+
+
+def noise_of(row: int, position: int) -> list[float]:
+    """Each token's, in the tables of `make_table`."""
+    keys = torch.from_numpy(row_keys([5 + row], [row % 3], [position]).view(np.int32))
+    return exponential(hash_tokens(torch.arange(VOCAB).unsqueeze(0)), keys, torch.float64)[0].tolist()
 
 
 some_tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12, unique=True)
@@ -117,8 +124,8 @@ def test_any_mixture_of_rows_gets_the_tokens_of_a_loop_over_rows(
     given_masks = [(row, bits(mask)) for row, mask in enumerate(masks[: len(params)]) if mask is not None]
     result = sample_rows(logits, params, position=position, masks=given_masks)
     for row, row_params in enumerate(params):
-        number = float(uniform([5 + row], [row % 3], [position])[0])
-        expected = token_of_one(logits[row].tolist(), row_params, position=position, number=number, mask=masks[row])
+        noise = noise_of(row, position)
+        expected = token_of_one(logits[row].tolist(), row_params, position=position, noise=noise, mask=masks[row])
         assert int(result.token_ids[row]) == expected
 
 
@@ -290,3 +297,26 @@ def test_the_table_grows_to_any_row() -> None:
     logits = random_logits(2)
     result = sample(logits, table, np.array([1000, 0]), np.zeros(2, int), no_history, [])
     assert result.token_ids.tolist() == [11, int(logits[1].argmax())]
+
+
+def test_numbers_larger_than_the_table_holds_mean_all_tokens_and_never() -> None:
+    huge = 2**70
+    table = make_table([SamplingParams(top_k=huge, logprobs=huge, min_tokens=huge), SamplingParams(logprobs=VOCAB)])
+    table.copy_row(0, 1, 0)
+    table.set_row(0, SamplingParams(logprobs=VOCAB, min_tokens=9), 5, 0, [EOS])
+    result = sample(random_logits(1).expand(2, -1), table, np.array([0, 1]), np.full(2, 4), history, [])
+    assert result.token_ids[0] == result.token_ids[1]
+    assert result.logprobs[0] == result.logprobs[1]
+    table.set_row(0, SamplingParams(prompt_logprobs=huge), 5, 0, [])
+    assert table.num_prompt_logprobs(0) > VOCAB
+
+
+def test_clearing_a_row_twice_or_one_never_set_does_no_harm() -> None:
+    table = make_table([SamplingParams(temperature=0)])
+    for row in (5, 1000, 5):
+        table.clear_row(row)
+    logits = random_logits(1)
+    result = sample(logits, table, np.array([0]), np.zeros(1, int), no_history, [])
+    assert int(result.token_ids[0]) == int(logits.argmax())
+    table.clear_row(0)
+    table.clear_row(0)

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessor, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from octavo.sampling import truncation
-from octavo.sampling.truncation import Limits, truncate
+from octavo.sampling.truncation import Cutoffs, truncate
 
 
-def limits(rows: list[tuple[int, float, float]]) -> Limits:
+def cutoffs(rows: list[tuple[int, float, float]]) -> Cutoffs:
     top_k, top_p, min_p = zip(*rows, strict=True)
     wide = torch.float64
-    return Limits(torch.tensor(top_k), torch.tensor(top_p, dtype=wide), torch.tensor(min_p, dtype=wide))
+    return Cutoffs(torch.tensor(top_k), torch.tensor(top_p, dtype=wide), torch.tensor(min_p, dtype=wide))
 
 
 def kept(probabilities: torch.Tensor, rows: list[tuple[int, float, float]]) -> torch.Tensor:
     """`truncate`'s groups put together again: zero where a token is cut."""
     result = torch.full_like(probabilities, torch.nan)
-    for group in truncate(probabilities, limits(rows)):
+    for group in truncate(probabilities, cutoffs(rows)):
         assert (group.token_ids.diff(dim=1) > 0).all()
         dense = torch.zeros_like(probabilities[group.rows])
         assert result[group.rows].isnan().all(), "a row came twice"
-        result[group.rows] = dense.scatter(1, group.token_ids, group.probabilities)
+        result[group.rows] = dense.scatter(1, group.token_ids.expand_as(group.probabilities), group.probabilities)
     return result
 
 
@@ -43,7 +43,7 @@ def kept_one_by_one(probabilities: list[float], top_k: int, top_p: float, min_p:
     return [p if p >= least else 0.0 for p in probabilities]
 
 
-row_limits = st.tuples(
+row_cutoffs = st.tuples(
     st.one_of(st.just(0), st.integers(1, 60)),
     st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
     st.one_of(st.just(0.0), st.floats(0, 1)),
@@ -52,13 +52,13 @@ row_limits = st.tuples(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    rows=st.lists(row_limits, min_size=1, max_size=6),
+    rows=st.lists(row_cutoffs, min_size=1, max_size=6),
     spread=st.sampled_from([0.0, 0.3, 2.0, 30.0, 800.0]),
     decimals=st.sampled_from([0, 1, 9]),
     widths=st.sampled_from([(), (1,), (4, 16), (64, 1024)]),
     seed=st.integers(0, 2**32),
 )
-def test_any_mixture_of_limits_keeps_what_a_loop_keeps(
+def test_any_mixture_of_cutoffs_keeps_what_a_loop_keeps(
     rows: list[tuple[int, float, float]], spread: float, decimals: int, widths: tuple[int, ...], seed: int
 ) -> None:
     """`decimals=0` makes many equal probabilities, a large spread many of zero."""
@@ -82,13 +82,13 @@ def test_any_mixture_of_limits_keeps_what_a_loop_keeps(
         ((0, 1.0, 0.05), MinPLogitsWarper(0.05)),
     ],
 )
-def test_each_limit_keeps_what_transformers_keeps(row: tuple[int, float, float], warper: LogitsProcessor) -> None:
+def test_each_cutoff_keeps_what_transformers_keeps(row: tuple[int, float, float], warper: LogitsProcessor) -> None:
     scores = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 5000)) * 3)
     expected = warper(torch.empty(0), scores).isfinite()
     assert torch.equal(kept(scores.softmax(-1), [row] * 8) > 0, expected)
 
 
-def test_the_limits_follow_one_another_as_in_transformers() -> None:
+def test_the_cutoffs_follow_one_another_as_in_transformers() -> None:
     scores = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 5000)) * 3)
     expected, no_ids = scores, torch.LongTensor()
     for warper in (TopKLogitsWarper(40), TopPLogitsWarper(0.8), MinPLogitsWarper(0.02)):
@@ -104,5 +104,5 @@ def test_equals_at_the_edge_are_all_kept() -> None:
 def test_only_rows_whose_set_is_not_among_the_likeliest_are_sorted_whole() -> None:
     peaked, flat, cold = torch.arange(0, -500.0, -0.1), torch.zeros(5000), torch.arange(0, -500000.0, -100)
     probabilities = torch.stack([peaked, flat, peaked, cold]).double().softmax(-1)
-    groups = truncate(probabilities, limits([(0, 0.9, 0.0), (0, 0.9, 0.0), (5, 1.0, 0.0), (50, 0.9, 0.0)]))
+    groups = truncate(probabilities, cutoffs([(0, 0.9, 0.0), (0, 0.9, 0.0), (5, 1.0, 0.0), (50, 0.9, 0.0)]))
     assert [(group.rows.tolist(), group.token_ids.shape[1]) for group in groups] == [([0, 2, 3], 64), ([1], 5000)]

@@ -168,7 +168,6 @@ def _write_gguf(path: Path, model: str, tokens: Any, bos: int, eos: int, **more:
         "scores": lambda scores: writer.add_token_scores(list(scores)),
         "merges": writer.add_token_merges,
         "unk": writer.add_unk_token_id,
-        "eot": writer.add_eot_token_id,
         "add_bos": writer.add_add_bos_token,
         "add_eos": writer.add_add_eos_token,
         "add_space_prefix": writer.add_add_space_prefix,

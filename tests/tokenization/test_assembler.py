@@ -136,6 +136,34 @@ def test_stop_texts_do_not_count_before_min_tokens(byte_level: Tokenizer) -> Non
     assert only(assembler).text == "a.b"
 
 
+@pytest.mark.parametrize("include", [False, True])
+def test_a_stop_text_that_begins_before_min_tokens_counts_where_it_is_complete(
+    byte_level: Tokenizer, include: bool
+) -> None:
+    token_ids = byte_level.encode("안녕 xyz!")
+    num_before = len(byte_level.encode("안녕 x"))
+    assembler = make(byte_level, stop=[" xy"], min_tokens=num_before, include_stop_str_in_output=include)
+    assert feed(assembler, token_ids[:num_before]) == []
+    assert only(assembler).text == "안녕"
+    assert feed(assembler, token_ids[num_before:]) == [0]
+    output = only(assembler)
+    assert (output.text, output.stop_reason) == ("안녕 xy" if include else "안녕", " xy")
+    assert byte_level.decode(output.token_ids) == "안녕 xy"
+
+
+def test_text_stays_in_order_around_min_tokens(byte_level: Tokenizer) -> None:
+    token_ids = byte_level.encode("a.b.c!d.e")
+    num_min = len(byte_level.encode("a.b.c!"))
+    assembler = make(byte_level, stop=["a.b", ".c", "!d.f"], min_tokens=num_min)
+    shown = []
+    for token_id in token_ids:
+        assert feed(assembler, [token_id]) == []
+        shown += [delta.text for delta in assembler.take_delta()]
+    assert shown == ["", "", "a.b", "", ".c", "", "", "", "!d.e"]
+    assembler.apply(update(SequenceUpdate(0, token_ids[:1], "length")))
+    assert (only(assembler).text, only(assembler).finish_reason) == ("a.b.c!d.ea", "length")
+
+
 def test_special_tokens_are_in_the_text_only_if_asked_for(byte_level: Tokenizer) -> None:
     token_ids = byte_level.encode("a<|endoftext|>b")
     for skips, text in [(True, "ab"), (False, "a<|endoftext|>b")]:

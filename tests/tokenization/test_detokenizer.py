@@ -22,7 +22,7 @@ streams = st.lists(st.integers(0, 505), max_size=60)
 
 def streamed(tokenizer: Tokenizer, token_ids: list[int], skip_special_tokens: bool = True) -> str:
     stream = tokenizer.stream(skip_special_tokens)
-    return "".join(stream.push(token_id) for token_id in token_ids) + stream.finish()
+    return "".join(stream.push(token_id) for token_id in token_ids)
 
 
 @given(text=texts, skips=st.booleans())

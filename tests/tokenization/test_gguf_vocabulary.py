@@ -59,7 +59,6 @@ def test_smollm2_splits_digits_as_its_published_tokenizer_does(
 
 
 def test_smollm2_knows_its_special_tokens_and_size(smollm2: Tokenizer) -> None:
-    assert (smollm2.bos_token_id, smollm2.eos_token_id, smollm2.eos_token_ids) == (1, 2, (2,))
     assert smollm2.vocab_size == 49152
     assert smollm2.token_text(2) == "<|im_end|>"
     assert smollm2.decode([1, 2, 2683]) == smollm2.token_text(2683)
@@ -123,9 +122,9 @@ def test_bos_and_eos_go_around_a_text_where_the_file_says_so(digits: Callable[..
     assert digits(pre="gpt-2", add_bos=True).encode("1", add_special_tokens=False) == digits(pre="gpt-2").encode("1")
 
 
-def test_an_end_of_turn_token_ends_a_text_too(digits: Callable[..., Tokenizer]) -> None:
-    tokenizer = digits(pre="gpt-2", eot=0)
-    assert (tokenizer.eos_token_id, tokenizer.eos_token_ids) == (1, (1, 0))
+def test_templates_know_the_files_special_tokens(digits: Callable[..., Tokenizer]) -> None:
+    tokenizer = digits(pre="gpt-2", chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    assert tokenizer.render_chat([{"role": "user", "content": "1"}]) == "<s>1</s>"
 
 
 def sentencepiece_reference(text: str, ids: dict[str, int], scores: list[float]) -> list[str]:

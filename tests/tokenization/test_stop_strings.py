@@ -11,9 +11,9 @@ stop_lists = st.lists(st.text(alphabet, min_size=1, max_size=6), max_size=4)
 pieces_of_text = st.lists(st.text(alphabet, max_size=7), max_size=12)
 
 
-def naive(text: str, stops: list[str], include: bool) -> tuple[str, str | None]:
-    """The whole text at once: the match that ends first wins, the longest of those that end together."""
-    for end in range(len(text) + 1):
+def naive(text: str, stops: list[str], include: bool, ends_after: int = 0) -> tuple[str, str | None]:
+    """The whole text at once: the match that ends first after so many characters, the longest that ends there."""
+    for end in range(ends_after + 1, len(text) + 1):
         complete = [stop for stop in stops if text[:end].endswith(stop)]
         if complete:
             stop = max(complete, key=len)
@@ -21,11 +21,12 @@ def naive(text: str, stops: list[str], include: bool) -> tuple[str, str | None]:
     return text, None
 
 
-def run(pieces: list[str], stops: list[str], include: bool) -> tuple[str, str | None]:
+def run(pieces: list[str], stops: list[str], include: bool, num_endless: int = 0) -> tuple[str, str | None]:
+    """`num_endless` pieces come first in which no stop may end."""
     checker = StopChecker(stops, include)
     emitted = ""
-    for piece in pieces:
-        safe, stop = checker.push(piece)
+    for index, piece in enumerate(pieces):
+        safe, stop = checker.push(piece, may_end=index >= num_endless)
         emitted += safe
         if stop is not None:
             return emitted + checker.finish(), stop
@@ -35,6 +36,14 @@ def run(pieces: list[str], stops: list[str], include: bool) -> tuple[str, str | 
 @given(pieces=pieces_of_text, stops=stop_lists, include=st.booleans())
 def test_the_result_is_that_of_searching_the_whole_text(pieces: list[str], stops: list[str], include: bool) -> None:
     assert run(pieces, stops, include) == naive("".join(pieces), stops, include)
+
+
+@given(pieces=pieces_of_text, stops=stop_lists, include=st.booleans(), num_endless=st.integers(0, 12))
+def test_a_stop_that_may_not_end_yet_is_passed_over_and_later_ones_are_not(
+    pieces: list[str], stops: list[str], include: bool, num_endless: int
+) -> None:
+    ends_after = len("".join(pieces[:num_endless]))
+    assert run(pieces, stops, include, num_endless) == naive("".join(pieces), stops, include, ends_after)
 
 
 @given(pieces=pieces_of_text, stops=stop_lists)

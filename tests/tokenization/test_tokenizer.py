@@ -14,6 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from octavo.errors import ModelError, RequestError
 from octavo.tokenization.tokenizer import Tokenizer
 
+SPECIAL_TOKENS = "{{ bos_token }} {{ eos_token }}"
+MESSAGES = [{"role": "user", "content": "the"}]
+
 
 @pytest.fixture(scope="module")
 def oracle(byte_level_folder: Path) -> PreTrainedTokenizerBase:
@@ -33,22 +36,17 @@ def test_a_folder_encodes_and_decodes_as_transformers_does(
             )
 
 
-def test_a_batch_is_encoded_as_its_texts_are(byte_level: Tokenizer, varied_texts: list[str]) -> None:
-    assert byte_level.encode_batch(varied_texts) == [byte_level.encode(text) for text in varied_texts]
-
-
-def test_special_tokens_are_known_by_text_or_object(byte_level: Tokenizer, oracle: PreTrainedTokenizerBase) -> None:
-    assert byte_level.bos_token_id == oracle.bos_token_id
-    assert byte_level.eos_token_id == oracle.eos_token_id
-    assert byte_level.eos_token_ids == (oracle.eos_token_id,)
-    assert byte_level.vocab_size == len(oracle)
+def test_special_tokens_are_known_by_text_or_object(byte_level_folder: Path, oracle: PreTrainedTokenizerBase) -> None:
+    tokenizer = Tokenizer.from_folder(byte_level_folder, chat_template=SPECIAL_TOKENS)
+    assert tokenizer.render_chat(MESSAGES) == f"{oracle.bos_token} {oracle.eos_token}"
+    assert tokenizer.vocab_size == len(oracle)
 
 
 def test_special_tokens_may_be_in_their_own_file(byte_level_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
     (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>", "bos_token": null}')
-    tokenizer = Tokenizer.from_folder(tmp_path)
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (None, 0)
+    tokenizer = Tokenizer.from_folder(tmp_path, chat_template=SPECIAL_TOKENS)
+    assert tokenizer.render_chat(MESSAGES) == " <|endoftext|>"
 
 
 def test_the_files_post_processor_adds_bos_once(byte_level_backend: tokenizers.Tokenizer, tmp_path: Path) -> None:
@@ -123,14 +121,46 @@ def test_a_template_file_goes_before_the_configs_and_a_given_one_before_both(
     assert Tokenizer.from_folder(tmp_path, chat_template="given").chat_template == "given"
 
 
+@pytest.mark.parametrize(
+    ("template", "cause"),
+    [
+        ([{"name": "default"}], "missing required field `template`"),
+        ([{"name": "default", "template": None}], "template"),
+        (["default"], "`object`, got `str`"),
+        (5, "got `int`"),
+    ],
+)
+def test_a_malformed_chat_template_is_named(
+    template: object, cause: str, byte_level_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    with pytest.raises(ModelError, match=rf"chat_template in .*tokenizer_config\.json must be .*{cause}"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_template_file_that_is_not_utf_8_is_named(byte_level_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_bytes("안녕".encode("cp949"))
+    with pytest.raises(ModelError, match=r"chat_template\.jinja cannot be read as UTF-8"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_config_whose_named_templates_have_no_default_has_none(byte_level_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    named = [{"name": "tool_use", "template": "tools"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert Tokenizer.from_folder(tmp_path).chat_template is None
+
+
 def test_the_front_needs_no_torch_and_forks_without_a_warning(byte_level_folder: Path) -> None:
     program = (
         "import os, sys\n"
         "from octavo.tokenization import assembler\n"
         "from octavo.tokenization.tokenizer import Tokenizer\n"
-        "Tokenizer.from_folder(sys.argv[1]).encode_batch(['the quick brown fox'] * 64)\n"
+        "Tokenizer.from_folder(sys.argv[1]).encode('the quick brown fox ' * 64)\n"
         "child = os.fork()\n"
-        "Tokenizer.from_folder(sys.argv[1]).encode_batch(['the quick brown fox'] * 64)\n"
+        "Tokenizer.from_folder(sys.argv[1]).encode('the quick brown fox ' * 64)\n"
         "if child: os.waitpid(child, 0); print('torch' in sys.modules, 'transformers' in sys.modules)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}

@@ -48,6 +48,9 @@ def run_scheduler(arguments: argparse.Namespace) -> None:
 
     if min(arguments.sequences + arguments.tokens) < 1:
         raise ConfigError("--sequences and --tokens must be at least 1")
+    for path in filter(None, (arguments.json, arguments.plot)):
+        if not Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"there is no folder for {path}")
     total = len(arguments.sequences) * len(arguments.tokens)
     costs = list(
         tqdm(sweep(arguments.sequences, arguments.tokens), total=total, desc="Measuring", leave=False, file=sys.stderr)

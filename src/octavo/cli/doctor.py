@@ -119,7 +119,7 @@ def _print_model(config: EngineConfig) -> None:
 
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
     slots = cache.num_blocks * cache.block_size
-    full_length = -(-max_model_len // cache.block_size)
+    full_length, short = -(-max_model_len // cache.block_size), min(512, max_model_len)
     _print_section(
         f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
         {
@@ -127,7 +127,7 @@ def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) 
             "one block": f"{cache.block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)",
             "blocks": f"{cache.num_blocks:,} ({cache.num_bytes / MIB:,.0f} MiB), room for {slots:,} tokens",
             "sequences": f"{cache.num_blocks // full_length:,} at the full {max_model_len} tokens, "
-            f"{min(cache.num_blocks // -(-512 // cache.block_size), config.max_num_seqs):,} of 512 tokens "
+            f"{min(cache.num_blocks // -(-short // cache.block_size), config.max_num_seqs):,} of {short} tokens "
             f"(at most {config.max_num_seqs} at once, --max-num-seqs)",
         },
     )

@@ -45,9 +45,11 @@ def run(arguments: argparse.Namespace) -> None:
         OctavoError: a flag, the model or a prompt is wrong.
     """
     params, config = sampling_params(arguments), read_config_flags(arguments, EngineConfig)
-    texts = arguments.prompts or [sys.stdin.read().rstrip("\n")]
+    texts = arguments.prompts or [_read_prompt()]
     if not all(texts):
         raise RequestError("the prompt is empty: give some text")
+    if params.n > config.max_num_seqs:
+        raise RequestError(f"-n {params.n} is over the {config.max_num_seqs} sequences of --max-num-seqs")
     from octavo.llm import LLM
 
     start_s = time.monotonic()
@@ -55,6 +57,20 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{config.model} ready in {time.monotonic() - start_s:.1f} s", file=sys.stderr)
         prompts = [_prompt(llm, text, arguments.chat) for text in texts]
         _stream(llm, prompts, params)
+
+
+def _read_prompt() -> str:
+    """Standard input as text.
+
+    Raises:
+        RequestError: it is closed, or not UTF-8.
+    """
+    if sys.stdin is None:
+        raise RequestError("give a prompt: standard input is closed")
+    try:
+        return sys.stdin.buffer.read().decode().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"standard input is not UTF-8 text: {error}") from error
 
 
 def _prompt(llm: "LLM", text: str, chat: bool) -> "Prompt":
@@ -68,14 +84,14 @@ def _stream(llm: "LLM", prompts: "list[Prompt]", params: SamplingParams) -> None
     }
     printer = StreamPrinter(labels, sys.stdout)
     numbers: dict[str, int] = {}
-    num_tokens, fullest = 0, llm.ledger()
+    num_tokens = 0
     start_s = time.monotonic()
     for assembler in llm.stream(prompts, params):
         number = numbers.setdefault(assembler.request_id, len(numbers))
         for delta in assembler.take_delta():
             num_tokens += len(delta.token_ids)
             printer.add((number, delta.index), delta.text, delta.finish_reason is not None)
-        fullest = max(fullest, llm.ledger(), key=lambda ledger: ledger.num_filled_slots)
     seconds = time.monotonic() - start_s
     print(f"\n{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.1f} tokens/s", file=sys.stderr)
-    print(f"KV memory at its fullest: {fullest}\nKV memory now:            {llm.ledger()}", file=sys.stderr)
+    print(f"KV memory at its fullest: {llm.engine.fullest}", file=sys.stderr)
+    print(f"KV memory now:            {llm.ledger()}", file=sys.stderr)

@@ -176,7 +176,10 @@ class EngineClient:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _send(self, command: Command) -> None:
-        self._commands.send(encode(command), zmq.NOBLOCK)
+        try:
+            self._commands.send(encode(command), zmq.NOBLOCK)
+        except zmq.Again:  # the queue has no bound, so this says that nobody is at the other end
+            self._die(EngineError("the engine process is gone"))
 
     async def _listen(self) -> None:
         """Take the engine's events in order."""

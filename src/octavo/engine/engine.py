@@ -31,6 +31,8 @@ class Engine:
         self.executor = executor
         self.scheduler = Scheduler(limits, capacity.eos_token_ids)
         self.num_steps = 0
+        self.fullest = self.ledger()
+        """The ledger of the step that held the most blocks so far."""
         self._in_flight: deque[tuple[ScheduledStep, Step]] = deque()
 
     @property
@@ -52,8 +54,22 @@ class Engine:
         return self.scheduler.abort(request_id, index)
 
     def step(self) -> list[RequestUpdate]:
-        """Plan and submit a step; once as many are in flight as the executor takes, collect the oldest."""
+        """Plan and submit a step; once as many are in flight as the executor takes, collect the oldest.
+
+        Whatever is raised on the way, Ctrl-C included, leaves counts ahead of what has run: then every request is
+        dropped, and the engine is as new.
+        """
+        try:
+            return self._step()
+        except BaseException:
+            self._in_flight.clear()
+            self.scheduler.reset()
+            raise
+
+    def _step(self) -> list[RequestUpdate]:
         scheduled = self.scheduler.schedule()
+        if self.scheduler.memory.num_used_blocks > self.fullest.num_used_blocks:
+            self.fullest = self.ledger()
         if not scheduled.plan.is_empty:
             self._in_flight.append((scheduled, self.executor.submit(scheduled.plan)))
             self.num_steps += 1

@@ -1,4 +1,4 @@
-"""An engine in a process of its own, `python -m octavo.engine.process COMMANDS EVENTS CONFIG`; `EngineClient` starts it."""
+"""An engine in a process of its own: `python -m octavo.engine.process COMMANDS EVENTS CONFIG`."""
 
 import signal
 import sys

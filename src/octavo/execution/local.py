@@ -35,7 +35,7 @@ class LocalExecutor:
         self.kernel_choice = select_kernels(device)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
-        build = ModelBuild(self.dtype, device, kernels)
+        build = ModelBuild(self.dtype, device, kernels, max_model_len=max_model_len)
         self.weight_bytes = check_weights_fit(config, self.model_config, build, free_memory_bytes())
         model = load_model(
             self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress

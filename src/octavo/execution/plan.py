@@ -74,10 +74,6 @@ class Plan(msgspec.Struct, array_like=True):
     sampled."""
 
     @property
-    def num_tokens(self) -> int:
-        return sum(self.num_new)
-
-    @property
     def is_empty(self) -> bool:
         """True where nothing is computed and nothing changes for the runner."""
         return not self.rows and self == Plan()

@@ -20,26 +20,35 @@ MIB = 2**20
 
 def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
     """Bytes that the weights take in the build's dtype, counted on the meta device."""
+    return _weight_and_table_bytes(model, build)[0]
+
+
+def _weight_and_table_bytes(model: ModelConfig, build: ModelBuild) -> tuple[int, int]:
+    """Bytes of the parameters, and of what is computed from the config beside them."""
     modules = build_model(model, replace(build, device=torch.device("meta")))
-    return sum(parameter.numel() * parameter.itemsize for _, parameter in modules.named_parameters())
+    weights = sum(parameter.nbytes for _, parameter in modules.named_parameters())
+    tables = sum(table.nbytes for module in modules.modules() for table in module.buffers(recurse=False))
+    return weights, tables
 
 
 def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int) -> int:
-    """Refuse a model whose weights alone are more than what is free. Returns the weights' bytes.
+    """Refuse a model whose weights and tables alone are more than what is free. Returns the weights' bytes.
 
     Raises:
         ConfigError: they are; the message says how much is missing.
     """
-    needed = weight_bytes(model, build)
-    if needed > free_bytes:
+    build = replace(build, max_model_len=resolve_max_model_len(config, model))
+    weights, tables = _weight_and_table_bytes(model, build)
+    if weights + tables > free_bytes:
         smaller = (
             "choose a smaller model" if build.dtype.itemsize <= 2 else "use --dtype bfloat16 or choose a smaller model"
         )
         raise ConfigError(
-            f"the weights of {config.model} take {needed / MIB:,.0f} MiB in {str(build.dtype).removeprefix('torch.')} "
+            f"the weights of {config.model} take {weights / MIB:,.0f} MiB in {str(build.dtype).removeprefix('torch.')}"
+            f", its table of {build.max_model_len} positions (--max-model-len) {tables / MIB:,.0f} MiB, "
             f"and {free_bytes / MIB:,.0f} MiB are free: {smaller} (--model)"
         )
-    return needed
+    return weights
 
 
 def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
@@ -64,21 +73,21 @@ def size_cache(
     """The KV cache that `--kv-cache-memory` buys, and no more than all sequences at full length could use.
 
     Raises:
-        ConfigError: it is more than is free, or less than one block.
+        ConfigError: this cache is more than is free, or less than one block.
     """
     block = CacheShape(1, model.num_hidden_layers, config.block_size, model.num_key_value_heads, model.head_dim, dtype)
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
-    if wanted_bytes > free_bytes:
-        raise ConfigError(
-            f"--kv-cache-memory {config.kv_cache_memory} is {wanted_bytes / MIB:,.0f} MiB and only "
-            f"{free_bytes / MIB:,.0f} MiB are free: lower it"
-        )
     most_useful = config.max_num_seqs * -(-max_model_len // config.block_size)
     num_blocks = min(wanted_bytes // block.block_bytes, most_useful)
     if num_blocks < 1:
         raise ConfigError(
             f"--kv-cache-memory {config.kv_cache_memory} is less than one KV block of {block.block_bytes:,} bytes "
             f"({config.block_size} tokens): raise it or lower --block-size"
+        )
+    if num_blocks * block.block_bytes > free_bytes:
+        raise ConfigError(
+            f"--kv-cache-memory {config.kv_cache_memory} makes a cache of {num_blocks * block.block_bytes / MIB:,.0f} "
+            f"MiB and only {free_bytes / MIB:,.0f} MiB are free: lower it"
         )
     servable = num_blocks * config.block_size
     if servable < max_model_len:

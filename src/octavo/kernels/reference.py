@@ -49,7 +49,7 @@ class Tile:
     """
     masked_from: int
     """Every query sees all keys before this one."""
-    hidden: torch.Tensor
+    masked: torch.Tensor
     """`[num_rows, num_queries, 1, num_keys - masked_from]` bool: the query may not see the key."""
 
 
@@ -193,7 +193,7 @@ def _attend(
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     by_query = scores.view(num_kv_heads, rows, tile.num_queries, group, tile.num_keys)
-    by_query[..., tile.masked_from :].masked_fill_(tile.hidden, -torch.inf)
+    by_query[..., tile.masked_from :].masked_fill_(tile.masked, -torch.inf)
     weights = scores.softmax(dim=-1)
     tile_values = _gather(values, tile, queries.dtype)
     attended = torch.empty_like(tile_queries)
@@ -229,7 +229,8 @@ def _spans(step: ReferenceStep, shape: CacheShape, window: int | None, num_heads
     spans = []
     for row, (start, end) in enumerate(pairwise(step.query_starts)):
         context = step.context_lens[row]
-        most_queries = max(1, SCORE_BYTES // (score_bytes * context))
+        most_keys = -(-context // block_size) * block_size
+        most_queries = max(1, SCORE_BYTES // (score_bytes * most_keys))
         for token in range(start, end, most_queries):
             num_queries = min(most_queries, end - token)
             first_position = context - (end - token)
@@ -277,9 +278,9 @@ def _lay_out(spans: list[Span], batch: RaggedBatch, block_size: int, window: int
         unseen |= keys <= positions[:, :1] - window
         masked_from = 0
     masked_keys, masked_positions = keys[:, None, masked_from:], positions[:, :, None]
-    hidden = masked_keys > masked_positions
+    masked = masked_keys > masked_positions
     if window is not None:
-        hidden |= masked_keys <= masked_positions - window
+        masked |= masked_keys <= masked_positions - window
     return Tile(
         num_rows=len(spans),
         num_queries=num_queries,
@@ -288,5 +289,5 @@ def _lay_out(spans: list[Span], batch: RaggedBatch, block_size: int, window: int
         blocks=batch.block_tables[rows, logical_blocks.clamp_(max=batch.block_tables.shape[1] - 1)].flatten(),
         unseen=unseen.flatten().nonzero().squeeze(1),
         masked_from=masked_from,
-        hidden=hidden.unsqueeze(2),
+        masked=masked.unsqueeze(2),
     )

@@ -17,6 +17,8 @@ class ModelBuild:
     device: torch.device
     kernels: Kernels
     tensor_parallel: TensorParallel = field(default_factory=TensorParallel)
+    max_model_len: int | None = None
+    """The longest sequence to be computed, in tokens: tables over positions end there. None is the model's own."""
 
     def parameter(self, *shape: int) -> nn.Parameter:
         """An unfilled parameter, to be filled through a `Placement`."""

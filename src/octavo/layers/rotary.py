@@ -12,6 +12,9 @@ from octavo.layers.build import ModelBuild
 
 Scaling = dict[str, Any]
 
+POSITIONS_AT_ONCE = 4096
+"""Computed at a time: what is held beside the table itself stays small."""
+
 
 class RotaryEmbedding(nn.Module):
     """Rotates queries and keys by their positions, from a table made once for all layers.
@@ -26,7 +29,9 @@ class RotaryEmbedding(nn.Module):
     def __init__(
         self, head_dim: int, max_positions: int, theta: float, scaling: Scaling | None, build: ModelBuild
     ) -> None:
-        """`scaling` is None, or has `rope_type` and what that kind needs, as in Hugging Face's config.json.
+        """The table covers the positions below `max_positions`; which ones it covers changes none of its values.
+
+        `scaling` is None, or has `rope_type` and what that kind needs, as in Hugging Face's config.json.
 
         Raises:
             ModelError: the kind of scaling is unknown, or lacks a field.
@@ -40,12 +45,13 @@ class RotaryEmbedding(nn.Module):
     def fill_table(self, device: torch.device) -> None:
         """Compute the table on `device`; on the meta device it has a shape only."""
         dtype = self.frequencies.dtype
-        if device.type == "meta":  # its arithmetic would import sympy: 0.7 s and 70 MB
-            table = torch.empty(self.max_positions, 2 * len(self.frequencies), dtype=dtype, device=device)
-        else:
+        table = torch.empty(self.max_positions, 2 * len(self.frequencies), dtype=dtype, device=device)
+        if device.type != "meta":  # its arithmetic would import sympy: 0.7 s and 70 MB
             positions = torch.arange(self.max_positions, dtype=dtype)
-            angles = torch.outer(positions, self.frequencies)
-            table = torch.cat((angles.cos(), angles.sin()), dim=-1).to(device)
+            for start in range(0, self.max_positions, POSITIONS_AT_ONCE):
+                part = slice(start, start + POSITIONS_AT_ONCE)
+                angles = torch.outer(positions[part], self.frequencies)
+                table[part] = torch.cat((angles.cos(), angles.sin()), dim=-1)
         self.register_buffer("cos_sin", table, persistent=False)
 
     def forward(
@@ -69,7 +75,7 @@ def rotary_frequencies(head_dim: int, theta: float, scaling: Scaling | None, dty
         raise ModelError(f"unknown kind of rope scaling {kind!r}; known ones: default, {', '.join(_SCALINGS)}")
     try:
         return _SCALINGS[kind](frequencies, scaling)
-    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"the model's rope scaling of kind {kind!r} is not usable: {error!r} in {scaling}") from error
 
 

@@ -34,6 +34,10 @@ class BlockManager:
         return self.pool.num_free
 
     @property
+    def num_used_blocks(self) -> int:
+        return self.pool.num_used
+
+    @property
     def tables(self) -> Iterable[BlockTable]:
         """The tables that hold blocks."""
         return self._tables.keys()

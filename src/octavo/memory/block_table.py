@@ -13,7 +13,3 @@ class BlockTable:
     num_tokens: int = 0
     """Tokens whose states the table holds: slots filled in logical order."""
     block_ids: list[int] = field(default_factory=list)
-
-    def slot(self, position: int, block_size: int) -> int:
-        """The physical slot of the token at `position`."""
-        return self.block_ids[position // block_size] * block_size + position % block_size

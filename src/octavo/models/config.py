@@ -1,5 +1,6 @@
 """What a model looks like: the facts that other parts need, read from config.json or a GGUF's metadata."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -38,7 +39,6 @@ class ModelConfig:
     checkpoint_dtype: torch.dtype = torch.bfloat16
     """What `dtype="auto"` means: a safetensors checkpoint's own, bfloat16 for a GGUF."""
     eos_token_ids: tuple[int, ...] = ()
-    bos_token_id: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,22 +68,26 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
 }
 """Fields that change what a model computes, each with the values (beside null) that leave it as in LLaMA."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-TokenId = Annotated[int, msgspec.Meta(ge=0)]
+# The limits are far over any model and keep sizes, and products of them, within what torch can count.
+Layers = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
+Heads = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+Width = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+Positions = Annotated[int, msgspec.Meta(ge=1, le=2**27)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class _Fields(msgspec.Struct, kw_only=True):
     """The fields read from a config.json, as transformers 4 and 5 write them. Absent ones have LLaMA's defaults."""
 
     architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
-    vocab_size: Count
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count | None = None
-    head_dim: Count | None = None
-    max_position_embeddings: Count = 2048
+    vocab_size: Width
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Heads
+    num_key_value_heads: Heads | None = None
+    head_dim: Heads | None = None
+    max_position_embeddings: Positions = 2048
     rms_norm_eps: float = 1e-6
     rope_theta: Annotated[float, msgspec.Meta(gt=0)] | None = None
     rope_scaling: dict[str, Any] | None = None
@@ -94,7 +98,6 @@ class _Fields(msgspec.Struct, kw_only=True):
     dtype: str | None = None
     torch_dtype: str | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
-    bos_token_id: TokenId | None = None
     layer_types: list[str] | None = None
 
 
@@ -134,7 +137,6 @@ def parse_config(raw: dict[str, Any], source: str, generation: dict[str, Any] | 
         mlp_bias=fields.mlp_bias,
         checkpoint_dtype=_dtype(fields.dtype or fields.torch_dtype or "bfloat16", source),
         eos_token_ids=tuple(dict.fromkeys(_ids(fields.eos_token_id) + _ids(more_eos))),
-        bos_token_id=fields.bos_token_id,
         extra=_extra(raw, fields.layer_types or []),
     )
     _check_heads(config, source)
@@ -146,8 +148,8 @@ def _rope(fields: _Fields, source: str) -> tuple[float, dict[str, Any] | None]:
     scaling = {**(fields.rope_scaling or {}), **(fields.rope_parameters or {})}
     theta = scaling.pop("rope_theta", fields.rope_theta or 10000.0)
     scaling.pop("partial_rotary_factor", None)
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise ModelError(f"{source}: rope_theta must be a number above 0, got {theta!r}")
+    if not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
+        raise ModelError(f"{source}: rope_theta must be a number above 0, got {theta!r:.80}")
     kind = scaling.pop("rope_type", None) or scaling.get("type") or "default"
     scaling.pop("type", None)
     if not isinstance(kind, str) or any(isinstance(value, dict) for value in scaling.values()):

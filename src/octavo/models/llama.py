@@ -33,9 +33,8 @@ class LlamaForCausalLM(nn.Module):
         tied = config.tie_word_embeddings
         self.ignored_tensors: tuple[str, ...] = ("rotary_emb.inv_freq", *(("lm_head.weight",) if tied else ()))
         self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
-        rotary = RotaryEmbedding(
-            config.head_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling, build
-        )
+        max_positions = build.max_model_len or config.max_position_embeddings
+        rotary = RotaryEmbedding(config.head_dim, max_positions, config.rope_theta, config.rope_scaling, build)
         self.layers = nn.ModuleList(DecoderLayer(i, config, rotary, build) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
         self.lm_head = ParallelLMHead(

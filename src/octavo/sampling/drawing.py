@@ -2,6 +2,11 @@
 
 import torch
 
+from octavo.sampling.noise import exponential, hash_tokens
+
+NOISE_AT_ONCE = 1 << 18
+"""Noise is made for whole rows of about this many tokens in all, to bound memory and stay in a processor's cache."""
+
 
 def most_likely(logits: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     """The token of each row's highest logit, ties to the lowest id.
@@ -48,19 +53,31 @@ def make_finite(logits: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     return maxima
 
 
-def draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Draw a token from each row by inverting its cumulative distribution, tokens in the order of their ids.
+def draw(probabilities: torch.Tensor, token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Draw a token from each row by an exponential race: the highest of probability / noise, ties to the lowest id.
 
-    A token of probability zero is never drawn: the cumulative sum doesn't rise there.
+    Each token has noise of its own (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, with
+    logarithms taken). So where two rows of one key differ by rounding, they part about as rarely as any two draws from
+    them must: with a chance of at most 2d / (1 + d), d being their total variation distance. An inverted cumulative
+    sum would carry one token's rounding over to all tokens after it.
+
+    A token of probability zero is never drawn, nor, as noise has 32 bits, is one more than 2^38 times less likely than
+    the likeliest.
 
     Args:
-        probabilities: `[num_rows, vocab_size]`, not negative, with at least one above zero; they need not add up to 1.
-        uniforms: `[num_rows]` float64 from 0 to 1 - 2^-53.
+        probabilities: `[num_rows, num_tokens]` float32 or float64, not negative; they need not add up to 1, but the
+            highest of a row is a normal number.
+        token_ids: `[num_rows, num_tokens]` or `[1, num_tokens]` int64, rising along a row.
+        keys: `[num_rows, 2]` int32, which the noise is a function of: see `noise.exponential`.
 
     Returns:
-        `[num_rows]` int64.
+        `[num_rows]` int64 token ids.
     """
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    # A number of at most 1 - 2^-53 keeps the product under the total after rounding, so a place is always found.
-    targets = uniforms.unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+    hashed = hash_tokens(token_ids).expand(probabilities.shape)
+    rows_at_once = max(1, NOISE_AT_ONCE // probabilities.shape[1])
+    parts = zip(*(torch.split(whole, rows_at_once) for whole in (probabilities, hashed, keys)), strict=True)
+    places = [
+        torch.div(chances, exponential(part, row_keys, chances.dtype)).max(dim=-1, keepdim=True).indices
+        for chances, part, row_keys in parts
+    ]
+    return token_ids.expand(probabilities.shape).gather(1, torch.cat(places)).squeeze(1)

@@ -38,22 +38,20 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     return np.stack(words, axis=-1).astype(np.uint32)
 
 
-def uniform(seeds: ArrayLike, sequence_indices: ArrayLike, output_positions: ArrayLike) -> NDArray[np.float64]:
-    """One uniform number for each (seed, sequence, position).
+def row_keys(seeds: ArrayLike, sequence_indices: ArrayLike, output_positions: ArrayLike) -> NDArray[np.uint32]:
+    """A key of 64 random bits for each (seed, sequence, position).
 
     Args:
-        seeds: `[n]`, 0 to 2^64 - 1: the key.
+        seeds: `[n]`, 0 to 2^64 - 1: Philox's key.
         sequence_indices: `[n]`, below 2^32: which of the request's sequences.
         output_positions: `[n]`, below 2^32: how many tokens the sequence has generated.
 
     Returns:
-        `[n]` in [0, 1), multiples of 2^-53.
+        `[n, 2]`, the first two words that Philox gives.
     """
     seed = np.asarray(seeds, dtype=np.uint64)
     key = np.stack([seed & _LOW, seed >> _SHIFT], axis=-1).astype(np.uint32)
     counter = np.zeros((seed.shape[0], 4), dtype=np.uint32)
     counter[:, 0] = output_positions
     counter[:, 1] = sequence_indices
-    words = philox4x32(counter, key).astype(np.uint64)
-    high, low = words[:, 0] >> np.uint64(5), words[:, 1] >> np.uint64(6)
-    return ((high << np.uint64(26)) | low).astype(np.float64) * 2.0**-53
+    return philox4x32(counter, key)[:, :2].copy()

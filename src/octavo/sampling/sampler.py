@@ -13,10 +13,10 @@ from octavo.sampling.drawing import draw, make_finite, most_likely
 from octavo.sampling.logprobs import token_logprobs
 from octavo.sampling.masks import add_bias, allow_bits, allow_only, forbid
 from octavo.sampling.penalties import penalize_occurrence, penalize_repetition
-from octavo.sampling.philox import uniform
+from octavo.sampling.philox import row_keys
 from octavo.sampling.ragged import Indices, TokenIds
 from octavo.sampling.table import SamplingTable
-from octavo.sampling.truncation import Limits, truncate
+from octavo.sampling.truncation import Cutoffs, truncate
 
 TokenHistory = Callable[[int], tuple[TokenIds, TokenIds]]
 """From a row id to the token ids of its prompt and of its output."""
@@ -92,9 +92,10 @@ def sample(
     """Choose the next token of each row.
 
     Allowed tokens and masks, logit_bias, penalties, then min_tokens edit the logits. Rows at temperature 0 take the
-    most likely token; for the others follow temperature, top-k, top-p and min-p, in this order, and a draw with the one
-    random number that belongs to (seed, sequence, position). A row's token depends on no other row, bit for bit. It is
-    one that the masks allow, unless they allow none or the logits aren't numbers: see `drawing.make_finite`.
+    most likely token; for the others follow temperature, top-k, top-p and min-p, in this order, and a race between the
+    tokens left, each with the noise that belongs to (seed, sequence, position, token). A row's token depends on no
+    other row, bit for bit. It is one that the masks allow, unless they allow none or the logits aren't numbers: see
+    `drawing.make_finite`.
 
     Args:
         logits: `[n, vocab_size]`, any floating dtype; 16 bit is widened to float32. Not changed.
@@ -171,13 +172,12 @@ def _draw(scores: torch.Tensor, batch: _Batch) -> torch.Tensor:
     temperature = batch.column("temperature", scores).to(scores.dtype).clamp_(min=torch.finfo(scores.dtype).tiny)
     scores.div_(temperature.unsqueeze(1))
     probabilities = scores.softmax(dim=-1)
-    numbers = uniform(batch.columns["seed"], batch.columns["sequence_index"], batch.positions)
-    uniforms = torch.from_numpy(numbers).to(scores.device)
-    limits = Limits(*(batch.column(name, scores) for name in Limits._fields))
+    words = row_keys(batch.columns["seed"], batch.columns["sequence_index"], batch.positions)
+    keys = torch.from_numpy(words.view(np.int32)).to(scores.device)
+    cutoffs = Cutoffs(*(batch.column(name, scores) for name in Cutoffs._fields))
     token_ids = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
-    for group in truncate(probabilities, limits):
-        drawn = draw(group.probabilities, uniforms[group.rows])
-        token_ids[group.rows] = group.token_ids.gather(1, drawn.unsqueeze(1)).squeeze(1)
+    for group in truncate(probabilities, cutoffs):
+        token_ids[group.rows] = draw(group.probabilities, group.token_ids, keys[group.rows])
     return token_ids
 
 

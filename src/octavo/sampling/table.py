@@ -28,6 +28,9 @@ _COLUMNS = np.dtype(
     ]
 )
 
+_LARGEST = np.iinfo(np.int64).max
+"""Parameters that mean "all" or "never" from some number on may be larger than a column holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLists:
@@ -60,15 +63,15 @@ class SamplingTable:
         # By name, as a tuple of fifteen values would hide a swap of two.
         values: dict[str, Any] = {
             "temperature": params.temperature,
-            "top_k": max(params.top_k, 0),
+            "top_k": min(max(params.top_k, 0), _LARGEST),
             "top_p": params.top_p,
             "min_p": params.min_p,
             "repetition": params.repetition_penalty,
             "frequency": params.frequency_penalty,
             "presence": params.presence_penalty,
-            "min_tokens": params.min_tokens if stop_token_ids else 0,
-            "num_logprobs": -1 if params.logprobs is None else params.logprobs,
-            "num_prompt_logprobs": -1 if params.prompt_logprobs is None else params.prompt_logprobs,
+            "min_tokens": min(params.min_tokens, _LARGEST) if stop_token_ids else 0,
+            "num_logprobs": -1 if params.logprobs is None else min(params.logprobs, _LARGEST),
+            "num_prompt_logprobs": -1 if params.prompt_logprobs is None else min(params.prompt_logprobs, _LARGEST),
             "seed": seed,
             "sequence_index": sequence_index,
             "fallback": min(stop_token_ids, default=0),
@@ -92,9 +95,10 @@ class SamplingTable:
         self._lists[row] = self._lists[parent]
 
     def clear_row(self, row: int) -> None:
-        """Forget a row."""
-        self._columns[row] = np.zeros((), dtype=_COLUMNS)
-        del self._lists[row]
+        """Forget a row, if it is known."""
+        if row < len(self._columns):
+            self._columns[row] = np.zeros((), dtype=_COLUMNS)
+        self._lists.pop(row, None)
 
     def columns(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
         """The rows' columns, a copy: `columns(rows)["temperature"]` is `[n]`, and so on.

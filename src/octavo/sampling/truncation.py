@@ -11,7 +11,7 @@ WIDTHS = (64, 1024)
 """How many of the likeliest tokens are looked at, in turn; only rows of which more are kept are sorted whole."""
 
 
-class Limits(NamedTuple):
+class Cutoffs(NamedTuple):
     """Each row's truncation, `[num_rows]` each."""
 
     top_k: torch.Tensor
@@ -21,9 +21,9 @@ class Limits(NamedTuple):
     min_p: torch.Tensor
     """float64 in [0, 1]: of those, keep any with this share of the likeliest's probability (Nguyen et al., 2024)."""
 
-    def at(self, rows: torch.Tensor) -> "Limits":
-        """The limits of these rows only."""
-        return Limits(self.top_k[rows], self.top_p[rows], self.min_p[rows])
+    def at(self, rows: torch.Tensor) -> "Cutoffs":
+        """The cutoffs of these rows only."""
+        return Cutoffs(self.top_k[rows], self.top_p[rows], self.min_p[rows])
 
     def any(self, vocab_size: int) -> torch.Tensor:
         """`[num_rows]` bool: whether anything is cut."""
@@ -36,12 +36,12 @@ class Candidates(NamedTuple):
     rows: torch.Tensor
     """`[num_rows]` int64: which of the rows these are."""
     token_ids: torch.Tensor
-    """`[num_rows, width]` int64, rising."""
+    """`[num_rows, width]` int64, rising; `[1, width]` where all rows have the same."""
     probabilities: torch.Tensor
     """`[num_rows, width]`, not rescaled."""
 
 
-def truncate(probabilities: torch.Tensor, limits: Limits) -> list[Candidates]:
+def truncate(probabilities: torch.Tensor, cutoffs: Cutoffs) -> list[Candidates]:
     """What each row keeps, in groups of rows that keep about equally many tokens; each row is in one group.
 
     A row's group and its candidates depend on no other row.
@@ -50,27 +50,27 @@ def truncate(probabilities: torch.Tensor, limits: Limits) -> list[Candidates]:
         probabilities: `[num_rows, vocab_size]`, each row adding up to 1.
     """
     vocab_size = probabilities.shape[1]
-    cut = limits.any(vocab_size)
+    cut = cutoffs.any(vocab_size)
     remaining, untouched = cut.nonzero().squeeze(1), (~cut).nonzero().squeeze(1)
     groups = [_whole(_take(probabilities, untouched), untouched)]
     for width in (width for width in WIDTHS if width < vocab_size):
         if len(remaining):
-            group, complete = _likeliest(_take(probabilities, remaining), remaining, limits.at(remaining), width)
+            group, complete = _likeliest(_take(probabilities, remaining), remaining, cutoffs.at(remaining), width)
             groups.append(group)
             remaining = remaining[~complete]
     if len(remaining):
         rest = _take(probabilities, remaining)
-        floors, _ = _floors(rest.sort(-1, descending=True).values, limits.at(remaining), vocab_size)
+        floors, _ = _floors(rest.sort(-1, descending=True).values, cutoffs.at(remaining), vocab_size)
         groups.append(_whole(rest.masked_fill(rest < floors, 0), remaining))
     return [group for group in groups if len(group.rows)]
 
 
 def _likeliest(
-    probabilities: torch.Tensor, rows: torch.Tensor, limits: Limits, width: int
+    probabilities: torch.Tensor, rows: torch.Tensor, cutoffs: Cutoffs, width: int
 ) -> tuple[Candidates, torch.Tensor]:
     """The rows that keep nothing beyond their `width` likeliest tokens; and which they are, `[num_rows]` bool."""
     likeliest, token_ids = probabilities.topk(width)
-    floors, complete = _floors(likeliest, limits, probabilities.shape[1])
+    floors, complete = _floors(likeliest, cutoffs, probabilities.shape[1])
     kept = likeliest.masked_fill(likeliest < floors, 0)[complete]
     rising, order = token_ids[complete].sort(-1)
     return Candidates(rows[complete], rising, kept.gather(1, order)), complete
@@ -78,7 +78,7 @@ def _likeliest(
 
 def _whole(probabilities: torch.Tensor, rows: torch.Tensor) -> Candidates:
     token_ids = torch.arange(probabilities.shape[1], device=probabilities.device)
-    return Candidates(rows, token_ids.expand_as(probabilities), probabilities)
+    return Candidates(rows, token_ids.unsqueeze(0), probabilities)
 
 
 def _take(probabilities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ def _take(probabilities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return probabilities if len(rows) == len(probabilities) else probabilities.index_select(0, rows)
 
 
-def _floors(likeliest: torch.Tensor, limits: Limits, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _floors(likeliest: torch.Tensor, cutoffs: Cutoffs, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The least probability that each row keeps, and whether its likeliest tokens tell all that it keeps.
 
     Args:
@@ -96,7 +96,7 @@ def _floors(likeliest: torch.Tensor, limits: Limits, vocab_size: int) -> tuple[t
         `[num_rows, 1]`, the probabilities' dtype, right where all is told or `width` is all; `[num_rows]` bool.
     """
     width = likeliest.shape[1]
-    top_k, top_p, min_p = (limit.unsqueeze(1) for limit in limits)
+    top_k, top_p, min_p = (cutoff.unsqueeze(1) for cutoff in cutoffs)
     counted = (top_k > 0) & (top_k < vocab_size)
     least = likeliest.gather(1, top_k.clamp(1, width) - 1).where(counted, 0)
     # Added up in order and in float64: a prefix has the same mass however many tokens follow it.

@@ -22,11 +22,6 @@ class Limits:
     vocab_size: int
     max_logprobs: int = 20
 
-    @property
-    def max_servable_len(self) -> int:
-        """The longest single sequence that model and pool allow, in tokens."""
-        return min(self.max_model_len, self.num_blocks * self.block_size)
-
 
 def worst_case_blocks(num_prompt: int, max_tokens: int, num_sequences: int, block_size: int) -> int:
     """Blocks that a request can come to hold: the prompt's full blocks once, the rest for each sequence."""

@@ -78,8 +78,8 @@ class Request:
     first_scheduled_s: float | None = None
     num_preemptions: int = 0
     num_recomputed_tokens: int = 0
-    num_scored: int = 0
-    """Prompt tokens, from the second on, that have their prompt_logprobs."""
+    num_scores_planned: int = 0
+    """Prompt tokens, from the second on, that have their prompt_logprobs or will, by steps in flight."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     is_reported: bool = False
     """An update has gone out, and with the first the prompt_logprobs."""
@@ -113,10 +113,14 @@ class Request:
         first = self.sequences[0]
         return first.num_tokens >= self.max_len or (self.token_mask is not None and first.has_unseen_token)
 
-    @property
-    def wants_scores(self) -> bool:
-        """Whether prompt tokens are still without their prompt_logprobs."""
-        return self.message.params.prompt_logprobs is not None and self.num_scored < len(self.prompt_token_ids) - 1
+    def plan_scores(self, start: int, num_new: int) -> bool:
+        """Whether computing `num_new` tokens from `start` on is to give prompt_logprobs not asked for before."""
+        if self.message.params.prompt_logprobs is None:
+            return False
+        end = min(start + num_new, len(self.prompt_token_ids) - 1)
+        is_new = end > self.num_scores_planned
+        self.num_scores_planned = max(end, self.num_scores_planned)
+        return is_new
 
     def num_blocks_missing(self, block_size: int) -> int:
         """Blocks to allocate until every sequence is ready to sample, each distinct block once.
@@ -133,7 +137,6 @@ class Request:
         before."""
         del self.prompt_logprobs[start:]
         self.prompt_logprobs += scores
-        self.num_scored = len(self.prompt_logprobs)
 
     def begin_update(self) -> RequestUpdate:
         """An update without sequences yet; the first one carries the prompt_logprobs."""

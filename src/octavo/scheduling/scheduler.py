@@ -116,6 +116,12 @@ class Scheduler:
             self._finish(sequence, "abort")
         return bool(ended)
 
+    def reset(self) -> None:
+        """Drop every request and all that is known of the memory, after an error in the middle of a step."""
+        for request_id in [*self._running, *self._waiting]:
+            self.abort(request_id)
+        self.memory = BlockManager(self.limits.num_blocks, self.limits.block_size)
+
     def schedule(self) -> ScheduledStep:
         """Plan the next step: first decide who runs, by counting blocks and preempting; only then allocate. Counts
         advance here."""
@@ -341,7 +347,7 @@ class Scheduler:
     def _compute(self, step: ScheduledStep, sequence: SequenceState, num_new: int) -> None:
         plan, request = step.plan, sequence.request
         start = sequence.table.num_tokens - num_new
-        if request.wants_scores and start < len(request.prompt_token_ids) - 1:
+        if request.plan_scores(start, num_new):
             plan.scored.append(len(plan.rows))
             step.scored.append((request, start))
         plan.rows.append(sequence.row)

@@ -167,11 +167,10 @@ class _Sequence:
     def _add_text(self, text: str) -> str | None:
         """Pass on what cannot begin a stop text; returns the stop that is now complete.
 
-        The text of the first `min_tokens` tokens is not searched.
+        A stop may begin in the text of the first `min_tokens` tokens, but not end there.
         """
-        stop = None
-        if len(self.output.token_ids) > self._params.min_tokens:
-            text, stop = self._stop_checker.push(text)
+        may_end = len(self.output.token_ids) > self._params.min_tokens
+        text, stop = self._stop_checker.push(text, may_end)
         self._pieces.append(text)
         return stop
 

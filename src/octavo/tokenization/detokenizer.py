@@ -10,7 +10,8 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 class Detokenizer:
     """The text of one sequence, a token at a time, at the same cost for each however long the text is.
 
-    Joined, the pushed texts are what decoding all tokens at once gives, less an unfinished character at the end.
+    Joined, the pushed texts are what decoding all tokens at once gives, less an unfinished character at the end:
+    nothing else is ever held back, so a text needs no end.
     Bytes that are no UTF-8 become U+FFFD as soon as that is certain.
 
     Args:
@@ -31,11 +32,6 @@ class Detokenizer:
             return ""
         text = self._utf8.decode(self._token_bytes[token_id])
         return self._strip(text) if self._num_leading_spaces and text else text
-
-    def finish(self) -> str:
-        """End the text and drop an unfinished character. Nothing else is ever held back, so nothing is left to give."""
-        self._utf8.reset()
-        return ""
 
     def _strip(self, text: str) -> str:
         stripped = strip_leading_spaces(text, self._num_leading_spaces)

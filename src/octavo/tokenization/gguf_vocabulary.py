@@ -54,11 +54,8 @@ def _vocabulary(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> Voca
     _add_bos_and_eos(backend, metadata, kind)
     keys = Keys.Tokenizer
     ids = {"bos_token": keys.BOS_ID, "eos_token": keys.EOS_ID, "unk_token": keys.UNK_ID, "pad_token": keys.PAD_ID}
-    ends = (metadata[key] for key in (keys.EOS_ID, keys.EOT_ID, keys.EOM_ID) if key in metadata)
     return Vocabulary(
         backend=backend,
-        bos_token_id=metadata.get(keys.BOS_ID),
-        eos_token_ids=tuple(dict.fromkeys(ends)),
         special_tokens={role: _token(metadata, key) for role, key in ids.items() if key in metadata},
         chat_template=metadata.get(keys.CHAT_TEMPLATE),
     )

@@ -21,8 +21,11 @@ class StopChecker:
         self._num_matched = [0] * len(stops)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, str | None]:
+    def push(self, text: str, may_end: bool = True) -> tuple[str, str | None]:
         """Take the next piece of text, none after a match.
+
+        Args:
+            may_end: a stop that is complete within this piece counts; one that only begins here always may, later.
 
         Returns:
             The text that is safe to pass on now, and the stop that ended it or None.
@@ -31,7 +34,7 @@ class StopChecker:
             return text, None
         for index, character in enumerate(text):
             stop = self._advance(character)
-            if stop is not None:
+            if stop is not None and may_end:
                 seen = self._held + text[: index + 1]
                 self._held = ""
                 return (seen if self._includes_stop else seen[: -len(stop)]), stop
@@ -55,8 +58,8 @@ class StopChecker:
             matched += stop[matched] == character
             if matched == len(stop):
                 completed.append(stop)
-            else:
-                self._num_matched[index] = matched
+                matched = borders[matched - 1]
+            self._num_matched[index] = matched
         return max(completed, key=len, default=None)
 
 

@@ -31,9 +31,6 @@ class Tokenizer:
         self._special_tokens = vocabulary.special_tokens
         self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
         """Jinja source, or None where the model has none."""
-        self.bos_token_id = vocabulary.bos_token_id
-        self.eos_token_ids = vocabulary.eos_token_ids
-        """Every token that ends a text, the main one first."""
 
     @classmethod
     def from_folder(cls, path: str | Path, chat_template: str | None = None) -> Self:
@@ -58,10 +55,6 @@ class Tokenizer:
         """How many tokens there are, added ones included. A model's own vocabulary may be padded to more."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
-    @property
-    def eos_token_id(self) -> int | None:
-        return self.eos_token_ids[0] if self.eos_token_ids else None
-
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Spelled-out special tokens are taken as such.
 
@@ -75,10 +68,6 @@ class Tokenizer:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:
             raise RequestError(_why_not_encoded(text)) from error
-
-    def encode_batch(self, texts: Iterable[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """`encode` for each text. The package's batch call starts threads, then warns in every process forked later."""
-        return [self.encode(text, add_special_tokens) for text in texts]
 
     def encode_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> list[int]:
         """Token ids of a rendered conversation. The template writes the special tokens itself, so none are added.

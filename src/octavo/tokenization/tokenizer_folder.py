@@ -4,12 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tokenizers
 
 from octavo.errors import ModelError
 from octavo.tokenization.vocabulary import Vocabulary
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+class _NamedTemplate(msgspec.Struct):
+    name: str
+    template: str
 
 
 def read_tokenizer_folder(folder: Path) -> Vocabulary:
@@ -20,13 +26,9 @@ def read_tokenizer_folder(folder: Path) -> Vocabulary:
     """
     backend = _read_backend(folder / "tokenizer.json")
     config = _read_json(folder / "tokenizer_config.json")
-    special_tokens = _special_tokens(_read_json(folder / "special_tokens_map.json") | config)
-    bos, eos = (_token_id(backend, special_tokens.get(role)) for role in ("bos_token", "eos_token"))
     return Vocabulary(
         backend=backend,
-        bos_token_id=bos,
-        eos_token_ids=() if eos is None else (eos,),
-        special_tokens=special_tokens,
+        special_tokens=_special_tokens(_read_json(folder / "special_tokens_map.json") | config),
         chat_template=_chat_template(folder, config),
     )
 
@@ -51,8 +53,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold a JSON object, not {type(content).__name__}")
     return content
@@ -69,16 +71,21 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _token_id(backend: tokenizers.Tokenizer, text: str | None) -> int | None:
-    return None if text is None else backend.token_to_id(text)
-
-
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     """A template in its own file goes before the config's, where a list of named ones means that called `default`."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{file} cannot be read as UTF-8 text: {error}") from error
+    try:
+        template = msgspec.convert(config.get("chat_template"), str | list[_NamedTemplate] | None)
+    except msgspec.ValidationError as error:
+        raise ModelError(
+            f"chat_template in {folder / 'tokenizer_config.json'} must be a text or a list of objects with name and "
+            f"template: {error}"
+        ) from error
     if isinstance(template, list):
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
+        return next((named.template for named in template if named.name == "default"), None)
+    return template

@@ -11,9 +11,6 @@ class Vocabulary:
 
     backend: tokenizers.Tokenizer
     """Splits, merges and post-processes; neither truncates nor pads."""
-    bos_token_id: int | None = None
-    eos_token_ids: tuple[int, ...] = ()
-    """The tokens that end a text, the main one first."""
     special_tokens: dict[str, str] = field(default_factory=dict)
     """Texts by role (`bos_token`, `eos_token` ...): the variables that chat templates expect."""
     chat_template: str | None = None

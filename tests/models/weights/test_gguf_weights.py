@@ -82,7 +82,6 @@ def test_all_end_tokens_of_the_metadata_end_a_sequence(tmp_path: Path) -> None:
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path), metadata=metadata)
     config = read_config(locate(str(path)))
     assert config.eos_token_ids == (2, 9, 8)
-    assert config.bos_token_id == 1
     assert config.checkpoint_dtype == torch.bfloat16
 
 

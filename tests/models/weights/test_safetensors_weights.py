@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,54 @@ def test_generation_config_adds_end_of_sequence_ids(tmp_path: Path) -> None:
     folder = make_llama(tmp_path)
     (folder / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
     assert read_config(locate(str(folder))).eos_token_ids == (2, 5)
+
+
+TOKENIZER = {"added_tokens": [{"id": 96, "content": "<s>"}, {"id": 5, "content": "</s>"}, {"id": 97, "content": "<x>"}]}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config": {"eos_token": "</s>"}}, (5,)),
+        ({"tokenizer_config": {"eos_token": {"content": "</s>", "lstrip": False}}}, (5,)),
+        ({"special_tokens_map": {"eos_token": "<s>"}}, (96,)),
+        ({"tokenizer_config": {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<s>"}}, (5,)),
+        ({"tokenizer_config": {"eos_token": None}, "special_tokens_map": {"eos_token": "<s>"}}, (96,)),
+        ({"tokenizer_config": {"eos_token": "<x>"}}, ()),
+        ({"tokenizer_config": {"eos_token": "<y>"}}, ()),
+        ({"tokenizer_config": {}}, ()),
+        ({}, ()),
+    ],
+)
+def test_where_no_config_names_an_end_of_sequence_the_tokenizers_is_taken(
+    tmp_path: Path, files: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    folder = make_llama(tmp_path, eos_token_id=None)
+    for name, content in {"tokenizer": TOKENIZER, **files}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    assert read_config(locate(str(folder))).eos_token_ids == expected
+    change_config(folder, eos_token_id=7)
+    assert read_config(locate(str(folder))).eos_token_ids == (7,)
+    change_config(folder, eos_token_id=None)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 8}')
+    assert read_config(locate(str(folder))).eos_token_ids == (8,)
+
+
+def test_a_checkpoint_without_a_tokenizer_may_have_no_end_of_sequence(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, eos_token_id=None)
+    assert read_config(locate(str(folder))).eos_token_ids == ()
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    assert read_config(locate(str(folder))).eos_token_ids == ()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_broken_tokenizer_file_that_would_name_the_end_of_sequence_is_named(tmp_path: Path, name: str) -> None:
+    folder = make_llama(tmp_path, eos_token_id=None)
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    (folder / name).write_text("[")
+    with pytest.raises(ModelError, match=name):
+        read_config(locate(str(folder)))
 
 
 def test_tensors_that_models_carry_without_need_are_ignored(tmp_path: Path) -> None:

@@ -59,7 +59,6 @@ def config_fields(header: GGUFHeader) -> dict[str, Any]:
     fields["eos_token_id"] = [
         metadata[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in metadata
     ]
-    fields["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
     fields["rope_scaling"] = _rope_scaling(header, own)
     _check_rotary_width(header, own, fields)
     return fields

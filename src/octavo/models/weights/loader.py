@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import msgspec
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from octavo.models.registry import CausalLM, build_model, check_supported
 from octavo.models.weights.dummy import DummyTensors
 from octavo.models.weights.gguf import GGUFTensors, config_fields
 from octavo.models.weights.gguf_header import read_header
+from octavo.models.weights.json_files import read_json, tokenizer_eos_ids
 from octavo.models.weights.locate import Checkpoint
 from octavo.models.weights.safetensors import SafetensorsTensors
 
@@ -109,19 +109,16 @@ def load_model(
 
 
 def _folder_config(folder: Path) -> ModelConfig:
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json", dict[str, Any])
     generation_path = folder / "generation_config.json"
-    generation = _read_json(generation_path) if generation_path.is_file() else None
+    generation = read_json(generation_path, dict[str, Any]) if generation_path.is_file() else None
     if raw.get("dtype") is None and raw.get("torch_dtype") is None and any(folder.glob("*.safetensors")):
         raw["dtype"] = SafetensorsTensors(folder).dtype_name()
-    return parse_config(raw, str(folder / "config.json"), generation)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ModelError(f"{path} cannot be read as a JSON object: {error}") from error
+    config = parse_config(raw, str(folder / "config.json"), generation)
+    if config.eos_token_ids:
+        return config
+    own = (token_id for token_id in tokenizer_eos_ids(folder) if token_id < config.vocab_size)
+    return replace(config, eos_token_ids=tuple(own))
 
 
 def _open_source(

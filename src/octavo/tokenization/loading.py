@@ -1,0 +1,28 @@
+"""The tokenizer that a config asks for."""
+
+from pathlib import Path
+
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.models.weights.locate import Checkpoint, locate
+from octavo.tokenization.tokenizer import Tokenizer
+
+
+def load_tokenizer(config: EngineConfig) -> Tokenizer:
+    """The tokenizer of a model, or the one that `--tokenizer` names, with `--chat-template` over its own.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    checkpoint: Checkpoint = locate(config.tokenizer or config.model)
+    template = _read_text(config.chat_template, "--chat-template") if config.chat_template else None
+    if checkpoint.format == "gguf":
+        return Tokenizer.from_gguf(checkpoint.path, template)
+    return Tokenizer.from_folder(checkpoint.path, template)
+
+
+def _read_text(path: str, name: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} {path} cannot be read: {error}") from error

@@ -1,0 +1,96 @@
+"""What fits is known before anything is allocated, and said with the flag to change."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, weight_bytes
+from octavo.kernels.reference import ReferenceKernels
+from octavo.layers.build import ModelBuild
+from octavo.models.config import ModelConfig
+from octavo.models.weights.loader import load_model
+
+MIB = 2**20
+BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=90,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=2**20,
+)
+BLOCK_BYTES = 2 * 2 * 16 * 2 * 8 * 4
+"""Keys and values of 2 layers, 16 tokens and 2 heads of 8 float32."""
+
+
+def loaded_bytes(build: ModelBuild) -> int:
+    model = load_model(MODEL, build, None, load_format="dummy")
+    tensors = {id(tensor): tensor for m in model.modules() for tensor in (*m.parameters(), *m.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def size(free_bytes: int, kv_cache_memory: str, max_model_len: int = 256, **knobs: int) -> int:
+    """The cache's blocks."""
+    config = EngineConfig(kv_cache_memory=kv_cache_memory, **knobs)  # type: ignore[arg-type]
+    shape = size_cache(config, MODEL, torch.float32, max_model_len, free_bytes)
+    assert shape.block_bytes == BLOCK_BYTES
+    return shape.num_blocks
+
+
+def test_a_model_takes_no_memory_for_positions_that_are_not_served() -> None:
+    short = loaded_bytes(replace(BUILD, max_model_len=256))
+    assert short == weight_bytes(MODEL, BUILD) + 256 * 8 * 4
+    assert loaded_bytes(BUILD) == weight_bytes(MODEL, BUILD) + 2**20 * 8 * 4
+
+
+@pytest.mark.parametrize("max_model_len", [256, None])
+def test_weights_and_table_fit_or_are_refused_to_the_byte(max_model_len: int | None) -> None:
+    config = EngineConfig(max_model_len=max_model_len)
+    build = replace(BUILD, max_model_len=resolve_max_model_len(config, MODEL))
+    needed = loaded_bytes(build)
+    assert check_weights_fit(config, MODEL, build, needed) == weight_bytes(MODEL, BUILD)
+    with pytest.raises(ConfigError, match=r"weights .* positions \(--max-model-len\) .*--model"):
+        check_weights_fit(config, MODEL, build, needed - 1)
+
+
+def test_more_positions_than_the_model_was_made_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--max-model-len 1048577 is over the 1048576"):
+        resolve_max_model_len(EngineConfig(max_model_len=2**20 + 1), MODEL)
+
+
+def test_the_cache_is_what_was_asked_for_in_whole_blocks() -> None:
+    assert size(100 * MIB, str(10 * BLOCK_BYTES + 5)) == 10
+    assert size(40 * BLOCK_BYTES, "50%") == 20
+
+
+def test_the_cache_is_no_larger_than_all_sequences_can_use() -> None:
+    assert size(100 * MIB, "90%", max_model_len=250, max_num_seqs=3) == 3 * 16
+
+
+def test_more_than_is_free_may_be_asked_for_where_less_can_be_used() -> None:
+    assert size(100 * MIB, "30GiB", max_num_seqs=3) == 3 * 16
+    assert size(3 * 16 * BLOCK_BYTES, "30GiB", max_num_seqs=3) == 3 * 16
+
+
+def test_a_cache_that_is_more_than_is_free_is_refused_with_what_it_would_take() -> None:
+    with pytest.raises(ConfigError, match=r"--kv-cache-memory 30GiB makes a cache of 16 MiB and only 15 MiB are free"):
+        size(15 * MIB, "30GiB", max_model_len=2**16, max_num_seqs=1)
+    with pytest.raises(ConfigError, match=r"--kv-cache-memory 10MiB .* only 0 MiB"):
+        size(0, "10MiB")
+
+
+def test_less_than_a_block_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--kv-cache-memory 1KiB is less than one KV block"):
+        size(100 * MIB, "1KiB")
+
+
+def test_a_cache_for_less_than_one_sequence_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert size(100 * MIB, str(4 * BLOCK_BYTES)) == 4
+    assert "the KV cache holds 64 tokens" in caplog.text
