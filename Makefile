@@ -4,14 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup run test lint parity clean
+.PHONY: help setup run test lint parity load clean
 
 help:
-	@echo "make run     set up, then answer two prompts with four samples each"
+	@echo "make run     set up, then serve smollm2 on http://127.0.0.1:8000"
 	@echo "make test    set up, then lint, types and the whole test suite"
 	@echo "make setup   create .venv and install everything; quick when there is nothing to do"
 	@echo "make lint    ruff and mypy"
 	@echo "make parity  compare 80 MT-bench prompts token by token with transformers (minutes)"
+	@echo "make load    256 streams for two minutes, 300 disconnects (minutes)"
 	@echo "make clean   remove .venv and caches"
 
 setup: $(READY)
@@ -31,9 +32,7 @@ $(READY): pyproject.toml
 	@echo "== Ready"
 
 run: setup
-	$(BIN)/octavo generate --chat -n 4 --temperature 0.8 --max-tokens 96 \
-	    "What is the capital of France, and what is it known for?" \
-	    "Write the first lines of a story about a lighthouse."
+	$(BIN)/octavo serve --model smollm2 --port 8000
 
 lint: setup
 	@echo "== ruff"; $(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
@@ -44,6 +43,9 @@ test: lint
 
 parity: setup
 	$(BIN)/python -m pytest -m parity -s tests/e2e/test_parity.py
+
+load: setup
+	$(BIN)/python -m pytest -m load -s tests/e2e
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

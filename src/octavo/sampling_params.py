@@ -58,7 +58,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     allowed_token_ids: list[int] | None = None
     """Only these tokens may be generated."""
     seed: int | None = None
-    """With the engine's own choice of seed when None. One seed gives one text, whatever else is in the batch."""
+    """The engine's own choice when None. One seed gives one stream of random numbers, whatever else is in the batch; so
+    the text is the same as far as rounding in the model's dtype allows, exactly in float64."""
     max_tokens: int | None = None
     """Tokens to generate at most; None is as many as fit."""
     min_tokens: int = 0

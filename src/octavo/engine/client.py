@@ -18,7 +18,6 @@ from octavo import errors
 from octavo.config import EngineConfig
 from octavo.engine.wire import (
     Abort,
-    Command,
     EngineLoad,
     Failure,
     Ready,
@@ -64,6 +63,12 @@ class RequestStream:
     def fail(self, error: OctavoError) -> None:
         self._error = error
         self._news.set()
+
+    def take_ready(self) -> list[RequestUpdate]:
+        """The updates that have come and were not taken, without waiting."""
+        ready = list(self._updates)
+        self._updates.clear()
+        return ready
 
     def __aiter__(self) -> Self:
         return self
@@ -139,9 +144,10 @@ class EngineClient:
         """
         if self._failure is not None:
             raise self._failure
+        message = encode(Submit(request))
         stream = RequestStream(request.request_id, request.params.n)
         self._streams[request.request_id] = stream
-        self._send(Submit(request))
+        self._send(message)
         return stream
 
     def abort(self, stream: RequestStream, index: int | None = None) -> None:
@@ -154,7 +160,7 @@ class EngineClient:
             stream.close_sequence(index)
             if stream.is_over:
                 del self._streams[stream.request_id]
-        self._send(Abort(stream.request_id, index))
+        self._send(encode(Abort(stream.request_id, index)))
 
     async def close(self) -> None:
         """Stop the engine process, drop what is left, remove the sockets."""
@@ -162,7 +168,7 @@ class EngineClient:
             task.cancel()
         self._failure = self._failure or EngineError("the engine has been shut down")
         self._fail_streams(self._failure)
-        self._send(Shutdown())
+        self._send(encode(Shutdown()))
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -175,9 +181,9 @@ class EngineClient:
         self._context.term()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: bytes) -> None:
         try:
-            self._commands.send(encode(command), zmq.NOBLOCK)
+            self._commands.send(command, zmq.NOBLOCK)
         except zmq.Again:  # the queue has no bound, so this says that nobody is at the other end
             self._die(EngineError("the engine process is gone"))
 

@@ -12,7 +12,7 @@ from octavo.engine.wire import Ready
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import resolve_max_tokens
-from octavo.scheduling.messages import EngineRequest
+from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.tokenization.assembler import Delta, OutputAssembler
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -95,14 +95,15 @@ class Generation:
         self._client.abort(self._stream)
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """What the sequences gain, step by step, until all are over.
+        """What the sequences gain, step by step, until all are over. Steps that wait for a slow reader come as one.
 
         Raises:
             OctavoError: the engine refused the request or died.
         """
         async for update in self._stream:
-            for index in self._assembler.apply(update):
-                self._client.abort(self._stream, index)
+            self._apply(update)
+            for waiting in self._stream.take_ready():
+                self._apply(waiting)
             if deltas := self._assembler.take_delta():
                 yield deltas
 
@@ -113,6 +114,9 @@ class Generation:
             OctavoError: the engine refused the request or died.
         """
         async for update in self._stream:
-            for index in self._assembler.apply(update):
-                self._client.abort(self._stream, index)
+            self._apply(update)
         return self.output
+
+    def _apply(self, update: RequestUpdate) -> None:
+        for index in self._assembler.apply(update):
+            self._client.abort(self._stream, index)

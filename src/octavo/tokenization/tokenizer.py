@@ -27,7 +27,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary, chat_template: str | None = None) -> None:
         self._backend = vocabulary.backend
-        self._token_bytes = TokenBytes(vocabulary.backend)
+        self.token_bytes = TokenBytes(vocabulary.backend)
         self._special_tokens = vocabulary.special_tokens
         self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
         """Jinja source, or None where the model has none."""
@@ -87,17 +87,17 @@ class Tokenizer:
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids, all at once. Bytes that are no UTF-8, at the end too, become U+FFFD."""
-        kept = (i for i in token_ids if not (skip_special_tokens and self._token_bytes.is_special(i)))
-        text = b"".join(self._token_bytes[token_id] for token_id in kept).decode("utf-8", errors="replace")
-        return strip_leading_spaces(text, self._token_bytes.num_leading_spaces)
+        kept = (i for i in token_ids if not (skip_special_tokens and self.token_bytes.is_special(i)))
+        text = b"".join(self.token_bytes[token_id] for token_id in kept).decode("utf-8", errors="replace")
+        return strip_leading_spaces(text, self.token_bytes.num_leading_spaces)
 
     def token_text(self, token_id: int) -> str:
         """The text of one token by itself, special or not, leading space and all; U+FFFD for a part of a character."""
-        return self._token_bytes[token_id].decode("utf-8", errors="replace")
+        return self.token_bytes[token_id].decode("utf-8", errors="replace")
 
     def stream(self, skip_special_tokens: bool = True, continues: bool = False) -> Detokenizer:
         """A new incremental decoder (see `Detokenizer`)."""
-        return Detokenizer(self._token_bytes, skip_special_tokens, continues)
+        return Detokenizer(self.token_bytes, skip_special_tokens, continues)
 
     @cached_property
     def _compiled_chat_template(self) -> ChatTemplate:

@@ -1,0 +1,1 @@
+"""Module names that people have in their scripts."""

@@ -1,0 +1,82 @@
+"""What is turned away at the door: work past the server's bounds, before any of it is tokenized."""
+
+from collections.abc import Sized
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from octavo.config import ServerConfig, flag
+from octavo.server.errors import ApiError
+
+
+class Admission:
+    """Counts the requests in the server.
+
+    Args:
+        max_open: how many there may be.
+    """
+
+    def __init__(self, max_open: int) -> None:
+        self._max_open = max_open
+        self.num_open = 0
+
+    def check(self, is_draining: bool) -> None:
+        """Refuse one more request.
+
+        Raises:
+            ApiError: there is no room for it, or the server is ending.
+        """
+        if is_draining:
+            raise ApiError(503, "the server is shutting down and takes no new requests", code="draining")
+        if self.num_open >= self._max_open:
+            raise ApiError(
+                429,
+                f"the server holds {self.num_open} requests already: try again later, or raise --max-queued-requests",
+                code="queue_full",
+            )
+
+
+class AdmissionGate:
+    """Lets requests for work (every POST) in while there is room.
+
+    Args:
+        app: what requests go on to. Its state says whether the server `is_draining`.
+        admission: the count.
+    """
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._admission.check(scope["app"].state.is_draining)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        self._admission.num_open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._admission.num_open -= 1
+
+
+def check_caps(config: ServerConfig, *, n: int, stop: object, logit_bias: Sized | None, num_prompts: int = 1) -> None:
+    """Refuse a request that asks for more than the server's caps.
+
+    Raises:
+        ApiError: it does; the message names the flag.
+    """
+    num_stops = len(stop) if isinstance(stop, list) else 0 if stop is None else 1
+    for field, count, name in (
+        ("n", n, "max_n"),
+        ("prompt", num_prompts, "max_prompts"),
+        ("stop", num_stops, "max_stop_strings"),
+        ("logit_bias", len(logit_bias or ()), "max_logit_bias"),
+    ):
+        cap = getattr(config, name)
+        if count > cap:
+            what = f"n is {count}" if field == "n" else f"{field} has {count} entries"
+            raise ApiError(400, f"{what}, over this server's cap of {cap}: raise {flag(name)}", param=field)

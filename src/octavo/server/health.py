@@ -1,0 +1,54 @@
+"""/live, /ready and /health: is the process up, would it take a request now, is the engine getting on."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse
+
+from octavo.config import flag
+from octavo.server.serving import Serving, serving_of
+
+router = APIRouter()
+
+
+@router.get("/live", summary="The process answers")
+async def live() -> dict[str, str]:
+    """Always well: the answer is the news."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", summary="New requests are taken")
+async def ready(request: Request) -> JSONResponse:
+    """Well while the engine is ready and the server is not shutting down."""
+    return _answer(_why_not_ready(request))
+
+
+@router.get("/health", summary="The engine is getting on with its work")
+async def health(request: Request) -> JSONResponse:
+    """Well while new requests are taken and those there are make progress."""
+    return _answer(_why_not_ready(request) or _why_stuck(serving_of(request)))
+
+
+def _why_not_ready(request: Request) -> str | None:
+    if serving_of(request).front.client.failure is not None:
+        return "the engine has stopped"
+    if request.app.state.is_draining:
+        return "the server is shutting down"
+    return None
+
+
+def _why_stuck(serving: Serving) -> str | None:
+    """Requests are open, and the engine has said nothing of any step for too long."""
+    client, limit_s = serving.front.client, serving.config.step_timeout
+    if not client.num_open or client.last_report_s is None:
+        return None
+    silent_s = asyncio.get_running_loop().time() - client.last_report_s
+    if silent_s <= limit_s:
+        return None
+    return f"{client.num_open} requests are open and no step has ended for {silent_s:.0f} s ({flag('step_timeout')})"
+
+
+def _answer(problem: str | None) -> JSONResponse:
+    if problem is None:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "unavailable", "reason": problem}, 503, {"retry-after": "1"})

@@ -1,0 +1,211 @@
+"""From the first line of output to the exit status: start, serve, drain, end."""
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from octavo.config import EngineConfig, ServerConfig
+from octavo.engine.client import EngineClient
+from octavo.engine.wire import Ready
+from octavo.errors import ConfigError, OctavoError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+MIB = 2**20
+FLUSH_TIMEOUT_S = 5
+"""Seconds for connections to take what has been written, once all requests are over."""
+
+
+async def serve(engine: EngineConfig, config: ServerConfig) -> int:
+    """Serve until a signal or the engine's death. Returns the exit status: 0 after a drain, 1 after anything else.
+
+    Raises:
+        ConfigError: the address cannot or must not be listened on, or a knob keeps the engine from starting.
+        ModelError: the model cannot be found or read.
+    """
+    check_exposure(config)
+    clock = _Clock()
+    listener = open_listener(config)
+    print(f"Loading {engine.model} …", file=sys.stderr, flush=True)
+    client = EngineClient(engine)
+    try:
+        return await _serve(client, listener, engine, config, clock)
+    finally:
+        await client.close()
+        listener.close()
+
+
+def check_exposure(config: ServerConfig) -> None:
+    """Refuse to offer the model to everyone by accident.
+
+    Raises:
+        ConfigError: the address is reachable from elsewhere, no key is needed, and `--insecure` was not given.
+    """
+    if config.api_key or config.insecure or config.host == "localhost":
+        return
+    try:
+        is_local = ipaddress.ip_address(config.host).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local:
+        raise ConfigError(
+            f"--host {config.host} can be reached from other machines and no key is needed: "
+            "give --api-key KEY, or --insecure if that is what you want"
+        )
+
+
+def open_listener(config: ServerConfig) -> socket.socket:
+    """Bind the port before anything slow is begun.
+
+    Raises:
+        ConfigError: it is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on --host {config.host} --port {config.port}: {error.strerror}") from error
+
+
+class _Clock:
+    """Seconds of each part of the start."""
+
+    def __init__(self) -> None:
+        self.start_s = self._last_s = time.monotonic()
+        self.phases_s: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.phases_s[name] = now - self._last_s
+        self._last_s = now
+
+    @property
+    def total_s(self) -> float:
+        return time.monotonic() - self.start_s
+
+
+async def _serve(
+    client: EngineClient, listener: socket.socket, engine: EngineConfig, config: ServerConfig, clock: _Clock
+) -> int:
+    connecting = asyncio.ensure_future(client.connect())
+    # The engine process is under way: the front's own heavy imports happen beside its.
+    import uvicorn
+
+    from octavo.server.app import create_app
+    from octavo.server.front import Front
+    from octavo.tokenization.loading import load_tokenizer
+
+    clock.lap("import the front")
+    tokenizer = load_tokenizer(engine)
+    clock.lap("load the tokenizer")
+    ready = await connecting
+    clock.lap("wait for the engine")
+
+    class Server(uvicorn.Server):
+        """uvicorn's, without its signal handlers: a first signal drains."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config)
+    server = Server(
+        uvicorn.Config(
+            app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=FLUSH_TIMEOUT_S
+        )
+    )
+    ending = _Ending(client, server, app, config.drain_timeout)
+    with ending.watching():
+        clock.lap("open the port")
+        print(summary(engine, ready, listener, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
+        await server.serve(sockets=[listener])
+    return ending.status
+
+
+class _Ending:
+    """Decides when the server stops, and with which status."""
+
+    def __init__(self, client: EngineClient, server: "uvicorn.Server", app: "FastAPI", drain_timeout_s: float) -> None:
+        self._client = client
+        self._server = server
+        self._app = app
+        self._drain_timeout_s = drain_timeout_s
+        self._draining: asyncio.Task[None] | None = None
+        self.status = 0
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Listen for signals and for the engine's death."""
+        loop = asyncio.get_running_loop()
+        self._client.on_death = self._end_with_engine
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    @property
+    def _num_open(self) -> int:
+        """Requests in the server, those being tokenized or written out included."""
+        num_open: int = self._app.state.serving.admission.num_open
+        return num_open
+
+    def _signalled(self) -> None:
+        if self._draining is not None:
+            print("Stopping at once: what runs is aborted", file=sys.stderr, flush=True)
+            self._stop(force=True, status=1)
+            return
+        self._app.state.is_draining = True
+        print(
+            f"Draining: {self._num_open} requests may take {self._drain_timeout_s:g} s; signal again to stop",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + self._drain_timeout_s
+        while self._num_open and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._stop(force=self._num_open > 0, status=self.status)
+
+    def _end_with_engine(self, error: OctavoError) -> None:
+        print(f"octavo: the engine has failed: {error}", file=sys.stderr, flush=True)
+        self._stop(force=False, status=1)
+
+    def _stop(self, *, force: bool, status: int) -> None:
+        self.status = status
+        self._server.force_exit = force
+        self._server.should_exit = True
+
+
+def summary(
+    engine: EngineConfig, ready: Ready, listener: socket.socket, front_s: dict[str, float], total_s: float
+) -> str:
+    """The table printed when the server is up."""
+    limits = ready.limits
+    host, port = listener.getsockname()[:2]
+    at_full_length = limits.num_blocks // -(-limits.max_model_len // limits.block_size)
+    cache_mib = limits.num_blocks * ready.block_bytes / MIB
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in front_s.items())
+    engine_phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ready.phases_s.items())
+    rows = {
+        "model": f"{engine.model} in {ready.dtype}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
+        "KV cache": f"{limits.num_blocks:,} blocks of {limits.block_size} tokens, {cache_mib:,.0f} MiB",
+        "serves": f"{limits.num_blocks * limits.block_size:,} tokens at once: {at_full_length:,} sequences of the full "
+        f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
+        "kernels": ready.kernels,
+        "ready after": f"{total_s:.1f} s: {phases}; beside it the engine: {engine_phases}",
+        "listening": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
+    }
+    return "\n".join(f"  {name:<12} {value}" for name, value in rows.items())

@@ -1,0 +1,131 @@
+"""What is sent back, field by field as OpenAI's API reference has it."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from starlette.responses import Response
+
+from octavo.outputs import FinishReason, RequestOutput
+
+PromptLogprobs = list[dict[int, "PromptLogprob"] | None]
+
+
+class Usage(Struct):
+    """Tokens of a request: prompts counted once, answers all."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, outputs: list[RequestOutput]) -> "Usage":
+        num_prompt = sum(len(output.prompt_token_ids) for output in outputs)
+        num_generated = sum(len(sequence.token_ids) for output in outputs for sequence in output.outputs)
+        return cls(num_prompt, num_generated, num_prompt + num_generated)
+
+
+class PromptLogprob(Struct):
+    """A candidate for a position of the prompt (vLLM's extension)."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+class TopLogprob(Struct):
+    """A candidate for a position of a chat answer. `bytes` are the token's UTF-8, maybe a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ContentLogprob(TopLogprob):
+    """The token of a position and its most likely alternatives."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct):
+    content: list[ContentLogprob]
+    refusal: None = None
+
+
+class ChatMessage(Struct):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(Struct):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+
+
+class ChatDelta(Struct):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChunkChoice(Struct):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class TextLogprobs(Struct):
+    """Lists with an entry for each token; those of a prompt's first token are None."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """Where the token's text begins, in characters from the choice's start."""
+
+
+class TextChoice(Struct):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+
+
+class TextCompletion(Struct, tag_field="object", tag="text_completion"):
+    """A completion, and a chunk of a streamed one."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+Answer = ChatCompletion | TextCompletion
+Chunk = ChatChunk | TextCompletion
+
+
+def json_response(answer: Answer) -> Response:
+    """An answer sent whole."""
+    return Response(msgspec.json.encode(answer), media_type="application/json")

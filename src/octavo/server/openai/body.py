@@ -1,0 +1,130 @@
+"""What the bodies of completion requests share: the fields of sampling and streaming, and what is refused."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from octavo.errors import RequestError
+from octavo.sampling_params import MAX_SEED, SamplingParams
+from octavo.server.errors import ApiError
+
+MAX_WHOLE = 2**31 - 1
+MAX_BIAS = 100
+NOT_DONE = (
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "structured_outputs",
+    "use_beam_search",
+    "truncate_prompt_tokens",
+    "prompt_embeds",
+    "web_search_options",
+)
+"""Fields of OpenAI's or vLLM's that would change the answer and that this server does not carry out."""
+
+
+def _written_as_utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("Input is not valid Unicode: it holds half of a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_written_as_utf8)]
+"""A text that can be encoded; JSON can spell others."""
+StopText = Annotated[str, StringConstraints(min_length=1), AfterValidator(_written_as_utf8)]
+
+
+class StreamOptions(BaseModel):
+    """How to stream."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = Field(None, description="end with a chunk that has the usage and no choices")
+
+
+class SamplingBody(BaseModel):
+    """Fields that completions and chat completions have in common. Unknown ones are ignored, as clients send new
+    ones; those known to change the answer without being carried out are refused."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
+    stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    n: int | None = Field(None, ge=1, description="answers to generate; they share the prompt's memory; 1 by default")
+    temperature: float | None = Field(None, ge=0, description="divides the logits; 0 is greedy; 1 by default")
+    top_p: float | None = Field(None, gt=0, le=1, description="keep the most likely tokens that add up to this")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="one seed gives one answer")
+    stop: StopText | list[StopText] | None = Field(None, description="texts that end an answer; not part of it")
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="once for every token already generated")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="for each time a token was generated")
+    logit_bias: dict[str, float] | None = Field(
+        None, description=f"added to the logits of these token ids, -{MAX_BIAS} to {MAX_BIAS}"
+    )
+    top_k: int | None = Field(None, ge=-1, le=MAX_WHOLE, description="keep the k most likely tokens; 0 or -1 is all")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="keep tokens this likely, as a share of the most likely one's probability"
+    )
+    repetition_penalty: float | None = Field(
+        None, gt=0, description="divides positive and multiplies negative logits of tokens seen before"
+    )
+    ignore_eos: bool | None = Field(None, description="go on after the model's end-of-sequence token")
+    min_tokens: int | None = Field(None, ge=0, le=MAX_WHOLE, description="tokens before any that ends the answer")
+    stop_token_ids: list[int] | None = Field(None, description="tokens that end an answer")
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=MAX_WHOLE, description="log-probabilities of the prompt's tokens and of this many others"
+    )
+    skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
+    include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
+
+    @property
+    def num_answers(self) -> int:
+        return 1 if self.n is None else self.n
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def check_supported(self) -> None:
+        """Refuse what cannot be done.
+
+        Raises:
+            ApiError: the message names the field.
+        """
+        for name in NOT_DONE:
+            if (self.model_extra or {}).get(name):
+                raise unsupported(name)
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options is for stream=true only", param="stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise ApiError(400, "prompt_logprobs is for stream=false only", param="prompt_logprobs")
+
+    def sampling_params(self, *, max_tokens: int | None, logprobs: int | None, **others: Any) -> SamplingParams:
+        """The fields that were given, as the engine takes them.
+
+        Raises:
+            RequestError: a value is out of its range.
+        """
+        names = SamplingParams.__struct_fields__
+        given = {name: value for name in names if (value := getattr(self, name, None)) is not None}
+        given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens, "logprobs": logprobs}
+        return SamplingParams(**(given | others))
+
+
+def unsupported(name: str, hint: str = "leave it out") -> ApiError:
+    """The refusal of a field that would change the answer."""
+    return ApiError(400, f"{name} is not supported by this server: {hint}", code="unsupported_parameter", param=name)
+
+
+def _bias_by_token(biases: dict[str, float] | None) -> dict[int, float] | None:
+    if biases is None:
+        return None
+    for token, bias in biases.items():
+        if not (token.isascii() and token.isdecimal() and len(token) < 10):
+            raise RequestError(f"logit_bias must map token ids to numbers, got the key {token[:20]!r}")
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise RequestError(f"logit_bias must be between -{MAX_BIAS} and {MAX_BIAS}, got {bias} for token {token}")
+    return {int(token): bias for token, bias in biases.items()}

@@ -1,0 +1,34 @@
+"""GET /v1/models and /v1/models/{id}: the one model that is served."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from octavo.server.serving import Serving, serving_of
+
+router = APIRouter()
+
+
+@router.get("/v1/models", summary="List the models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """All that is served: one."""
+    return {"object": "list", "data": [_model(serving_of(request))]}
+
+
+@router.get("/v1/models/{model:path}", summary="Describe a model")
+async def describe_model(model: str, request: Request) -> dict[str, Any]:
+    """The served model, under its name or what --model says."""
+    serving = serving_of(request)
+    serving.check_model(model)
+    return _model(serving)
+
+
+def _model(serving: Serving) -> dict[str, Any]:
+    limits = serving.front.ready.limits
+    return {
+        "id": serving.model_name,
+        "object": "model",
+        "created": serving.created,
+        "owned_by": "octavo",
+        "max_model_len": min(limits.max_model_len, limits.num_blocks * limits.block_size),
+    }

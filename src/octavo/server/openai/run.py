@@ -1,0 +1,108 @@
+"""From tokenized prompts to the news of their generations: what all endpoints that generate share."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from octavo.outputs import RequestOutput
+from octavo.sampling_params import SamplingParams
+from octavo.server.front import Generation
+from octavo.server.metrics import Metrics
+from octavo.server.serving import Serving
+from octavo.server.work import Work
+from octavo.tokenization.assembler import Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`text` is None where token ids were given."""
+
+    text: str | None
+    token_ids: list[int]
+
+
+class News(NamedTuple):
+    """What one prompt's sequences gained in a step."""
+
+    prompt_index: int
+    deltas: list[Delta]
+
+
+async def start(serving: Serving, work: Work, prompts: Sequence[Prompt], params: SamplingParams) -> None:
+    """Hand all prompts to the engine, or none where one is refused.
+
+    Raises:
+        RequestError: a prompt could never run.
+        EngineError: the engine is dead.
+    """
+    for prompt in prompts:
+        serving.front.check(prompt.token_ids, params)
+    for prompt in prompts:
+        await work.hold(serving.front.generate(prompt.text, prompt.token_ids, params))
+
+
+async def news(serving: Serving, work: Work) -> AsyncIterator[News]:
+    """What the request's generations gain, as it comes, until all are over.
+
+    Raises:
+        OctavoError: the engine refused one or died.
+    """
+    streams = [
+        _news_of_one(index, generation, serving.metrics, work.arrival_s)
+        for index, generation in enumerate(work.generations)
+    ]
+    async for item in streams[0] if len(streams) == 1 else _merged(streams):
+        yield item
+
+
+async def finish(serving: Serving, work: Work) -> list[RequestOutput]:
+    """The whole outputs, once all generations are over.
+
+    Raises:
+        OctavoError: the engine refused one or died.
+    """
+    async for _ in news(serving, work):
+        pass
+    return [generation.output for generation in work.generations]
+
+
+async def _news_of_one(index: int, generation: Generation, metrics: Metrics, arrival_s: float) -> AsyncIterator[News]:
+    last_s: float | None = None
+    async for deltas in generation.deltas():
+        now_s = time.monotonic()
+        if last_s is None:
+            metrics.note_first_token(len(generation.output.prompt_token_ids), arrival_s)
+        metrics.note_deltas(deltas, None if last_s is None else now_s - last_s)
+        last_s = now_s
+        yield News(index, deltas)
+
+
+async def _merged(streams: Sequence[AsyncIterator[News]]) -> AsyncIterator[News]:
+    """The items of several streams as they come, a task for each; the first error ends them all."""
+    queue: asyncio.Queue[News | None] = asyncio.Queue()
+
+    async def pump(stream: AsyncIterator[News]) -> None:
+        try:
+            async for item in stream:
+                queue.put_nowait(item)
+        finally:
+            queue.put_nowait(None)
+
+    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
+    num_left = len(tasks)
+    try:
+        while num_left:
+            item = await queue.get()
+            if item is not None:
+                yield item
+                continue
+            num_left -= 1
+            for task in tasks:
+                if task.done():
+                    task.result()
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,40 @@
+"""One HTTP request from its arrival to its last byte: what the log and the metrics tell of it, and what it holds."""
+
+import time
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from octavo.server.front import Generation
+
+
+@dataclass(slots=True)
+class Work:
+    """A request being worked on. Leaving `held` aborts its generations that are not over."""
+
+    endpoint: str
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    arrival_s: float = field(default_factory=time.monotonic)
+    tenant: str = ""
+    """A short name of the API key that came with it."""
+    status: int | None = None
+    """Of the answer, once it has begun."""
+    is_answered: bool = False
+    """The last byte has been handed to the connection."""
+    generations: list[Generation] = field(default_factory=list)
+    held: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def hold(self, generation: Generation) -> None:
+        """Keep a generation until the request is over, however it ends."""
+        await self.held.enter_async_context(generation)
+        self.generations.append(generation)
+
+
+def work_of(source: Request | Scope) -> Work:
+    """The work that a request belongs to."""
+    scope = source.scope if isinstance(source, Request) else source
+    work: Work = scope["state"]["work"]
+    return work
