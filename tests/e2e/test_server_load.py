@@ -40,7 +40,7 @@ async def stream_once(client: httpx.AsyncClient, r: random.Random) -> None:
     async with client.stream("POST", "/completions", json=body) as response:
         assert response.status_code == 200, await response.aread()
         async for line in response.aiter_lines():
-            assert '"error"' not in line, line
+            assert not line.startswith('data: {"error"'), line
             if "usage" in line:
                 last = line
     assert f'"completion_tokens":{max_tokens * n}' in last.replace(" ", "")
@@ -74,7 +74,7 @@ def test_256_streams_for_two_minutes_leave_no_error_and_no_trace():
         time.sleep(2)
         after = levels(server)
         print(f"\n{num_done} streams; descriptors {before[0]} -> {after[0]}, MiB {before[1]} -> {after[1]}")
-        assert after[0] == before[0]
+        assert all(new <= old for old, new in zip(before[0], after[0], strict=True))
         assert all(new < old + 30 for old, new in zip(before[1], after[1], strict=True))
 
 
@@ -115,7 +115,7 @@ def test_clients_that_go_away_at_any_stage_leave_nothing_behind(count):
         before = levels(server)
         asyncio.run(disconnects(server, count))
         until(lambda: is_empty(server), 60)
-        until(lambda: levels(server)[0] == before[0], 60)
+        until(lambda: all(new <= old for old, new in zip(before[0], levels(server)[0], strict=True)), 60)
         assert all(psutil.pid_exists(process.pid) for process in server.processes)
         answer = server.client.completions.create(
             model="smollm2", prompt="The capital of France is", max_tokens=3, temperature=0
