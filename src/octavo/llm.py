@@ -1,7 +1,6 @@
 """The offline API: a model, its engine and its tokenizer in this process."""
 
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from octavo.execution.local import LocalExecutor
 from octavo.memory import Ledger
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
-from octavo.scheduling.messages import EngineRequest
+from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.tokenization.assembler import OutputAssembler
 from octavo.tokenization.loading import load_tokenizer
 
@@ -153,7 +152,7 @@ class LLM:
     def _queue(self, opened: "_Opened", prompt: Prompt, params: SamplingParams) -> None:
         text, token_ids = self._tokenize(prompt)
         arrival_s = time.monotonic()
-        request_id, seed = str(self._num_requests), _own_seed(self.config.seed, self._num_requests)
+        request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
         self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed))
         self._num_requests += 1
         opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
@@ -243,8 +242,3 @@ def _token_ids(prompt: object) -> list[int]:
     if not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
         raise RequestError(f"a prompt is a text, a list of token ids or a dict, got {type(prompt).__name__}")
     return list(prompt)
-
-
-def _own_seed(seed: int, number: int) -> int:
-    """The seed of a request that brings none: another for each request, the same in every run."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest())

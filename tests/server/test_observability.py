@@ -43,7 +43,8 @@ def test_gauges_show_blocks_shared_while_several_answers_are_made(serve: Any) ->
     body = {"prompt": "word " * 40, "n": 4, "max_tokens": 300, "ignore_eos": True, "stream": True}
     with serve() as server, server.http() as http:
         with http.stream("POST", "/v1/completions", json=body) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()  # kept: a dropped iterator closes the connection
+            assert next(lines)
             now = samples(http)
         assert now["octavo:requests_open"] == now["vllm:num_requests_running"] == 1
         assert now["vllm:num_requests_waiting"] == now["vllm:num_preemptions_total"] == 0
@@ -92,7 +93,8 @@ def test_a_client_that_left_is_logged_with_what_it_had(serve: Any, caplog: pytes
     body = {"prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True}
     with serve() as server, server.http() as http:
         with http.stream("POST", "/v1/completions", json=body) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()  # kept: a dropped iterator closes the connection
+            assert next(lines)
         until(lambda: len(logged(caplog)) == 1)
     [line] = logged(caplog)
     assert line["complete"] is False

@@ -1,6 +1,8 @@
 """What goes into the scheduler and comes out of it: requests and updates in token ids only, as structs that can cross a
 process boundary."""
 
+import hashlib
+
 import msgspec
 
 from octavo.outputs import FinishReason, TokenLogprobs
@@ -16,6 +18,11 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     params: SamplingParams
     arrival_s: float
     seed: int = 0
+
+
+def request_seed(seed: int, number: int) -> int:
+    """The seed of an engine's request `number` where it brings none: another for each, the same in every run."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest())
 
 
 class SequenceUpdate(msgspec.Struct, array_like=True):

@@ -1,7 +1,6 @@
 """What every endpoint works with: text in, an engine process behind, text out."""
 
 import asyncio
-import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from octavo.engine.wire import Ready
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import resolve_max_tokens
-from octavo.scheduling.messages import EngineRequest, RequestUpdate
+from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
 from octavo.tokenization.assembler import Delta, OutputAssembler
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -68,8 +67,8 @@ class Front:
         self.check(token_ids, params)
         number, self._num_requests = self._num_requests, self._num_requests + 1
         request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
-        digest = hashlib.blake2b(f"{self._seed}/{number}".encode(), digest_size=8).digest()
-        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, int.from_bytes(digest)))
+        seed = request_seed(self._seed, number)
+        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, seed))
         return Generation(
             self.client, stream, OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s)
         )
@@ -106,16 +105,6 @@ class Generation:
                 self._apply(waiting)
             if deltas := self._assembler.take_delta():
                 yield deltas
-
-    async def result(self) -> RequestOutput:
-        """The whole output, once all sequences are over.
-
-        Raises:
-            OctavoError: the engine refused the request or died.
-        """
-        async for update in self._stream:
-            self._apply(update)
-        return self.output
 
     def _apply(self, update: RequestUpdate) -> None:
         for index in self._assembler.apply(update):
