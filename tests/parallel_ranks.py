@@ -91,6 +91,15 @@ def check_llama(tensor_parallel: TensorParallel, folder: Path, token_ids: list[i
     torch.testing.assert_close(torch.cat(logits), expected)
 
 
+def check_quantized_llama(
+    tensor_parallel: TensorParallel, folder: Path, token_ids: list[int], exact: torch.Tensor, tolerance: float
+) -> None:
+    """A checkpoint loaded by halves as int8 stays close to the float logits of the whole."""
+    model = RaggedModel(folder, tensor_parallel=tensor_parallel, quantization="int8")
+    logits = model.step({"row": token_ids})["row"]
+    assert (logits - exact).abs().mean() < tolerance * exact.std()
+
+
 def _random(*shape: int) -> torch.Tensor:
     """The same on every rank for a shape."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))

@@ -3,11 +3,12 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from octavo.kernels.interface import CacheShape, RaggedBatch
+from octavo.config import Quantization
+from octavo.kernels.interface import CacheShape, Kernels, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels
-from octavo.layers.attention import AttentionStep
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.weights.loader import load_model, read_config
@@ -26,18 +27,26 @@ class RaggedModel:
         dtype: torch.dtype = torch.float32,
         tensor_parallel: TensorParallel | None = None,
         num_blocks: int = 64,
+        kernels: Kernels | None = None,
+        quantization: Quantization = "none",
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         self.checkpoint = locate(str(model))
         self.config = read_config(self.checkpoint)
         tensor_parallel = tensor_parallel or TensorParallel()
-        self.kernels = ReferenceKernels()
-        build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel)
+        self.kernels = kernels or ReferenceKernels()
+        build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization)
         self.model = load_model(self.config, build, self.checkpoint)
         kv_heads = tensor_parallel.share(self.config.num_key_value_heads, "KV heads", replicate=True)
         shape = CacheShape(
-            num_blocks, self.config.num_hidden_layers, BLOCK_SIZE, len(kv_heads), self.config.head_dim, dtype
+            num_blocks,
+            self.config.num_hidden_layers,
+            BLOCK_SIZE,
+            len(kv_heads),
+            self.config.head_dim,
+            cache_dtype or dtype,
         )
-        self.cache = self.kernels.allocate_cache(shape, build.device)
+        self.forward = self.kernels.bind(self.model, self.kernels.allocate_cache(shape, build.device))
         self.free_blocks = random.Random(0).sample(range(num_blocks), num_blocks)
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
@@ -45,9 +54,9 @@ class RaggedModel:
     def step(self, new_tokens: dict[str, list[int]]) -> dict[str, torch.Tensor]:
         """Compute each row's new tokens in one ragged batch: logits `[num_new, vocab_size]` by row."""
         batch = self._batch(new_tokens)
-        step = AttentionStep(self.cache, batch, self.kernels.prepare(batch, self.cache))
         with torch.inference_mode():
-            logits = self.model.logits(self.model(batch, step))
+            self.forward.run(batch)
+            logits = self.forward.logits(np.arange(len(batch.token_ids))).clone()
         by_row = torch.split_with_sizes(logits, [len(tokens) for tokens in new_tokens.values()])
         return dict(zip(new_tokens, by_row, strict=True))
 

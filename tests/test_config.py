@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -44,13 +45,22 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
     assert read_config_flags(parse([]), EngineConfig) == EngineConfig()
     for field in dataclasses.fields(EngineConfig):
         assert field.metadata["help"]
-        given = {"dtype": "float32", "load_format": "dummy"}.get(field.name, "7")
+        choices = [choice for choice in get_args(get_type_hints(EngineConfig)[field.name]) if isinstance(choice, str)]
+        given = choices[-1] if choices else "7"
         arguments = [flag(field.name), given]
         if field.name == "max_num_seqs":
             arguments += ["--max-num-batched-tokens", "9"]
         if field.name == "max_num_batched_tokens":
             arguments += ["--max-num-seqs", "5"]
         assert str(getattr(read_config_flags(parse(arguments), EngineConfig), field.name)) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("quantization", "int4"), ("kv_cache_dtype", "float8"), ("kernels", "gpu"), ("dtype", "int8")]
+)
+def test_an_unknown_choice_is_refused_with_the_flag_and_the_known_ones(name, value):
+    with pytest.raises(ConfigError, match=rf"{flag(name)} is '{value}'; it is one of .*, "):
+        EngineConfig(**{name: value})
 
 
 def test_sampling_flags_make_sampling_params():

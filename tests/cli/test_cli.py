@@ -56,7 +56,15 @@ def test_a_wrong_flag_is_one_clear_line_and_no_traceback(arguments, words):
 def test_doctor_tells_machine_kernels_and_what_the_model_takes():
     done = octavo("doctor", "--kv-cache-memory", "1GiB", "--dtype", "float32")
     assert done.returncode == 0, done.stderr
-    for words in ("reference", "LlamaForCausalLM", "513.1 MiB", "45.0 KiB", "1,456 (1,024 MiB)", "--max-num-seqs"):
+    for words in (
+        "Kernels 'cpu'",
+        "built, run in",
+        "LlamaForCausalLM",
+        "513.1 MiB",
+        "45.0 KiB",
+        "1,456 (1,024 MiB)",
+        "--max-num-seqs",
+    ):
         assert words in done.stdout
 
 

@@ -60,6 +60,24 @@ def test_weights_and_table_fit_or_are_refused_to_the_byte(max_model_len: int | N
         check_weights_fit(config, MODEL, build, needed - 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_weights_are_counted_with_their_scales(dtype: torch.dtype) -> None:
+    build = replace(BUILD, dtype=dtype, quantization="int8", max_model_len=256)
+    outputs = 2 * ((4 + 2 + 2) * 8 + 32 + 2 * 48 + 32) + 90
+    elements = 2 * ((4 + 2 + 2) * 8 * 32 + 32 * 32 + 3 * 48 * 32) + 90 * 32
+    others = 5 * 32 + 90 * 32
+    assert weight_bytes(MODEL, build) == elements + 4 * outputs + others * dtype.itemsize
+    assert loaded_bytes(build) == weight_bytes(MODEL, build) + 256 * 8 * 4
+
+
+def test_weights_that_do_not_fit_are_refused_with_what_would_make_them_smaller() -> None:
+    config = EngineConfig(max_model_len=256)
+    with pytest.raises(ConfigError, match=r"in float32.* use --dtype bfloat16 or use --quantization int8 or choose"):
+        check_weights_fit(config, MODEL, BUILD, 1000)
+    with pytest.raises(ConfigError, match=r"in int8.* free: choose a smaller model"):
+        check_weights_fit(config, MODEL, replace(BUILD, dtype=torch.bfloat16, quantization="int8"), 1000)
+
+
 def test_more_positions_than_the_model_was_made_for_are_refused() -> None:
     with pytest.raises(ConfigError, match="--max-model-len 1048577 is over the 1048576"):
         resolve_max_model_len(EngineConfig(max_model_len=2**20 + 1), MODEL)
@@ -84,6 +102,12 @@ def test_a_cache_that_is_more_than_is_free_is_refused_with_what_it_would_take() 
         size(15 * MIB, "30GiB", max_model_len=2**16, max_num_seqs=1)
     with pytest.raises(ConfigError, match=r"--kv-cache-memory 10MiB .* only 0 MiB"):
         size(0, "10MiB")
+
+
+def test_an_int8_cache_has_room_for_its_scales() -> None:
+    shape = size_cache(EngineConfig(kv_cache_memory="50%"), MODEL, torch.int8, 256, 100 * BLOCK_BYTES)
+    assert shape.block_bytes == BLOCK_BYTES * (8 + 4) // (8 * 4)
+    assert shape.num_blocks == 50 * BLOCK_BYTES // shape.block_bytes
 
 
 def test_less_than_a_block_is_refused() -> None:

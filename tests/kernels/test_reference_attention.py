@@ -10,14 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.kernels import reference
+from octavo.kernels import reference_attention
 from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
-from octavo.kernels.reference import ReferenceKernels, Tile, plan_tiles
+from octavo.kernels.quantized import quantize_rows
+from octavo.kernels.reference import ReferenceKernels
+from octavo.kernels.reference_attention import CachedVectors, Tile, paged_attention, plan_tiles, prepare, write_kv
 
 CPU = torch.device("cpu")
 LAYERS = 2
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-KERNELS = ReferenceKernels()
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.int8: 1e-5}
+"""By the cache's dtype. Of an int8 one, beside what is lost in quantizing."""
 
 
 @dataclass
@@ -27,6 +29,10 @@ class Row:
     num_new: int
     keys: torch.Tensor
     values: torch.Tensor
+
+    @property
+    def num_cached(self) -> int:
+        return self.context_len - self.num_new
 
     @property
     def context_len(self) -> int:
@@ -43,7 +49,11 @@ class Scene:
     query: torch.Tensor
 
     def new(self, part: str) -> torch.Tensor:
-        return torch.cat([getattr(row, part)[row.context_len - row.num_new :] for row in self.rows])
+        return torch.cat([getattr(row, part)[row.num_cached :] for row in self.rows])
+
+    @property
+    def cached(self) -> CachedVectors:
+        return CachedVectors(self.cache)
 
 
 def make_scene(
@@ -57,14 +67,20 @@ def make_scene(
     seed: int = 0,
     leftovers: float = math.nan,
 ) -> Scene:
-    """Rows of (new, cached) tokens in shuffled blocks; every slot that no row owns holds `leftovers`."""
+    """Rows of (new, cached) tokens in shuffled blocks; every slot that no row owns holds `leftovers`.
+
+    Keys and values are such as a cache of `dtype` holds exactly.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.normal(size=shape)).to(dtype)
+        return torch.from_numpy(rng.normal(size=shape)).to(torch.float32 if dtype == torch.int8 else dtype)
+
+    def vectors(*shape: int) -> torch.Tensor:
+        return as_cached(draw(*shape)) if dtype == torch.int8 else draw(*shape)
 
     shapes = [(new, (new + cached, num_kv_heads, head_dim)) for new, cached in lengths]
-    rows = [Row(new, draw(*shape), draw(*shape)) for new, shape in shapes]
+    rows = [Row(new, vectors(*shape), vectors(*shape)) for new, shape in shapes]
     num_blocks = [math.ceil(row.context_len / block_size) for row in rows]
     pool = sum(num_blocks) + 2
     shuffled = rng.permutation(pool)
@@ -74,19 +90,19 @@ def make_scene(
         tables[index, :count] = shuffled[taken : taken + count]
         taken += count
     shape = CacheShape(pool, LAYERS, block_size, num_kv_heads, head_dim, dtype)
-    cache = KERNELS.allocate_cache(shape, CPU)
-    cache.records.fill_(leftovers)
+    cache = ReferenceKernels().allocate_cache(shape, CPU)
+    fill(cache, leftovers)
     slots: list[int] = []
     positions: list[int] = []
     for index, row in enumerate(rows):
-        for position in range(row.context_len):
-            block, offset = int(tables[index, position // block_size]), position % block_size
-            if position < row.context_len - row.num_new:
-                cache.records[block, :, 0, offset] = row.keys[position]
-                cache.records[block, :, 1, offset] = row.values[position]
-            else:
-                slots.append(block * block_size + offset)
-                positions.append(position)
+        own = np.arange(row.context_len)
+        blocks, offsets = torch.from_numpy(tables[index, own // block_size]), torch.from_numpy(own % block_size)
+        old, new = slice(row.num_cached), slice(row.num_cached, None)
+        for layer in range(LAYERS):
+            for part, cached in enumerate((row.keys, row.values)):
+                CachedVectors(cache).write(layer, part, blocks[old], offsets[old], cached[old])
+        slots += (blocks * block_size + offsets)[new].tolist()
+        positions += own[new].tolist()
     starts = np.cumsum([0] + [row.num_new for row in rows])
     batch = RaggedBatch(
         token_ids=torch.zeros(len(slots), dtype=torch.int64),
@@ -99,18 +115,33 @@ def make_scene(
     return Scene(cache, batch, rows, draw(len(slots), num_kv_heads * group, head_dim))
 
 
+def as_cached(vectors: torch.Tensor) -> torch.Tensor:
+    """What an int8 cache keeps of `[n, num_kv_heads, head_dim]`."""
+    values, scales = quantize_rows(vectors.flatten(0, 1))
+    return (values * scales.unsqueeze(1)).view(vectors.shape)
+
+
+def fill(cache: KVCache, leftovers: float) -> None:
+    """Every slot of every block; where they are int8, their scales."""
+    cached = CachedVectors(cache)
+    if cached.scales is None:
+        cached.values.fill_(leftovers)
+    else:
+        cached.values.fill_(99)
+        cached.scales.fill_(leftovers)
+
+
 def attend(
     scene: Scene, *, layer: int = 1, scale: float = 0.5, window: int | None = None, softcap: float | None = None
 ) -> torch.Tensor:
     """Write the new tokens and attend, as a model's layer does."""
-    step = KERNELS.prepare(scene.batch, scene.cache)
-    KERNELS.write_kv(scene.cache, layer, scene.new("keys"), scene.new("values"), step)
-    return KERNELS.paged_attention(scene.query, scene.cache, layer, step, scale=scale, window=window, softcap=softcap)
+    step = prepare(scene.batch, scene.cache)
+    write_kv(step, layer, scene.new("keys"), scene.new("values"))
+    return paged_attention(scene.query, step, layer, scale=scale, window=window, softcap=softcap)
 
 
 def plan(scene: Scene, window: int | None = None) -> list[Tile]:
-    step = KERNELS.prepare(scene.batch, scene.cache)
-    return plan_tiles(step, scene.cache.shape, window, num_heads=scene.query.shape[1])
+    return plan_tiles(prepare(scene.batch, scene.cache), window, num_heads=scene.query.shape[1])
 
 
 def attend_one_by_one(
@@ -121,7 +152,7 @@ def attend_one_by_one(
     queries = iter(scene.query.double().numpy())
     for row in scene.rows:
         keys, values = row.keys.double().numpy(), row.values.double().numpy()
-        for position in range(row.context_len - row.num_new, row.context_len):
+        for position in range(row.num_cached, row.context_len):
             query = next(queries)
             group = query.shape[0] // keys.shape[1]
             oldest = 0 if window is None else max(0, position - window + 1)
@@ -137,7 +168,7 @@ def attend_one_by_one(
 
 
 def assert_same(actual: torch.Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
-    assert actual.dtype == dtype
+    assert actual.dtype == (torch.float32 if dtype == torch.int8 else dtype)
     tolerance = TOLERANCE[dtype]
     np.testing.assert_allclose(actual.double().numpy(), expected, rtol=tolerance, atol=tolerance)
 
@@ -182,16 +213,17 @@ def test_any_ragged_batch_equals_attention_token_by_token(
         dtype=dtype,
         seed=seed,
     )
-    with mock.patch.multiple(reference, GATHERED_BYTES=tile_bytes, SCORE_BYTES=tile_bytes):
+    with mock.patch.multiple(reference_attention, GATHERED_BYTES=tile_bytes, SCORE_BYTES=tile_bytes):
         actual = attend(scene, scale=scale, window=window, softcap=softcap)
     assert_same(actual, attend_one_by_one(scene, scale=scale, window=window, softcap=softcap), dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
 @pytest.mark.parametrize("leftovers", [math.nan, math.inf, -math.inf, 1e30])
-def test_what_another_request_left_in_the_slots_changes_no_bit(leftovers: float) -> None:
+def test_what_another_request_left_in_the_slots_changes_no_bit(dtype: torch.dtype, leftovers: float) -> None:
     lengths = [(1, 30), (1, 17), (5, 20), (13, 0)]
-    clean = attend(make_scene(lengths, block_size=8, leftovers=0.0))
-    poisoned = attend(make_scene(lengths, block_size=8, leftovers=leftovers))
+    clean = attend(make_scene(lengths, block_size=8, dtype=dtype, leftovers=0.0))
+    poisoned = attend(make_scene(lengths, block_size=8, dtype=dtype, leftovers=leftovers))
     assert torch.equal(clean, poisoned)
 
 
@@ -205,18 +237,18 @@ def test_a_token_is_not_disturbed_by_what_comes_after_it_in_its_row() -> None:
 
 def test_only_the_layer_asked_for_is_read_and_written() -> None:
     scene = make_scene([(2, 5), (1, 9)], block_size=4)
-    scene.cache.records[:, 0] = math.nan
-    before = scene.cache.records[:, 0].clone()
+    other_layer = scene.cached.values[:, 0]
+    other_layer.fill_(math.nan)
     assert not attend(scene, layer=1).isnan().any()
-    assert torch.equal(scene.cache.records[:, 0].isnan(), before.isnan())
+    assert other_layer.isnan().all()
 
 
 def test_layers_of_one_step_may_differ_in_their_window() -> None:
     scene = make_scene([(4, 11), (1, 20)], block_size=4)
-    step = KERNELS.prepare(scene.batch, scene.cache)
+    step = prepare(scene.batch, scene.cache)
     for layer, window in enumerate([3, None]):
-        KERNELS.write_kv(scene.cache, layer, scene.new("keys"), scene.new("values"), step)
-        actual = KERNELS.paged_attention(scene.query, scene.cache, layer, step, scale=0.5, window=window)
+        write_kv(step, layer, scene.new("keys"), scene.new("values"))
+        actual = paged_attention(scene.query, step, layer, scale=0.5, window=window)
         assert_same(actual, attend_one_by_one(scene, window=window), torch.float64)
 
 
@@ -239,7 +271,7 @@ def test_sixty_four_decoding_rows_are_attended_together_with_bounded_padding(lon
 @pytest.mark.parametrize("block_size", [16, 256, 1024])
 def test_a_long_prefill_is_cut_so_that_its_scores_stay_bounded(block_size: int) -> None:
     scene = make_scene([(300, 50)], block_size=block_size)
-    with mock.patch.object(reference, "SCORE_BYTES", 1 << 18):
+    with mock.patch.object(reference_attention, "SCORE_BYTES", 1 << 18):
         tiles = plan(scene)
         actual = attend(scene)
     assert max(tile.num_rows * tile.num_queries * tile.num_keys * 4 * 8 for tile in tiles) <= 1 << 18
@@ -250,5 +282,29 @@ def test_sixteen_bit_caches_are_summed_in_float32() -> None:
     """With 4,000 equal scores a sum of weights in bfloat16 would stop growing at 256."""
     scene = make_scene([(1, 3999)], block_size=16, num_kv_heads=1, group=1, dtype=torch.bfloat16)
     scene.rows[0].values.fill_(1)
-    scene.cache.records[:, :, 1].fill_(1)
+    scene.cached.values[:, :, 1].fill_(1)
     assert attend(scene, scale=0.0).eq(1).all()
+
+
+def test_an_int8_cache_keeps_each_vector_to_half_a_step_of_its_own_scale() -> None:
+    """A head that is a thousand times smaller than its neighbour loses no more of itself."""
+    scene = make_scene([(6, 9)], block_size=4, head_dim=8, dtype=torch.int8)
+    new = torch.randn(6, 2, 8) * torch.tensor([1.0, 1e-3]).view(1, 2, 1)
+    new[3, 1] = 0
+    step = prepare(scene.batch, scene.cache)
+    write_kv(step, 0, new, -new)
+    for part, expected in enumerate((new, -new)):
+        kept = scene.cached.read(0, part, step.slot_blocks, torch.float32)[torch.arange(6), step.slot_offsets]
+        half_a_step = expected.abs().amax(dim=-1, keepdim=True) / 127 / 2
+        assert ((kept - expected).abs() <= half_a_step * 1.0001).all()
+        assert kept[3, 1].eq(0).all()
+
+
+def test_attention_over_an_int8_cache_is_close_to_that_over_a_float_one() -> None:
+    scene = make_scene([(1, 200), (40, 60), (7, 0)], block_size=16, head_dim=64, dtype=torch.int8)
+    exact = make_scene([(1, 200), (40, 60), (7, 0)], block_size=16, head_dim=64, dtype=torch.float32)
+    expected = attend_one_by_one(exact, scale=64**-0.5)
+    difference = np.abs(attend(scene, scale=64**-0.5).numpy() - expected)
+    assert np.abs(expected).mean() > 0.1
+    assert difference.max() < 0.05
+    assert difference.mean() < 0.005

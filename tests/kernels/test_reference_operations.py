@@ -7,22 +7,27 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from octavo.kernels.interface import CacheShape
-from octavo.kernels.reference import ReferenceKernels
+from octavo.kernels.reference import ReferenceKernels, rotary
 
 CPU = torch.device("cpu")
 KERNELS = ReferenceKernels()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
 def test_a_cache_starts_as_zeros_with_one_contiguous_record_a_block(dtype: torch.dtype) -> None:
     shape = CacheShape(num_blocks=5, num_layers=3, block_size=4, num_kv_heads=2, head_dim=8, dtype=dtype)
     records = KERNELS.allocate_cache(shape, CPU).records
-    assert records.shape == (5, 3, 2, 4, 2, 8)
-    assert records.dtype == dtype
+    assert records.shape == (5, shape.block_bytes)
+    assert records.dtype == torch.uint8
     assert records.is_contiguous()
-    assert records[0].numel() * records.itemsize == shape.block_bytes
     assert not records.any()
+
+
+def test_an_int8_record_counts_a_float32_scale_for_each_vector() -> None:
+    vectors = 3 * 2 * 4 * 2
+    assert CacheShape(5, 3, 4, 2, 8, torch.int8).block_bytes == vectors * (8 + 4)
+    assert CacheShape(5, 3, 4, 2, 8, torch.bfloat16).block_bytes == vectors * 8 * 2
 
 
 def test_a_cache_takes_no_memory_before_it_is_written() -> None:
@@ -38,7 +43,7 @@ def test_a_cache_takes_no_memory_before_it_is_written() -> None:
 
 def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
     cache = KERNELS.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.float32), CPU)
-    cache.records.normal_()
+    cache.records.random_(256)
     before = cache.records.clone()
     KERNELS.copy_blocks(cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
     assert torch.equal(cache.records, before[[0, 4, 4, 3, 4, 0]])
@@ -76,7 +81,7 @@ def test_rotary_is_that_of_transformers_llama() -> None:
     positions = torch.tensor([0, 1, 2, 63, 17, 5, 5, 40, 8])
     table_cos, table_sin = LlamaRotaryEmbedding(config)(query, torch.arange(64)[None])
     cos_sin = torch.cat([table_cos[0, :, :8], table_sin[0, :, :8]], dim=-1)
-    actual = KERNELS.rotary(query, key, positions, cos_sin)
+    actual = rotary(query, key, positions, cos_sin)
     cos, sin = LlamaRotaryEmbedding(config)(query, positions[None])
     expected = apply_rotary_pos_emb(query.transpose(0, 1)[None], key.transpose(0, 1)[None], cos, sin)
     for ours, theirs in zip(actual, expected, strict=True):
@@ -88,7 +93,7 @@ def test_rotary_leaves_dimensions_past_the_rotated_ones_alone(dtype: torch.dtype
     query, key = torch.randn(3, 2, 10).to(dtype), torch.randn(3, 1, 10).to(dtype)
     angles = torch.rand(8, 3)
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    rotated, rotated_key = KERNELS.rotary(query, key, torch.tensor([1, 2, 7]), cos_sin)
+    rotated, rotated_key = rotary(query, key, torch.tensor([1, 2, 7]), cos_sin)
     assert rotated.dtype == rotated_key.dtype == dtype
     assert torch.equal(rotated[..., 6:], query[..., 6:])
     assert not torch.equal(rotated[..., :6], query[..., :6])

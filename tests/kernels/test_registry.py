@@ -8,37 +8,69 @@ import torch
 
 from octavo import kernels
 from octavo.errors import ConfigError
-from octavo.kernels import Backend, select_kernels
+from octavo.kernels import Backend, Needs, select_kernels
 from octavo.kernels.reference import ReferenceKernels
 
+NEEDS = Needs(torch.device("cpu"), torch.float32, torch.float32)
+EXACT = Needs(torch.device("cpu"), torch.float64, torch.float64)
 
-def test_the_cpu_gets_the_reference_and_a_sentence_that_says_so() -> None:
-    choice = select_kernels(torch.device("cpu"))
+
+def test_the_cpu_gets_the_cpp_kernels_and_a_sentence_that_says_so() -> None:
+    choice = select_kernels(NEEDS)
+    assert choice.kernels.name == "cpu"
+    assert choice.why == "Kernels 'cpu' on cpu: the fastest there are."
+    assert not choice.is_fallback
+
+
+def test_float64_gets_the_reference() -> None:
+    choice = select_kernels(EXACT)
     assert choice.kernels.name == "reference"
-    assert choice.why == "Kernels 'reference' on cpu: no faster backend is registered for cpu."
+    assert choice.why == "Kernels 'reference' on cpu: 'cpu' have no float64."
+    assert not choice.is_fallback
+
+
+def test_without_the_extension_the_reference_serves_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "octavo.kernels._cpu", None)
+    choice = select_kernels(NEEDS)
+    assert choice.kernels.name == "reference"
+    assert "'cpu' could not be built or loaded" in choice.why
+    assert choice.is_fallback
+
+
+def test_a_backend_asked_for_by_name_serves_or_is_refused_with_the_flag() -> None:
+    assert select_kernels(NEEDS, "reference").kernels.name == "reference"
+    with pytest.raises(ConfigError, match=r"'cpu' have no float64.*--kernels"):
+        select_kernels(EXACT, "cpu")
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_every_backend_serves_16_bit_weights_over_an_int8_cache(name: str) -> None:
+    needs = Needs(torch.device("cpu"), torch.bfloat16, torch.int8)
+    assert select_kernels(needs, name).kernels.name == name
 
 
 def test_the_first_backend_that_can_serve_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = Backend("fast", why_not=lambda device: None, load=ReferenceKernels)
+    fast_kernels = ReferenceKernels()
+    fast = Backend("fast", why_not=lambda needs: None, load=lambda: fast_kernels)
     monkeypatch.setattr(kernels, "BACKENDS", [fast, *kernels.BACKENDS])
-    assert "'fast'" in select_kernels(torch.device("cpu")).why
+    assert select_kernels(NEEDS).kernels is fast_kernels
 
 
 def test_a_backend_that_cannot_serve_is_not_loaded_and_its_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def load() -> ReferenceKernels:
         raise AssertionError("loaded a backend that cannot serve the device")
 
-    picky = Backend("picky", why_not=lambda device: f"needs AVX-512, which this {device.type} lacks", load=load)
+    picky = Backend("picky", why_not=lambda needs: f"needs AVX-512, which this {needs.device.type} lacks", load=load)
     monkeypatch.setattr(kernels, "BACKENDS", [picky, *kernels.BACKENDS])
-    choice = select_kernels(torch.device("cpu"))
+    choice = select_kernels(EXACT)
     assert choice.kernels.name == "reference"
-    assert choice.why == "Kernels 'reference' on cpu: 'picky' needs AVX-512, which this cpu lacks."
+    assert choice.why.endswith("on cpu: 'picky' needs AVX-512, which this cpu lacks; 'cpu' have no float64.")
 
 
 def test_a_device_that_no_backend_serves_is_refused_with_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "BACKENDS", [Backend("picky", lambda device: "is not built", ReferenceKernels)])
+    monkeypatch.setattr(kernels, "BACKENDS", [Backend("picky", lambda needs: "is not built", ReferenceKernels)])
     with pytest.raises(ConfigError, match="no kernels for device cpu: 'picky' is not built"):
-        select_kernels(torch.device("cpu"))
+        select_kernels(EXACT)
 
 
 def test_asking_for_the_registry_loads_no_backend() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from octavo.errors import ModelError
-from octavo.kernels.reference import ReferenceKernels
+from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.layers import rotary as rotary_module
 from octavo.layers.build import ModelBuild
 from octavo.layers.rotary import RotaryEmbedding, rotary_frequencies
@@ -15,31 +15,31 @@ from octavo.layers.rotary import RotaryEmbedding, rotary_frequencies
 CPU = torch.device("cpu")
 
 
-def rotary(dtype: torch.dtype, device: torch.device = CPU) -> RotaryEmbedding:
+def table(dtype: torch.dtype, device: torch.device = CPU) -> RotaryEmbedding:
     return RotaryEmbedding(8, 5000, 10000.0, None, ModelBuild(dtype, device, ReferenceKernels()))
 
 
 def test_the_table_stays_float32_in_a_16_bit_model_so_that_far_neighbours_differ() -> None:
-    table = rotary(torch.bfloat16).cos_sin
-    assert table.dtype == torch.float32
-    assert not torch.equal(table[4998], table[4999])
+    cos_sin = table(torch.bfloat16).cos_sin
+    assert cos_sin.dtype == torch.float32
+    assert not torch.equal(cos_sin[4998], cos_sin[4999])
 
 
 def test_a_float64_models_table_is_exact_to_float64() -> None:
-    table = rotary(torch.float64).cos_sin
+    cos_sin = table(torch.float64).cos_sin
     angle = 4999 * 10000.0 ** (-2 / 8)
-    assert abs(float(table[4999, 1]) - math.cos(angle)) < 1e-12
-    assert abs(float(table[4999, 5]) - math.sin(angle)) < 1e-12
+    assert abs(float(cos_sin[4999, 1]) - math.cos(angle)) < 1e-12
+    assert abs(float(cos_sin[4999, 5]) - math.sin(angle)) < 1e-12
 
 
 def test_rotation_keeps_lengths_and_makes_scores_depend_on_the_distance_only() -> None:
     query = torch.randn(1, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     key = torch.randn(1, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    embedding = rotary(torch.float64)
+    embedding = table(torch.float64)
 
     def score(query_position: int, key_position: int) -> torch.Tensor:
-        rotated_query: torch.Tensor = embedding(query, key, torch.tensor([query_position]))[0]
-        rotated_key: torch.Tensor = embedding(query, key, torch.tensor([key_position]))[1]
+        rotated_query, _ = rotary(query, key, torch.tensor([query_position]), embedding.cos_sin)
+        _, rotated_key = rotary(query, key, torch.tensor([key_position]), embedding.cos_sin)
         return (rotated_query * rotated_key).sum()
 
     torch.testing.assert_close(score(7, 3), score(1007, 1003))
@@ -47,11 +47,11 @@ def test_rotation_keeps_lengths_and_makes_scores_depend_on_the_distance_only() -
 
 
 def test_on_the_meta_device_the_table_has_its_shape_and_is_filled_later() -> None:
-    embedding = rotary(torch.float32, torch.device("meta"))
+    embedding = table(torch.float32, torch.device("meta"))
     assert embedding.cos_sin.is_meta
     assert embedding.cos_sin.shape == (5000, 8)
     embedding.fill_table(CPU)
-    torch.testing.assert_close(embedding.cos_sin, rotary(torch.float32).cos_sin)
+    torch.testing.assert_close(embedding.cos_sin, table(torch.float32).cos_sin)
 
 
 LLAMA3 = {
@@ -73,9 +73,9 @@ def test_a_shorter_table_has_the_same_values(dtype: torch.dtype, scaling: dict[s
 
 
 def test_a_table_made_in_parts_is_the_one_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = rotary(torch.float32).cos_sin
+    at_once = table(torch.float32).cos_sin
     monkeypatch.setattr(rotary_module, "POSITIONS_AT_ONCE", 77)
-    assert torch.equal(rotary(torch.float32).cos_sin, at_once)
+    assert torch.equal(table(torch.float32).cos_sin, at_once)
 
 
 @pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 10**400}, LLAMA3 | {"factor": 10**400}])

@@ -50,7 +50,7 @@ def _print_machine(config: EngineConfig) -> None:
     import torch
 
     from octavo.execution.machine import free_memory_bytes, num_cores, total_memory_bytes
-    from octavo.kernels import select_kernels
+    from octavo.kernels import why_not_built
 
     model_name, features = _processor()
     _print_section(
@@ -69,9 +69,15 @@ def _print_machine(config: EngineConfig) -> None:
         {
             "octavo": __version__,
             "torch": torch.__version__,
-            "kernels": select_kernels(torch.device("cpu")).why,
+            "C++ kernels": why_not_built() or _instruction_set(),
         },
     )
+
+
+def _instruction_set() -> str:
+    from octavo.kernels import _cpu
+
+    return f"built, run in {_cpu.instruction_set()}"
 
 
 def _processor() -> tuple[str, set[str]]:
@@ -89,9 +95,9 @@ def _print_model(config: EngineConfig) -> None:
 
     from octavo.execution.machine import free_memory_bytes
     from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, weight_bytes
-    from octavo.kernels import select_kernels
+    from octavo.kernels import Needs, select_kernels
     from octavo.layers.build import ModelBuild
-    from octavo.models.weights.loader import read_config, resolve_dtype
+    from octavo.models.weights.loader import read_config, resolve_cache_dtype, resolve_dtype
     from octavo.models.weights.locate import locate
 
     checkpoint = locate(config.model)
@@ -99,7 +105,9 @@ def _print_model(config: EngineConfig) -> None:
     dtype = resolve_dtype(config.dtype, model)
     max_model_len = resolve_max_model_len(config, model)
     device = torch.device("cpu")
-    build = ModelBuild(dtype, device, select_kernels(device).kernels)
+    cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
+    choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+    build = ModelBuild(dtype, device, choice.kernels, quantization=config.quantization)
     weights, free = weight_bytes(model, build), free_memory_bytes()
     _print_section(
         f"Model {config.model}",
@@ -110,11 +118,12 @@ def _print_model(config: EngineConfig) -> None:
             f"vocabulary {model.vocab_size}",
             "dtype": f"{str(dtype).removeprefix('torch.')} (--dtype)",
             "longest sequence": f"{max_model_len} tokens (--max-model-len)",
-            "weights": f"{weights / MIB:,.1f} MiB",
+            "weights": f"{weights / MIB:,.1f} MiB (--quantization {config.quantization})",
+            "kernels": choice.why,
         },
     )
     check_weights_fit(config, model, build, free)
-    _print_cache(config, size_cache(config, model, dtype, max_model_len, free - weights), max_model_len)
+    _print_cache(config, size_cache(config, model, cache_dtype, max_model_len, free - weights), max_model_len)
 
 
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
@@ -123,7 +132,8 @@ def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) 
     _print_section(
         f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
         {
-            "one token": f"{cache.block_bytes / cache.block_size / 1024:,.1f} KiB",
+            "one token": f"{cache.block_bytes / cache.block_size / 1024:,.1f} KiB in "
+            f"{str(cache.dtype).removeprefix('torch.')} (--kv-cache-dtype)",
             "one block": f"{cache.block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)",
             "blocks": f"{cache.num_blocks:,} ({cache.num_bytes / MIB:,.0f} MiB), room for {slots:,} tokens",
             "sequences": f"{cache.num_blocks // full_length:,} at the full {max_model_len} tokens, "

@@ -1,5 +1,7 @@
 """The local executor: the model, its KV cache and its runner in this very process."""
 
+import logging
+
 import torch
 
 from octavo.config import EngineConfig
@@ -9,10 +11,12 @@ from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner
 from octavo.execution.plan import Plan
 from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache
-from octavo.kernels import select_kernels
+from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
-from octavo.models.weights.loader import load_model, read_config, resolve_dtype
+from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
 from octavo.models.weights.locate import locate
+
+logger = logging.getLogger(__name__)
 
 
 class LocalExecutor:
@@ -32,15 +36,18 @@ class LocalExecutor:
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint)
         self.dtype = resolve_dtype(config.dtype, self.model_config)
-        self.kernel_choice = select_kernels(device)
+        cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, self.dtype)
+        self.kernel_choice = select_kernels(Needs(device, self.dtype, cache_dtype), config.kernels)
+        if self.kernel_choice.is_fallback:
+            logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
-        build = ModelBuild(self.dtype, device, kernels, max_model_len=max_model_len)
+        build = ModelBuild(self.dtype, device, kernels, quantization=config.quantization, max_model_len=max_model_len)
         self.weight_bytes = check_weights_fit(config, self.model_config, build, free_memory_bytes())
         model = load_model(
             self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
         )
-        shape = size_cache(config, self.model_config, self.dtype, max_model_len, free_memory_bytes())
+        shape = size_cache(config, self.model_config, cache_dtype, max_model_len, free_memory_bytes())
         cache = kernels.allocate_cache(shape, device)
         self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len)
         self.capacity = Capacity(
@@ -52,10 +59,19 @@ class LocalExecutor:
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
         )
 
-    def submit(self, plan: Plan) -> FinishedStep:
+    @property
+    def runner(self) -> ModelRunner:
+        """What runs the steps.
+
+        Raises:
+            EngineError: the executor has been closed.
+        """
         if self._runner is None:
             raise EngineError("this engine has been closed")
-        return FinishedStep(self._runner.run(plan))
+        return self._runner
+
+    def submit(self, plan: Plan) -> FinishedStep:
+        return FinishedStep(self.runner.run(plan))
 
     def close(self) -> None:
         """Drop the weights and the cache."""

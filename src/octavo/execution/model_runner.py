@@ -5,9 +5,7 @@ import torch
 
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.kernels.interface import Kernels, KVCache, RaggedBatch
-from octavo.layers.attention import AttentionStep
-from octavo.models.registry import CausalLM
+from octavo.kernels.interface import Kernels, KVCache, Model, RaggedBatch
 from octavo.outputs import TokenLogprobs
 from octavo.sampling.logprobs import score_prompt
 from octavo.sampling.sampler import sample
@@ -20,8 +18,8 @@ SCORED_AT_ONCE = 256
 class ModelRunner:
     """One model, its KV cache and the rows it is working on."""
 
-    def __init__(self, model: CausalLM, kernels: Kernels, cache: KVCache, max_model_len: int) -> None:
-        self.model = model
+    def __init__(self, model: Model, kernels: Kernels, cache: KVCache, max_model_len: int) -> None:
+        self.forward = kernels.bind(model, cache)
         self.kernels = kernels
         self.cache = cache
         self.rows = RowTables(max_model_len, cache.shape.block_size)
@@ -36,13 +34,13 @@ class ModelRunner:
             self.kernels.copy_blocks(self.cache, sources, destinations)
         if not plan.rows:
             return StepOutput([])
-        batch = self._batch(plan)
-        hidden = self.model(batch, AttentionStep(self.cache, batch, self.kernels.prepare(batch, self.cache)))
-        ends = batch.query_starts[1:] - 1
-        prompt_logprobs = [self._score(plan, index, hidden, int(ends[index])) for index in plan.scored]
+        batch = self.prepare(plan)
+        self.forward.run(batch)
+        ends = np.cumsum(plan.num_new) - 1
+        prompt_logprobs = [self._score(plan, index, int(ends[index])) for index in plan.scored]
         if not plan.sampled_rows:
             return StepOutput([], [], prompt_logprobs)
-        token_ids, logprobs = self._sample(plan, hidden, ends)
+        token_ids, logprobs = self.sample(plan, ends)
         return StepOutput(token_ids, logprobs, prompt_logprobs)
 
     @property
@@ -60,7 +58,7 @@ class ModelRunner:
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
 
-    def _batch(self, plan: Plan) -> RaggedBatch:
+    def prepare(self, plan: Plan) -> RaggedBatch:
         """The step's tokens as one flat list, with where each row's KV lives."""
         table = self.rows
         rows, starts, num_new = (np.array(column, np.int64) for column in (plan.rows, plan.starts, plan.num_new))
@@ -81,13 +79,14 @@ class ModelRunner:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
 
-    def _sample(
-        self, plan: Plan, hidden: torch.Tensor, ends: torch.Tensor
-    ) -> tuple[list[list[int]], list[list[TokenLogprobs] | None]]:
-        sources, source_of_row = np.unique(np.array(plan.logits_from, np.int64), return_inverse=True)
-        logits = self.model.logits(hidden[ends[self._tensor(sources)]])
+    def sample(self, plan: Plan, ends: IntArray) -> tuple[list[list[int]], list[list[TokenLogprobs] | None]]:
+        """A token for each of the plan's sampled rows, appended to it; `ends` are the flat indices of the rows' last
+        tokens."""
+        sources = list(dict.fromkeys(plan.logits_from))
+        logits = self.forward.logits(ends[sources])
         if len(sources) < len(plan.logits_from):
-            logits = logits[self._tensor(source_of_row)]
+            place = {source: index for index, source in enumerate(sources)}
+            logits = logits[[place[source] for source in plan.logits_from]]
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
         num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
         result = sample(logits, self.sampling, rows, num_generated, self.rows.token_ids, plan.masks)
@@ -95,7 +94,7 @@ class ModelRunner:
         self.rows.append(rows, token_ids)
         return [[token] for token in token_ids.tolist()], result.logprobs
 
-    def _score(self, plan: Plan, index: int, hidden: torch.Tensor, end: int) -> list[TokenLogprobs]:
+    def _score(self, plan: Plan, index: int, end: int) -> list[TokenLogprobs]:
         """Log-probabilities of the prompt tokens that follow those computed now for `plan.rows[index]`."""
         row, start = plan.rows[index], plan.starts[index]
         prompt, _ = self.rows.token_ids(row)
@@ -105,6 +104,6 @@ class ModelRunner:
         scores: list[TokenLogprobs] = []
         for offset in range(0, len(targets), SCORED_AT_ONCE):
             chunk = targets[offset : offset + SCORED_AT_ONCE]
-            logits = self.model.logits(hidden[first + offset : first + offset + len(chunk)])
+            logits = self.forward.logits(np.arange(first + offset, first + offset + len(chunk)))
             scores += score_prompt(logits, chunk, num_top)
         return scores

@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
-    """Bytes that the weights take in the build's dtype, counted on the meta device."""
+    """Bytes that the weights take as the build keeps them, counted on the meta device."""
     return _weight_and_table_bytes(model, build)[0]
 
 
@@ -40,13 +40,16 @@ def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuil
     build = replace(build, max_model_len=resolve_max_model_len(config, model))
     weights, tables = _weight_and_table_bytes(model, build)
     if weights + tables > free_bytes:
-        smaller = (
-            "choose a smaller model" if build.dtype.itemsize <= 2 else "use --dtype bfloat16 or choose a smaller model"
-        )
+        stored = "int8" if build.quantization == "int8" else str(build.dtype).removeprefix("torch.")
+        ways = [
+            "use --dtype bfloat16" if build.dtype.itemsize > 2 else "",
+            "use --quantization int8" if build.quantization == "none" else "",
+            "choose a smaller model (--model)",
+        ]
         raise ConfigError(
-            f"the weights of {config.model} take {weights / MIB:,.0f} MiB in {str(build.dtype).removeprefix('torch.')}"
+            f"the weights of {config.model} take {weights / MIB:,.0f} MiB in {stored}"
             f", its table of {build.max_model_len} positions (--max-model-len) {tables / MIB:,.0f} MiB, "
-            f"and {free_bytes / MIB:,.0f} MiB are free: {smaller} (--model)"
+            f"and {free_bytes / MIB:,.0f} MiB are free: {' or '.join(way for way in ways if way)}"
         )
     return weights
 
@@ -70,7 +73,7 @@ def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
 def size_cache(
     config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max_model_len: int, free_bytes: int
 ) -> CacheShape:
-    """The KV cache that `--kv-cache-memory` buys, and no more than all sequences at full length could use.
+    """The KV cache of `dtype` that `--kv-cache-memory` buys, no more than all sequences at full length could use.
 
     Raises:
         ConfigError: this cache is more than is free, or less than one block.

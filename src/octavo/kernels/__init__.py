@@ -1,4 +1,4 @@
-"""The registry of kernel backends: which one a device gets, and why."""
+"""The registry of kernel backends: which one serves a device and its dtypes, and why."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,21 +10,33 @@ from octavo.kernels.interface import Kernels
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What a backend is asked to serve."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of weights and activations."""
+    cache_dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """One way to run the operations. Its functions import what they need: a backend that isn't used costs nothing."""
 
     name: str
-    why_not: Callable[[torch.device], str | None]
-    """Why it cannot serve a device, as half a sentence; None where it can."""
+    why_not: Callable[[Needs], str | None]
+    """Why it cannot serve these needs, as half a sentence; None where it can."""
     load: Callable[[], Kernels]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """The backend that serves a device, and one sentence on why it was chosen."""
+    """The backend that serves, and one sentence on why it was chosen."""
 
     kernels: Kernels
     why: str
+    is_fallback: bool = False
+    """Whether a better one would have served, had it been built."""
 
 
 def _load_reference() -> Kernels:
@@ -33,23 +45,55 @@ def _load_reference() -> Kernels:
     return ReferenceKernels()
 
 
+def _load_cpu() -> Kernels:
+    from octavo.kernels.cpu import CpuKernels
+
+    return CpuKernels()
+
+
+def _why_not_cpu(needs: Needs) -> str | None:
+    if needs.device.type != "cpu":
+        return "are for processors"
+    if torch.float64 in (needs.dtype, needs.cache_dtype):
+        return "have no float64"
+    return why_not_built()
+
+
+def why_not_built() -> str | None:
+    """Why the C++ extension cannot be loaded, as half a sentence; None where it can."""
+    try:
+        import octavo.kernels._cpu  # noqa: F401
+    except ImportError as error:
+        return f"could not be built or loaded ({error})"
+    return None
+
+
 BACKENDS: list[Backend] = [
-    Backend("reference", why_not=lambda device: None, load=_load_reference),
+    Backend("cpu", why_not=_why_not_cpu, load=_load_cpu),
+    Backend("reference", why_not=lambda needs: None, load=_load_reference),
 ]
-"""Best first: the first that can serve the device is chosen. The reference is last, as it can serve any."""
+"""Best first: the first that can serve is chosen. The reference is last, as it runs anywhere."""
 
 
-def select_kernels(device: torch.device) -> KernelChoice:
-    """The best backend for `device`.
+def select_kernels(needs: Needs, name: str = "auto") -> KernelChoice:
+    """The best backend, or the one that is named.
 
     Raises:
-        ConfigError: no registered backend can serve it.
+        ConfigError: none can serve, or not the one named.
     """
     refused: list[str] = []
     for backend in BACKENDS:
-        reason = backend.why_not(device)
+        if name not in ("auto", backend.name):
+            continue
+        reason = backend.why_not(needs)
         if reason is None:
-            others = "; ".join(refused) or f"no faster backend is registered for {device.type}"
-            return KernelChoice(backend.load(), f"Kernels '{backend.name}' on {device}: {others}.")
+            kernels = backend.load()
+            why = "as asked for (--kernels)" if name != "auto" else "; ".join(refused) or "the fastest there are"
+            return KernelChoice(
+                kernels, f"Kernels '{kernels.name}' on {needs.device}: {why}.", is_fallback="could not be" in why
+            )
         refused.append(f"'{backend.name}' {reason}")
-    raise ConfigError(f"no kernels for device {device}: {'; '.join(refused)}")
+    if name != "auto":
+        names = ", ".join(backend.name for backend in BACKENDS)
+        refused.append(f"--kernels is one of auto, {names}")
+    raise ConfigError(f"no kernels for device {needs.device}: {'; '.join(refused)}")

@@ -4,7 +4,14 @@ this."""
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from octavo.kernels.quantized import QuantizedWeight
+
+Weight = torch.Tensor | QuantizedWeight
+"""What a product multiplies with: `[out_features, in_features]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +24,14 @@ class CacheShape:
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    """A floating dtype, or int8: then each slot and KV head has a float32 scale for its K and one for its V."""
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one record."""
-        return 2 * self.num_layers * self.block_size * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        """Bytes of one record, with its scales where it has any."""
+        vectors = 2 * self.num_layers * self.block_size * self.num_kv_heads
+        scale_bytes = 4 if self.dtype == torch.int8 else 0
+        return vectors * (self.head_dim * self.dtype.itemsize + scale_bytes)
 
     @property
     def num_bytes(self) -> int:
@@ -32,12 +42,12 @@ class CacheShape:
 class KVCache:
     """The one allocation that holds every block.
 
-    `records` is `[num_blocks, num_layers, 2, block_size, num_kv_heads, head_dim]`: indexing the first dimension moves
-    one contiguous piece.
+    What is inside a record is the business of the backend that made the cache; all others move records whole.
     """
 
     shape: CacheShape
     records: torch.Tensor
+    """`[num_blocks, block_bytes]` uint8, contiguous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,75 @@ class RaggedBatch:
     arbitrary but valid ids."""
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """What all layers of a step share: a model hands it from its embedding to its last attention, unread."""
+
+    cache: KVCache
+    batch: RaggedBatch
+    prepared: Any
+    """What the backend made of the batch, once for all layers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionSpec:
+    """One layer's attention. Head counts are this rank's."""
+
+    layer: int
+    """Index into the cache."""
+    num_heads: int
+    """A multiple of `num_kv_heads`; neighbours share a KV head."""
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    """Multiplies the scores."""
+    window: int | None = None
+    """A token sees itself and the `window - 1` tokens before it; None sees all."""
+    softcap: float | None = None
+    """Scores become `softcap * tanh(score / softcap)` before masking."""
+    cos_sin: torch.Tensor | None = None
+    """`[max_positions, rotary_dim]`: the cosines of `rotary_dim / 2` frequencies, then their sines. None rotates
+    nothing."""
+
+
+class ForwardPass(Protocol):
+    """A model bound to a cache, ready to run steps."""
+
+    def run(self, batch: RaggedBatch) -> None:
+        """Compute a step: write its KV and keep its tokens' last hidden states until the next one."""
+        ...
+
+    def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """Logits that follow some of the last step's tokens.
+
+        Args:
+            tokens: `[n]`, indices into the step's flat list.
+
+        Returns:
+            `[n, vocab_size]`, valid until the next call.
+        """
+        ...
+
+
+class Model(Protocol):
+    """What a backend runs: a forward pass in the words of `Kernels`."""
+
+    def __call__(self, step: AttentionStep) -> torch.Tensor:
+        """The last hidden state of every token: `[num_tokens, hidden_size]`."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, vocab_size]`."""
+        ...
+
+
 class Kernels(Protocol):
-    """One device's operations. `kernels/reference.py` is the plain torch version that every other is tested against."""
+    """One device's operations. `kernels/reference.py` is the plain torch version that every other is tested against.
+
+    A backend may compute as it is called, or record what is called: then `bind` runs the model's forward once with
+    handles in place of tensors, and steps replay it. So layers and models combine these operations, and touch
+    activations in no other way.
+    """
 
     name: str
 
@@ -73,67 +150,46 @@ class Kernels(Protocol):
         """A zeroed cache. On the CPU its pages are taken from the system when first written."""
         ...
 
-    def prepare(self, batch: RaggedBatch, cache: KVCache) -> Any:
-        """Work done once a step for all layers (grouping, masks); the result is passed to the two calls below as
-        `step`."""
-        ...
-
-    def write_kv(self, cache: KVCache, layer: int, key: torch.Tensor, value: torch.Tensor, step: Any) -> None:
-        """Write the new tokens' K and V (`[num_tokens, num_kv_heads, head_dim]`) into their slots."""
-        ...
-
-    def paged_attention(
-        self,
-        query: torch.Tensor,
-        cache: KVCache,
-        layer: int,
-        step: Any,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> torch.Tensor:
-        """Causal attention of the new tokens over their rows' blocks (paper, section 4.1, equation 4).
-
-        Args:
-            query: `[num_tokens, num_heads, head_dim]`; `num_heads` is a multiple of the cache's `num_kv_heads`,
-                neighbours share a KV head.
-            scale: multiplies the scores.
-            window: a token sees itself and the `window - 1` tokens before it; None sees all.
-            softcap: scores become `softcap * tanh(score / softcap)` before masking.
-
-        Returns:
-            `[num_tokens, num_heads, head_dim]`, the query's dtype. Sums are in float32, or float64 where the cache is.
-        """
-        ...
-
     def copy_blocks(self, cache: KVCache, sources: torch.Tensor, destinations: torch.Tensor) -> None:
         """Copy whole records (`[n]` int64 block ids each). No id is in both, none twice in `destinations`."""
         ...
 
+    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+        """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
+        afterwards."""
+        ...
+
+    def embedding(self, token_ids: torch.Tensor, weight: Weight) -> torch.Tensor:
+        """`[num_tokens]` int64 -> the weight's rows, `[num_tokens, in_features]`."""
+        ...
+
+    def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: hidden @ weight.T + bias.
+
+        With a quantized weight each token's activations are quantized too (`quantized.quantize_rows`) and the sums are
+        exact integers.
+        """
+        ...
+
     def rms_norm(
-        self,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        eps: float,
-        residual: torch.Tensor | None = None,
+        self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add `residual` (if any) and normalise over the last dimension. Returns (normalised * weight, the sum before
         normalising)."""
         ...
 
-    def rotary(
-        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotate the halves of each head (the Hugging Face convention) by its position.
-
-        Args:
-            query, key: `[num_tokens, heads, head_dim]`.
-            cos_sin: `[max_positions, rotary_dim]`, cosines then sines, each of `rotary_dim / 2` frequencies; dimensions
-                past `rotary_dim` pass through.
-        """
-        ...
-
     def silu_and_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: silu(first half) * second half."""
+        ...
+
+    def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
+        """Rotate the new tokens' queries and keys by their positions, write their K and V into their slots, and attend
+        causally over their rows' blocks (paper, section 4.1, equation 4).
+
+        Args:
+            qkv: `[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: query heads, key heads, value heads.
+
+        Returns:
+            `[num_tokens, num_heads * head_dim]`. Sums are in float32, or float64 where the cache is.
+        """
         ...

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from octavo.config import Quantization
 from octavo.kernels.interface import Kernels
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.layers.parallel import TensorParallel
 
 
@@ -17,9 +19,17 @@ class ModelBuild:
     device: torch.device
     kernels: Kernels
     tensor_parallel: TensorParallel = field(default_factory=TensorParallel)
+    quantization: Quantization = "none"
+    """int8 keeps the matrices that products read as `QuantizedWeight`s; none keeps them in `dtype`."""
     max_model_len: int | None = None
     """The longest sequence to be computed, in tokens: tables over positions end there. None is the model's own."""
 
     def parameter(self, *shape: int) -> nn.Parameter:
         """An unfilled parameter, to be filled through a `Placement`."""
         return nn.Parameter(torch.empty(shape, dtype=self.dtype, device=self.device), requires_grad=False)
+
+    def weight(self, out_features: int, in_features: int) -> nn.Parameter | QuantizedWeight:
+        """An unfilled matrix that products read."""
+        if self.quantization == "int8":
+            return QuantizedWeight(out_features, in_features, self.device, self.dtype)
+        return self.parameter(out_features, in_features)

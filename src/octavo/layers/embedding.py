@@ -5,33 +5,37 @@ from torch import nn
 from torch.nn import functional
 
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement
+from octavo.layers.placement import Placement, place_weight
 
 
 class VocabParallelEmbedding(nn.Module):
-    """A table of one vector a token. Ranks hold equally many neighbours, the last fewer where it doesn't divide."""
+    """A table of one vector a token. Ranks hold equally many neighbours, the last fewer where it doesn't divide.
 
-    def __init__(self, vocab_size: int, hidden_size: int, build: ModelBuild) -> None:
+    Where `is_head`, the model's head multiplies with it, and it is quantized as other such weights are.
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int, build: ModelBuild, *, is_head: bool = False) -> None:
         super().__init__()
         self.shape = (vocab_size, hidden_size)
         self.tensor_parallel = build.tensor_parallel
         self.rows_per_rank = -(-vocab_size // build.tensor_parallel.size)
         start = min(vocab_size, build.tensor_parallel.rank * self.rows_per_rank)
         self.rows = range(start, min(vocab_size, start + self.rows_per_rank))
-        self.weight = build.parameter(len(self.rows), hidden_size)
+        self.kernels = build.kernels
+        make = build.weight if is_head else build.parameter
+        self.weight = make(len(self.rows), hidden_size)
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """`[num_tokens]` int64 -> `[num_tokens, hidden_size]`, whole on every rank."""
         if self.tensor_parallel.size == 1:
-            return functional.embedding(token_ids, self.weight)
+            return self.kernels.embedding(token_ids, self.weight)
         here = (token_ids >= self.rows.start) & (token_ids < self.rows.stop)
-        embedded = self.weight.new_zeros(len(token_ids), self.shape[1])
-        embedded[here] = functional.embedding(token_ids[here] - self.rows.start, self.weight)
-        return self.tensor_parallel.all_reduce(embedded)
+        embedded = self.kernels.embedding(torch.where(here, token_ids - self.rows.start, 0), self.weight)
+        return self.tensor_parallel.all_reduce(embedded.masked_fill(~here.unsqueeze(1), 0))
 
     def placements(self) -> dict[str, Placement]:
         """`weight`."""
-        return {"weight": Placement(self.weight, self.shape, self.rows)}
+        return {"weight": place_weight(self.weight, self.shape, self.rows)}
 
 
 class ParallelLMHead(nn.Module):
@@ -44,7 +48,7 @@ class ParallelLMHead(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[n, hidden_size]` -> `[n, vocab_size]`, whole on every rank."""
         table = self.table
-        logits = functional.linear(hidden, table.weight)
+        logits = table.kernels.linear(hidden, table.weight)
         if table.tensor_parallel.size == 1:
             return logits
         padded = functional.pad(logits, (0, table.rows_per_rank - len(table.rows)))

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement, whole
+from octavo.layers.placement import Placement, place_weight, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,14 @@ class MergedColumnParallelLinear(nn.Module):
         self.shares = [tensor_parallel.share(part.num_units, part.name, replicate=part.replicate) for part in parts]
         self.widths = [len(share) * part.unit_rows for share, part in zip(self.shares, parts, strict=True)]
         """The outputs of each part on this rank: where to split the result."""
-        self.weight = build.parameter(sum(self.widths), in_features)
+        self.in_features = in_features
+        self.kernels = build.kernels
+        self.weight = build.weight(sum(self.widths), in_features)
         self.bias = build.parameter(sum(self.widths)) if bias else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, sum of widths]`, this rank's part."""
-        return functional.linear(hidden, self.weight, self.bias)
+        return self.kernels.linear(hidden, self.weight, self.bias)
 
     def placements(self) -> dict[str, Placement]:
         """By the parts' names: `q_proj.weight`, and `q_proj.bias` where there is one."""
@@ -49,7 +50,7 @@ class MergedColumnParallelLinear(nn.Module):
         for part, share, width in zip(self.parts, self.shares, self.widths, strict=True):
             rows = range(share.start * part.unit_rows, share.stop * part.unit_rows)
             num_rows = part.num_units * part.unit_rows
-            found[f"{part.name}.weight"] = Placement(self.weight, (num_rows, self.weight.shape[1]), rows, first_row)
+            found[f"{part.name}.weight"] = place_weight(self.weight, (num_rows, self.in_features), rows, first_row)
             if self.bias is not None:
                 found[f"{part.name}.bias"] = Placement(self.bias, (num_rows,), rows, first_row)
             first_row += width
@@ -63,16 +64,17 @@ class ColumnParallelLinear(nn.Module):
         super().__init__()
         self.shape = (out_features, in_features)
         self.rows = build.tensor_parallel.share(out_features, "outputs of a layer")
-        self.weight = build.parameter(len(self.rows), in_features)
+        self.kernels = build.kernels
+        self.weight = build.weight(len(self.rows), in_features)
         self.bias = build.parameter(len(self.rows)) if bias else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features / size]`, this rank's part."""
-        return functional.linear(hidden, self.weight, self.bias)
+        return self.kernels.linear(hidden, self.weight, self.bias)
 
     def placements(self) -> dict[str, Placement]:
         """`weight`, and `bias` where there is one."""
-        found = {"weight": Placement(self.weight, self.shape, self.rows)}
+        found = {"weight": place_weight(self.weight, self.shape, self.rows)}
         if self.bias is not None:
             found["bias"] = Placement(self.bias, self.shape[:1], self.rows)
         return found
@@ -89,19 +91,20 @@ class RowParallelLinear(nn.Module):
         self.shape = (out_features, in_features)
         self.tensor_parallel = build.tensor_parallel
         self.columns = build.tensor_parallel.share(in_features, "inputs of a layer")
-        self.weight = build.parameter(out_features, len(self.columns))
+        self.kernels = build.kernels
+        self.weight = build.weight(out_features, len(self.columns))
         self.bias = build.parameter(out_features) if bias else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, in_features / size]`, this rank's part -> `[num_tokens, out_features]`, whole on every rank."""
         if self.tensor_parallel.size == 1:
-            return functional.linear(hidden, self.weight, self.bias)
-        summed = self.tensor_parallel.all_reduce(functional.linear(hidden, self.weight))
+            return self.kernels.linear(hidden, self.weight, self.bias)
+        summed = self.tensor_parallel.all_reduce(self.kernels.linear(hidden, self.weight))
         return summed if self.bias is None else summed + self.bias
 
     def placements(self) -> dict[str, Placement]:
         """`weight`, and `bias` where there is one."""
-        found = {"weight": Placement(self.weight, self.shape, range(self.shape[0]), columns=self.columns)}
+        found = {"weight": place_weight(self.weight, self.shape, range(self.shape[0]), columns=self.columns)}
         if self.bias is not None:
             found["bias"] = whole(self.bias)
         return found

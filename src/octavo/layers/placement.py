@@ -6,6 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+
+QUANTIZED_AT_ONCE = 1 << 20
+"""Elements, so that what is held beside the weights while loading stays small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -20,6 +25,8 @@ class Placement:
     """The parameter's row that holds the first of `rows`."""
     columns: range | None = None
     """Of the checkpoint tensor, those held here; None is all."""
+    scales: nn.Parameter | None = None
+    """Where `parameter` is int8: `[rows]`, its rows' scales."""
 
     @property
     def num_elements(self) -> int:
@@ -36,7 +43,27 @@ class Placement:
         if self.columns is not None:
             values = values[:, self.columns.start : self.columns.stop]
         row = self.first_row + start_row - self.rows.start
-        self.parameter[row : row + values.shape[0]].copy_(values)
+        if self.scales is None:
+            self.parameter[row : row + len(values)].copy_(values)
+            return
+        at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
+        for start in range(0, len(values), at_once):
+            piece = values[start : start + at_once]
+            own = slice(row + start, row + start + len(piece))
+            self.parameter[own], self.scales[own] = quantize_rows(piece)
+
+
+def place_weight(
+    weight: nn.Parameter | QuantizedWeight,
+    shape: tuple[int, ...],
+    rows: range,
+    first_row: int = 0,
+    columns: range | None = None,
+) -> Placement:
+    """The placement of a matrix, quantized on its way where `weight` is."""
+    if isinstance(weight, QuantizedWeight):
+        return Placement(weight.values, shape, rows, first_row, columns, weight.scales)
+    return Placement(weight, shape, rows, first_row, columns)
 
 
 def whole(parameter: nn.Parameter) -> Placement:

@@ -17,7 +17,7 @@ POSITIONS_AT_ONCE = 4096
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotates queries and keys by their positions, from a table made once for all layers.
+    """The table by which attention rotates queries and keys, made once for all layers.
 
     Angles and table are float32, as in Hugging Face's models, or float64 in a float64 model; rounding angles to a
     16-bit dtype would merge neighbouring positions.
@@ -38,7 +38,6 @@ class RotaryEmbedding(nn.Module):
         """
         super().__init__()
         self.max_positions = max_positions
-        self.kernels = build.kernels
         self.frequencies = rotary_frequencies(head_dim, theta, scaling, torch.promote_types(build.dtype, torch.float32))
         self.fill_table(build.device)
 
@@ -53,12 +52,6 @@ class RotaryEmbedding(nn.Module):
                 angles = torch.outer(positions[part], self.frequencies)
                 table[part] = torch.cat((angles.cos(), angles.sin()), dim=-1)
         self.register_buffer("cos_sin", table, persistent=False)
-
-    def forward(
-        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query and key `[num_tokens, heads, head_dim]`, positions `[num_tokens]` int64 -> both rotated."""
-        return self.kernels.rotary(query, key, positions, self.cos_sin)
 
 
 def rotary_frequencies(head_dim: int, theta: float, scaling: Scaling | None, dtype: torch.dtype) -> torch.Tensor:

@@ -6,8 +6,7 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from octavo.kernels.interface import RaggedBatch
-from octavo.layers.attention import AttentionStep, PagedAttention
+from octavo.kernels.interface import AttentionSpec, AttentionStep
 from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear
@@ -32,21 +31,23 @@ class LlamaForCausalLM(nn.Module):
         super().__init__()
         tied = config.tie_word_embeddings
         self.ignored_tensors: tuple[str, ...] = ("rotary_emb.inv_freq", *(("lm_head.weight",) if tied else ()))
-        self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
+        self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size, build, is_head=tied)
         max_positions = build.max_model_len or config.max_position_embeddings
         rotary = RotaryEmbedding(config.head_dim, max_positions, config.rope_theta, config.rope_scaling, build)
         self.layers = nn.ModuleList(DecoderLayer(i, config, rotary, build) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, build)
         self.lm_head = ParallelLMHead(
-            self.embed_tokens if tied else VocabParallelEmbedding(config.vocab_size, config.hidden_size, build)
+            self.embed_tokens
+            if tied
+            else VocabParallelEmbedding(config.vocab_size, config.hidden_size, build, is_head=True)
         )
 
-    def forward(self, batch: RaggedBatch, step: AttentionStep) -> torch.Tensor:
+    def forward(self, step: AttentionStep) -> torch.Tensor:
         """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
-        hidden: torch.Tensor = self.embed_tokens(batch.token_ids)
+        hidden: torch.Tensor = self.embed_tokens(step.batch.token_ids)
         residual: torch.Tensor | None = None
         for layer in self.layers:
-            hidden, residual = layer(hidden, residual, batch.positions, step)
+            hidden, residual = layer(hidden, residual, step)
         normalised: torch.Tensor = self.norm(hidden, residual)[0]
         return normalised
 
@@ -77,11 +78,11 @@ class DecoderLayer(nn.Module):
         self.mlp = FeedForward(config, build)
 
     def forward(
-        self, hidden: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: AttentionStep
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`[num_tokens, hidden_size]` -> (the feed-forward's output, the residual to add to it)."""
         hidden, residual = self.input_layernorm(hidden, residual)
-        hidden = self.self_attn(hidden, positions, step)
+        hidden = self.self_attn(hidden, step)
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
 
@@ -112,16 +113,28 @@ class Attention(nn.Module):
         self.qkv_proj = MergedColumnParallelLinear(config.hidden_size, parts, build, bias=bias)
         self.o_proj = RowParallelLinear(heads * width, config.hidden_size, build, bias=bias)
         self.rotary = rotary
-        own_heads, own_kv_heads, _ = (len(share) for share in self.qkv_proj.shares)
-        self.attention = PagedAttention(index, own_heads, own_kv_heads, width, build.kernels, scale=width**-0.5)
+        self.kernels = build.kernels
+        self.index = index
+        self.head_dim = width
 
-    def forward(self, hidden: torch.Tensor, positions: torch.Tensor, step: AttentionStep) -> torch.Tensor:
+    @property
+    def spec(self) -> AttentionSpec:
+        """This layer's attention, with the table as it is now: the loader fills it after the layers are built."""
+        num_heads, num_kv_heads, _ = (len(share) for share in self.qkv_proj.shares)
+        return AttentionSpec(
+            self.index,
+            num_heads,
+            num_kv_heads,
+            self.head_dim,
+            scale=self.head_dim**-0.5,
+            cos_sin=self.rotary.cos_sin,
+        )
+
+    def forward(self, hidden: torch.Tensor, step: AttentionStep) -> torch.Tensor:
         """`[num_tokens, hidden_size]` -> the same shape."""
-        parts = self.qkv_proj(hidden).split(self.qkv_proj.widths, dim=-1)
-        query, key, value = (part.unflatten(-1, (-1, self.attention.head_dim)) for part in parts)
-        query, key = self.rotary(query, key, positions)
-        attended: torch.Tensor = self.o_proj(self.attention(query, key, value, step).flatten(1))
-        return attended
+        attended = self.kernels.attention(self.qkv_proj(hidden), step, self.spec)
+        projected: torch.Tensor = self.o_proj(attended)
+        return projected
 
 
 class FeedForward(nn.Module):

@@ -3,33 +3,23 @@
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
-import torch
 from torch import nn
 
 from octavo.errors import ModelError
-from octavo.kernels.interface import RaggedBatch
-from octavo.layers.attention import AttentionStep
+from octavo.kernels.interface import Model
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placement
 from octavo.models.config import ModelConfig
 from octavo.models.llama import LlamaForCausalLM
 
 
-class CausalLM(Protocol):
+class CausalLM(Model, Protocol):
     """What every architecture's class offers the model runner and the loader."""
 
     understands: ClassVar[frozenset[str]]
     """The names in `ModelConfig.extra` that the class computes."""
     ignored_tensors: tuple[str, ...]
     """Ends of the names of tensors that checkpoints carry and the model has no use for."""
-
-    def __call__(self, batch: RaggedBatch, step: AttentionStep) -> torch.Tensor:
-        """The last hidden state of every token: `[num_tokens, hidden_size]`."""
-        ...
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[n, hidden_size]` -> `[n, vocab_size]`."""
-        ...
 
     def placements(self) -> dict[str, Placement]:
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""

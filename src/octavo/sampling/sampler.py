@@ -114,13 +114,14 @@ def sample(
 def _choose(logits: torch.Tensor, batch: _Batch, history: TokenHistory) -> torch.Tensor:
     """A token for each row; only rows that are drawn or edited have their logits copied."""
     copied = batch.random | batch.edited
-    fallback = _fallback(logits, batch)
+    fallback = _fallback(logits.shape[1], batch)
     if not copied.any():
         return most_likely(logits, fallback)
     token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    plain = _indices(~copied, logits)
+    plain = np.flatnonzero(~copied)
     if len(plain):
-        token_ids[plain] = most_likely(logits.index_select(0, plain), fallback[plain])
+        own = _indices(~copied, logits)
+        token_ids[own] = most_likely(logits.index_select(0, own), fallback[plain])
     chosen = _indices(copied, logits)
     exact = logits.index_select(0, chosen).to(torch.promote_types(logits.dtype, torch.float32))
     token_ids[chosen] = _choose_from_copy(exact, batch.at(np.flatnonzero(copied)), history)
@@ -130,7 +131,7 @@ def _choose(logits: torch.Tensor, batch: _Batch, history: TokenHistory) -> torch
 def _choose_from_copy(logits: torch.Tensor, batch: _Batch, history: TokenHistory) -> torch.Tensor:
     """As `_choose`, from logits that may be written to."""
     _edit(logits, batch, history)
-    maxima = make_finite(logits, _fallback(logits, batch))
+    maxima = make_finite(logits, torch.from_numpy(_fallback(logits.shape[1], batch)).to(logits.device))
     if batch.random.all():
         return _draw(logits.sub_(maxima), batch)
     token_ids = logits.max(dim=-1).indices
@@ -195,10 +196,10 @@ def _logprobs(
     return result
 
 
-def _fallback(logits: torch.Tensor, batch: _Batch) -> torch.Tensor:
-    """`[n]` int64: the token of rows where none is possible."""
-    stops = batch.column("fallback", logits)
-    return stops.where(stops < logits.shape[1], 0)
+def _fallback(vocab_size: int, batch: _Batch) -> NDArray[np.int64]:
+    """`[n]`: the token of rows where none is possible."""
+    stops: NDArray[np.int64] = batch.columns["fallback"]
+    return np.where(stops < vocab_size, stops, 0)
 
 
 def _flags(conditions: Any) -> Flags:

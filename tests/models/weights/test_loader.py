@@ -15,7 +15,7 @@ from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
-from octavo.models.weights.loader import load_model, read_config, resolve_dtype
+from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
 from octavo.models.weights.locate import locate
 
 BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
@@ -54,7 +54,8 @@ from octavo.models.weights.loader import load_model, read_config
 from octavo.models.weights.locate import locate
 
 checkpoint = locate("smollm2")
-build = ModelBuild(getattr(torch, sys.argv[1]), torch.device("cpu"), ReferenceKernels())
+dtype, quantization = sys.argv[1:]
+build = ModelBuild(getattr(torch, dtype), torch.device("cpu"), ReferenceKernels(), quantization=quantization)
 model = load_model(read_config(checkpoint), build, checkpoint)
 loaded.set()
 watcher.join()
@@ -65,11 +66,13 @@ print(json.dumps({"size": size, "grown": anonymous_bytes() - bare, "peak": peak 
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from Linux's /proc")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loading_takes_the_models_size_and_little_more(dtype: str) -> None:
-    done = subprocess.run([sys.executable, "-c", LOADS_SMOLLM2, dtype], check=True, capture_output=True, text=True)
-    memory = json.loads(done.stdout)
-    assert memory["size"] > 134_000_000 * getattr(torch, dtype).itemsize
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "itemsize"), [("float32", "none", 4), ("bfloat16", "none", 2), ("bfloat16", "int8", 1)]
+)
+def test_loading_takes_the_models_size_and_little_more(dtype: str, quantization: str, itemsize: int) -> None:
+    command = [sys.executable, "-c", LOADS_SMOLLM2, dtype, quantization]
+    memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert 134_000_000 * itemsize < memory["size"] < 136_000_000 * itemsize + 2_500_000
     assert memory["grown"] <= memory["size"] + 100 * 10**6
     assert memory["peak"] <= memory["size"] + 100 * 10**6
 
@@ -80,6 +83,23 @@ def test_auto_dtype_is_the_checkpoints_and_others_are_as_named() -> None:
         assert resolve_dtype(name, CONFIG) == getattr(torch, name)
     with pytest.raises(ConfigError, match=r"float12.*--dtype.*auto, float32"):
         resolve_dtype("float12", CONFIG)
+
+
+def test_auto_cache_dtype_is_the_models_and_others_are_as_named() -> None:
+    assert resolve_cache_dtype("auto", torch.float64) == torch.float64
+    for name in ("float32", "bfloat16", "float16", "int8"):
+        assert resolve_cache_dtype(name, torch.bfloat16) == getattr(torch, name)
+    with pytest.raises(ConfigError, match=r"int4.*--kv-cache-dtype.*auto, int8"):
+        resolve_cache_dtype("int4", torch.bfloat16)
+
+
+def test_dummy_weights_can_be_quantized() -> None:
+    exact = dict(load_model(CONFIG, BUILD, None, load_format="dummy").named_parameters())
+    build = replace(BUILD, quantization="int8")
+    rounded = dict(load_model(CONFIG, build, None, load_format="dummy").named_parameters())
+    values, scales = (rounded[f"layers.1.mlp.down_proj.weight.{part}"] for part in ("values", "scales"))
+    error = (values * scales.unsqueeze(1) - exact["layers.1.mlp.down_proj.weight"]).abs()
+    assert (error <= scales.unsqueeze(1) * 0.50001).all()
 
 
 def test_dummy_weights_vary_and_leave_norms_alone() -> None:

@@ -75,6 +75,21 @@ def resolve_dtype(name: str, config: ModelConfig) -> torch.dtype:
     return DTYPES[name]
 
 
+def resolve_cache_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The KV cache's dtype: `auto` is the model's.
+
+    Raises:
+        ConfigError: `name` is not a dtype that a cache may have.
+    """
+    if name == "auto":
+        return dtype
+    if name == "int8":
+        return torch.int8
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}: --kv-cache-dtype is one of auto, int8, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
 def load_model(
     config: ModelConfig,
     build: ModelBuild,
@@ -142,6 +157,8 @@ def _check_placements(model: CausalLM, placements: dict[str, Placement]) -> None
     filled: Counter[int] = Counter()
     for placement in placements.values():
         filled[id(placement.parameter)] += placement.num_elements
+        if placement.scales is not None:
+            filled[id(placement.scales)] += len(placement.rows)
     wrong = [name for name, parameter in model.named_parameters() if filled[id(parameter)] != parameter.numel()]
     if wrong:
         raise ModelError(f"the model's placements do not fill its parameters exactly: {_shorten(wrong)}")

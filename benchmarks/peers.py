@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Octavo and its peers on one workload file: one process a repeat, in interleaved rounds; medians and ratios.
+
+    python benchmarks/peers.py work.json                                  # whatever peers are installed, five rounds
+    python benchmarks/peers.py work.json --peers openvino-int8 --rounds 3 --octavo "int8: --quantization int8"
+
+The peers' runner (`run.sh PEER WORKLOAD`, which prints one line of JSON) is looked for in --peers-dir. Nothing else
+should run on the machine: what counts are ratios of figures taken in one run.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ("openvino-int8", "openvino-f32", "vllm", "llamacpp-q4", "llamacpp-q8", "transformers")
+OCTAVO = ("int8: --quantization int8", "bf16: --dtype bfloat16")
+FIGURES = ("output_tok_s", "single_stream_tok_s")
+TIMEOUT_S = 1800
+OWN = "octavo "
+"""What the names of Octavo's configurations begin with."""
+
+Figures = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", help="as made by make_workload.py of the peers' folder")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each one runs (default: 5)")
+    parser.add_argument(
+        "--peers", nargs="*", default=list(PEERS), help=f"default: those installed of {', '.join(PEERS)}"
+    )
+    parser.add_argument("--peers-dir", type=Path, default=ROOT.parent / "shared" / "peers", help="the folder of run.sh")
+    parser.add_argument(
+        "--octavo", action="append", metavar="'NAME: FLAGS'", help=f"a configuration; default: {' and '.join(OCTAVO)}"
+    )
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    arguments = parser.parse_args()
+    if not Path(arguments.workload).is_file():
+        parser.error(f"there is no workload {arguments.workload}")
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if not (arguments.peers_dir / "run.sh").is_file():
+        parser.error(f"there is no run.sh in --peers-dir {arguments.peers_dir}")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"there is no folder for --json {arguments.json}")
+    rows = measure(commands_of(arguments), arguments.rounds)
+    medians, ratios = medians_of(rows), ratios_of(rows)
+    print_tables(medians, ratios)
+    if arguments.json:
+        figures = {"workload": arguments.workload, "medians": medians, "ratios": ratios, "rounds": rows}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def commands_of(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """What to run, by name: Octavo's configurations, then the peers that are installed."""
+    workload = str(Path(arguments.workload).resolve())
+    commands = {}
+    for entry in arguments.octavo or OCTAVO:
+        name, _, flags = entry.partition(":")
+        benchmark = [sys.executable, "-m", "octavo.cli.main", "bench", "throughput", "--workload", workload]
+        commands[OWN + name.strip()] = [*benchmark, *shlex.split(flags)]
+    home = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache" / "octavo-peers"))
+    for peer in arguments.peers:
+        if (home / peer.split("-")[0] / "bin" / "python").exists():
+            commands[peer] = [str(arguments.peers_dir.resolve() / "run.sh"), peer, workload]
+        else:
+            print(f"{peer} is not installed in {home}: left out", file=sys.stderr)
+    return commands
+
+
+def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[Figures]]:
+    """Run every command once a round, in turn; one that fails is reported and left out from then on."""
+    rows: dict[str, list[Figures]] = {name: [] for name in commands}
+    failed: set[str] = set()
+    for number in range(1, rounds + 1):
+        for name, command in commands.items():
+            if name in failed:
+                continue
+            start_s = time.monotonic()
+            try:
+                rows[name].append(run_alone(command))
+            except (OSError, RuntimeError) as error:
+                print(f"round {number} of {rounds}: {name} failed, left out from here on: {error}", file=sys.stderr)
+                failed.add(name)
+                continue
+            shown = ", ".join(f"{figure} {rows[name][-1][figure]}" for figure in FIGURES)
+            took_s = time.monotonic() - start_s
+            print(f"round {number} of {rounds}: {name}: {shown} ({took_s:.0f} s)", file=sys.stderr, flush=True)
+    return {name: figures for name, figures in rows.items() if figures}
+
+
+def run_alone(command: list[str]) -> Figures:
+    """The line of JSON that a fresh process prints.
+
+    Whatever happens, nothing that it started outlives it: a server left over would slow all that comes after.
+
+    Raises:
+        RuntimeError: it fails, takes too long or prints no such line.
+    """
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"it took over {TIMEOUT_S} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        raise RuntimeError(f"exit status {process.returncode}\n{err[-2000:]}")
+    for line in out.splitlines():
+        with contextlib.suppress(ValueError):
+            figures = json.loads(line)
+            if isinstance(figures, dict) and set(FIGURES) <= figures.keys():
+                return figures
+    raise RuntimeError(f"no line of figures among what it printed\n{out[-2000:]}")
+
+
+def medians_of(rows: dict[str, list[Figures]]) -> dict[str, Figures]:
+    """Each one's medians over the rounds."""
+    return {
+        name: {figure: statistics.median(each[figure] for each in figures) for figure in (*FIGURES, "load_s")}
+        for name, figures in rows.items()
+    }
+
+
+def ratios_of(rows: dict[str, list[Figures]]) -> dict[str, dict[str, Figures]]:
+    """For each configuration of Octavo and each peer, the median over the rounds of the one's figure by the other's."""
+    ratios: dict[str, dict[str, Figures]] = {name: {} for name in rows if name.startswith(OWN)}
+    for name, by_peer in ratios.items():
+        for peer in (peer for peer in rows if peer not in ratios):
+            rounds = list(zip(rows[name], rows[peer], strict=False))
+            by_peer[peer] = {
+                figure: round(statistics.median(own[figure] / other[figure] for own, other in rounds), 3)
+                for figure in FIGURES
+            }
+    return ratios
+
+
+def print_tables(medians: dict[str, Figures], ratios: dict[str, dict[str, Figures]]) -> None:
+    """The medians, then the ratios of each configuration of Octavo."""
+    print(f"{'medians':18} {'output tok/s':>13} {'single stream':>14} {'ready after':>12}")
+    for name, median in medians.items():
+        print(f"{name:18} {median[FIGURES[0]]:13.1f} {median[FIGURES[1]]:14.1f} {median['load_s']:10.1f} s")
+    for name, by_peer in ratios.items():
+        print(f"\n{name} divided by")
+        for peer, ratio in by_peer.items():
+            print(f"  {peer:16} {ratio[FIGURES[0]]:13.2f} {ratio[FIGURES[1]]:14.2f}")
+
+
+if __name__ == "__main__":
+    main()

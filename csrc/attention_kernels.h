@@ -1,0 +1,92 @@
+// Paged attention: what its kernels are given. attention.h has them, attention_op.cpp cuts a step into their items.
+#pragma once
+
+#include <cstdint>
+
+#include "kv_cache.h"
+
+namespace octavo {
+
+enum class DataType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
+
+// Tokens whose keys and values are reduced together. A query reduces the chunks that it sees one by one, each by the same
+// operations in the same order on every path, and merges them by position; so its result depends on its own row only.
+constexpr int64_t CHUNK = 256;
+
+// Query vectors (queries times the heads that share a KV head) that a tile of a prefill has, at the most.
+constexpr int64_t TILE_VECTORS = 96;
+
+struct AttentionSpec {
+  int64_t layer = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  float scale = 1;
+  int64_t window = 0;              // 0 sees all
+  float softcap = 0;               // 0 is none
+  const float* cos_sin = nullptr;  // [max_positions, rotary_dim] or null
+  int64_t rotary_dim = 0;
+
+  int64_t group() const { return num_heads / num_kv_heads; }
+  // Floats of a head's vector, padded to whole SIMD vectors.
+  int64_t width() const { return (head_dim + 15) / 16 * 16; }
+  // Floats of one head's result of a chunk: the largest score, the total (negative: nothing was visible), and from the
+  // sixteenth on the weighted values.
+  int64_t partial_size() const { return 16 + width(); }
+  // Query vectors that a thread's scratch has room for.
+  int64_t max_vectors() const;
+  int64_t scratch_floats() const;
+};
+
+// A layer's call in one step.
+struct AttentionCall {
+  AttentionSpec spec;
+  KVCacheView cache;
+  DataType cache_type = DataType::float32;
+  float* qkv = nullptr;
+  int64_t qkv_stride = 0;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  const int64_t* positions = nullptr;     // [num_tokens]
+  const int64_t* slots = nullptr;         // [num_tokens]
+  const int64_t* block_tables = nullptr;  // [num_rows, max_blocks]
+  int64_t max_blocks = 0;
+  float* partials = nullptr;              // [chunks of shared rows, num_heads, partial_size]
+};
+
+// Consecutive queries of one row, some of its KV heads, and the chunks they reduce here.
+struct AttentionItem {
+  int64_t row = 0;
+  int64_t first_token = 0;  // in the step's flat list
+  int64_t num_queries = 0;
+  int64_t first_position = 0;
+  int64_t kv_head_begin = 0, kv_head_end = 0;
+  int64_t chunk_begin = 0, chunk_end = 0;
+  // Where chunk_begin's partial result goes, for a row whose chunks are shared between items; -1: the item has all of
+  // the chunks and writes the output.
+  int64_t partial = -1;
+};
+
+// A row whose chunks were shared between items.
+struct AttentionMerge {
+  int64_t token = 0;
+  int64_t first_partial = 0;
+  int64_t num_partials = 0;
+};
+
+struct AttentionKernels {
+  // Rotate a token's queries, in place, and its key; write key and value into its slot.
+  void (*write_token)(const AttentionCall&, int64_t token);
+  // `scratch` has spec.scratch_floats() floats and is the thread's own; `next` is an item that the thread may take
+  // afterwards, whose keys it brings nearer.
+  void (*attend)(const AttentionCall&, const AttentionItem&, const AttentionItem& next, float* scratch);
+  void (*merge)(const AttentionCall&, const AttentionMerge&);
+};
+
+inline int64_t AttentionSpec::max_vectors() const { return num_heads > TILE_VECTORS ? num_heads : TILE_VECTORS; }
+
+inline int64_t AttentionSpec::scratch_floats() const {
+  return max_vectors() * (3 * width() + CHUNK + 4) + 2 * width() * CHUNK + 2 * CHUNK + 64;
+}
+
+}  // namespace octavo

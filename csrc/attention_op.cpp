@@ -1,0 +1,253 @@
+#include "attention_op.h"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include "ops.h"
+
+namespace octavo {
+namespace {
+
+// Tokens of a task that rotates and writes, at the most.
+constexpr int64_t TOKENS_A_TASK = 16;
+// Items for each thread that the work is cut into where there is enough of it.
+constexpr int64_t ITEMS_A_THREAD = 8;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+struct AttentionPlan {
+  uint64_t serial = 0;  // of the step that it is for
+  std::vector<AttentionItem> items;
+  std::vector<AttentionMerge> merges;
+  int64_t num_partials = 0;
+  std::vector<float> partials;
+};
+
+class AttentionPlanner {
+ public:
+  // The step's plan for layers of this window and these heads; its address stays.
+  AttentionPlan& plan(const Step& step, const AttentionSpec& spec, int num_threads) {
+    AttentionPlan& plan = plans_[{spec.window, spec.num_heads, spec.num_kv_heads, spec.head_dim}];
+    if (plan.serial == step.serial) return plan;
+    plan.serial = step.serial;
+    plan.items.clear();
+    plan.merges.clear();
+    plan.num_partials = 0;
+    make(plan, step, spec, num_threads);
+    grow(plan.partials, plan.num_partials * spec.num_heads * spec.partial_size());
+    scratch_.resize(std::max(scratch_.size(), static_cast<size_t>(num_threads)));
+    for (auto& memory : scratch_) grow(memory, spec.scratch_floats());
+    return plan;
+  }
+  float* scratch(int thread) { return scratch_[static_cast<size_t>(thread)].data(); }
+
+ private:
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+
+  static void grow(std::vector<float>& memory, int64_t floats) {
+    if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
+  }
+
+  // A row of one query may be cut by KV heads and by chunks, one of several queries by queries and KV heads.
+  static void make(AttentionPlan& plan, const Step& step, const AttentionSpec& spec, int num_threads) {
+    int64_t all_chunks = 0;
+    for (int64_t row = 0; row < step.num_rows; ++row) {
+      const int64_t num_queries = step.query_starts[row + 1] - step.query_starts[row];
+      all_chunks += divide_up(step.context_lens[row], CHUNK) * (num_queries == 1 ? 1 : num_queries);
+    }
+    const int64_t chunks_an_item = std::max<int64_t>(1, all_chunks / (num_threads * ITEMS_A_THREAD));
+    for (int64_t row = 0; row < step.num_rows; ++row) {
+      const int64_t first_token = step.query_starts[row];
+      const int64_t num_queries = step.query_starts[row + 1] - first_token, context = step.context_lens[row];
+      if (num_queries == 1) {
+        plan_decode(plan, spec, row, first_token, context, chunks_an_item, all_chunks < 2 * num_threads);
+      } else {
+        plan_prefill(plan, spec, row, first_token, num_queries, context);
+      }
+    }
+    // The longest first: threads end together.
+    std::stable_sort(plan.items.begin(), plan.items.end(),
+                     [](const AttentionItem& a, const AttentionItem& b) { return work(a) > work(b); });
+  }
+
+  static int64_t work(const AttentionItem& item) {
+    return item.num_queries * (item.chunk_end - item.chunk_begin) * (item.kv_head_end - item.kv_head_begin);
+  }
+
+  static void plan_decode(AttentionPlan& plan, const AttentionSpec& spec, int64_t row, int64_t token, int64_t context,
+                          int64_t chunks_an_item, bool by_head) {
+    AttentionItem item;
+    item.row = row;
+    item.first_token = token;
+    item.num_queries = 1;
+    item.first_position = context - 1;
+    const int64_t oldest = spec.window > 0 ? std::max<int64_t>(0, context - spec.window) : 0;
+    const int64_t first_chunk = oldest / CHUNK, end_chunk = divide_up(context, CHUNK);
+    const int64_t num_chunks = end_chunk - first_chunk;
+    const bool is_shared = num_chunks > chunks_an_item;
+    const int64_t num_parts = is_shared ? divide_up(num_chunks, chunks_an_item) : 1;
+    if (is_shared) {
+      plan.merges.push_back({token, plan.num_partials, num_chunks});
+    }
+    for (int64_t part = 0; part < num_parts; ++part) {
+      item.chunk_begin = first_chunk + num_chunks * part / num_parts;
+      item.chunk_end = first_chunk + num_chunks * (part + 1) / num_parts;
+      item.partial = is_shared ? plan.num_partials + item.chunk_begin - first_chunk : -1;
+      const int64_t heads_an_item = by_head ? 1 : spec.num_kv_heads;
+      for (int64_t head = 0; head < spec.num_kv_heads; head += heads_an_item) {
+        item.kv_head_begin = head;
+        item.kv_head_end = head + heads_an_item;
+        plan.items.push_back(item);
+      }
+    }
+    if (is_shared) plan.num_partials += num_chunks;
+  }
+
+  static void plan_prefill(AttentionPlan& plan, const AttentionSpec& spec, int64_t row, int64_t first_token,
+                           int64_t num_queries, int64_t context) {
+    AttentionItem item;
+    item.row = row;
+    const int64_t most = std::max<int64_t>(1, TILE_VECTORS / spec.group());
+    for (int64_t query = 0; query < num_queries; query += most) {
+      item.first_token = first_token + query;
+      item.num_queries = std::min(most, num_queries - query);
+      item.first_position = context - num_queries + query;
+      const int64_t oldest = spec.window > 0 ? std::max<int64_t>(0, item.first_position - spec.window + 1) : 0;
+      item.chunk_begin = oldest / CHUNK;
+      item.chunk_end = divide_up(item.first_position + item.num_queries, CHUNK);
+      for (int64_t head = 0; head < spec.num_kv_heads; ++head) {
+        item.kv_head_begin = head;
+        item.kv_head_end = head + 1;
+        plan.items.push_back(item);
+      }
+    }
+  }
+
+  std::map<Key, AttentionPlan> plans_;
+  std::vector<std::vector<float>> scratch_;
+};
+
+namespace {
+
+class AttentionOp final : public Op {
+ public:
+  AttentionOp(const KernelTable& kernels, const AttentionSpec& spec, std::shared_ptr<AttentionPlanner> planner,
+              const KVCacheView& cache, DataType cache_type, Buffer* qkv, Buffer* out)
+      : kernels_(kernels), planner_(std::move(planner)), qkv_(qkv), out_(out) {
+    call_.spec = spec;
+    call_.cache = cache;
+    call_.cache_type = cache_type;
+  }
+  const char* name() const override { return "attention"; }
+
+  void prepare(const Step& step, int num_threads) override {
+    plan_ = &planner_->plan(step, call_.spec, num_threads);
+    num_tokens_ = step.num_tokens;
+    num_threads_ = num_threads;
+    tokens_a_task_ = std::clamp<int64_t>(num_tokens_ / (num_threads * 4), 1, TOKENS_A_TASK);
+    call_.qkv = qkv_->data;
+    call_.qkv_stride = qkv_->width;
+    call_.out = out_->data;
+    call_.out_stride = out_->width;
+    call_.positions = step.positions;
+    call_.slots = step.slots;
+    call_.block_tables = step.block_tables;
+    call_.max_blocks = step.max_blocks;
+    call_.partials = plan_->partials.data();
+  }
+
+  bool is_by_thread(int phase) const override { return phase == 3; }
+  // Write; attend; merge rows that were shared; convert rows for the product that follows.
+  int num_phases() const override { return 4; }
+  int64_t num_tasks(int phase) const override {
+    switch (phase) {
+      case 0: return divide_up(num_tokens_, tokens_a_task_);
+      case 1: return static_cast<int64_t>(plan_->items.size());
+      case 2: return static_cast<int64_t>(plan_->merges.size());
+      default: return out_->form == Form::float32 ? 0 : std::min<int64_t>(num_tokens_, num_threads_);
+    }
+  }
+  void run(int phase, int64_t task, int thread) override {
+    const int64_t begin = task * tokens_a_task_, end = std::min(num_tokens_, begin + tokens_a_task_);
+    switch (phase) {
+      case 0:
+        for (int64_t token = begin; token < end; ++token) kernels_.attention.write_token(call_, token);
+        break;
+      case 1:
+        kernels_.attention.attend(call_, plan_->items[static_cast<size_t>(task)],
+                                  plan_->items[static_cast<size_t>(std::min(task + num_threads_, num_tasks(phase) - 1))],
+                                  planner_->scratch(thread));
+        break;
+      case 2:
+        kernels_.attention.merge(call_, plan_->merges[static_cast<size_t>(task)]);
+        break;
+      default: {
+        const int64_t num_parts = num_tasks(phase);
+        for (int64_t token = num_tokens_ * task / num_parts; token < num_tokens_ * (task + 1) / num_parts; ++token) {
+          convert_row(kernels_, *out_, token);
+        }
+      }
+    }
+  }
+
+ private:
+  const KernelTable& kernels_;
+  std::shared_ptr<AttentionPlanner> planner_;
+  Buffer *qkv_, *out_;
+  AttentionCall call_;
+  AttentionPlan* plan_ = nullptr;
+  int64_t num_tokens_ = 0;
+  int num_threads_ = 1;
+  int64_t tokens_a_task_ = 1;
+};
+
+}  // namespace
+
+std::shared_ptr<AttentionPlanner> make_attention_planner() { return std::make_shared<AttentionPlanner>(); }
+
+AttentionSpec make_attention_spec(int64_t layer, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float scale,
+                                  int64_t window, float softcap, const float* cos_sin, int64_t rotary_dim) {
+  AttentionSpec spec;
+  spec.layer = layer;
+  spec.num_heads = num_heads;
+  spec.num_kv_heads = num_kv_heads;
+  spec.head_dim = head_dim;
+  spec.scale = scale;
+  spec.window = window;
+  spec.softcap = softcap;
+  spec.cos_sin = cos_sin;
+  spec.rotary_dim = rotary_dim;
+  return spec;
+}
+
+KVCacheView make_kv_cache_view(uint8_t* base, int64_t num_blocks, int64_t num_layers, int64_t block_size,
+                               int64_t num_kv_heads, int64_t head_dim, DataType type) {
+  KVCacheView cache;
+  cache.base = base;
+  cache.num_blocks = num_blocks;
+  cache.num_layers = num_layers;
+  cache.block_size = block_size;
+  cache.num_kv_heads = num_kv_heads;
+  cache.head_dim = head_dim;
+  cache.item_bytes = type == DataType::float32 ? 4 : type == DataType::int8 ? 1 : 2;
+  cache.has_scales = type == DataType::int8;
+  return cache;
+}
+
+std::unique_ptr<Op> make_attention_op(const KernelTable& kernels, const AttentionSpec& spec,
+                                      std::shared_ptr<AttentionPlanner> planner, const KVCacheView& cache,
+                                      DataType cache_type, Buffer* qkv, Buffer* out) {
+  const bool fits = spec.num_kv_heads > 0 && spec.num_heads % spec.num_kv_heads == 0 && spec.rotary_dim % 2 == 0 &&
+                    spec.rotary_dim <= spec.head_dim && spec.layer < cache.num_layers &&
+                    qkv->width == (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim &&
+                    out->width == spec.num_heads * spec.head_dim;
+  if (!fits) throw std::invalid_argument("an attention's heads do not fit its buffers and its cache");
+  return std::make_unique<AttentionOp>(kernels, spec, std::move(planner), cache, cache_type, qkv, out);
+}
+
+}  // namespace octavo

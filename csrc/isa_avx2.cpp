@@ -1,0 +1,6 @@
+#define OCTAVO_ISA avx2
+#include "isa_table.h"
+
+namespace octavo {
+const KernelTable& avx2_kernels() { return avx2::table(); }
+}  // namespace octavo

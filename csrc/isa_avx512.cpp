@@ -1,0 +1,6 @@
+#define OCTAVO_ISA avx512
+#include "isa_table.h"
+
+namespace octavo {
+const KernelTable& avx512_kernels() { return avx512::table(); }
+}  // namespace octavo

@@ -1,0 +1,6 @@
+#define OCTAVO_ISA avx512bf16
+#include "isa_table.h"
+
+namespace octavo {
+const KernelTable& avx512bf16_kernels() { return avx512bf16::table(); }
+}  // namespace octavo

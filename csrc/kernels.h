@@ -1,0 +1,95 @@
+// The kernels that exist once for each instruction set, as tables of functions, and the choice between the tables.
+// Everything here is plain data and pointers: the files compiled for an instruction set instantiate no library
+// template that the linker could share with code for lesser processors.
+#pragma once
+
+#include <cstdint>
+
+#include "attention_kernels.h"
+
+namespace octavo {
+
+// Outputs of a packed weight that lie together.
+constexpr int64_t PANEL = 32;
+// The form in which a product takes its activations: float32, rounded to bfloat16, or quantized to int8.
+enum class Form { float32, bfloat16, int8 };
+
+// Inputs of an int8 weight that lie together: what one dot-product instruction takes.
+constexpr int64_t GROUP = 4;
+
+// A weight [num_outputs, num_inputs] cut into panels of 32 outputs, the last one padded with zeros. Within a panel the
+// inputs follow one another, and for each input its 32 outputs:
+//   float32, float16  [num_inputs][32]
+//   bfloat16          [num_inputs / 2][32][2], inputs padded to whole pairs: what a dot-product instruction takes, and what
+//                     a shift and a mask widen
+//   int8              [num_inputs / 4][32][4], inputs padded to whole groups, each value plus 128: unsigned, as the
+//                     dot-product instruction wants one of its two sides
+struct PackedWeight {
+  DataType type = DataType::float32;
+  int64_t num_outputs = 0;
+  int64_t num_inputs = 0;
+  int64_t panel_bytes = 0;
+  uint8_t* data = nullptr;
+  float* scales = nullptr;  // int8: [num_outputs padded to 32]
+
+  int64_t num_panels() const { return (num_outputs + PANEL - 1) / PANEL; }
+  const uint8_t* panel(int64_t index) const { return data + index * panel_bytes; }
+};
+
+// out[row, output] = sum over inputs of x[row, input] * weight[output, input] (+ bias[output]).
+struct Product {
+  const PackedWeight* weight = nullptr;
+  const float* bias = nullptr;      // [num_outputs] or null
+  const float* x = nullptr;         // float32 form: [rows, x_stride]
+  int64_t x_stride = 0;
+  const uint8_t* values = nullptr;  // other forms: [rows, values_stride bytes], zeros past num_inputs
+  int64_t values_stride = 0;
+  const float* scales = nullptr;    // int8: [rows]
+  const int32_t* sums = nullptr;    // int8: [rows], of the row's values
+  const int64_t* rows = nullptr;    // which rows of x to take, or null for all in order
+  float* out = nullptr;             // [rows, out_stride]
+  int64_t out_stride = 0;
+};
+
+struct RmsNorm {
+  const float* hidden = nullptr;    // [size]
+  const float* residual = nullptr;  // [size] or null
+  const float* weight = nullptr;    // [size]
+  float* normalised = nullptr;      // [size]
+  float* sum = nullptr;             // [size]: hidden + residual; may be `residual`
+  int64_t size = 0;
+  float eps = 0;
+};
+
+struct KernelTable {
+  Form form_for(DataType type) const {
+    return type == DataType::int8 ? Form::int8 : type == DataType::bfloat16 ? bfloat16_form : Form::float32;
+  }
+
+  const char* name;
+  Form bfloat16_form;  // what products with bfloat16 weights take
+  // Rows [row_begin, row_end) of the outputs in panels [panel_begin, panel_end). An output does not depend on the cut:
+  // each is one sum over its inputs in their order.
+  void (*product)(const Product&, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end);
+  // One row to int8 with the scale max|x| / 127, rounded to nearest even, padded with zeros to `padded_size`.
+  void (*quantize)(const float* x, int64_t size, int8_t* values, int64_t padded_size, float* scale, int32_t* sum);
+  // One row to bfloat16, padded with zeros to `padded_size`.
+  void (*to_bfloat16)(const float* x, int64_t size, uint16_t* values, int64_t padded_size);
+  void (*rms_norm)(const RmsNorm&);
+  void (*silu_and_mul)(const float* gate, const float* up, float* out, int64_t size);
+  void (*embedding)(const PackedWeight&, int64_t token_id, float* out);
+  AttentionKernels attention;
+};
+
+const KernelTable& portable_kernels();
+#if defined(__x86_64__)
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+const KernelTable& avx512bf16_kernels();
+#endif
+
+// The best table for this processor, or the one named ("avx512bf16", "avx512", "avx2", "portable").
+// Throws std::invalid_argument where the name is unknown or the processor cannot run it.
+const KernelTable& select_kernels(const char* name);
+
+}  // namespace octavo

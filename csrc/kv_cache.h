@@ -1,0 +1,49 @@
+// Where a token's keys and values lie in the KV cache, and the moving of whole blocks.
+//
+// The cache is one allocation of `num_blocks` records. A record holds a block's layers one after another; a layer holds
+//   keys    [num_kv_heads][head_dim][block_size]   transposed: the slots of a block are the lanes of a vector
+//   values  [num_kv_heads][block_size][head_dim]
+// and in an int8 cache a float32 scale for each vector
+//   key scales, value scales   [num_kv_heads][block_size] each
+// A record's size is CacheShape.block_bytes (src/octavo/kernels/interface.py).
+#pragma once
+
+#include <cstdint>
+
+namespace octavo {
+
+struct KVCacheView {
+  uint8_t* base = nullptr;
+  int64_t num_blocks = 0;
+  int64_t num_layers = 0;
+  int64_t block_size = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t item_bytes = 0;
+  bool has_scales = false;
+
+  int64_t head_bytes() const { return head_dim * block_size * item_bytes; }
+  int64_t layer_bytes() const {
+    return 2 * num_kv_heads * (head_bytes() + (has_scales ? block_size * static_cast<int64_t>(sizeof(float)) : 0));
+  }
+  int64_t block_bytes() const { return num_layers * layer_bytes(); }
+
+  uint8_t* keys(int64_t block, int64_t layer, int64_t head) const {
+    return base + block * block_bytes() + layer * layer_bytes() + head * head_bytes();
+  }
+  uint8_t* values(int64_t block, int64_t layer, int64_t head) const {
+    return keys(block, layer, head) + num_kv_heads * head_bytes();
+  }
+  // May lie at any address: read and write by memcpy.
+  uint8_t* key_scales(int64_t block, int64_t layer, int64_t head) const {
+    return keys(block, layer, 0) + 2 * num_kv_heads * head_bytes() + head * block_size * 4;
+  }
+  uint8_t* value_scales(int64_t block, int64_t layer, int64_t head) const {
+    return key_scales(block, layer, head) + num_kv_heads * block_size * 4;
+  }
+};
+
+// Copies whole records. No block is both a source and a destination, none is a destination twice.
+void copy_blocks(uint8_t* base, int64_t block_bytes, const int64_t* sources, const int64_t* destinations, int64_t n);
+
+}  // namespace octavo

@@ -1,0 +1,199 @@
+// The Python face of the kernels: octavo.kernels._cpu. Only src/octavo/kernels/cpu.py uses it.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "attention_op.h"
+#include "kernels.h"
+#include "kv_cache.h"
+#include "ops.h"
+#include "program.h"
+#include "weight.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace octavo {
+namespace {
+
+using Integers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Vector copied(const std::optional<Floats>& values) {
+  if (!values) return nullptr;
+  return std::make_shared<const std::vector<float>>(values->data(), values->data() + values->size());
+}
+
+// A program with the weights that it is bound to. Buffers go by their index.
+class BoundProgram {
+ public:
+  BoundProgram(const std::string& instruction_set, int num_threads)
+      : kernels_(select_kernels(instruction_set.c_str())),
+        num_threads_(num_threads),
+        program_(num_threads),
+        planner_(make_attention_planner()) {}
+
+  std::string instruction_set() const { return kernels_.name; }
+
+  int buffer(int64_t width) {
+    buffers_.push_back(program_.add_buffer(width));
+    return static_cast<int>(buffers_.size()) - 1;
+  }
+
+  void embedding(std::shared_ptr<Weight> weight, int out) {
+    add(make_embedding_op(kernels_, weight->packed(), at(out)), {out});
+    weights_.push_back(std::move(weight));
+  }
+
+  void rms_norm(const Floats& weight, float eps, int hidden, int residual, int normalised, int sum) {
+    Buffer* added = residual < 0 ? nullptr : at(residual);
+    std::vector<int> used = {hidden, normalised, sum};
+    if (added) used.push_back(residual);
+    add(make_rms_norm_op(kernels_, copied(weight), eps, at(hidden), added, at(normalised), at(sum)), used);
+  }
+
+  void product(std::shared_ptr<Weight> weight, const std::optional<Floats>& bias, int in, int out) {
+    if (weight->packed().num_inputs != at(in)->width || weight->packed().num_outputs != at(out)->width) {
+      throw std::invalid_argument("a product's weight does not fit its buffers");
+    }
+    at(in)->take_form(kernels_.form_for(weight->packed().type));
+    add(make_product_op(kernels_, weight->packed(), copied(bias), at(in), at(out)), {in, out});
+    weights_.push_back(std::move(weight));
+  }
+
+  void silu_and_mul(int gate_up, int out) {
+    add(make_silu_and_mul_op(kernels_, at(gate_up), at(out)), {gate_up, out});
+  }
+
+  void attention(const AttentionSpec& spec, const KVCacheView& cache, DataType cache_type, int qkv, int out) {
+    add(make_attention_op(kernels_, spec, planner_, cache, cache_type, at(qkv), at(out)), {qkv, out});
+  }
+
+  // Keep a buffer after the program has run, in the form that products with `head` take.
+  void keep(int buffer, const Weight& head) {
+    at(buffer)->take_form(kernels_.form_for(head.packed().type));
+    program_.keep(at(buffer));
+  }
+
+  void run(const Integers& token_ids, const Integers& positions, const Integers& slots, const Integers& query_starts,
+           const Integers& context_lens, const Table& block_tables) {
+    Step step;
+    step.num_tokens = static_cast<int64_t>(token_ids.size());
+    step.num_rows = static_cast<int64_t>(context_lens.size());
+    step.max_blocks = static_cast<int64_t>(block_tables.shape(1));
+    step.token_ids = token_ids.data();
+    step.positions = positions.data();
+    step.slots = slots.data();
+    step.query_starts = query_starts.data();
+    step.context_lens = context_lens.data();
+    step.block_tables = block_tables.data();
+    nb::gil_scoped_release unlocked;
+    program_.run(step);
+  }
+
+  void logits(const Weight& weight, int buffer, const Integers& rows, const FloatRows& out) {
+    const auto num_rows = static_cast<int64_t>(rows.size());
+    if (static_cast<int64_t>(out.shape(0)) != num_rows ||
+        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs) {
+      throw std::invalid_argument("logits need an output of [rows, vocabulary]");
+    }
+    nb::gil_scoped_release unlocked;
+    compute_logits(kernels_, weight.packed(), *at(buffer), rows.data(), num_rows, out.data(), num_threads_);
+  }
+
+  void set_profiling(bool on) { program_.set_profiling(on); }
+  std::vector<std::pair<std::string, double>> profile() const { return program_.profile(); }
+
+ private:
+  Buffer* at(int buffer) { return buffers_.at(static_cast<size_t>(buffer)); }
+  void add(std::unique_ptr<Op> op, const std::vector<int>& used) {
+    std::vector<Buffer*> buffers;
+    for (int index : used) buffers.push_back(at(index));
+    program_.add(std::move(op), buffers);
+  }
+
+  const KernelTable& kernels_;
+  int num_threads_;
+  Program program_;
+  std::shared_ptr<AttentionPlanner> planner_;
+  std::vector<Buffer*> buffers_;
+  std::vector<std::shared_ptr<Weight>> weights_;
+};
+
+}  // namespace
+}  // namespace octavo
+
+NB_MODULE(_cpu, m) {
+  using namespace octavo;
+  m.def(
+      "instruction_set", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); },
+      "name"_a = "auto");
+
+  nb::class_<Weight>(m, "Weight")
+      .def(
+          "__init__",
+          [](Weight* self, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values, uintptr_t scales) {
+            new (self) Weight({static_cast<DataType>(type), num_outputs, num_inputs, pointer<const void>(values),
+                               pointer<const float>(scales)});
+          },
+          "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0)
+      .def_prop_ro("num_outputs", [](const Weight& self) { return self.packed().num_outputs; })
+      .def_prop_ro("num_inputs", [](const Weight& self) { return self.packed().num_inputs; })
+      .def_prop_ro("num_bytes", &Weight::num_bytes);
+
+  nb::class_<BoundProgram>(m, "Program")
+      .def(nb::init<const std::string&, int>(), "instruction_set"_a, "num_threads"_a)
+      .def_prop_ro("instruction_set", &BoundProgram::instruction_set)
+      .def("buffer", &BoundProgram::buffer, "width"_a)
+      .def("embedding", &BoundProgram::embedding, "weight"_a, "out"_a)
+      .def("rms_norm", &BoundProgram::rms_norm, "weight"_a, "eps"_a, "hidden"_a, "residual"_a, "normalised"_a, "sum"_a)
+      .def("product", &BoundProgram::product, "weight"_a, "bias"_a.none(), "input"_a, "out"_a)
+      .def("silu_and_mul", &BoundProgram::silu_and_mul, "gate_up"_a, "out"_a)
+      .def(
+          "attention",
+          [](BoundProgram& self, int qkv, int out, int64_t layer, int64_t num_heads, int64_t num_kv_heads,
+             int64_t head_dim, float scale, int64_t window, float softcap, uintptr_t cos_sin, int64_t rotary_dim,
+             uintptr_t cache, int64_t num_blocks, int64_t num_layers, int64_t block_size, int cache_type) {
+            const auto type = static_cast<DataType>(cache_type);
+            self.attention(make_attention_spec(layer, num_heads, num_kv_heads, head_dim, scale, window, softcap,
+                                               pointer<const float>(cos_sin), rotary_dim),
+                           make_kv_cache_view(pointer<uint8_t>(cache), num_blocks, num_layers, block_size, num_kv_heads,
+                                              head_dim, type),
+                           type, qkv, out);
+          },
+          "qkv"_a, "out"_a, nb::kw_only(), "layer"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "scale"_a,
+          "window"_a, "softcap"_a, "cos_sin"_a, "rotary_dim"_a, "cache"_a, "num_blocks"_a, "num_layers"_a,
+          "block_size"_a, "cache_type"_a)
+      .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
+      .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
+           "block_tables"_a)
+      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a)
+      .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
+      .def("profile", &BoundProgram::profile);
+
+  m.def(
+      "copy_blocks",
+      [](uintptr_t base, int64_t block_bytes, const Integers& sources, const Integers& destinations) {
+        nb::gil_scoped_release unlocked;
+        copy_blocks(pointer<uint8_t>(base), block_bytes, sources.data(), destinations.data(),
+                    static_cast<int64_t>(sources.size()));
+      },
+      "base"_a, "block_bytes"_a, "sources"_a, "destinations"_a);
+}

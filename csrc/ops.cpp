@@ -1,0 +1,227 @@
+#include "ops.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace octavo {
+namespace {
+
+// Activations that a task of a product goes over for each panel; they should stay in the second-level cache.
+constexpr int64_t BLOCK_BYTES = 384 << 10;
+// Tasks for each thread that a product is cut into where it is large enough: fine enough that threads end together.
+constexpr int64_t TASKS_A_THREAD = 4;
+// Panels of a task, at the least: one is fetched ahead while another is multiplied.
+constexpr int64_t FEWEST_PANELS = 3;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Brings a row nearer that other threads have just written in parts.
+void fetch_row(const float* row, int64_t width) {
+  for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i);
+}
+
+// Rows one by one, in equal shares for the threads.
+class RowOp : public Op {
+ public:
+  void prepare(const Step& step, int num_threads) override {
+    step_ = &step;
+    num_rows_ = step.num_tokens;
+    num_tasks_ = std::min<int64_t>(num_rows_, num_threads);
+  }
+  int64_t num_tasks(int) const override { return num_tasks_; }
+  bool is_by_thread(int) const override { return true; }
+  void run(int, int64_t task, int) override {
+    const int64_t end = num_rows_ * (task + 1) / num_tasks_;
+    for (int64_t row = num_rows_ * task / num_tasks_; row < end; ++row) run_row(row);
+  }
+
+ protected:
+  virtual void run_row(int64_t row) = 0;
+
+  const Step* step_ = nullptr;
+
+ private:
+  int64_t num_rows_ = 0;
+  int64_t num_tasks_ = 0;
+};
+
+class EmbeddingOp final : public RowOp {
+ public:
+  EmbeddingOp(const KernelTable& kernels, const PackedWeight& weight, Buffer* out)
+      : kernels_(kernels), weight_(weight), out_(out) {}
+  const char* name() const override { return "embedding"; }
+
+ protected:
+  void run_row(int64_t row) override {
+    kernels_.embedding(weight_, step_->token_ids[row], out_->data + row * out_->width);
+    convert_row(kernels_, *out_, row);
+  }
+
+ private:
+  const KernelTable& kernels_;
+  const PackedWeight& weight_;
+  Buffer* out_;
+};
+
+class RmsNormOp final : public RowOp {
+ public:
+  RmsNormOp(const KernelTable& kernels, Vector weight, float eps, Buffer* hidden, Buffer* residual, Buffer* normalised,
+            Buffer* sum)
+      : kernels_(kernels),
+        weight_(std::move(weight)),
+        eps_(eps),
+        hidden_(hidden),
+        residual_(residual),
+        normalised_(normalised),
+        sum_(sum) {}
+  const char* name() const override { return "norm"; }
+
+ protected:
+  void run_row(int64_t row) override {
+    const int64_t at = row * hidden_->width;
+    fetch_row(hidden_->data + at + hidden_->width, hidden_->width);
+    RmsNorm norm;
+    norm.hidden = hidden_->data + at;
+    norm.residual = residual_ ? residual_->data + at : nullptr;
+    norm.weight = weight_->data();
+    norm.normalised = normalised_->data + at;
+    norm.sum = sum_->data + at;
+    norm.size = hidden_->width;
+    norm.eps = eps_;
+    kernels_.rms_norm(norm);
+    convert_row(kernels_, *normalised_, row);
+  }
+
+ private:
+  const KernelTable& kernels_;
+  Vector weight_;
+  float eps_;
+  Buffer *hidden_, *residual_, *normalised_, *sum_;
+};
+
+class SiluAndMulOp final : public RowOp {
+ public:
+  SiluAndMulOp(const KernelTable& kernels, Buffer* gate_up, Buffer* out)
+      : kernels_(kernels), gate_up_(gate_up), out_(out) {}
+  const char* name() const override { return "activation"; }
+
+ protected:
+  void run_row(int64_t row) override {
+    const float* gate = gate_up_->data + row * gate_up_->width;
+    fetch_row(gate + gate_up_->width, gate_up_->width);
+    kernels_.silu_and_mul(gate, gate + out_->width, out_->data + row * out_->width, out_->width);
+    convert_row(kernels_, *out_, row);
+  }
+
+ private:
+  const KernelTable& kernels_;
+  Buffer *gate_up_, *out_;
+};
+
+// How a product is cut: blocks of rows, whose activations stay in cache, by chunks of panels.
+struct Cut {
+  int64_t num_rows, rows_a_block, num_chunks, panels_a_chunk;
+
+  Cut(const PackedWeight& weight, const Buffer& in, int64_t rows, int num_threads) : num_rows(rows) {
+    const int64_t row_bytes = weight.num_inputs * (in.form == Form::int8 ? 1 : in.form == Form::bfloat16 ? 2 : 4);
+    const int64_t most = std::max<int64_t>(24, BLOCK_BYTES / row_bytes / 12 * 12);
+    const int64_t num_blocks = std::max<int64_t>(1, divide_up(rows, most));
+    rows_a_block = std::max<int64_t>(1, divide_up(rows, num_blocks));
+    const int64_t chunks_wanted = divide_up(num_threads * TASKS_A_THREAD, num_blocks);
+    panels_a_chunk = std::max(FEWEST_PANELS, weight.num_panels() / chunks_wanted);
+    if (panels_a_chunk > 4) panels_a_chunk = panels_a_chunk / 4 * 4;  // single rows take panels by fours
+    num_chunks = divide_up(weight.num_panels(), panels_a_chunk);
+  }
+  int64_t num_tasks() const { return divide_up(num_rows, rows_a_block) * num_chunks; }
+  void run(const KernelTable& kernels, const Product& product, int64_t task) const {
+    const int64_t row = task / num_chunks * rows_a_block, panel = task % num_chunks * panels_a_chunk;
+    kernels.product(product, row, std::min(num_rows, row + rows_a_block), panel,
+                    std::min(product.weight->num_panels(), panel + panels_a_chunk));
+  }
+};
+
+Product bind_product(const PackedWeight& weight, const Buffer& in) {
+  Product product;
+  product.weight = &weight;
+  product.x = in.data;
+  product.x_stride = in.width;
+  product.values = in.values;
+  product.values_stride = in.values_stride;
+  product.scales = in.scales;
+  product.sums = in.sums;
+  return product;
+}
+
+class ProductOp final : public Op {
+ public:
+  ProductOp(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in, Buffer* out)
+      : kernels_(kernels), weight_(weight), bias_(std::move(bias)), in_(in), out_(out), cut_(weight, *in, 1, 1) {}
+  const char* name() const override { return "product"; }
+  void prepare(const Step& step, int num_threads) override {
+    cut_ = Cut(weight_, *in_, step.num_tokens, num_threads);
+    product_ = bind_product(weight_, *in_);
+    product_.bias = bias_ ? bias_->data() : nullptr;
+    product_.out = out_->data;
+    product_.out_stride = out_->width;
+  }
+  int64_t num_tasks(int) const override { return cut_.num_tasks(); }
+  void run(int, int64_t task, int) override { cut_.run(kernels_, product_, task); }
+
+ private:
+  const KernelTable& kernels_;
+  const PackedWeight& weight_;
+  Vector bias_;
+  Buffer *in_, *out_;
+  Cut cut_;
+  Product product_;
+};
+
+}  // namespace
+
+void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row) {
+  const float* x = buffer.data + row * buffer.width;
+  uint8_t* values = buffer.values + row * buffer.values_stride;
+  if (buffer.form == Form::int8) {
+    kernels.quantize(x, buffer.width, reinterpret_cast<int8_t*>(values), buffer.values_stride, buffer.scales + row,
+                     buffer.sums + row);
+  } else if (buffer.form == Form::bfloat16) {
+    kernels.to_bfloat16(x, buffer.width, reinterpret_cast<uint16_t*>(values), buffer.values_stride / 2);
+  }
+}
+
+std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Buffer* out) {
+  return std::make_unique<EmbeddingOp>(kernels, weight, out);
+}
+
+std::unique_ptr<Op> make_rms_norm_op(const KernelTable& kernels, Vector weight, float eps, Buffer* hidden,
+                                     Buffer* residual, Buffer* normalised, Buffer* sum) {
+  return std::make_unique<RmsNormOp>(kernels, std::move(weight), eps, hidden, residual, normalised, sum);
+}
+
+std::unique_ptr<Op> make_product_op(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in,
+                                    Buffer* out) {
+  return std::make_unique<ProductOp>(kernels, weight, std::move(bias), in, out);
+}
+
+std::unique_ptr<Op> make_silu_and_mul_op(const KernelTable& kernels, Buffer* gate_up, Buffer* out) {
+  return std::make_unique<SiluAndMulOp>(kernels, gate_up, out);
+}
+
+void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
+                    int64_t num_rows, float* out, int num_threads) {
+  if (num_rows == 0) return;
+  Product product = bind_product(weight, in);
+  product.rows = rows;
+  product.out = out;
+  product.out_stride = weight.num_outputs;
+  const Cut cut(weight, in, num_rows, num_threads);
+  std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(num_threads)
+  for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < cut.num_tasks();) {
+    cut.run(kernels, product, task);
+  }
+}
+
+}  // namespace octavo

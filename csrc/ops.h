@@ -1,0 +1,34 @@
+// The operations of a forward pass other than attention: what each reads, writes and cuts into tasks.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "program.h"
+
+namespace octavo {
+
+// A vector of float32 that a module owns and an operation reads: a norm's weight, a bias.
+using Vector = std::shared_ptr<const std::vector<float>>;
+
+// Fills a row of the form that the buffer's products take, where it is not float32.
+void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row);
+
+std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Buffer* out);
+
+// Sum and norm of two buffers. `residual` may be null. `sum` may be the buffer `residual`.
+std::unique_ptr<Op> make_rms_norm_op(const KernelTable& kernels, Vector weight, float eps, Buffer* hidden,
+                                     Buffer* residual, Buffer* normalised, Buffer* sum);
+
+// `in` must be asked for the form that the weight's products take.
+std::unique_ptr<Op> make_product_op(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in,
+                                    Buffer* out);
+
+std::unique_ptr<Op> make_silu_and_mul_op(const KernelTable& kernels, Buffer* gate_up, Buffer* out);
+
+// Logits of some tokens of the step that ran last: out[i] = weight * in[rows[i]], all threads, one call.
+void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
+                    int64_t num_rows, float* out, int num_threads);
+
+}  // namespace octavo

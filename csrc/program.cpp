@@ -1,0 +1,222 @@
+#include "program.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace octavo {
+namespace {
+
+constexpr int SPINS = 4000;
+constexpr int64_t ALIGNMENT = 64;
+constexpr int64_t MOST_OWN_TASKS = 62;  // bits of a counter
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
+// The bytes that a buffer takes for each token; its parts follow one another, each a token's share of an array.
+int64_t row_bytes(const Buffer& buffer) {
+  const int64_t more = buffer.form == Form::float32 ? 0 : buffer.values_stride + 8;
+  return buffer.width * 4 + more;
+}
+
+}  // namespace
+
+void Buffer::take_form(Form wanted) {
+  if (wanted == Form::float32 || wanted == form) return;
+  if (form != Form::float32) throw std::invalid_argument("products of unlike weights read one buffer");
+  form = wanted;
+  values_stride = aligned(width * (wanted == Form::int8 ? 1 : 2));
+}
+
+void Barrier::reset(int num_threads) {
+  num_threads_ = num_threads;
+  arrived_.store(0, std::memory_order_relaxed);
+}
+
+void Barrier::wait() {
+  if (num_threads_ == 1) return;
+  const int generation = generation_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.store(generation + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
+    if (spins < SPINS) {
+      pause();
+    } else {
+      sched_yield();
+    }
+  }
+}
+
+Program::Program(int num_threads) : num_threads_(num_threads) {}
+
+Buffer* Program::add_buffer(int64_t width) {
+  buffers_.push_back(std::make_unique<Buffer>());
+  lives_.emplace_back();
+  Buffer* buffer = buffers_.back().get();
+  buffer->width = width;
+  return buffer;
+}
+
+void Program::add(std::unique_ptr<Op> op, const std::vector<Buffer*>& buffers) {
+  const int index = static_cast<int>(ops_.size());
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (std::find(buffers.begin(), buffers.end(), buffers_[i].get()) == buffers.end()) continue;
+    if (lives_[i].first < 0) lives_[i].first = index;
+    lives_[i].last = std::max(lives_[i].last, index);
+  }
+  ops_.push_back(std::move(op));
+  capacity_ = 0;
+}
+
+void Program::keep(Buffer* buffer) {
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (buffers_[i].get() == buffer) lives_[i].last = static_cast<int>(ops_.size()) + (1 << 20);
+  }
+}
+
+// In order of their births, each buffer takes the place, among those whose buffer has died, that fits it best.
+void Program::assign_places() {
+  places_.clear();
+  std::vector<int> free_after;
+  std::vector<size_t> order(buffers_.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return lives_[a].first < lives_[b].first; });
+  for (size_t i : order) {
+    const int64_t needed = row_bytes(*buffers_[i]);
+    int best = -1;
+    for (size_t place = 0; place < places_.size(); ++place) {
+      if (free_after[place] >= lives_[i].first) continue;
+      const auto misfit = [&](size_t p) { return std::abs(places_[p].row_bytes - needed); };
+      if (best < 0 || misfit(place) < misfit(static_cast<size_t>(best))) best = static_cast<int>(place);
+    }
+    if (best < 0) {
+      best = static_cast<int>(places_.size());
+      places_.emplace_back();
+      free_after.push_back(-1);
+    }
+    lives_[i].place = best;
+    Place& place = places_[static_cast<size_t>(best)];
+    place.row_bytes = std::max(place.row_bytes, needed);
+    free_after[static_cast<size_t>(best)] = lives_[i].last;
+  }
+}
+
+void Program::make_room(int64_t num_tokens) {
+  if (num_tokens <= capacity_) return;
+  assign_places();
+  // Doubled as it grows, so that a rising load moves the buffers a few times only.
+  capacity_ = std::max(num_tokens, std::min<int64_t>(2 * capacity_, num_tokens + 1024));
+  constexpr int64_t parts = 4;
+  for (Place& place : places_) {
+    place.memory.reset();
+    place.memory.reset(new uint8_t[static_cast<size_t>(place.row_bytes * capacity_ + (parts + 1) * ALIGNMENT)]);
+  }
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    Buffer& buffer = *buffers_[i];
+    if (lives_[i].place < 0) continue;
+    const auto start = reinterpret_cast<uintptr_t>(places_[static_cast<size_t>(lives_[i].place)].memory.get());
+    uint8_t* next = reinterpret_cast<uint8_t*>(aligned(static_cast<int64_t>(start)));
+    const auto take = [&](int64_t bytes) {
+      uint8_t* taken = next;
+      next += aligned(bytes);
+      return taken;
+    };
+    buffer.data = reinterpret_cast<float*>(take(buffer.width * 4 * capacity_));
+    if (buffer.form == Form::float32) continue;
+    buffer.values = take(buffer.values_stride * capacity_);
+    buffer.scales = reinterpret_cast<float*>(take(4 * capacity_));
+    buffer.sums = reinterpret_cast<int32_t*>(take(4 * capacity_));
+  }
+}
+
+void Program::run(Step& step) {
+  step.serial = ++num_steps_;
+  make_room(step.num_tokens);
+  size_t num_phases = 0;
+  for (auto& op : ops_) {
+    op->prepare(step, num_threads_);
+    num_phases += static_cast<size_t>(op->num_phases());
+  }
+  if (counters_.size() != num_phases) counters_ = std::vector<Counter>(num_phases);
+  for (Counter& counter : counters_) counter.next.store(0, std::memory_order_relaxed);
+  seconds_.resize(ops_.size(), 0.0);
+  if (num_threads_ == 1) {
+    barrier_.reset(1);
+    run_ops(0);
+    return;
+  }
+#pragma omp parallel num_threads(num_threads_)
+  {
+    // The runtime may give fewer threads than asked for.
+#pragma omp single
+    barrier_.reset(omp_get_num_threads());
+    run_ops(omp_get_thread_num());
+  }
+}
+
+void Program::run_ops(int thread) {
+  using Clock = std::chrono::steady_clock;
+  const bool profiling = profiling_ && thread == 0;
+  Clock::time_point start = profiling ? Clock::now() : Clock::time_point();
+  size_t counter = 0;
+  for (size_t index = 0; index < ops_.size(); ++index) {
+    Op& op = *ops_[index];
+    for (int phase = 0; phase < op.num_phases(); ++phase, ++counter) {
+      const int64_t num_tasks = op.num_tasks(phase);
+      if (num_tasks == 0) continue;
+      if (num_tasks == 1) {
+        if (thread == 0) op.run(phase, 0, thread);
+      } else if (num_tasks <= MOST_OWN_TASKS && op.is_by_thread(phase)) {
+        // Its own first; then what a thread that is late has left.
+        std::atomic<int64_t>& taken = counters_[counter].next;
+        for (int64_t i = 0; i < num_tasks; ++i) {
+          const int64_t task = (thread + i) % num_tasks, bit = int64_t{1} << task;
+          if (!(taken.fetch_or(bit, std::memory_order_relaxed) & bit)) op.run(phase, task, thread);
+        }
+      } else {
+        std::atomic<int64_t>& next = counters_[counter].next;
+        for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
+          op.run(phase, task, thread);
+        }
+      }
+      barrier_.wait();
+    }
+    if (profiling) {
+      const Clock::time_point now = Clock::now();
+      seconds_[index] += std::chrono::duration<double>(now - start).count();
+      start = now;
+    }
+  }
+}
+
+void Program::set_profiling(bool on) {
+  profiling_ = on;
+  seconds_.assign(ops_.size(), 0.0);
+}
+
+std::vector<std::pair<std::string, double>> Program::profile() const {
+  std::map<std::string, double> by_name;
+  for (size_t i = 0; i < ops_.size() && i < seconds_.size(); ++i) by_name[ops_[i]->name()] += seconds_[i];
+  return {by_name.begin(), by_name.end()};
+}
+
+}  // namespace octavo

@@ -1,0 +1,120 @@
+// A program: the operations of one forward pass, bound once to their weights and buffers, and run in one call a step.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace octavo {
+
+// What all operations of a step share: `execution.ModelRunner`'s flat batch (kernels/interface.py, RaggedBatch).
+struct Step {
+  uint64_t serial = 0;                    // tells a program's steps apart
+  int64_t num_tokens = 0;
+  int64_t num_rows = 0;
+  int64_t max_blocks = 0;                 // columns of block_tables
+  const int64_t* token_ids = nullptr;     // [num_tokens]
+  const int64_t* positions = nullptr;     // [num_tokens]
+  const int64_t* slots = nullptr;         // [num_tokens]
+  const int64_t* query_starts = nullptr;  // [num_rows + 1]
+  const int64_t* context_lens = nullptr;  // [num_rows]
+  const int64_t* block_tables = nullptr;  // [num_rows, max_blocks]
+};
+
+// Activations of a step, [num_tokens, width] float32, and beside it the form that the products reading it take.
+// The memory belongs to the program and moves when it grows: read the pointers when running, not when binding.
+struct Buffer {
+  int64_t width = 0;
+  float* data = nullptr;
+  Form form = Form::float32;
+  int64_t values_stride = 0;    // bytes of a row of values, zeros at its end
+  uint8_t* values = nullptr;    // bfloat16 or int8
+  float* scales = nullptr;      // int8: [num_tokens], value = scale * int8
+  int32_t* sums = nullptr;      // int8: [num_tokens], of a row's values
+
+  // Ask for a form. Throws std::invalid_argument where another one was asked for.
+  void take_form(Form wanted);
+};
+
+// One operation. Its work is cut into phases, with a barrier after each; a phase into tasks, which threads take one by
+// one. What a task computes must not depend on which thread runs it, nor on how the work was cut.
+class Op {
+ public:
+  virtual ~Op() = default;
+  virtual const char* name() const = 0;
+  // Called on the program's thread before the step runs.
+  virtual void prepare(const Step& step, int num_threads) = 0;
+  virtual int num_phases() const { return 1; }
+  // Whether each thread has a task of its own in a phase, which it takes first: rows stay in its cache.
+  virtual bool is_by_thread(int /*phase*/) const { return false; }
+  virtual int64_t num_tasks(int phase) const = 0;
+  virtual void run(int phase, int64_t task, int thread) = 0;
+};
+
+// Holds threads until all have come. Waiting threads spin for some microseconds, then give their core away, so that a
+// core taken by another process delays a step instead of stopping it.
+class Barrier {
+ public:
+  void reset(int num_threads);
+  void wait();
+
+ private:
+  int num_threads_ = 1;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> generation_{0};
+};
+
+class Program {
+ public:
+  explicit Program(int num_threads);
+
+  // A buffer that lives from the first operation that is given it to the last. Buffers whose lives do not overlap share
+  // memory. The pointer stays valid as long as the program.
+  Buffer* add_buffer(int64_t width);
+  // `buffers`: all that the operation reads or writes.
+  void add(std::unique_ptr<Op> op, const std::vector<Buffer*>& buffers);
+  // Keep a buffer's content after the program has run.
+  void keep(Buffer* buffer);
+
+  // Numbers the step and runs it.
+  void run(Step& step);
+
+  void set_profiling(bool on);
+  // Seconds by operation name since profiling was switched on, with the waiting for other threads.
+  std::vector<std::pair<std::string, double>> profile() const;
+
+ private:
+  struct Life {
+    int first = -1;
+    int last = -1;
+    int place = -1;
+  };
+  struct Place {
+    int64_t row_bytes = 0;
+    std::unique_ptr<uint8_t[]> memory;
+  };
+  void assign_places();
+  void make_room(int64_t num_tokens);
+  void run_ops(int thread);
+
+  int num_threads_;
+  uint64_t num_steps_ = 0;
+  int64_t capacity_ = 0;  // tokens
+  std::vector<std::unique_ptr<Op>> ops_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<Life> lives_;
+  std::vector<Place> places_;
+  Barrier barrier_;
+  struct alignas(64) Counter {
+    std::atomic<int64_t> next{0};
+  };
+  std::vector<Counter> counters_;  // one a phase
+  bool profiling_ = false;
+  std::vector<double> seconds_;  // by op
+};
+
+}  // namespace octavo

@@ -1,0 +1,83 @@
+"""What all benchmarks share: where their figures go, and progress."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from tqdm import tqdm
+
+from octavo.errors import ConfigError
+
+Item = TypeVar("Item")
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """`--json` and `--plot`."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", metavar="FILE", help="write the figures here")
+    group.add_argument(
+        "--plot", metavar="FILE.png", help="draw the figures here (needs matplotlib: pip install 'octavo[bench]')"
+    )
+
+
+def check_output_flags(arguments: argparse.Namespace) -> None:
+    """Make sure, before anything is measured, that the figures can be written.
+
+    Raises:
+        ConfigError: a folder does not exist, or matplotlib is missing.
+    """
+    for path in filter(None, (arguments.json, arguments.plot)):
+        if not Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"there is no folder for {path}")
+    if arguments.plot:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise ConfigError("--plot needs matplotlib: pip install 'octavo[bench]'") from None
+
+
+def write_json(arguments: argparse.Namespace, figures: Any) -> None:
+    """The figures as JSON, if asked for."""
+    if arguments.json:
+        Path(arguments.json).write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+
+
+def progress_bar(total: int, unit: str, what: str = "Measuring") -> tqdm:
+    """A bar on stderr, where that is a terminal; to be closed, or used as a context."""
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=what,
+        leave=False,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+
+
+def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
+    """The items, with a bar that goes on as they are taken."""
+    with progress_bar(total, "case") as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+def check_positive(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse counts below one.
+
+    Raises:
+        ConfigError: one is; the message names its flag.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if min(value if isinstance(value, list) else [value]) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+
+
+def milliseconds(percentiles: list[float]) -> str:
+    """A table's cells for p50, p90 and p99, dashes where nothing was measured."""
+    return "".join(f"{value:9.2f}" for value in percentiles) or f"{'-':>9}" * 3

@@ -1,0 +1,63 @@
+"""`octavo bench throughput`: tokens a second on a workload, and of one stream."""
+
+import argparse
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from octavo.cli.bench.output import add_output_flags, check_output_flags, progress_bar, write_json
+from octavo.cli.bench.workload import add_workload_flags, read_workload_flags
+from octavo.cli.flags import add_config_flags, read_config_flags
+from octavo.config import EngineConfig
+
+if TYPE_CHECKING:
+    from octavo.llm import LLM
+
+
+def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the benchmark."""
+    parser = benchmarks.add_parser(
+        "throughput",
+        help="tokens a second on a workload, and of one stream",
+        description="Run a workload offline, all requests at once and greedily, then one stream alone. Prints one line "
+        "of JSON.",
+        epilog="example: octavo bench throughput --kind sharegpt --requests 64 --quantization int8",
+    )
+    add_workload_flags(parser)
+    add_output_flags(parser)
+    add_config_flags(parser, EngineConfig)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print, write what was asked for.
+
+    Raises:
+        OctavoError: a flag, the workload or the model is wrong.
+    """
+    check_output_flags(arguments)
+    config = read_config_flags(arguments, EngineConfig)
+    work = read_workload_flags(arguments)
+    start_s = time.perf_counter()
+    from octavo.evaluation.throughput import measure, num_output_tokens, plot
+    from octavo.llm import LLM
+
+    with LLM(**dataclasses.asdict(config)) as llm, progress_bar(num_output_tokens(work), "token") as bar:
+        load_s = time.perf_counter() - start_s
+        figures, moments = measure(llm, work, precision=_precision(llm), load_s=load_s, produced=bar.update)
+    print(msgspec.json.encode(figures).decode())
+    write_json(arguments, figures)
+    if arguments.plot:
+        plot(figures, moments, arguments.plot)
+
+
+def _precision(llm: "LLM") -> str:
+    """Of the products' weights, in the words that peers use."""
+    from octavo.execution.local import LocalExecutor
+
+    executor = llm.engine.executor
+    if llm.config.quantization != "none" or not isinstance(executor, LocalExecutor):
+        return llm.config.quantization
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "f32"}[str(executor.dtype).removeprefix("torch.")]

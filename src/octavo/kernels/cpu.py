@@ -1,0 +1,275 @@
+"""The C++ backend for the CPU. Its operations don't compute: they record.
+
+`CpuKernels.bind` runs the model's forward once with handles (`Activation`) in place of tensors; each operation that the
+layers call is added to a program of `octavo.kernels._cpu`, bound to its packed weights. A step then replays the program
+in one call. So a model is written once, for this backend and for those that compute as they go, and a step costs no
+Python work a layer.
+
+Activations are float32 throughout, sums too, whatever the weights are stored in.
+"""
+
+import mmap
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from octavo.errors import ModelError
+from octavo.kernels import _cpu
+from octavo.kernels.interface import (
+    AttentionSpec,
+    AttentionStep,
+    CacheShape,
+    ForwardPass,
+    KVCache,
+    Model,
+    RaggedBatch,
+    Weight,
+)
+from octavo.kernels.quantized import QuantizedWeight
+
+DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+"""As `octavo::DataType` in csrc/kernels.h numbers them."""
+
+LARGEST_INPUT = 1 << 16
+"""Inputs of an int8 product, at the most: a sum of more could leave 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """Stands for a tensor `[num_tokens, width]` while a forward pass is recorded: a buffer of the program."""
+
+    buffer: int
+    width: int
+
+
+class CpuKernels:
+    """`kernels.interface.Kernels` for float32, bfloat16, float16 and int8 weights and KV caches, in C++.
+
+    Args:
+        instruction_set: avx512, avx2 or portable; auto takes the best that the processor has.
+
+    Raises:
+        ValueError: the processor cannot run that instruction set.
+    """
+
+    name = "cpu"
+
+    def __init__(self, instruction_set: str = "auto") -> None:
+        self.instruction_set = _cpu.instruction_set(instruction_set)
+        self._recording: Recording | None = None
+
+    def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
+        """A zeroed cache, its pages taken from the system when first written; large ones where it has them, as a step
+        visits every block of its rows and small ones would each cost a walk through the page table."""
+        memory = mmap.mmap(-1, shape.num_bytes)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return KVCache(shape, torch.frombuffer(memory, dtype=torch.uint8).view(shape.num_blocks, shape.block_bytes))
+
+    def copy_blocks(self, cache: KVCache, sources: torch.Tensor, destinations: torch.Tensor) -> None:
+        """Copy whole records (`[n]` int64 block ids each)."""
+        _cpu.copy_blocks(cache.records.data_ptr(), cache.shape.block_bytes, sources.numpy(), destinations.numpy())
+
+    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+        """Record the model's forward pass. Each weight is packed and its parameter emptied on the way, so that the
+        model is never in memory twice."""
+        self._recording = Recording(self.instruction_set, cache)
+        try:
+            return self._recording.of(model)
+        finally:
+            self._recording = None
+
+    def embedding(self, token_ids: Any, weight: Weight) -> Any:
+        """Record the lookup of each token's row."""
+        return self._open.embedding(weight)
+
+    def linear(self, hidden: Any, weight: Weight, bias: torch.Tensor | None = None) -> Any:
+        """Record a product; int8 where the weight is."""
+        return self._open.linear(hidden, weight, bias)
+
+    def rms_norm(self, hidden: Any, weight: torch.Tensor, eps: float, residual: Any = None) -> tuple[Any, Any]:
+        """Record a residual sum and its norm."""
+        return self._open.rms_norm(hidden, weight, eps, residual)
+
+    def silu_and_mul(self, gate_up: Any) -> Any:
+        """Record the activation."""
+        return self._open.silu_and_mul(gate_up)
+
+    def attention(self, qkv: Any, step: Any, spec: AttentionSpec) -> Any:
+        """Record rotation, KV write and attention."""
+        return self._open.attention(qkv, spec)
+
+    @property
+    def _open(self) -> "Recording":
+        if self._recording is None:
+            raise RuntimeError("the CPU kernels record: their operations are called inside `bind` only")
+        return self._recording
+
+
+class Recording:
+    """A forward pass that is being recorded."""
+
+    def __init__(self, instruction_set: str, cache: KVCache) -> None:
+        self._program = _cpu.Program(instruction_set, torch.get_num_threads())
+        self._cache = cache
+        self._weights: dict[int, _cpu.Weight] = {}
+        self._tables: list[torch.Tensor] = []
+        self._head: _cpu.Weight | None = None
+        self._hidden: Activation | None = None
+
+    def of(self, model: Model) -> "RecordedForward":
+        """Run the model's forward on handles, then its head.
+
+        Raises:
+            ModelError: the model's head is more than one product.
+        """
+        step: Any = AttentionStep(self._cache, _AnyBatch(), None)  # type: ignore[arg-type]
+        hidden: Any = model(step)
+        self._hidden = hidden
+        logits: Any = model.logits(hidden)
+        if self._head is None or logits is not hidden:
+            raise ModelError("the model's head is not a single product, which the CPU kernels need")
+        self._program.keep(hidden.buffer, self._head)
+        return RecordedForward(self._program, hidden, self._head, self._cache, self._tables)
+
+    def embedding(self, weight: Weight) -> Activation:
+        packed = self._pack(weight)
+        out = self._new(packed.num_inputs)
+        self._program.embedding(packed, out.buffer)
+        return out
+
+    def linear(self, hidden: Activation, weight: Weight, bias: torch.Tensor | None) -> Activation:
+        if hidden is self._hidden:
+            if bias is not None:
+                raise ModelError("a head with a bias is not known to the CPU kernels")
+            self._head = self._pack(weight)
+            return hidden
+        packed = self._pack(weight)
+        out = self._new(packed.num_outputs)
+        self._program.product(packed, None if bias is None else _floats(bias), hidden.buffer, out.buffer)
+        return out
+
+    def rms_norm(
+        self, hidden: Activation, weight: torch.Tensor, eps: float, residual: Activation | None
+    ) -> tuple[Activation, Activation]:
+        normalised, total = self._new(hidden.width), self._new(hidden.width)
+        added = -1 if residual is None else residual.buffer
+        self._program.rms_norm(_floats(weight), eps, hidden.buffer, added, normalised.buffer, total.buffer)
+        return normalised, total
+
+    def silu_and_mul(self, gate_up: Activation) -> Activation:
+        out = self._new(gate_up.width // 2)
+        self._program.silu_and_mul(gate_up.buffer, out.buffer)
+        return out
+
+    def attention(self, qkv: Activation, spec: AttentionSpec) -> Activation:
+        out = self._new(spec.num_heads * spec.head_dim)
+        shape = self._cache.shape
+        table = spec.cos_sin
+        if table is not None:
+            table = table.to(torch.float32).contiguous()
+            self._tables.append(table)
+        self._program.attention(
+            qkv.buffer,
+            out.buffer,
+            layer=spec.layer,
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            scale=spec.scale,
+            window=spec.window or 0,
+            softcap=spec.softcap or 0.0,
+            cos_sin=0 if table is None else table.data_ptr(),
+            rotary_dim=0 if table is None else table.shape[1],
+            cache=self._cache.records.data_ptr(),
+            num_blocks=shape.num_blocks,
+            num_layers=shape.num_layers,
+            block_size=shape.block_size,
+            cache_type=DATA_TYPES[shape.dtype],
+        )
+        return out
+
+    def _new(self, width: int) -> Activation:
+        return Activation(self._program.buffer(width), width)
+
+    def _pack(self, weight: Weight) -> "_cpu.Weight":
+        """The weight packed, once where several layers share it. The parameter's own memory is given back."""
+        packed = self._weights.get(id(weight))
+        if packed is None:
+            packed = self._weights[id(weight)] = _pack(weight)
+            for tensor in (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight,):
+                tensor.data = torch.empty(0, dtype=tensor.dtype)
+        return packed
+
+
+class RecordedForward:
+    """A recorded model: steps replay its program."""
+
+    def __init__(
+        self,
+        program: "_cpu.Program",
+        hidden: Activation,
+        head: "_cpu.Weight",
+        cache: KVCache,
+        tables: list[torch.Tensor],
+    ) -> None:
+        self._program = program
+        self._hidden = hidden
+        self._head = head
+        self._owned = (cache, tables)
+        """The program has pointers into these."""
+        self._logits = torch.empty(0, head.num_outputs)
+
+    def run(self, batch: RaggedBatch) -> None:
+        """Replay the program on a step."""
+        self._program.run(
+            batch.token_ids.numpy(),
+            batch.positions.numpy(),
+            batch.slots.numpy(),
+            batch.query_starts.numpy(),
+            batch.context_lens.numpy(),
+            batch.block_tables.numpy(),
+        )
+
+    def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """`[n]` indices of the step's tokens -> `[n, vocab_size]` float32, valid until the next call."""
+        if len(tokens) > len(self._logits):
+            self._logits = torch.empty(len(tokens), self._head.num_outputs)
+        logits = self._logits[: len(tokens)]
+        self._program.logits(self._head, self._hidden.buffer, tokens, logits.numpy())
+        return logits
+
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Time by operation since `profile` was called."""
+        return dict(self._program.profile())
+
+    def profile(self) -> None:
+        """Start to measure operations."""
+        self._program.set_profiling(True)
+
+
+class _AnyBatch:
+    """Stands for a batch while recording: what it holds is known when a step runs."""
+
+    token_ids = None
+
+
+def _pack(weight: Weight) -> "_cpu.Weight":
+    if not isinstance(weight, QuantizedWeight):
+        return _cpu.Weight(DATA_TYPES[weight.dtype], weight.shape[0], weight.shape[1], weight.data_ptr())
+    num_outputs, num_inputs = weight.values.shape
+    if num_inputs > LARGEST_INPUT:
+        raise ModelError(f"int8 products take up to {LARGEST_INPUT} inputs, a layer of this model has {num_inputs}")
+    return _cpu.Weight(
+        DATA_TYPES[torch.int8], num_outputs, num_inputs, weight.values.data_ptr(), weight.scales.data_ptr()
+    )
+
+
+def _floats(vector: torch.Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = vector.detach().to(torch.float32).contiguous().numpy()
+    return values

@@ -1,0 +1,275 @@
+"""Paged attention in plain torch: the KV cache as views of its records, and a ragged batch cut into tiles of rows that
+are attended together."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import torch
+
+from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
+from octavo.kernels.quantized import quantize_rows
+
+KEYS, VALUES = 0, 1
+
+GATHERED_BYTES = 4 << 20
+"""Keys and values gathered at a time. Small enough to stay in a processor's cache between gathering and use."""
+SCORE_BYTES = 16 << 20
+"""Scores held at a time; long prefills are cut into tiles of queries to stay under it."""
+PADDING_LIMIT = 2
+"""Rows attended together differ in blocks by no more than this factor."""
+
+
+class CachedVectors:
+    """The keys and values in a cache. A record is the vectors of its block, then, where they are int8, their scales."""
+
+    def __init__(self, cache: KVCache) -> None:
+        shape = cache.shape
+        vectors = (shape.num_blocks, shape.num_layers, 2, shape.block_size, shape.num_kv_heads)
+        own_bytes = prod(vectors[1:]) * shape.head_dim * shape.dtype.itemsize
+        own, rest = torch.split_with_sizes(cache.records, (own_bytes, shape.block_bytes - own_bytes), dim=1)
+        self.values = own.view(shape.dtype).view(*vectors, shape.head_dim)
+        """`[num_blocks, num_layers, 2, block_size, num_kv_heads, head_dim]`: keys, then values."""
+        self.scales = rest.view(torch.float32).view(vectors) if shape.dtype == torch.int8 else None
+        """`[num_blocks, num_layers, 2, block_size, num_kv_heads]` of an int8 cache."""
+
+    def write(self, layer: int, part: int, blocks: torch.Tensor, offsets: torch.Tensor, new: torch.Tensor) -> None:
+        """Put vectors `[num_tokens, num_kv_heads, head_dim]` into a layer's slots, in the dtype of the cache."""
+        if self.scales is None:
+            self.values[:, layer, part].index_put_((blocks, offsets), new.to(self.values.dtype))
+            return
+        values, scales = quantize_rows(new.flatten(0, 1))
+        self.values[:, layer, part].index_put_((blocks, offsets), values.view(new.shape))
+        self.scales[:, layer, part].index_put_((blocks, offsets), scales.view(new.shape[:2]))
+
+    def read(self, layer: int, part: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A layer's vectors of some blocks: `[n, block_size, num_kv_heads, head_dim]` in `dtype`."""
+        vectors = self.values[:, layer, part].index_select(0, blocks).to(dtype)
+        if self.scales is not None:
+            vectors *= self.scales[:, layer, part].index_select(0, blocks).unsqueeze(-1)
+        return vectors
+
+
+class Span(NamedTuple):
+    """Consecutive new tokens of one row that are attended at once, and the blocks that they can see."""
+
+    row: int
+    first_token: int
+    """Index in the step's flat list."""
+    num_queries: int
+    first_position: int
+    first_block: int
+    """Logical: earlier blocks are outside the window."""
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Spans with equally many queries, attended in one batched product; shorter ones are padded to `num_keys`."""
+
+    num_rows: int
+    num_queries: int
+    num_keys: int
+    tokens: torch.Tensor
+    """`[num_rows * num_queries]` int64, indices in the step's flat list."""
+    blocks: torch.Tensor
+    """`[num_rows * num_blocks]` int64 physical blocks."""
+    unseen: torch.Tensor
+    """`[num_unseen]` int64, gathered slots (of `num_rows * num_keys`) that no query may see.
+
+    They may hold anything, NaN included.
+    """
+    masked_from: int
+    """Every query sees all keys before this one."""
+    masked: torch.Tensor
+    """`[num_rows, num_queries, 1, num_keys - masked_from]` bool: the query may not see the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStep:
+    """What the layers of a step share: made once, by `prepare`."""
+
+    shape: CacheShape
+    cached: CachedVectors
+    batch: RaggedBatch
+    query_starts: list[int]
+    context_lens: list[int]
+    slot_blocks: torch.Tensor
+    """`[num_tokens]` int64: the physical block of each new token…"""
+    slot_offsets: torch.Tensor
+    """…and its slot in there."""
+    tiles: dict[tuple[int | None, int], list[Tile]] = field(default_factory=dict)
+    """By window and number of heads: made when a layer first asks for them, and kept for those that follow."""
+
+
+def prepare(batch: RaggedBatch, cache: KVCache) -> PreparedStep:
+    """Bring the row lengths to the host once; all layers plan their tiles from them."""
+    block_size = cache.shape.block_size
+    return PreparedStep(
+        cache.shape,
+        CachedVectors(cache),
+        batch,
+        batch.query_starts.tolist(),
+        batch.context_lens.tolist(),
+        slot_blocks=batch.slots // block_size,
+        slot_offsets=batch.slots % block_size,
+    )
+
+
+def write_kv(step: PreparedStep, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Write the new tokens' K and V (`[num_tokens, num_kv_heads, head_dim]`) into their slots. No two share one."""
+    step.cached.write(layer, KEYS, step.slot_blocks, step.slot_offsets, key)
+    step.cached.write(layer, VALUES, step.slot_blocks, step.slot_offsets, value)
+
+
+def paged_attention(
+    query: torch.Tensor,
+    step: PreparedStep,
+    layer: int,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Causal attention of the new tokens over their rows' blocks.
+
+    Args:
+        query: `[num_tokens, num_heads, head_dim]`; the rest as in `AttentionSpec`.
+
+    Returns:
+        `[num_tokens, num_heads, head_dim]`, the query's dtype. Sums are in float32, or float64 where the cache is.
+    """
+    num_tokens, num_heads, head_dim = query.shape
+    wide = accumulation_dtype(step.shape.dtype)
+    # Heads come first so that each KV head's product over a tile is one batched product of plain strides.
+    by_kv_head = (query.to(wide) * scale).view(num_tokens, step.shape.num_kv_heads, -1, head_dim)
+    queries = by_kv_head.transpose(0, 1).contiguous()
+    attended = torch.empty_like(queries)
+    for tile in plan_tiles(step, window, num_heads):
+        attended.index_copy_(1, tile.tokens, _attend(queries, step.cached, layer, tile, softcap))
+    return attended.transpose(0, 1).reshape(num_tokens, num_heads, head_dim).to(query.dtype)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums over values of `dtype` are kept in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _attend(
+    queries: torch.Tensor, cached: CachedVectors, layer: int, tile: Tile, softcap: float | None
+) -> torch.Tensor:
+    """Attention of one tile.
+
+    Args:
+        queries: `[num_kv_heads, num_tokens, group, head_dim]`, scaled.
+
+    Returns:
+        `[num_kv_heads, num_rows * num_queries, group, head_dim]` in the queries' dtype.
+    """
+    num_kv_heads, _, group, head_dim = queries.shape
+    rows, width = tile.num_rows, tile.num_queries * group
+    tile_queries = queries.index_select(1, tile.tokens).view(num_kv_heads, rows, width, head_dim)
+    scores = queries.new_empty(num_kv_heads, rows, width, tile.num_keys)
+    for head, head_keys in enumerate(_gather(cached, layer, KEYS, tile, queries.dtype).unbind(2)):
+        torch.bmm(tile_queries[head], head_keys.transpose(1, 2), out=scores[head])
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
+    by_query = scores.view(num_kv_heads, rows, tile.num_queries, group, tile.num_keys)
+    by_query[..., tile.masked_from :].masked_fill_(tile.masked, -torch.inf)
+    weights = scores.softmax(dim=-1)
+    attended = torch.empty_like(tile_queries)
+    for head, head_values in enumerate(_gather(cached, layer, VALUES, tile, queries.dtype).unbind(2)):
+        torch.bmm(weights[head], head_values, out=attended[head])
+    return attended.view(num_kv_heads, -1, group, head_dim)
+
+
+def _gather(cached: CachedVectors, layer: int, part: int, tile: Tile, dtype: torch.dtype) -> torch.Tensor:
+    """The tile's keys or values, `[num_rows, num_keys, num_kv_heads, head_dim]`.
+
+    Slots that no query sees are made zero: a weight of zero would not hide a NaN there.
+    """
+    gathered = cached.read(layer, part, tile.blocks, dtype)
+    gathered.flatten(0, 1).index_fill_(0, tile.unseen, 0)
+    return gathered.view(tile.num_rows, tile.num_keys, *gathered.shape[2:])
+
+
+def plan_tiles(step: PreparedStep, window: int | None, num_heads: int) -> list[Tile]:
+    """The step's tiles for layers with this window and number of heads."""
+    tiles = step.tiles.get((window, num_heads))
+    if tiles is None:
+        groups = _group(_spans(step, window, num_heads), step.shape, num_heads)
+        tiles = [_lay_out(group, step.batch, step.shape.block_size, window) for group in groups]
+        step.tiles[window, num_heads] = tiles
+    return tiles
+
+
+def _spans(step: PreparedStep, window: int | None, num_heads: int) -> list[Span]:
+    """Cut each row's new tokens so that a span's scores stay under `SCORE_BYTES`."""
+    block_size = step.shape.block_size
+    score_bytes = num_heads * accumulation_dtype(step.shape.dtype).itemsize
+    spans = []
+    for row, (start, end) in enumerate(pairwise(step.query_starts)):
+        context = step.context_lens[row]
+        most_keys = -(-context // block_size) * block_size
+        most_queries = max(1, SCORE_BYTES // (score_bytes * most_keys))
+        for token in range(start, end, most_queries):
+            num_queries = min(most_queries, end - token)
+            first_position = context - (end - token)
+            first_block = 0 if window is None else max(0, first_position - window + 1) // block_size
+            last_block = (first_position + num_queries - 1) // block_size
+            spans.append(Span(row, token, num_queries, first_position, first_block, last_block + 1 - first_block))
+    return spans
+
+
+def _group(spans: list[Span], shape: CacheShape, num_heads: int) -> list[list[Span]]:
+    """Put spans with as many queries and about as many blocks together, within the bounds at the top of this module."""
+    itemsize = accumulation_dtype(shape.dtype).itemsize
+    slot_bytes = 2 * shape.num_kv_heads * shape.head_dim * itemsize
+    groups: list[list[Span]] = []
+    for span in sorted(spans, key=lambda span: (span.num_queries, span.num_blocks)):
+        first = groups[-1][0] if groups else span
+        padded_slots = (len(groups[-1]) + 1 if groups else 1) * span.num_blocks * shape.block_size
+        fits = (
+            bool(groups)
+            and first.num_queries == span.num_queries
+            and span.num_blocks <= PADDING_LIMIT * first.num_blocks
+            and padded_slots * slot_bytes <= GATHERED_BYTES
+            and padded_slots * span.num_queries * num_heads * itemsize <= SCORE_BYTES
+        )
+        if fits:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return groups
+
+
+def _lay_out(spans: list[Span], batch: RaggedBatch, block_size: int, window: int | None) -> Tile:
+    """The index tensors of one tile."""
+    device = batch.block_tables.device
+    columns = torch.tensor(spans, device=device).unsqueeze(-1).unbind(1)
+    rows, first_tokens, _, first_positions, first_blocks, _ = columns
+    num_queries, num_blocks = spans[-1].num_queries, spans[-1].num_blocks
+    offsets = torch.arange(num_queries, device=device)
+    positions = first_positions + offsets
+    logical_blocks = first_blocks + torch.arange(num_blocks, device=device)
+    keys = first_blocks * block_size + torch.arange(num_blocks * block_size, device=device)
+    unseen = keys > positions[:, -1:]
+    masked_from = min(span.first_position for span in spans) + 1
+    if window is not None:
+        unseen |= keys <= positions[:, :1] - window
+        masked_from = 0
+    masked_keys, masked_positions = keys[:, None, masked_from:], positions[:, :, None]
+    masked = masked_keys > masked_positions
+    if window is not None:
+        masked |= masked_keys <= masked_positions - window
+    return Tile(
+        num_rows=len(spans),
+        num_queries=num_queries,
+        num_keys=keys.shape[1],
+        tokens=(first_tokens + offsets).flatten(),
+        blocks=batch.block_tables[rows, logical_blocks.clamp_(max=batch.block_tables.shape[1] - 1)].flatten(),
+        unseen=unseen.flatten().nonzero().squeeze(1),
+        masked_from=masked_from,
+        masked=masked.unsqueeze(2),
+    )

@@ -1,0 +1,143 @@
+"""`octavo bench`: what it prints and writes, and what it refuses before it measures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from checkpoints import make_llama
+from e2e.server_process import serving
+
+SMALL = ("--max-model-len", "512", "--kv-cache-memory", "64MiB")
+
+
+def octavo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "octavo.cli.main", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Path:
+    path = tmp_path / "work.json"
+    path.write_text(json.dumps([{"ids": list(range(100, 140)), "out": 5}, {"ids": [7, 8, 9], "out": 12}]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Flags for a model that is small in all but its vocabulary."""
+    folder = make_llama(tmp_path_factory.mktemp("tiny"), vocab_size=49_152, max_position_embeddings=512)
+    return ("--model", str(folder), "--tokenizer", "smollm2", "--kv-cache-memory", "8MiB")
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [(("--quantization", "int8"), "int8"), (("--dtype", "bfloat16"), "bf16"), (("--dtype", "float32"), "f32")],
+)
+def test_throughput_prints_one_line_of_json_as_the_peers_do(
+    workload: Path, tmp_path: Path, tiny: tuple[str, ...], flags: tuple[str, ...], precision: str
+) -> None:
+    out, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    outputs = ("--json", str(out), "--plot", str(plot))
+    done = octavo("throughput", "--workload", str(workload), *outputs, *flags, *tiny)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert list(figures) == [
+        "peer",
+        "precision",
+        "requests",
+        "output_tok_s",
+        "total_tok_s",
+        "single_stream_tok_s",
+        "load_s",
+    ]
+    assert (figures["peer"], figures["precision"], figures["requests"]) == ("octavo", precision, 2)
+    assert figures["total_tok_s"] > figures["output_tok_s"] > 0
+    assert figures["single_stream_tok_s"] > 0
+    assert json.loads(out.read_text()) == figures
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_latency_prints_a_row_for_each_prompt_length(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    out, plot = tmp_path / "latency.json", tmp_path / "latency.png"
+    flags = ("--input-tokens", "20", "60", "--output-tokens", "4", "--repeats", "2")
+    done = octavo("latency", *flags, "--json", str(out), "--plot", str(plot), *tiny)
+    assert done.returncode == 0, done.stderr
+    for line, length in zip(done.stdout.splitlines()[-2:], (20, 60), strict=True):
+        prompt, *figures = map(float, line.split())
+        assert prompt == length
+        assert len(figures) == 7
+        assert min(figures) > 0
+    assert [case["input_tokens"] for case in json.loads(out.read_text())] == [20, 60]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_serve_prints_a_row_for_each_request_rate(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    out, plot = tmp_path / "load.json", tmp_path / "load.png"
+    load = ("--request-rate", "20", "40", "--duration", "0.2", "--kind", "alpaca", "--scale", "0.2")
+    with serving(*tiny, "--max-model-len", "512", "--api-key", "secret") as server:
+        address = ("--base-url", server.url, "--api-key", "secret")
+        done = octavo("serve", *address, *load, "--json", str(out), "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    slow, fast = json.loads(out.read_text())
+    assert [(slow["request_rate"], slow["requests"]), (fast["request_rate"], fast["requests"])] == [(20, 4), (40, 8)]
+    assert slow["failed"] == fast["failed"] == 0
+    assert [line.split()[:4] for line in done.stdout.splitlines()[-2:]] == [
+        ["20", "4", "of", "4"],
+        ["40", "8", "of", "8"],
+    ]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
+    out, plot = tmp_path / "step.json", tmp_path / "step.png"
+    flags = ("--sequences", "1", "3", "--context", "20", "--steps", "4", "--json", str(out), "--plot", str(plot))
+    done = octavo("step", *flags, *SMALL)
+    assert done.returncode == 0, done.stderr
+    one, three = json.loads(out.read_text())
+    assert (one["sequences"], three["sequences"]) == (1, 3)
+    for times in (one, three):
+        assert set(times["parts_ms"]) == {"schedule", "prepare", "forward", "logits", "sample", "update", "rest"}
+        assert 0 < sum(times["kernels_ms"].values()) <= times["parts_ms"]["forward"]
+        assert {"product", "attention", "norm", "activation", "embedding"} == set(times["kernels_ms"])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("throughput", "--workload", "/nowhere.json"), "--workload /nowhere.json"),
+        (("throughput", "--requests", "0"), "--requests must be at least 1"),
+        (("throughput", "--scale", "-1"), "--scale"),
+        (("latency", "--repeats", "0"), "--repeats must be at least 1"),
+        (("latency", "--plot", "/no/such/folder/x.png"), "no folder for /no/such/folder/x.png"),
+        (("step", "--json", "/no/such/folder/x.json"), "no folder for /no/such/folder/x.json"),
+        (("step", "--sequences", "0"), "--sequences must be at least 1"),
+    ],
+)
+def test_bad_flags_are_refused_before_a_model_is_loaded(arguments: tuple[str, ...], words: str) -> None:
+    done = octavo(*arguments, "--model", "/no/such/model")
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--request-rate", "1", "0"), "--request-rate must be above 0"),
+        (("--request-rate", "inf"), "--request-rate must be above 0"),
+        (("--duration", "-1"), "--duration must be above 0"),
+        (("--requests", "0"), "--requests must be at least 1"),
+        (("--base-url", "nowhere"), "--base-url nowhere"),
+        (("--base-url", "http://127.0.0.1:9"), "--base-url http://127.0.0.1:9"),
+        (("--json", "/no/such/folder/x.json"), "no folder for /no/such/folder/x.json"),
+    ],
+)
+def test_serve_refuses_bad_flags_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = octavo("serve", *arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,77 @@
+"""The local executor picks kernels, says when they are not the best ones, and serves what its knobs ask for."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints import make_llama
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.execution.local import LocalExecutor
+from octavo.execution.plan import NewRow, Plan, TableEdit
+from octavo.sampling_params import SamplingParams
+
+
+def executor(folder: Path, **knobs: Any) -> LocalExecutor:
+    return LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", **knobs))
+
+
+def first_token(folder: Path, **knobs: Any) -> int:
+    """What greedy sampling makes of a short prompt."""
+    new = NewRow(0, 0, [5, 17, 3, 80, 41], SamplingParams(temperature=0), seed=0, stop_token_ids=[])
+    plan = Plan(
+        added=[new], tables=[TableEdit(0, [2])], rows=[0], starts=[0], num_new=[5], sampled_rows=[0], logits_from=[0]
+    )
+    return executor(folder, **knobs).submit(plan).result().token_ids[0][0]
+
+
+def test_without_the_extension_one_warning_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_llama(tmp_path)
+    monkeypatch.setitem(sys.modules, "octavo.kernels._cpu", None)
+    with caplog.at_level(logging.WARNING):
+        assert executor(folder).kernel_choice.kernels.name == "reference"
+    told = [record.getMessage() for record in caplog.records if "kernels" in record.getMessage().lower()]
+    assert len(told) == 1
+    assert "'cpu' could not be built or loaded" in told[0]
+
+
+@pytest.mark.parametrize("knobs", [{"kernels": "reference"}, {"dtype": "float64"}])
+def test_a_reference_that_was_asked_for_is_nothing_to_warn_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, knobs: dict[str, str]
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert executor(make_llama(tmp_path), **knobs).kernel_choice.kernels.name == "reference"
+    assert "kernels" not in caplog.text.lower()
+
+
+def test_kernels_that_cannot_serve_the_dtype_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="float64"):
+        executor(folder, kernels="cpu", dtype="float64")
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"quantization": "int8"}, {"kv_cache_dtype": "int8"}, {"quantization": "int8", "dtype": "bfloat16"}]
+)
+def test_every_kind_of_weights_and_cache_finds_the_likeliest_token(
+    tmp_path: Path, kernels: str, knobs: dict[str, str]
+) -> None:
+    folder = make_llama(tmp_path)
+    assert first_token(folder, kernels=kernels, **knobs) == first_token(folder, kernels="reference", dtype="float64")
+
+
+def test_an_int8_cache_has_more_blocks_for_its_memory(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path)
+    wide, narrow = (
+        executor(folder, kv_cache_dtype=name, max_num_seqs=1024, max_num_batched_tokens=1024).capacity
+        for name in ("float32", "int8")
+    )
+    assert narrow.block_bytes * (8 * 4) == wide.block_bytes * (8 + 4)
+    assert narrow.num_blocks > 2 * wide.num_blocks

@@ -1,0 +1,265 @@
+"""The C++ attention against the reference, on every instruction set, and against itself on every path, bit for bit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.kernels.cpu import CpuKernels
+from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Kernels, RaggedBatch
+from octavo.kernels.reference import ReferenceKernels
+
+CPU = torch.device("cpu")
+INSTRUCTION_SETS = ["avx512", "avx2", "portable"]  # avx512bf16 attends as avx512 does
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
+"""Both backends keep the same rounded K and V and sum in float32."""
+
+
+def kernels_for(name: str) -> CpuKernels:
+    try:
+        return CpuKernels(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One layer's attention and the cache under it."""
+
+    num_kv_heads: int = 2
+    group: int = 2
+    head_dim: int = 16
+    block_size: int = 16
+    dtype: torch.dtype = torch.float32
+    window: int | None = None
+    softcap: float | None = None
+    rotary_dim: int = 0
+    num_layers: int = 2
+    layer: int = 1
+
+    @property
+    def width(self) -> int:
+        return (self.group + 2) * self.num_kv_heads * self.head_dim
+
+    @property
+    def spec(self) -> AttentionSpec:
+        cos_sin = None
+        if self.rotary_dim:
+            angles = torch.outer(torch.arange(4096.0), 100.0 ** -torch.linspace(0, 1, self.rotary_dim // 2))
+            cos_sin = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        return AttentionSpec(
+            self.layer,
+            self.group * self.num_kv_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            scale=self.head_dim**-0.5,
+            window=self.window,
+            softcap=self.softcap,
+            cos_sin=cos_sin,
+        )
+
+
+@dataclass
+class AttentionModel:
+    """A model that is one attention: a token's id is its row of `qkv`, and the head is the identity."""
+
+    kernels: Kernels
+    spec: AttentionSpec
+    qkv: torch.Tensor
+    identity: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.qkv = self.qkv.clone()
+        self.identity = torch.eye(self.spec.num_heads * self.spec.head_dim)
+
+    def __call__(self, step: AttentionStep) -> torch.Tensor:
+        return self.kernels.attention(self.kernels.embedding(step.batch.token_ids, self.qkv), step, self.spec)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.kernels.linear(hidden, self.identity)
+
+
+class Rows:
+    """Sequences with tokens of their own, in shuffled blocks of a cache whose other slots hold NaN."""
+
+    def __init__(
+        self, kernels: Kernels, shape: Shape, lengths: list[int], *, seed: int = 0, poison: bool = True
+    ) -> None:
+        self.shape = shape
+        rng = np.random.default_rng(seed)
+        self.num_done = [0] * len(lengths)
+        starts = np.cumsum([0, *lengths])
+        self.token_ids = [range(start, end) for start, end in pairwise(starts)]
+        qkv = torch.from_numpy(rng.normal(size=(int(starts[-1]), shape.width))).to(torch.float32)
+        num_blocks = [-(-length // shape.block_size) for length in lengths]
+        pool = sum(num_blocks) + 2
+        shuffled = rng.permutation(pool)
+        self.tables = np.split(shuffled[: sum(num_blocks)], np.cumsum(num_blocks)[:-1])
+        cache_shape = CacheShape(
+            pool, shape.num_layers, shape.block_size, shape.num_kv_heads, shape.head_dim, shape.dtype
+        )
+        cache = kernels.allocate_cache(cache_shape, CPU)
+        if poison:
+            cache.records.view(torch.uint8).fill_(0xFF)  # NaN in every dtype, and in scales
+        self.cache = cache
+        self.forward = kernels.bind(AttentionModel(kernels, shape.spec, qkv), cache)
+
+    def step(self, num_new: dict[int, int]) -> dict[int, torch.Tensor]:
+        """Compute some rows' next tokens together: `[num_new, num_heads * head_dim]` by row."""
+        size = self.shape.block_size
+        spans = {row: range(self.num_done[row], self.num_done[row] + count) for row, count in num_new.items()}
+        widest = max(len(self.tables[row]) for row in num_new)
+        positions = [position for span in spans.values() for position in span]
+        slots = [int(self.tables[row][p // size]) * size + p % size for row, span in spans.items() for p in span]
+        batch = RaggedBatch(
+            token_ids=torch.tensor([self.token_ids[row][p] for row, span in spans.items() for p in span]),
+            positions=torch.tensor(positions),
+            slots=torch.tensor(slots),
+            query_starts=torch.tensor(np.cumsum([0, *num_new.values()])),
+            context_lens=torch.tensor([span.stop for span in spans.values()]),
+            block_tables=torch.tensor(np.array([np.resize(self.tables[row], widest) for row in num_new])),
+        )
+        self.forward.run(batch)
+        out = self.forward.logits(np.arange(len(positions))).clone()
+        for row, span in spans.items():
+            self.num_done[row] = span.stop
+        return dict(zip(num_new, torch.split(out, list(num_new.values())), strict=True))
+
+
+def in_steps(
+    kernels: Kernels, shape: Shape, lengths: list[int], sizes: list[int], **options: Any
+) -> list[torch.Tensor]:
+    """All rows' results, computed `sizes[i % len(sizes)]` tokens of each row at a time."""
+    rows = Rows(kernels, shape, lengths, **options)
+    parts: list[list[torch.Tensor]] = [[] for _ in lengths]
+    step = 0
+    while left := {r: n - rows.num_done[r] for r, n in enumerate(lengths) if n > rows.num_done[r]}:
+        new = {row: min(count, sizes[(step + row) % len(sizes)]) for row, count in left.items()}
+        for row, result in rows.step(new).items():
+            parts[row].append(result)
+        step += 1
+    return [torch.cat(part) for part in parts]
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5),
+    sizes=st.lists(st.sampled_from([1, 1, 2, 7, 40]), min_size=1, max_size=4),
+    num_kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 3, 4, 7, 9]),
+    head_dim=st.sampled_from([8, 12, 16, 20, 48, 64]),
+    block_size=st.sampled_from([1, 3, 8, 16, 32, 48]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    window=st.one_of(st.none(), st.integers(1, 60)),
+    softcap=st.one_of(st.none(), st.floats(0.5, 30)),
+    rotates=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_ragged_batch_is_attended_as_by_the_reference(
+    instruction_set: str,
+    lengths: list[int],
+    sizes: list[int],
+    num_kv_heads: int,
+    group: int,
+    head_dim: int,
+    block_size: int,
+    dtype: torch.dtype,
+    window: int | None,
+    softcap: float | None,
+    rotates: bool,
+    seed: int,
+) -> None:
+    rotary_dim = (head_dim if seed % 2 else head_dim // 4 * 2) if rotates else 0
+    shape = Shape(num_kv_heads, group, head_dim, block_size, dtype, window, softcap, rotary_dim)
+    actual = in_steps(kernels_for(instruction_set), shape, lengths, sizes, seed=seed)
+    expected = in_steps(ReferenceKernels(), shape, lengths, sizes, seed=seed)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("window", [None, 300])
+def test_contexts_of_many_chunks_are_attended_as_by_the_reference(instruction_set: str, window: int | None) -> None:
+    shape = Shape(num_kv_heads=1, group=3, head_dim=32, window=window, rotary_dim=32)
+    lengths = [1300, 257, 256, 20]
+    actual = in_steps(kernels_for(instruction_set), shape, lengths, [900, 1])
+    expected = in_steps(ReferenceKernels(), shape, lengths, [900, 1])
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+@pytest.mark.parametrize(("head_dim", "block_size"), [(16, 16), (64, 32), (20, 16), (16, 6)])
+def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
+    instruction_set: str, dtype: torch.dtype, head_dim: int, block_size: int
+) -> None:
+    """Each way of cutting the same tokens into steps takes another path through the kernels."""
+    kernels = kernels_for(instruction_set)
+    shape = Shape(num_kv_heads=2, group=3, head_dim=head_dim, block_size=block_size, dtype=dtype, rotary_dim=8)
+    lengths = [530, 40]
+    whole = in_steps(kernels, shape, lengths, [1000])
+    for sizes, count in [([500, 1], 1), ([500, 1], 2), ([3], 2), ([256, 17], 2), ([97], 3)]:
+        with threads(count):
+            for ours, theirs in zip(in_steps(kernels, shape, lengths, sizes), whole, strict=True):
+                assert torch.equal(ours, theirs)
+    alone = in_steps(kernels, shape, lengths[:1], [500, 1])
+    assert torch.equal(alone[0], in_steps(kernels, shape, [530, 40, 300, 7], [500, 1])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+def test_what_another_request_left_in_the_slots_changes_no_bit(dtype: torch.dtype) -> None:
+    shape = Shape(dtype=dtype, block_size=32, window=50)
+    lengths = [70, 33, 5]
+    clean = in_steps(CpuKernels(), shape, lengths, [30, 1], poison=False)
+    poisoned = in_steps(CpuKernels(), shape, lengths, [30, 1])
+    for ours, theirs in zip(poisoned, clean, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.isfinite().all()
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_an_int8_cache_is_close_to_a_float_one(instruction_set: str) -> None:
+    kernels = kernels_for(instruction_set)
+    lengths, sizes = [300, 90], [80, 1]
+    exact = in_steps(kernels, Shape(head_dim=64, dtype=torch.float32), lengths, sizes)
+    rounded = in_steps(kernels, Shape(head_dim=64, dtype=torch.int8), lengths, sizes)
+    for ours, theirs in zip(rounded, exact, strict=True):
+        # Values up to about 4 are rounded to 4 / 127; weights move as the scores do.
+        assert (ours - theirs).abs().max() < 0.05
+        assert (ours - theirs).abs().mean() < 0.01
+
+
+def test_only_the_layer_asked_for_is_written() -> None:
+    rows = Rows(CpuKernels(), Shape(num_layers=3, layer=1), [20])
+    rows.step({0: 20})
+    layers = rows.cache.records.view(rows.cache.shape.num_blocks, 3, -1)
+    assert (layers[:, (0, 2)] == 0xFF).all()
+    assert not (layers[:, 1] == 0xFF).all()
+
+
+def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
+    kernels = CpuKernels()
+    cache = kernels.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.bfloat16), CPU)
+    cache.records.copy_(torch.randint(0, 256, cache.records.shape, dtype=torch.uint8))
+    before = cache.records.clone()
+    kernels.copy_blocks(cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
+    assert torch.equal(cache.records, before[[0, 4, 4, 3, 4, 0]])

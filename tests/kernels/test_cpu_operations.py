@@ -1,0 +1,222 @@
+"""The C++ products and small operations against torch, on every instruction set; the extension in a process."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from octavo.kernels import _cpu
+from octavo.kernels.cpu import CpuKernels
+from octavo.kernels.interface import AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
+from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.kernels.reference import ReferenceKernels
+
+INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
+ROWS = [1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 24, 31, 64, 256]
+
+
+def kernels_for(name: str) -> CpuKernels:
+    try:
+        return CpuKernels(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def batch_of(num_tokens: int) -> RaggedBatch:
+    """Tokens 0 to num_tokens - 1, for models without attention."""
+    one_by_one = torch.arange(num_tokens)
+    return RaggedBatch(
+        token_ids=one_by_one,
+        positions=one_by_one,
+        slots=one_by_one,
+        query_starts=torch.tensor([0, num_tokens]),
+        context_lens=torch.tensor([num_tokens]),
+        block_tables=torch.zeros(1, 1, dtype=torch.int64),
+    )
+
+
+@dataclass
+class Recipe:
+    """A model that is the operations given, between an embedding of `inputs` and a head that is the identity."""
+
+    kernels: Any
+    inputs: torch.Tensor
+    operations: Any
+    width: int
+
+    def __post_init__(self) -> None:
+        self.inputs = self.inputs.clone()
+        self.identity = torch.eye(self.width)
+
+    def __call__(self, step: AttentionStep) -> torch.Tensor:
+        out: torch.Tensor = self.operations(self.kernels.embedding(step.batch.token_ids, self.inputs))
+        return out
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.kernels.linear(hidden, self.identity)
+        return result
+
+
+def bind(kernels: CpuKernels, recipe: Recipe) -> ForwardPass:
+    return kernels.bind(recipe, kernels.allocate_cache(CacheShape(1, 1, 16, 1, 16, torch.float32), torch.device("cpu")))
+
+
+def outcome(kernels: CpuKernels, inputs: torch.Tensor, operations: Any, width: int) -> torch.Tensor:
+    """What the operations make of the inputs' rows, all in one step."""
+    forward = bind(kernels, Recipe(kernels, inputs, operations, width))
+    forward.run(batch_of(len(inputs)))
+    return forward.logits(torch.arange(len(inputs)).numpy()).clone()
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def quantized(weight: torch.Tensor) -> QuantizedWeight:
+    out = QuantizedWeight(weight.shape[0], weight.shape[1], torch.device("cpu"))
+    out.values.data, out.scales.data = quantize_rows(weight)
+    return out
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(96, 64), (33, 37), (160, 128), (5, 1)])
+def test_products_are_those_of_float64_at_any_number_of_rows(
+    instruction_set: str, dtype: torch.dtype, num_outputs: int, num_inputs: int
+) -> None:
+    kernels = kernels_for(instruction_set)
+    weight, bias = random(num_outputs, num_inputs, seed=1).to(dtype), random(num_outputs, seed=2)
+    rounds = dtype == torch.bfloat16 and kernels.instruction_set == "avx512bf16"
+    for rows in ROWS:
+        inputs = random(rows, num_inputs)
+        seen = inputs.to(torch.bfloat16) if rounds else inputs
+        expected = seen.double() @ weight.double().T + bias.double()
+        own = weight.clone()
+        actual = outcome(kernels, inputs, lambda x, own=own: kernels.linear(x, own, bias), num_outputs)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(64, 64), (33, 37), (100, 1026)])
+def test_int8_products_are_exact_integers_even_at_extreme_values(
+    instruction_set: str, num_outputs: int, num_inputs: int
+) -> None:
+    """With all scales 1 the outputs are the sums themselves; int64 knows them."""
+    kernels = kernels_for(instruction_set)
+    generator = torch.Generator().manual_seed(3)
+    for rows in ROWS:
+        values = torch.randint(-127, 128, (rows, num_inputs), generator=generator)
+        weights = torch.randint(-127, 128, (num_outputs, num_inputs), generator=generator)
+        values[0], weights[0] = 127, -127
+        weights[1] = 127
+        values[:, 0] = 127  # so that each token's scale is 1
+        weight = QuantizedWeight(num_outputs, num_inputs, torch.device("cpu"))
+        weight.values.data, weight.scales.data = weights.to(torch.int8), torch.ones(num_outputs)
+        actual = outcome(kernels, values.float(), lambda x, w=weight: kernels.linear(x, w), num_outputs)
+        assert torch.equal(actual.to(torch.int64), (values @ weights.T).float().to(torch.int64))
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_int8_products_are_those_of_the_reference(instruction_set: str) -> None:
+    kernels, reference = kernels_for(instruction_set), ReferenceKernels()
+    weight, bias, inputs = quantized(random(70, 200, seed=1)), random(70, seed=2), random(9, 200)
+    expected = reference.linear(inputs, weight, bias)
+    actual = outcome(kernels, inputs, lambda x: kernels.linear(x, weight, bias), 70)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "int8"])
+def test_a_rows_product_does_not_depend_on_its_batch(instruction_set: str, kind: str) -> None:
+    kernels = kernels_for(instruction_set)
+    table, inputs = random(150, 96, seed=1), random(256, 96)
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        weight: Weight = quantized(table) if kind == "int8" else table.clone().to(getattr(torch, kind))
+        return outcome(kernels, rows, lambda x: kernels.linear(x, weight), 150)
+
+    whole = product(inputs)
+    for start, rows in ((0, 1), (17, 2), (100, 3), (40, 7), (8, 13), (200, 50)):
+        assert torch.equal(product(inputs[start : start + rows]), whole[start : start + rows])
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [8, 20, 64, 100])
+def test_norm_activation_and_residual_are_those_of_the_reference(instruction_set: str, width: int) -> None:
+    kernels, reference = kernels_for(instruction_set), ReferenceKernels()
+    inputs, weight = random(9, 2 * width) * 6, random(width, seed=1)
+
+    def operations(k: Any) -> Any:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            activated = k.silu_and_mul(x)
+            normalised, total = k.rms_norm(activated, weight, 1e-5)
+            again: torch.Tensor = k.rms_norm(normalised, weight, 1e-5, total)[0]
+            return again
+
+        return run
+
+    expected = operations(reference)(inputs)
+    torch.testing.assert_close(outcome(kernels, inputs, operations(kernels), width), expected, rtol=3e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "int8"])
+def test_an_embedding_gives_the_rows_of_its_table(instruction_set: str, kind: str) -> None:
+    kernels = kernels_for(instruction_set)
+    table = random(70, 36)
+    weight: Weight = quantized(table) if kind == "int8" else table.clone().to(getattr(torch, kind))
+    expected = ReferenceKernels().embedding(torch.arange(70), weight).float()
+
+    class Lookup(Recipe):
+        def __call__(self, step: AttentionStep) -> torch.Tensor:
+            out: torch.Tensor = self.kernels.embedding(step.batch.token_ids, weight)
+            return out
+
+    forward = bind(kernels, Lookup(kernels, table, None, 36))
+    forward.run(batch_of(70))
+    assert torch.equal(forward.logits(torch.arange(70).numpy()), expected)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_activations_of_zero_and_huge_ones_survive_int8(instruction_set: str) -> None:
+    kernels = kernels_for(instruction_set)
+    inputs = torch.stack([torch.zeros(40), torch.full((40,), 1e30), torch.full((40,), -1e-30)])
+    weight = quantized(torch.eye(40))
+    actual = outcome(kernels, inputs, lambda x: kernels.linear(x, weight), 40)
+    torch.testing.assert_close(actual, inputs, rtol=1e-5, atol=0)
+
+
+def test_binding_empties_the_parameters_it_packs() -> None:
+    kernels = CpuKernels()
+    weight = nn.Parameter(random(64, 32), requires_grad=False)
+    outcome(kernels, random(2, 32), lambda x: kernels.linear(x, weight), 64)
+    assert weight.numel() == 0
+
+
+def test_an_unknown_instruction_set_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'mmx'.*avx512.*avx2.*portable"):
+        CpuKernels("mmx")
+
+
+def test_operations_outside_a_recording_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="bind"):
+        CpuKernels().silu_and_mul(torch.zeros(1, 2))
+
+
+def test_the_process_has_one_openmp_runtime() -> None:
+    code = (
+        "import torch, re, octavo.kernels._cpu as c; c.instruction_set();"
+        "maps = open('/proc/self/maps').read();"
+        "print(len(set(re.findall(r'\\S*/lib(?:gomp|iomp5|omp)\\S*', maps))))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "1"
+
+
+def test_instruction_sets_can_be_asked_for_by_name() -> None:
+    assert _cpu.instruction_set("portable") == "portable"
+    assert _cpu.instruction_set() in INSTRUCTION_SETS
