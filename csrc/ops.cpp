@@ -184,8 +184,8 @@ void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row) {
   const float* x = buffer.data + row * buffer.width;
   uint8_t* values = buffer.values + row * buffer.values_stride;
   if (buffer.form == Form::int8) {
-    kernels.quantize(x, buffer.width, reinterpret_cast<int8_t*>(values), buffer.values_stride, buffer.scales + row,
-                     buffer.sums + row);
+    const int64_t groups = row * buffer.num_groups();
+    kernels.quantize(x, buffer.width, reinterpret_cast<int8_t*>(values), buffer.scales + groups, buffer.sums + groups);
   } else if (buffer.form == Form::bfloat16) {
     kernels.to_bfloat16(x, buffer.width, reinterpret_cast<uint16_t*>(values), buffer.values_stride / 2);
   }

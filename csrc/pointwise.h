@@ -58,7 +58,7 @@ inline void embedding(const PackedWeight& weight, int64_t token_id, float* out) 
   for (int64_t k = 0; k < weight.num_inputs; ++k) {
     float lanes[LANES];
     if (weight.type == DataType::int8) {
-      const int value = panel[k / GROUP * (PANEL * GROUP) + lane * GROUP + k % GROUP];
+      const int value = panel[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD];
       out[k] = static_cast<float>(value - 128) * weight.scales[token_id];
     } else if (weight.type == DataType::float32) {
       out[k] = reinterpret_cast<const float*>(panel)[k * PANEL + lane];

@@ -184,22 +184,28 @@ struct BFloat16Tile {
 };
 
 struct Int8Tile {
-  static constexpr int64_t INPUTS = GROUP;
+  static constexpr int64_t INPUTS = QUAD;
 
   template <int ROWS, int PANELS>
   static void run(const Product& p, int64_t row, int64_t panel, Ahead ahead);
 };
 
-// int8: the unsigned weight is the true one plus 128, so a sum is 128 times the row's sum of values too large.
-OCTAVO_INLINE void store_scaled(const Product& p, int64_t row, int64_t panel, const int32_t* sums) {
-  const int64_t source = p.rows ? p.rows[row] : row;
-  const int32_t excess = 128 * p.sums[source];
-  float exact[PANEL];
-  for (int i = 0; i < PANEL; ++i) exact[i] = static_cast<float>(sums[i] - excess);
-  const F32x16 scale = set1(p.scales[source]);
-  const float* weight_scales = p.weight->scales + panel * PANEL;
-  store_outputs(p, row, panel, load(exact) * (scale * load(weight_scales)),
-                load(exact + LANES) * (scale * load(weight_scales + LANES)));
+// An unsigned weight is the true one plus 128, so an integer sum starts at minus 128 times the values' own.
+OCTAVO_INLINE int32_t start_of(const int32_t* sums, int64_t group) { return -128 * sums[group]; }
+
+// Integer sums of a group, scaled by the activations' scale and added to what the groups before gave; after the last one
+// the weights' scales follow.
+OCTAVO_INLINE void store_scaled(const Product& p, int64_t row, int64_t panel, F32x16 low, F32x16 high) {
+  const float* scales = p.weight->scales + panel * PANEL;
+  store_outputs(p, row, panel, low * load(scales), high * load(scales + LANES));
+}
+
+OCTAVO_INLINE void add_group(const int32_t* sums, float scale, float* totals) {
+  for (int64_t i = 0; i < PANEL; i += LANES) {
+    float exact[LANES];
+    for (int64_t j = 0; j < LANES; ++j) exact[j] = static_cast<float>(sums[i + j]);
+    store(totals + i, fma(load(exact), set1(scale), load(totals + i)));
+  }
 }
 
 #if defined(__AVX512VNNI__)
@@ -207,96 +213,125 @@ OCTAVO_INLINE void store_scaled(const Product& p, int64_t row, int64_t panel, co
 template <int ROWS, int PANELS>
 void Int8Tile::run(const Product& p, int64_t row, int64_t panel, Ahead ahead) {
   const RowPointers<int8_t> x_rows{reinterpret_cast<const int8_t*>(p.values), p.values_stride, p.rows};
+  const int64_t num_quads = (p.weight->num_inputs + QUAD - 1) / QUAD, num_groups = p.weight->num_groups();
+  constexpr int64_t QUADS = GROUP / QUAD;
   const int8_t* x[ROWS];
+  const float* scales[ROWS];
+  const int32_t* own_sums[ROWS];
+  // The totals over groups wait in the nearest cache: the registers hold one group's integers.
+  alignas(64) float totals[ROWS][PANELS][2][LANES];
 #pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r) x[r] = x_rows[row + r];
-  I32x16 sums[ROWS][PANELS][2];
-#pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r)
+  for (int r = 0; r < ROWS; ++r) {
+    const int64_t source = p.rows ? p.rows[row + r] : row + r;
+    x[r] = x_rows[row + r];
+    scales[r] = p.scales + source * num_groups;
+    own_sums[r] = p.sums + source * num_groups;
 #pragma GCC unroll 4
-    for (int n = 0; n < PANELS; ++n) sums[r][n][0] = sums[r][n][1] = {_mm512_setzero_si512()};
-  const int64_t num_groups = (p.weight->num_inputs + GROUP - 1) / GROUP;
+    for (int n = 0; n < PANELS; ++n) {
+      store(totals[r][n][0], zero());
+      store(totals[r][n][1], zero());
+    }
+  }
   const uint8_t* weights[PANELS];
 #pragma GCC unroll 4
   for (int n = 0; n < PANELS; ++n) weights[n] = p.weight->panel(panel + n);
-  for (int64_t g = 0; g < num_groups; ++g) {
-    ahead.fetch(g);
-#pragma GCC unroll 4
-    for (int n = 0; n < PANELS; ++n) {
-      const uint8_t* group = weights[n] + g * (PANEL * GROUP);
-      const __m512i low = _mm512_loadu_si512(group), high = _mm512_loadu_si512(group + 64);
+  for (int64_t group = 0; group < num_groups; ++group) {
+    I32x16 sums[ROWS][PANELS][2];
 #pragma GCC unroll 12
-      for (int r = 0; r < ROWS; ++r) {
-        const __m512i values = _mm512_set1_epi32(word_at(x[r] + g * GROUP));
-        sums[r][n][0] = {_mm512_dpbusd_epi32(sums[r][n][0].v, low, values)};
-        sums[r][n][1] = {_mm512_dpbusd_epi32(sums[r][n][1].v, high, values)};
+    for (int r = 0; r < ROWS; ++r) {
+      const __m512i start = _mm512_set1_epi32(start_of(own_sums[r], group));
+#pragma GCC unroll 4
+      for (int n = 0; n < PANELS; ++n) sums[r][n][0] = sums[r][n][1] = {start};
+    }
+    const int64_t end = (group + 1) * QUADS < num_quads ? (group + 1) * QUADS : num_quads;
+    for (int64_t quad = group * QUADS; quad < end; ++quad) {
+      ahead.fetch(quad);
+#pragma GCC unroll 4
+      for (int n = 0; n < PANELS; ++n) {
+        const uint8_t* at = weights[n] + quad * (PANEL * QUAD);
+        const __m512i low = _mm512_loadu_si512(at), high = _mm512_loadu_si512(at + 64);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+          const __m512i values = _mm512_set1_epi32(word_at(x[r] + quad * QUAD));
+          sums[r][n][0] = {_mm512_dpbusd_epi32(sums[r][n][0].v, low, values)};
+          sums[r][n][1] = {_mm512_dpbusd_epi32(sums[r][n][1].v, high, values)};
+        }
       }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      const F32x16 scale = set1(scales[r][group]);
+#pragma GCC unroll 4
+      for (int n = 0; n < PANELS; ++n)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          const F32x16 exact = {_mm512_cvtepi32_ps(sums[r][n][half].v)};
+          store(totals[r][n][half], fma(exact, scale, load(totals[r][n][half])));
+        }
     }
   }
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
     for (int n = 0; n < PANELS; ++n) {
-      const int64_t source = p.rows ? p.rows[row + r] : row + r;
-      const __m512i excess = _mm512_set1_epi32(128 * p.sums[source]);
-      const F32x16 scale = set1(p.scales[source]);
-      const float* weight_scales = p.weight->scales + (panel + n) * PANEL;
-      const F32x16 low = {_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][n][0].v, excess))};
-      const F32x16 high = {_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][n][1].v, excess))};
-      store_outputs(p, row + r, panel + n, low * (scale * load(weight_scales)),
-                    high * (scale * load(weight_scales + LANES)));
+      store_scaled(p, row + r, panel + n, load(totals[r][n][0]), load(totals[r][n][1]));
     }
 }
 
 #elif defined(__AVX2__)
 
 // Values and weights are widened to 16 bits, whose products add up in pairs without overflow.
-template <int ROWS, int PANELS>
-void Int8Tile::run(const Product& p, int64_t first_row, int64_t first_panel, Ahead) {
-  const RowPointers<int8_t> x_rows{reinterpret_cast<const int8_t*>(p.values), p.values_stride, p.rows};
-  const int64_t num_groups = (p.weight->num_inputs + GROUP - 1) / GROUP;
-  for (int64_t panel = first_panel; panel < first_panel + PANELS; ++panel) {
-    for (int64_t row = first_row; row < first_row + ROWS; ++row) {
-      const int8_t* x = x_rows[row];
-      __m256i sums[8];  // for outputs 4i to 4i + 3, the sums of inputs 0 and 1, then of 2 and 3, of each group
+OCTAVO_INLINE void add_quads(const uint8_t* weights, const int8_t* x, int64_t begin, int64_t end, int32_t* sums) {
+  __m256i pairs[8];  // for outputs 4i to 4i + 3, the sums of inputs 0 and 1, then of 2 and 3, of each quad
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) sums[i] = _mm256_setzero_si256();
-      for (int64_t g = 0; g < num_groups; ++g) {
-        const uint8_t* group = p.weight->panel(panel) + g * (PANEL * GROUP);
-        const __m256i values = _mm256_cvtepi8_epi16(_mm_set1_epi32(word_at(x + g * GROUP)));
+  for (int i = 0; i < 8; ++i) pairs[i] = _mm256_setzero_si256();
+  for (int64_t quad = begin; quad < end; ++quad) {
+    const __m256i values = _mm256_cvtepi8_epi16(_mm_set1_epi32(word_at(x + quad * QUAD)));
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) {
-          const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(group + 16 * i));
-          sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_cvtepu8_epi16(bytes), values));
-        }
-      }
-      int32_t whole[PANEL];
-      for (int i = 0; i < 8; ++i) {
-        int32_t halves[8];
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves), sums[i]);
-        for (int j = 0; j < 4; ++j) whole[4 * i + j] = halves[2 * j] + halves[2 * j + 1];
-      }
-      store_scaled(p, row, panel, whole);
+    for (int i = 0; i < 8; ++i) {
+      const auto* bytes = reinterpret_cast<const __m128i*>(weights + quad * (PANEL * QUAD) + 16 * i);
+      const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes));
+      pairs[i] = _mm256_add_epi32(pairs[i], _mm256_madd_epi16(wide, values));
     }
+  }
+  for (int i = 0; i < 8; ++i) {
+    int32_t halves[8];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves), pairs[i]);
+    for (int j = 0; j < 4; ++j) sums[4 * i + j] += halves[2 * j] + halves[2 * j + 1];
   }
 }
 
 #else
 
+OCTAVO_INLINE void add_quads(const uint8_t* weights, const int8_t* x, int64_t begin, int64_t end, int32_t* sums) {
+  for (int64_t quad = begin; quad < end; ++quad) {
+    const uint8_t* at = weights + quad * (PANEL * QUAD);
+    for (int64_t i = 0; i < PANEL; ++i)
+      for (int64_t j = 0; j < QUAD; ++j) sums[i] += static_cast<int32_t>(at[i * QUAD + j]) * x[quad * QUAD + j];
+  }
+}
+
+#endif
+
+#if !defined(__AVX512VNNI__)
+
 template <int ROWS, int PANELS>
 void Int8Tile::run(const Product& p, int64_t first_row, int64_t first_panel, Ahead) {
   const RowPointers<int8_t> x_rows{reinterpret_cast<const int8_t*>(p.values), p.values_stride, p.rows};
-  const int64_t num_groups = (p.weight->num_inputs + GROUP - 1) / GROUP;
+  const int64_t num_quads = (p.weight->num_inputs + QUAD - 1) / QUAD, num_groups = p.weight->num_groups();
+  constexpr int64_t QUADS = GROUP / QUAD;
   for (int64_t panel = first_panel; panel < first_panel + PANELS; ++panel) {
     for (int64_t row = first_row; row < first_row + ROWS; ++row) {
-      const int8_t* x = x_rows[row];
-      int32_t sums[PANEL] = {};
-      for (int64_t g = 0; g < num_groups; ++g) {
-        const uint8_t* group = p.weight->panel(panel) + g * (PANEL * GROUP);
-        for (int i = 0; i < PANEL; ++i)
-          for (int j = 0; j < GROUP; ++j) sums[i] += static_cast<int32_t>(group[i * GROUP + j]) * x[g * GROUP + j];
+      const int64_t source = p.rows ? p.rows[row] : row;
+      float totals[PANEL] = {};
+      for (int64_t group = 0; group < num_groups; ++group) {
+        int32_t sums[PANEL];
+        for (int32_t& sum : sums) sum = start_of(p.sums + source * num_groups, group);
+        const int64_t end = (group + 1) * QUADS < num_quads ? (group + 1) * QUADS : num_quads;
+        add_quads(p.weight->panel(panel), x_rows[row], group * QUADS, end, sums);
+        add_group(sums, p.scales[source * num_groups + group], totals);
       }
-      store_scaled(p, row, panel, sums);
+      store_scaled(p, row, panel, load(totals), load(totals + LANES));
     }
   }
 }
@@ -377,35 +412,33 @@ inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t 
   }
 }
 
-inline void quantize(const float* x, int64_t size, int8_t* values, int64_t padded_size, float* scale, int32_t* sum) {
+// One group of up to GROUP numbers, padded to GROUP with zeros.
+OCTAVO_INLINE void quantize_group(const float* x, int64_t size, int8_t* values, float* scale, int32_t* sum) {
+  F32x16 parts[GROUP / LANES];
   F32x16 largest = zero();
-  int64_t i = 0;
-  for (; i + LANES <= size; i += LANES) largest = max(largest, abs(load(x + i)));
-  if (i < size) largest = max(largest, abs(load_first(x + i, static_cast<int>(size - i))));
-  const float range = max_lane(largest);
-  const F32x16 inverse = set1(range > 0 ? 127.0f / range : 0.0f);
-  const F32x16 low = set1(-127.0f), high = set1(127.0f);
-  F32x16 sums = zero();  // whole numbers below 2^24 in each lane for rows of up to two million: exact
-  for (i = 0; i < size; i += LANES) {
-    const int64_t left = size - i;
-    const F32x16 part = left >= LANES ? load(x + i) : load_first(x + i, static_cast<int>(left));
-    const F32x16 rounded = min(max(round(part * inverse), low), high);
-    sums = sums + rounded;
-    if (left >= LANES) {
-      store_i8(values + i, rounded);
-    } else {
-      int8_t last[LANES];
-      store_i8(last, rounded);
-      for (int64_t j = 0; j < left; ++j) values[i + j] = last[j];
-    }
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < GROUP / LANES; ++i) {
+    const int64_t left = size - i * LANES;
+    parts[i] = left >= LANES ? load(x + i * LANES) : load_first(x + i * LANES, left > 0 ? static_cast<int>(left) : 0);
+    largest = max(largest, abs(parts[i]));
   }
-  for (i = size; i < padded_size; ++i) values[i] = 0;
-  float lanes[LANES];
-  store(lanes, sums);
-  int32_t total = 0;
-  for (int lane = 0; lane < LANES; ++lane) total += static_cast<int32_t>(lanes[lane]);
-  *sum = total;
+  const float range = max_lane(largest);
+  const F32x16 inverse = set1(range > 0 ? 127.0f / range : 0.0f), low = set1(-127.0f), high = set1(127.0f);
+  F32x16 total = zero();  // of whole numbers far below 2^24: exact
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < GROUP / LANES; ++i) {
+    const F32x16 rounded = min(max(round(parts[i] * inverse), low), high);
+    store_i8(values + i * LANES, rounded);
+    total = total + rounded;
+  }
+  *sum = static_cast<int32_t>(sum_lanes(total));
   *scale = range / 127.0f;
+}
+
+inline void quantize(const float* x, int64_t size, int8_t* values, float* scales, int32_t* sums) {
+  for (int64_t i = 0; i < size; i += GROUP) {
+    quantize_group(x + i, size - i < GROUP ? size - i : GROUP, values + i, scales + i / GROUP, sums + i / GROUP);
+  }
 }
 
 }  // namespace OCTAVO_ISA

@@ -31,7 +31,7 @@ int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * AL
 
 // The bytes that a buffer takes for each token; its parts follow one another, each a token's share of an array.
 int64_t row_bytes(const Buffer& buffer) {
-  const int64_t more = buffer.form == Form::float32 ? 0 : buffer.values_stride + 8;
+  const int64_t more = buffer.form == Form::float32 ? 0 : buffer.values_stride + buffer.num_groups() * 8;
   return buffer.width * 4 + more;
 }
 
@@ -41,7 +41,7 @@ void Buffer::take_form(Form wanted) {
   if (wanted == Form::float32 || wanted == form) return;
   if (form != Form::float32) throw std::invalid_argument("products of unlike weights read one buffer");
   form = wanted;
-  values_stride = aligned(width * (wanted == Form::int8 ? 1 : 2));
+  values_stride = aligned(wanted == Form::int8 ? num_groups() * GROUP : width * 2);
 }
 
 void Barrier::reset(int num_threads) {
@@ -143,8 +143,8 @@ void Program::make_room(int64_t num_tokens) {
     buffer.data = reinterpret_cast<float*>(take(buffer.width * 4 * capacity_));
     if (buffer.form == Form::float32) continue;
     buffer.values = take(buffer.values_stride * capacity_);
-    buffer.scales = reinterpret_cast<float*>(take(4 * capacity_));
-    buffer.sums = reinterpret_cast<int32_t*>(take(4 * capacity_));
+    buffer.scales = reinterpret_cast<float*>(take(4 * buffer.num_groups() * capacity_));
+    buffer.sums = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * capacity_));
   }
 }
 

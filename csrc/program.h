@@ -31,10 +31,12 @@ struct Buffer {
   int64_t width = 0;
   float* data = nullptr;
   Form form = Form::float32;
-  int64_t values_stride = 0;    // bytes of a row of values, zeros at its end
+  int64_t values_stride = 0;    // bytes of a row of values: whole groups of int8, zeros at its end
   uint8_t* values = nullptr;    // bfloat16 or int8
-  float* scales = nullptr;      // int8: [num_tokens], value = scale * int8
-  int32_t* sums = nullptr;      // int8: [num_tokens], of a row's values
+  float* scales = nullptr;      // int8: [num_tokens, num_groups], value = scale * int8
+  int32_t* sums = nullptr;      // int8: [num_tokens, num_groups], of a group's values
+
+  int64_t num_groups() const { return (width + GROUP - 1) / GROUP; }
 
   // Ask for a form. Throws std::invalid_argument where another one was asked for.
   void take_form(Form wanted);

@@ -15,7 +15,7 @@ int64_t panel_bytes(const PlainWeight& plain) {
     case DataType::float32:
       return plain.num_inputs * PANEL * 4;
     case DataType::int8:
-      return (plain.num_inputs + GROUP - 1) / GROUP * GROUP * PANEL;
+      return (plain.num_inputs + QUAD - 1) / QUAD * QUAD * PANEL;
     case DataType::bfloat16:
       return (plain.num_inputs + 1) / 2 * 2 * PANEL * 2;
     default:
@@ -44,7 +44,7 @@ void pack_int8(const PlainWeight& plain, int64_t panel, int64_t bytes, uint8_t* 
     if (output >= plain.num_outputs) break;
     const int8_t* row = static_cast<const int8_t*>(plain.values) + output * plain.num_inputs;
     for (int64_t k = 0; k < plain.num_inputs; ++k) {
-      out[k / GROUP * (PANEL * GROUP) + lane * GROUP + k % GROUP] = static_cast<uint8_t>(row[k] + 128);
+      out[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD] = static_cast<uint8_t>(row[k] + 128);
     }
   }
 }

@@ -12,7 +12,7 @@ from torch import nn
 from octavo.kernels import _cpu
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
-from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 
 INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
@@ -113,7 +113,7 @@ def test_int8_products_are_exact_integers_even_at_extreme_values(
         weights = torch.randint(-127, 128, (num_outputs, num_inputs), generator=generator)
         values[0], weights[0] = 127, -127
         weights[1] = 127
-        values[:, 0] = 127  # so that each token's scale is 1
+        values[:, ::GROUP] = 127  # so that each group's scale is 1
         weight = QuantizedWeight(num_outputs, num_inputs, torch.device("cpu"))
         weight.values.data, weight.scales.data = weights.to(torch.int8), torch.ones(num_outputs)
         actual = outcome(kernels, values.float(), lambda x, w=weight: kernels.linear(x, w), num_outputs)

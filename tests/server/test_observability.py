@@ -2,12 +2,15 @@
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from octavo.engine.client import RequestStream
+from octavo.scheduling.messages import EngineRequest
 from server.conftest import ENGINE, Server, running_engine, serving, until
 
 ASK: dict[str, Any] = {"prompt": "The sea is", "max_tokens": 5, "seed": 1, "n": 2}
@@ -86,6 +89,44 @@ def test_prompts_are_logged_where_asked_for(serve: Any, caplog: pytest.LogCaptur
         until(lambda: len(logged(caplog)) == 1)
     assert logged(caplog)[0]["prompts"] == ["The sea is"]
     assert logged(caplog)[0]["texts"] == texts
+
+
+def test_a_chat_is_logged_as_the_text_that_its_template_made(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="octavo.requests")
+    body = {"messages": [{"role": "user", "content": "What is the sea?"}], "max_tokens": 2}
+    with serve(log_prompts=True) as server, server.http() as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        until(lambda: len(logged(caplog)) == 1)
+    [prompt] = logged(caplog)[0]["prompts"]
+    assert prompt.startswith("<|im_start|>")
+    assert "What is the sea?" in prompt
+
+
+def test_a_requests_tenant_is_its_key_and_goes_to_the_engine(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(api_key=("first", "second")) as server:
+        client = server.front.client
+        submitted: list[EngineRequest] = []
+        submit: Callable[[EngineRequest], RequestStream] = client.submit
+
+        def watched(request: EngineRequest) -> RequestStream:
+            submitted.append(request)
+            return submit(request)
+
+        monkeypatch.setattr(client, "submit", watched)
+        for key in ("first", "second", "first"):
+            server.openai(key).completions.create(model="smollm2", prompt="a", max_tokens=1)
+    tenants = [request.tenant for request in submitted]
+    assert tenants[0] == tenants[2] != tenants[1]
+    assert all(tenants)
+    assert "first" not in tenants
+
+
+def test_memory_is_told_before_the_first_request() -> None:
+    with running_engine() as background, serving(background) as server, server.http() as http:
+        until(lambda: background.front.client.load is not None)
+        now = samples(http)
+    assert now["octavo:kv_blocks{free}"] > 0
+    assert now["octavo:kv_blocks{used}"] == now["octavo:kv_blocks{shared}"] == 0
 
 
 def test_a_client_that_left_is_logged_with_what_it_had(serve: Any, caplog: pytest.LogCaptureFixture) -> None:

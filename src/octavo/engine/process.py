@@ -83,6 +83,7 @@ class EngineProcess:
                 phases_s=phases_s,
             )
         )
+        self._send(StepReport([], self._load()))
 
     def run(self) -> None:
         """Serve until `Shutdown` comes or the front is gone."""

@@ -166,8 +166,8 @@ class Kernels(Protocol):
     def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: hidden @ weight.T + bias.
 
-        With a quantized weight each token's activations are quantized too (`quantized.quantize_rows`) and the sums are
-        exact integers.
+        With a quantized weight the activations are quantized too, a token's in groups of `quantized.GROUP`; a group's
+        sums are exact integers, and groups add up in their order.
         """
         ...
 

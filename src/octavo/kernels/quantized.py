@@ -1,10 +1,13 @@
-"""Symmetric int8: weights with a scale for each output, activations with one for each token."""
+"""Symmetric int8: weights with a scale for each output, activations with one for each group of a token's."""
 
 import torch
 from torch import nn
 
 LARGEST = 127
 """Of an int8 value; -128 is not used, so that the range is symmetric."""
+GROUP = 96
+"""Inputs whose activations share a scale in a product, as in csrc/kernels.h. A token's activations have outliers, which
+make a scale for all of them too coarse."""
 EXACT_INPUTS = (1 << 24) // LARGEST**2
 """So many products of int8 values have a sum that float32 holds exactly, whatever the order."""
 

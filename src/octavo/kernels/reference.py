@@ -15,7 +15,7 @@ from octavo.kernels.interface import (
     RaggedBatch,
     Weight,
 )
-from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
+from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 
 ROWS_MULTIPLE = 16
@@ -126,9 +126,12 @@ def rotary(
 
 
 def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    values, scales = quantize_rows(hidden)
-    sums = exact_products(values, weight.values).to(torch.float32)
-    product = (sums * (scales.unsqueeze(1) * weight.scales)).to(hidden.dtype)
+    total = torch.zeros(len(hidden), len(weight.scales), device=hidden.device)
+    groups = zip(torch.split(hidden, GROUP, 1), torch.split(weight.values, GROUP, 1), strict=True)
+    for own, own_weights in groups:
+        values, scales = quantize_rows(own)
+        total += exact_products(values, own_weights).to(torch.float32) * scales.unsqueeze(1)
+    product = (total * weight.scales).to(hidden.dtype)
     return product if bias is None else product + bias
 
 

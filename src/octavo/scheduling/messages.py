@@ -18,6 +18,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     params: SamplingParams
     arrival_s: float
     seed: int = 0
+    tenant: str = ""
+    """Whose request it is: what one tenant's requests leave in memory may not help another's."""
 
 
 def request_seed(seed: int, number: int) -> int:

@@ -41,13 +41,21 @@ class Front:
         """
         return await asyncio.to_thread(self.tokenizer.encode, text)
 
-    async def tokenize_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> list[int]:
-        """Token ids of a conversation in the model's chat template, made off the event loop.
+    async def tokenize_chat(
+        self, messages: object, add_generation_prompt: bool = True, **variables: Any
+    ) -> tuple[str, list[int]]:
+        """A conversation in the model's chat template, as text and as token ids, made off the event loop.
 
         Raises:
             RequestError: the messages are malformed or the template refuses them.
         """
-        return await asyncio.to_thread(lambda: self.tokenizer.encode_chat(messages, add_generation_prompt, **variables))
+
+        def render() -> tuple[str, list[int]]:
+            text = self.tokenizer.render_chat(messages, add_generation_prompt, **variables)
+            # The template writes the special tokens itself.
+            return text, self.tokenizer.encode(text, add_special_tokens=False)
+
+        return await asyncio.to_thread(render)
 
     def check(self, token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the engine would, before it is asked.
@@ -57,18 +65,19 @@ class Front:
         """
         resolve_max_tokens(token_ids, params, self.ready.limits)
 
-    def generate(self, prompt: str | None, token_ids: list[int], params: SamplingParams) -> "Generation":
-        """Hand a request to the engine. Use the result as `async with`: leaving it aborts what is not over.
+    def generate(
+        self, prompt: str | None, token_ids: list[int], params: SamplingParams, tenant: str = ""
+    ) -> "Generation":
+        """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
+        is not over.
 
         Raises:
-            RequestError: the request could never run here.
             EngineError: the engine is dead.
         """
-        self.check(token_ids, params)
         number, self._num_requests = self._num_requests, self._num_requests + 1
         request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
         seed = request_seed(self._seed, number)
-        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, seed))
+        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, seed, tenant))
         return Generation(
             self.client, stream, OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s)
         )

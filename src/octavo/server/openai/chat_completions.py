@@ -94,10 +94,10 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     body.check_supported()
     check_caps(serving.config, n=body.num_answers, stop=body.stop, logit_bias=body.logit_bias)
     params = body.params()
-    token_ids = await serving.front.tokenize_chat(
+    text, token_ids = await serving.front.tokenize_chat(
         body.messages, body.add_generation_prompt is not False, **body.template_variables
     )
-    await run.start(serving, work, [run.Prompt(None, token_ids)], params)
+    await run.start(serving, work, [run.Prompt(text, token_ids)], params)
     answer = _ChatAnswer(serving, work, params, body)
     if body.stream:
         return event_stream(answer.chunks())

@@ -40,7 +40,8 @@ async def start(serving: Serving, work: Work, prompts: Sequence[Prompt], params:
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
     for prompt in prompts:
-        await work.hold(serving.front.generate(prompt.text, prompt.token_ids, params))
+        generation = serving.front.generate(prompt.text, prompt.token_ids, params, work.tenant)
+        await work.hold(generation)
 
 
 async def news(serving: Serving, work: Work) -> AsyncIterator[News]:
