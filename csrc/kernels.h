@@ -11,8 +11,9 @@ namespace octavo {
 
 // Outputs of a packed weight that lie together.
 constexpr int64_t PANEL = 32;
-// The form in which a product takes its activations: float32, rounded to bfloat16, or quantized to int8.
-enum class Form { float32, bfloat16, int8 };
+// The form in which a product takes its activations: float32, rounded to bfloat16, or quantized to 8 bits, stored in 8 or
+// in 16.
+enum class Form { float32, bfloat16, int8, int16 };
 
 // Inputs of an int8 weight that lie together: what one dot-product instruction takes.
 constexpr int64_t QUAD = 4;
@@ -67,16 +68,17 @@ struct RmsNorm {
 
 struct KernelTable {
   Form form_for(DataType type) const {
-    return type == DataType::int8 ? Form::int8 : type == DataType::bfloat16 ? bfloat16_form : Form::float32;
+    return type == DataType::int8 ? int8_form : type == DataType::bfloat16 ? bfloat16_form : Form::float32;
   }
 
   const char* name;
   Form bfloat16_form;  // what products with bfloat16 weights take
+  Form int8_form;      // and with int8 weights
   // Rows [row_begin, row_end) of the outputs in panels [panel_begin, panel_end). An output does not depend on the cut:
   // each is one sum over its inputs in their order.
   void (*product)(const Product&, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end);
-  // One row to int8, each group with the scale max|x| / 127, rounded to nearest even; zeros up to whole groups.
-  void (*quantize)(const float* x, int64_t size, int8_t* values, float* scales, int32_t* sums);
+  // One row to `int8_form`, each group with the scale max|x| / 127, rounded to nearest even; zeros up to whole groups.
+  void (*quantize)(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* sums);
   // One row to bfloat16, padded with zeros to `padded_size`.
   void (*to_bfloat16)(const float* x, int64_t size, uint16_t* values, int64_t padded_size);
   void (*rms_norm)(const RmsNorm&);

@@ -125,7 +125,7 @@ struct Cut {
   int64_t num_rows, rows_a_block, num_chunks, panels_a_chunk;
 
   Cut(const PackedWeight& weight, const Buffer& in, int64_t rows, int num_threads) : num_rows(rows) {
-    const int64_t row_bytes = weight.num_inputs * (in.form == Form::int8 ? 1 : in.form == Form::bfloat16 ? 2 : 4);
+    const int64_t row_bytes = in.form == Form::float32 ? weight.num_inputs * 4 : in.values_stride;
     const int64_t most = std::max<int64_t>(24, BLOCK_BYTES / row_bytes / 12 * 12);
     const int64_t num_blocks = std::max<int64_t>(1, divide_up(rows, most));
     rows_a_block = std::max<int64_t>(1, divide_up(rows, num_blocks));
@@ -183,11 +183,11 @@ class ProductOp final : public Op {
 void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row) {
   const float* x = buffer.data + row * buffer.width;
   uint8_t* values = buffer.values + row * buffer.values_stride;
-  if (buffer.form == Form::int8) {
-    const int64_t groups = row * buffer.num_groups();
-    kernels.quantize(x, buffer.width, reinterpret_cast<int8_t*>(values), buffer.scales + groups, buffer.sums + groups);
-  } else if (buffer.form == Form::bfloat16) {
+  if (buffer.form == Form::bfloat16) {
     kernels.to_bfloat16(x, buffer.width, reinterpret_cast<uint16_t*>(values), buffer.values_stride / 2);
+  } else if (buffer.form != Form::float32) {
+    const int64_t groups = row * buffer.num_groups();
+    kernels.quantize(x, buffer.width, values, buffer.scales + groups, buffer.sums + groups);
   }
 }
 

@@ -41,7 +41,7 @@ void Buffer::take_form(Form wanted) {
   if (wanted == Form::float32 || wanted == form) return;
   if (form != Form::float32) throw std::invalid_argument("products of unlike weights read one buffer");
   form = wanted;
-  values_stride = aligned(wanted == Form::int8 ? num_groups() * GROUP : width * 2);
+  values_stride = aligned(wanted == Form::bfloat16 ? width * 2 : num_groups() * GROUP * (wanted == Form::int16 ? 2 : 1));
 }
 
 void Barrier::reset(int num_threads) {

@@ -31,8 +31,8 @@ struct Buffer {
   int64_t width = 0;
   float* data = nullptr;
   Form form = Form::float32;
-  int64_t values_stride = 0;    // bytes of a row of values: whole groups of int8, zeros at its end
-  uint8_t* values = nullptr;    // bfloat16 or int8
+  int64_t values_stride = 0;    // bytes of a row of values: whole groups, zeros at its end
+  uint8_t* values = nullptr;    // bfloat16, int8 or int16
   float* scales = nullptr;      // int8: [num_tokens, num_groups], value = scale * int8
   int32_t* sums = nullptr;      // int8: [num_tokens, num_groups], of a group's values
 

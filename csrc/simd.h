@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -21,13 +23,21 @@ namespace OCTAVO_ISA {
 
 constexpr int LANES = 16;
 
-// Rows that a micro kernel sums at once, each in two vectors: as many as the registers hold.
+// What a micro kernel of a product sums at once, as much as the registers hold: up to MAX_ROWS rows, each over so many
+// vectors of outputs, and at the least MIN_HALVES of them. Few rows leave registers for more vectors, whose independent
+// chains hide the latency of a multiply-add.
 #if defined(__AVX512F__)
-constexpr int MAX_ROWS = 12;  // 24 sums, 2 weights and an activation in 32 registers
+constexpr int MAX_ROWS = 12;  // 24 sums, 2 vectors of weights and an activation in 32 registers
+constexpr int MIN_HALVES = 2;
+constexpr int halves_for(int64_t rows) { return rows > 4 ? 2 : rows == 1 ? 8 : 4; }
 #elif defined(__AVX2__)
-constexpr int MAX_ROWS = 2;  // a panel is 4 registers of the 16
+constexpr int MAX_ROWS = 6;  // a vector is two registers: 12 sums, 2 of weights and an activation in 16
+constexpr int MIN_HALVES = 1;
+constexpr int halves_for(int64_t rows) { return rows > 2 ? 1 : rows == 1 ? 4 : 2; }
 #else
 constexpr int MAX_ROWS = 2;
+constexpr int MIN_HALVES = 2;
+constexpr int halves_for(int64_t) { return 2; }
 #endif
 
 #if defined(__AVX512F__)
@@ -95,17 +105,25 @@ OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
 OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }
-// Sixteen pairs of bfloat16: their first members, and their second.
-OCTAVO_INLINE void load_bf16_pairs(const uint16_t* p, F32x16& low, F32x16& high) {
-  __m512i words = _mm512_loadu_si512(p);
-  low.v = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-  high.v = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+// Of sixteen pairs of bfloat16, the first members, and the second.
+OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
 }
+OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
+  __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), upper))};
+}
+OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+OCTAVO_INLINE void pin(F32x16&) {}  // see AVX2's
 
 #elif defined(__AVX2__)
 
 struct F32x16 {
   __m256 lo, hi;
+};
+struct I32x16 {
+  __m256i lo, hi;
 };
 
 OCTAVO_INLINE __m256i lane_mask(int n) {  // of 8 lanes, those below n
@@ -185,18 +203,33 @@ OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
   __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
-OCTAVO_INLINE void load_bf16_pairs(const uint16_t* p, F32x16& low, F32x16& high) {
-  __m256i words0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  __m256i words1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
-  __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-  low = {_mm256_castsi256_ps(_mm256_slli_epi32(words0, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(words1, 16))};
-  high = {_mm256_castsi256_ps(_mm256_and_si256(words0, upper)), _mm256_castsi256_ps(_mm256_and_si256(words1, upper))};
+OCTAVO_INLINE __m256i words_at(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
+OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(words_at(p), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(words_at(p + 32), 16))};
+}
+OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
+  asm volatile("" : "+r"(p));  // read again, as registers are too few to keep the words since the evens
+  __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return {_mm256_castsi256_ps(_mm256_and_si256(words_at(p), upper)),
+          _mm256_castsi256_ps(_mm256_and_si256(words_at(p + 32), upper))};
+}
+// Says that a sum is complete here and in registers. Without it GCC computes a tile's factors ahead of their use, for which
+// sixteen registers don't suffice, and the sums go through memory.
+OCTAVO_INLINE void pin(F32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
+OCTAVO_INLINE void pin(I32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
+OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 
 #else
 
 struct F32x16 {
   float v[LANES];
+};
+struct I32x16 {
+  int32_t v[LANES];
 };
 
 #define OCTAVO_EACH(expression)                                  \
@@ -279,13 +312,41 @@ OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
 OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
   for (int i = 0; i < LANES; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
-OCTAVO_INLINE void load_bf16_pairs(const uint16_t* p, F32x16& low, F32x16& high) {
-  for (int i = 0; i < LANES; ++i) {
-    low.v[i] = bits_float(static_cast<uint32_t>(p[2 * i]) << 16);
-    high.v[i] = bits_float(static_cast<uint32_t>(p[2 * i + 1]) << 16);
-  }
+OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
+  uint16_t pairs[2 * LANES];
+  std::memcpy(pairs, p, sizeof pairs);
+  OCTAVO_EACH(bits_float(static_cast<uint32_t>(pairs[2 * i]) << 16));
 }
+OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
+  uint16_t pairs[2 * LANES];
+  std::memcpy(pairs, p, sizeof pairs);
+  OCTAVO_EACH(bits_float(static_cast<uint32_t>(pairs[2 * i + 1]) << 16));
+}
+OCTAVO_INLINE I32x16 set1_i32(int32_t x) {
+  I32x16 out;
+  for (int i = 0; i < LANES; ++i) out.v[i] = x;
+  return out;
+}
+OCTAVO_INLINE F32x16 to_float(I32x16 a) { OCTAVO_EACH(static_cast<float>(a.v[i])); }
+OCTAVO_INLINE void pin(F32x16&) {}  // see AVX2's
 
+#endif
+
+// An activation of an int8 product: 16 bits wide where the products are of 16-bit pairs, and then with the middle two of
+// each four changed about, so that even inputs are neighbours, and odd ones.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+constexpr Form INT8_FORM = Form::int16;
+using Quantized = int16_t;
+OCTAVO_INLINE void store_quantized(int16_t* p, F32x16 a) {
+  __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  words = _mm256_permute4x64_epi64(words, 0xd8);
+  words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+}
+#else
+constexpr Form INT8_FORM = Form::int8;
+using Quantized = int8_t;
+OCTAVO_INLINE void store_quantized(int8_t* p, F32x16 a) { store_i8(p, a); }
 #endif
 
 // The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.
