@@ -288,7 +288,10 @@ OCTAVO_INLINE void small_tile(const float* a, int64_t lda, const float* b, int64
     for (int r = 0; r < ROWS; ++r) {
       const F32x16 factor = set1(a[r * lda + k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < VECTORS; ++v) sums[r][v] = fma(row[v], factor, sums[r][v]);
+      for (int v = 0; v < VECTORS; ++v) {
+        sums[r][v] = fma(row[v], factor, sums[r][v]);
+        pin(sums[r][v]);
+      }
     }
   }
 #pragma GCC unroll 12
@@ -300,18 +303,21 @@ OCTAVO_INLINE void small_tile(const float* a, int64_t lda, const float* b, int64
 template <int ROWS>
 void small_rows(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
                 int64_t columns) {
+  constexpr int VECTORS = MIN_HALVES;
   int64_t n = 0;
-  for (; n + 2 * LANES <= columns; n += 2 * LANES) small_tile<ROWS, 2>(a, lda, b + n, ldb, depth, c + n, ldc);
+  for (; n + VECTORS * LANES <= columns; n += VECTORS * LANES) {
+    small_tile<ROWS, VECTORS>(a, lda, b + n, ldb, depth, c + n, ldc);
+  }
   if (n < columns) small_tile<ROWS, 1>(a, lda, b + n, ldb, depth, c + n, ldc);
 }
 
 inline void small_product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t ldb, int64_t depth, float* c,
                           int64_t ldc, int64_t columns) {
+  constexpr int SOME = MAX_ROWS / 3 > 1 ? MAX_ROWS / 3 : 1;
   int64_t m = 0;
   for (; m + MAX_ROWS <= rows; m += MAX_ROWS) {
     small_rows<MAX_ROWS>(a + m * lda, lda, b, ldb, depth, c + m * ldc, ldc, columns);
   }
-  constexpr int SOME = MAX_ROWS >= 12 ? 4 : 1;
   for (; m + SOME <= rows; m += SOME) small_rows<SOME>(a + m * lda, lda, b, ldb, depth, c + m * ldc, ldc, columns);
   for (; m < rows; ++m) small_rows<1>(a + m * lda, lda, b, ldb, depth, c + m * ldc, ldc, columns);
 }
@@ -415,12 +421,13 @@ void attend_tile(const AttentionCall& call, const AttentionItem& item, float* me
 
 // ---- one query: blocks straight into registers
 
+// Vectors of slots, or of values, that so many heads sum together: independent chains, as many as the registers hold.
 #if defined(__AVX512F__)
-constexpr int SLOT_VECTORS = 4;   // vectors of slots whose scores are summed together, for independent chains
-constexpr int VALUE_VECTORS = 4;  // vectors of a value that are summed together
+constexpr int vectors_for(int) { return 4; }
+#elif defined(__AVX2__)
+constexpr int vectors_for(int heads) { return heads > 3 ? 1 : heads == 1 ? 4 : 2; }
 #else
-constexpr int SLOT_VECTORS = 1;
-constexpr int VALUE_VECTORS = 1;
+constexpr int vectors_for(int) { return 1; }
 #endif
 constexpr int64_t PIECES = CHUNK / LANES;
 constexpr int MAX_DIRECT_HEADS = 6;  // of a group, that read a key or value together
@@ -476,8 +483,12 @@ struct Direct {
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
           const F32x16 key = Element::load16(keys[v] + d * stride);
+          const float* factors = reread(queries + d);
 #pragma GCC unroll 6
-          for (int h = 0; h < HEADS; ++h) sums[h][v] = fma(key, set1(queries[h * width + d]), sums[h][v]);
+          for (int h = 0; h < HEADS; ++h) {
+            sums[h][v] = fma(key, set1(factors[h * width]), sums[h][v]);
+            pin(sums[h][v]);
+          }
         }
       }
     }
@@ -509,8 +520,12 @@ struct Direct {
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
           const F32x16 value = Element::load16(from + i * head_dim + v * LANES);
+          const float* factors = reread(weights + slot + i);
 #pragma GCC unroll 6
-          for (int h = 0; h < HEADS; ++h) acc[h][v] = fma(value, set1(weights[h * CHUNK + slot + i]), acc[h][v]);
+          for (int h = 0; h < HEADS; ++h) {
+            acc[h][v] = fma(value, set1(factors[h * CHUNK]), acc[h][v]);
+            pin(acc[h][v]);
+          }
         }
       }
       slot += count;
@@ -525,6 +540,7 @@ struct Direct {
   template <int HEADS>
   static void chunk_of(const AttentionCall& call, const Pieces& pieces, const Pieces& following, int64_t following_head,
                        const Scratch& s, int64_t vector, int64_t kv_head, Visible seen, float* largest, float* totals) {
+    constexpr int VECTORS = vectors_for(HEADS);
     const KVCacheView& cache = call.cache;
     const int64_t size = cache.block_size, head_dim = call.spec.head_dim, head_bytes = cache.head_bytes();
     const Stored *keys[PIECES], *values[PIECES], *ahead[PIECES];
@@ -539,8 +555,8 @@ struct Direct {
     const float* queries = s.queries + vector * s.width;
     float* scores = s.scores + vector * CHUNK;
     int64_t piece = first;
-    for (; piece + SLOT_VECTORS <= last; piece += SLOT_VECTORS) {
-      score<HEADS, SLOT_VECTORS>(keys + piece, values + piece, size, head_dim, queries, s.width,
+    for (; piece + VECTORS <= last; piece += VECTORS) {
+      score<HEADS, VECTORS>(keys + piece, values + piece, size, head_dim, queries, s.width,
                                  scores + piece * LANES);
     }
     for (; piece < last; ++piece) {
@@ -563,11 +579,11 @@ struct Direct {
     }
     float* sums = s.sums + vector * s.width;
     int64_t d = 0;
-    for (; d + VALUE_VECTORS * LANES <= head_dim; d += VALUE_VECTORS * LANES) {
-      add_values<HEADS, VALUE_VECTORS>(values, ahead, head_dim, seen, scores, sums + d, s.width);
+    for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
+      add_values<HEADS, VECTORS>(values, ahead, head_dim, seen, scores, sums + d, s.width);
       for (int64_t i = first; i < last; ++i) {
-        values[i] += VALUE_VECTORS * LANES;
-        ahead[i] += VALUE_VECTORS * LANES;
+        values[i] += VECTORS * LANES;
+        ahead[i] += VECTORS * LANES;
       }
     }
     for (; d < head_dim; d += LANES) {

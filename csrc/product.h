@@ -44,10 +44,11 @@ OCTAVO_INLINE int32_t word_at(const void* p) {
 // A tile goes over its outputs' weights in iterations; over all tiles of these outputs, the next ones are fetched once.
 struct Ahead {
   const uint8_t* from;
-  int64_t step;         // bytes an iteration
+  int64_t step;         // bytes an iteration, a cache line for each of the tile's halves at the most
+  template <int HALVES>
   OCTAVO_INLINE void fetch(int64_t iteration) const {
-    __builtin_prefetch(from + iteration * step, 0, 2);
-    __builtin_prefetch(from + iteration * step + 64, 0, 2);
+#pragma GCC unroll 8
+    for (int line = 0; line < HALVES; ++line) __builtin_prefetch(from + iteration * step + line * 64, 0, 2);
   }
 };
 
@@ -91,7 +92,7 @@ struct FloatTile {
       for (int h = 0; h < HALVES; ++h) sums[r][h] = zero();
     const int64_t size = p.weight->num_inputs;
     for (int64_t k = 0; k < size; ++k) {
-      ahead.fetch(k);
+      ahead.fetch<HALVES>(k);
 #pragma GCC unroll 4
       for (int h = 0; h < HALVES; h += AT_ONCE) {
         F32x16 part[AT_ONCE];
@@ -138,7 +139,7 @@ struct BFloat16Tile {
       for (int h = 0; h < HALVES; ++h) sums[r][h] = zero();
     const int64_t num_pairs = (p.weight->num_inputs + 1) / 2;
     for (int64_t k = 0; k < num_pairs; ++k) {
-      ahead.fetch(k);
+      ahead.fetch<HALVES>(k);
 #pragma GCC unroll 4
       for (int h = 0; h < HALVES; h += 2) {
         const auto low = (__m512bh)_mm512_loadu_si512(weights.at(h, k, HALF_BYTES));
@@ -208,7 +209,7 @@ struct BFloat16Tile {
     const int64_t size = p.weight->num_inputs;
     int64_t k = 0;
     for (; k + 1 < size; k += 2) {
-      ahead.fetch(k / 2);
+      ahead.fetch<HALVES>(k / 2);
       add_pair<true, ROWS, HALVES>(weights, x, k, sums);
     }
     if (k < size) add_pair<false, ROWS, HALVES>(weights, x, k, sums);
@@ -286,7 +287,7 @@ template <int ROWS, int HALVES>
 OCTAVO_INLINE void Int8Tile::add_quads(const PanelPointers<HALVES>& weights, const Quantized* const* x, int64_t begin,
                                        int64_t end, Ahead ahead, I32x16 (&sums)[ROWS][HALVES]) {
   for (int64_t quad = begin; quad < end; ++quad) {
-    ahead.fetch(quad);
+    ahead.fetch<HALVES>(quad);
 #pragma GCC unroll 4
     for (int h = 0; h < HALVES; h += 2) {
       const __m512i low = _mm512_loadu_si512(weights.at(h, quad, HALF_BYTES));
@@ -313,7 +314,7 @@ OCTAVO_INLINE void Int8Tile::add_quads(const PanelPointers<HALVES>& weights, con
   };
   const __m256i low_bytes = _mm256_set1_epi16(0xff);
   for (int64_t quad = begin; quad < end; ++quad) {
-    ahead.fetch(quad);
+    ahead.fetch<HALVES>(quad);
 #pragma GCC unroll 8
     for (int h = 0; h < HALVES; ++h) {
       const auto* at = reinterpret_cast<const __m256i*>(weights.at(h, quad, HALF_BYTES));

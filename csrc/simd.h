@@ -115,7 +115,11 @@ OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
 }
 OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
-OCTAVO_INLINE void pin(F32x16&) {}  // see AVX2's
+OCTAVO_INLINE void pin(F32x16&) {}
+template <class T>
+OCTAVO_INLINE const T* reread(const T* p) {  // as `pin`, for AVX2 only
+  return p;
+}
 
 #elif defined(__AVX2__)
 
@@ -206,12 +210,18 @@ OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
 OCTAVO_INLINE __m256i words_at(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
+// Says that what lies here must be read again: registers are too few to keep it since it was read last.
+template <class T>
+OCTAVO_INLINE const T* reread(const T* p) {
+  asm volatile("" : "+r"(p));
+  return p;
+}
 OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(words_at(p), 16)),
           _mm256_castsi256_ps(_mm256_slli_epi32(words_at(p + 32), 16))};
 }
 OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
-  asm volatile("" : "+r"(p));  // read again, as registers are too few to keep the words since the evens
+  p = reread(p);
   __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
   return {_mm256_castsi256_ps(_mm256_and_si256(words_at(p), upper)),
           _mm256_castsi256_ps(_mm256_and_si256(words_at(p + 32), upper))};
@@ -328,7 +338,11 @@ OCTAVO_INLINE I32x16 set1_i32(int32_t x) {
   return out;
 }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { OCTAVO_EACH(static_cast<float>(a.v[i])); }
-OCTAVO_INLINE void pin(F32x16&) {}  // see AVX2's
+OCTAVO_INLINE void pin(F32x16&) {}
+template <class T>
+OCTAVO_INLINE const T* reread(const T* p) {  // as `pin`, for AVX2 only
+  return p;
+}
 
 #endif
 
