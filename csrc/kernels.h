@@ -75,8 +75,10 @@ struct KernelTable {
   Form bfloat16_form;  // what products with bfloat16 weights take
   Form int8_form;      // and with int8 weights
   // Rows [row_begin, row_end) of the outputs in panels [panel_begin, panel_end). An output does not depend on the cut:
-  // each is one sum over its inputs in their order.
-  void (*product)(const Product&, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end);
+  // each is one sum over its inputs in their order. `panel_next` is where the thread will probably go on: meanwhile these
+  // weights are brought nearer.
+  void (*product)(const Product&, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
+                  int64_t panel_next);
   // One row to `int8_form`, each group with the scale max|x| / 127, rounded to nearest even; zeros up to whole groups.
   void (*quantize)(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* sums);
   // One row to bfloat16, padded with zeros to `padded_size`.

@@ -395,7 +395,8 @@ inline const Tiles& tiles_for(DataType type) {
 }
 
 // Outputs outside, rows inside: the weights of some outputs stay in the nearest cache while the rows go by.
-inline void product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
+inline void product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
+                    int64_t panel_next) {
   const PackedWeight& weight = *p.weight;
   const Tiles& tiles = tiles_for(weight.type);
   const int64_t num_rows = row_end - row_begin, num_tiles = (num_rows + MAX_ROWS - 1) / MAX_ROWS;
@@ -403,16 +404,17 @@ inline void product(const Product& p, int64_t row_begin, int64_t row_end, int64_
   const int64_t wide = num_tiles == 1 ? halves_for(num_rows) : MIN_HALVES, end = 2 * panel_end;
   for (int64_t half = 2 * panel_begin; half < end;) {
     const int64_t num_halves = half + wide <= end ? wide : MIN_HALVES;
-    // The tiles that go over these panels fetch as many after them, each its share.
-    const int64_t panel = half / 2, num_panels = (num_halves + 1) / 2;
+    // The tiles that go over these panels fetch as many that come next, each its share.
+    const int64_t num_panels = (num_halves + 1) / 2, following = half / 2 + num_panels;
+    const int64_t next = following < panel_end ? following : panel_next;
     const int64_t num_sweeps = num_tiles * (num_halves < 2 ? 2 : 1);
-    const int64_t share = panel + num_panels < panel_end ? weight.panel_bytes * num_panels / num_sweeps : 0;
+    const int64_t share = weight.panel_bytes * num_panels / num_sweeps;
     int64_t row = row_begin;
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
       // Rows are shared out evenly, as a tile of few rows costs nearly what a full one does.
       const int64_t rows = (row_end - row + num_tiles - tile - 1) / (num_tiles - tile);
       const int64_t sweep = tile + half % 2 * num_tiles;
-      const Ahead ahead{weight.panel(share ? panel + num_panels : panel) + sweep * share, share / num_iterations};
+      const Ahead ahead{weight.panel(next) + sweep * share, share / num_iterations};
       (num_halves > MIN_HALVES ? tiles.wide : tiles.narrow)[rows - 1](p, row, half, ahead);
       row += rows;
     }
