@@ -112,8 +112,7 @@ struct Scratch {
   int64_t width;
   float *queries, *sums, *running;     // [max_vectors, width]
   float *scores;                       // [max_vectors, CHUNK]
-  float *keys;                         // [width, CHUNK]
-  float *values;                       // [CHUNK, width]
+  float *keys, *values;                // [CHUNK, width], in panels: see `widen`
   float *key_scales, *value_scales;    // [CHUNK]
   float *largest, *totals;             // [max_vectors], running; a negative total: no chunk yet
   float *chunk_largest, *chunk_totals; // [max_vectors]; a negative total: nothing visible
@@ -129,7 +128,7 @@ struct Scratch {
     sums = take(vectors * width);
     running = take(vectors * width);
     scores = take(vectors * CHUNK);
-    keys = take(width * CHUNK);
+    keys = take(CHUNK * width);
     values = take(CHUNK * width);
     key_scales = take(CHUNK);
     value_scales = take(CHUNK);
@@ -271,58 +270,60 @@ inline void merge(const AttentionCall& call, const AttentionMerge& m) {
 
 // ---- a tile: many vectors, a chunk widened once
 
-// c[m, n] = sum over k of a[m, k] * b[k, n], k in order; n in whole vectors.
-template <int ROWS, int VECTORS>
-OCTAVO_INLINE void small_tile(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c,
+// c[m, n] = sum over k of a[m, k] * b[k, n], k in order. b lies in panels of LANES columns, each [depth][LANES] and so in the
+// nearest cache while the rows go by; `panel` is the distance of two.
+template <int ROWS, int PANELS>
+OCTAVO_INLINE void small_tile(const float* a, int64_t lda, const float* b, int64_t panel, int64_t depth, float* c,
                               int64_t ldc) {
-  F32x16 sums[ROWS][VECTORS];
+  F32x16 sums[ROWS][PANELS];
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; ++v) sums[r][v] = zero();
+    for (int n = 0; n < PANELS; ++n) sums[r][n] = zero();
   for (int64_t k = 0; k < depth; ++k) {
-    F32x16 row[VECTORS];
+    F32x16 row[PANELS];
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; ++v) row[v] = load(b + k * ldb + v * LANES);
+    for (int n = 0; n < PANELS; ++n) row[n] = load(b + n * panel + k * LANES);
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
       const F32x16 factor = set1(a[r * lda + k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < VECTORS; ++v) {
-        sums[r][v] = fma(row[v], factor, sums[r][v]);
-        pin(sums[r][v]);
+      for (int n = 0; n < PANELS; ++n) {
+        sums[r][n] = fma(row[n], factor, sums[r][n]);
+        pin(sums[r][n]);
       }
     }
   }
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; ++v) store(c + r * ldc + v * LANES, sums[r][v]);
+    for (int n = 0; n < PANELS; ++n) store(c + r * ldc + n * LANES, sums[r][n]);
 }
 
-template <int ROWS>
-void small_rows(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
-                int64_t columns) {
-  constexpr int VECTORS = MIN_HALVES;
-  int64_t n = 0;
-  for (; n + VECTORS * LANES <= columns; n += VECTORS * LANES) {
-    small_tile<ROWS, VECTORS>(a, lda, b + n, ldb, depth, c + n, ldc);
-  }
-  if (n < columns) small_tile<ROWS, 1>(a, lda, b + n, ldb, depth, c + n, ldc);
-}
-
-inline void small_product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t ldb, int64_t depth, float* c,
-                          int64_t ldc, int64_t columns) {
+template <int PANELS>
+void small_panels(const float* a, int64_t lda, int64_t rows, const float* b, int64_t panel, int64_t depth, float* c,
+                  int64_t ldc) {
   constexpr int SOME = MAX_ROWS / 3 > 1 ? MAX_ROWS / 3 : 1;
   int64_t m = 0;
   for (; m + MAX_ROWS <= rows; m += MAX_ROWS) {
-    small_rows<MAX_ROWS>(a + m * lda, lda, b, ldb, depth, c + m * ldc, ldc, columns);
+    small_tile<MAX_ROWS, PANELS>(a + m * lda, lda, b, panel, depth, c + m * ldc, ldc);
   }
-  for (; m + SOME <= rows; m += SOME) small_rows<SOME>(a + m * lda, lda, b, ldb, depth, c + m * ldc, ldc, columns);
-  for (; m < rows; ++m) small_rows<1>(a + m * lda, lda, b, ldb, depth, c + m * ldc, ldc, columns);
+  for (; m + SOME <= rows; m += SOME) small_tile<SOME, PANELS>(a + m * lda, lda, b, panel, depth, c + m * ldc, ldc);
+  for (; m < rows; ++m) small_tile<1, PANELS>(a + m * lda, lda, b, panel, depth, c + m * ldc, ldc);
 }
 
-// A chunk's keys, values and scales of one KV head as float32, for the slots [begin, end); begin is a multiple of 16.
+// `columns` is a multiple of LANES.
+inline void small_product(const float* a, int64_t lda, int64_t rows, const float* b, int64_t panel, int64_t depth, float* c,
+                          int64_t ldc, int64_t columns) {
+  int64_t n = 0;
+  for (; n + MIN_HALVES * LANES <= columns; n += MIN_HALVES * LANES) {
+    small_panels<MIN_HALVES>(a, lda, rows, b + n / LANES * panel, panel, depth, c + n, ldc);
+  }
+  if (n < columns) small_panels<1>(a, lda, rows, b + n / LANES * panel, panel, depth, c + n, ldc);
+}
+
+// A chunk's keys, values and scales of one KV head as float32, for the slots [begin, end); begin is a multiple of 16. Keys
+// lie in panels of 16 slots, [CHUNK / 16][width][16], values in panels of 16 dimensions, [width / 16][CHUNK][16].
 // Keys are widened to whole vectors past `end`: their scores are hidden. Values are not: a weight of 0 hides no NaN.
 template <class Element>
 OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, const Scratch& s, int64_t kv_head,
@@ -337,28 +338,29 @@ OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, c
     const Stored* keys = reinterpret_cast<const Stored*>(cache.keys(block, layer, kv_head)) + offset;
     const Stored* values = reinterpret_cast<const Stored*>(cache.values(block, layer, kv_head)) + offset * head_dim;
     if (size % LANES == 0) {
-      for (int64_t d = 0; d < head_dim; ++d)
-        for (int64_t i = 0; i < count; i += LANES)
-          store(s.keys + d * CHUNK + slot + i, Element::load16(keys + d * size + i));
+      for (int64_t i = 0; i < count; i += LANES) {
+        float* to = s.keys + (slot + i) * s.width;
+        for (int64_t d = 0; d < head_dim; ++d) store(to + d * LANES, Element::load16(keys + d * size + i));
+      }
     } else {
       for (int64_t d = 0; d < head_dim; ++d) {
         for (int64_t i = 0; i < count; ++i) {
           Stored lanes[LANES] = {keys[d * size + i]};
           float wide[LANES];
           store(wide, Element::load16(lanes));
-          s.keys[d * CHUNK + slot + i] = wide[0];
+          s.keys[(slot + i) / LANES * LANES * s.width + d * LANES + (slot + i) % LANES] = wide[0];
         }
       }
     }
     for (int64_t i = 0; i < count; ++i) {
       const Stored* from = values + i * head_dim;
-      float* to = s.values + (slot + i) * s.width;
+      float* to = s.values + (slot + i) * LANES;
       int64_t d = 0;
-      for (; d + LANES <= head_dim; d += LANES) store(to + d, Element::load16(from + d));
+      for (; d + LANES <= head_dim; d += LANES) store(to + d * CHUNK, Element::load16(from + d));
       if (d < head_dim) {
         Stored lanes[LANES] = {};
         for (int64_t j = d; j < head_dim; ++j) lanes[j - d] = from[j];
-        store(to + d, Element::load16(lanes));
+        store(to + d * CHUNK, Element::load16(lanes));
       }
     }
     if (cache.has_scales) {
@@ -388,8 +390,8 @@ void attend_tile(const AttentionCall& call, const AttentionItem& item, float* me
       const int64_t slots = (end + LANES - 1) / LANES * LANES;
       if (begin < end) {
         widen<Element>(call, item, s, kv_head, chunk, begin, end);
-        small_product(s.queries, s.width, num_vectors, s.keys + begin, CHUNK, head_dim, s.scores + begin, CHUNK,
-                      slots - begin);
+        small_product(s.queries, s.width, num_vectors, s.keys + begin * s.width, s.width * LANES, head_dim,
+                      s.scores + begin, CHUNK, slots - begin);
       }
       for (int64_t v = 0; v < num_vectors; ++v) {
         const Visible seen(spec, item.first_position + v / group, chunk);
@@ -403,7 +405,7 @@ void attend_tile(const AttentionCall& call, const AttentionItem& item, float* me
         }
       }
       if (begin < end) {
-        small_product(s.scores + begin, CHUNK, num_vectors, s.values + begin * s.width, s.width, end - begin, s.sums,
+        small_product(s.scores + begin, CHUNK, num_vectors, s.values + begin * LANES, CHUNK * LANES, end - begin, s.sums,
                       s.width, s.width);
       }
       for (int64_t v = 0; v < num_vectors; ++v) {
