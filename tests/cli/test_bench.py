@@ -105,6 +105,21 @@ def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_kernels_are_shown_beside_what_the_machine_can_do(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    out, plot = tmp_path / "kernels.json", tmp_path / "kernels.png"
+    flags = ("--only", "decode", "prefill", "--sequences", "2", "--context", "64", "--prefill", "128")
+    done = octavo("kernels", *flags, "--model", tiny[1], "--json", str(out), "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    assert "memory read" in done.stdout
+    figures = json.loads(out.read_text())
+    assert set(figures["limits"]["product_gop_s"]["int8"]) == {"torch", "octavo"}
+    assert figures["limits"]["read_gb_s"] > 0
+    kinds = [(rate["kind"], rate["precision"]) for rate in figures["kernels"]]
+    assert kinds == [("decode", "bfloat16"), ("decode", "int8"), ("prefill", "bfloat16"), ("prefill", "int8")]
+    assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == [kind for kind, _ in kinds]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -115,6 +130,7 @@ def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
         (("latency", "--plot", "/no/such/folder/x.png"), "no folder for /no/such/folder/x.png"),
         (("step", "--json", "/no/such/folder/x.json"), "no folder for /no/such/folder/x.json"),
         (("step", "--sequences", "0"), "--sequences must be at least 1"),
+        (("kernels", "--rows", "0"), "--rows must be at least 1"),
     ],
 )
 def test_bad_flags_are_refused_before_a_model_is_loaded(arguments: tuple[str, ...], words: str) -> None:

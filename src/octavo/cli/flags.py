@@ -23,11 +23,15 @@ _SAMPLING_HELP = {
 }
 
 
-def add_config_flags(parser: argparse.ArgumentParser, config: type[EngineConfig] | type[ServerConfig]) -> None:
-    """A flag for every knob of a config, in its groups, with its help, choices and default."""
+def add_config_flags(
+    parser: argparse.ArgumentParser, config: type[EngineConfig] | type[ServerConfig], *only: str
+) -> None:
+    """A flag for every knob of a config, or for some of them, in its groups, with its help, choices and default."""
     hints = get_type_hints(config)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(config):
+        if only and field.name not in only:
+            continue
         name = field.metadata["group"]
         group = groups.setdefault(name, None) or parser.add_argument_group(name)
         groups[name] = group
@@ -40,14 +44,14 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type[EngineConfig]
 
 
 def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Config:
-    """The config that the flags ask for.
+    """The config that the flags ask for; knobs without a flag have their defaults.
 
     Raises:
         ConfigError: a value cannot work.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        value = getattr(arguments, field.name)
+        value: Any = getattr(arguments, field.name, field.default)
         values[field.name] = tuple(value or ()) if isinstance(field.default, tuple) else value
     return config(**values)
 

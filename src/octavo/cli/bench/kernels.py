@@ -1,0 +1,135 @@
+"""`octavo bench kernels`: each kernel alone, beside what the machine could do."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from octavo.cli.bench.output import (
+    add_output_flags,
+    check_output_flags,
+    check_positive,
+    progress_bar,
+    write_json,
+)
+from octavo.cli.flags import add_config_flags, read_config_flags
+from octavo.config import EngineConfig
+from octavo.evaluation.kernel_names import KINDS, PRECISIONS
+
+if TYPE_CHECKING:
+    from octavo.evaluation.kernel_rates import KernelFigures, KernelRate
+    from octavo.evaluation.machine_limits import MachineLimits
+
+DRIFT = 0.05
+"""Of the machine's limits during a run: more is told."""
+
+
+def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the benchmark."""
+    parser = benchmarks.add_parser(
+        "kernels",
+        help="each kernel alone, beside what the machine could do",
+        description="GB/s and GOP/s of each kernel on the model's shapes, with made-up weights, and how much "
+        "that is of the machine's limit: the time that memory or products need at the rates measured in the same run.",
+        epilog="example: octavo bench kernels --only decode prefill --kv-precision bfloat16 --plot kernels.png",
+    )
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="kernels (default: all)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="of weights (default: all)"
+    )
+    parser.add_argument(
+        "--kv-precision", nargs="+", choices=PRECISIONS, default=["bfloat16", "int8"], help="default: bfloat16 int8"
+    )
+    for name, default, help_text in (
+        ("rows", [1, 4, 8, 16, 64, 256], "tokens in a step of products, logits, norms and activations"),
+        ("sequences", [1, 64], "that decode at once"),
+        ("context", [128, 2048], "tokens of each of them"),
+        ("prefill", [2048], "tokens of a prompt"),
+    ):
+        shown = f"{help_text} (default: {' '.join(map(str, default))})"
+        parser.add_argument(f"--{name}", type=int, nargs="+", default=default, metavar="N", help=shown)
+    add_output_flags(parser)
+    add_config_flags(parser, EngineConfig, "model", "block_size", "kernels", "num_threads")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print a table, write what was asked for.
+
+    Raises:
+        OctavoError: a flag or the model is wrong, or the KV asked for does not fit.
+    """
+    check_positive(arguments, "rows", "sequences", "context", "prefill")
+    check_output_flags(arguments)
+    config = read_config_flags(arguments, EngineConfig)
+    import torch
+
+    from octavo.evaluation.kernel_cases import KernelWork, count_cases
+    from octavo.evaluation.kernel_rates import KernelFigures, measure_kernels, plot
+    from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, measure_library, measure_limits, measure_read
+    from octavo.models.weights.loader import read_config
+    from octavo.models.weights.locate import locate
+
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    work = KernelWork(
+        model=read_config(locate(config.model)),
+        backend=config.kernels,
+        block_size=config.block_size,
+        kinds=tuple(arguments.only),
+        precisions=tuple(arguments.precision),
+        rows=tuple(arguments.rows),
+        kv_precisions=tuple(arguments.kv_precision),
+        sequences=tuple(arguments.sequences),
+        contexts=tuple(arguments.context),
+        prefill=tuple(arguments.prefill),
+    )
+    work.check()
+    rates = []
+    with progress_bar(NUM_MEASUREMENTS + count_cases(work) + 1, "figure") as bar:
+        limits = measure_limits(config.kernels, bar.update)
+        _print_limits(limits)
+        for rate in measure_kernels(work, limits):
+            bar.update()
+            rates.append(rate)
+            _print_rate(rate)
+        figures = KernelFigures(
+            limits=limits,
+            read_gb_s_after=measure_read(config.kernels),
+            float32_gop_s_after=measure_library("float32"),
+            kernels=rates,
+        )
+    _tell_drift(figures)
+    write_json(arguments, figures)
+    if arguments.plot:
+        plot(figures, arguments.plot)
+
+
+def _print_limits(limits: "MachineLimits") -> None:
+    tqdm.write(f"limits of this machine with {limits.num_threads} threads: memory read {limits.read_gb_s:.1f} GB/s")
+    for precision, measured in limits.product_gop_s.items():
+        each = ", ".join(f"{whose} {rate:.1f}" for whose, rate in measured.items())
+        tqdm.write(f"  products in {precision:8} {limits.product_rate(precision):8.1f} GOP/s   (measured: {each})")
+    tqdm.write(
+        f"{'kernel':10} {'shape':32} {'precision':9} {'rows':>5} {'µs':>10} {'GB/s':>8} {'GOP/s':>8} {'of limit':>9}"
+    )
+
+
+def _print_rate(rate: "KernelRate") -> None:
+    operations = f"{rate.gop_s:8.1f}" if rate.gop_s else f"{'-':>8}"
+    tqdm.write(
+        f"{rate.kind:10} {rate.shape:32} {rate.precision:9} {rate.rows:>5} {rate.microseconds:10.1f} {rate.gb_s:8.2f} "
+        f"{operations} {rate.share_of_limit:9.0%} {rate.waits_for}",
+    )
+
+
+def _tell_drift(figures: "KernelFigures") -> None:
+    """A machine that is not quiet gives figures that don't fit its limits."""
+    limits = figures.limits
+    for name, first, second in (
+        ("memory read", limits.read_gb_s, figures.read_gb_s_after),
+        ("products in float32", limits.product_rate("float32"), figures.float32_gop_s_after),
+    ):
+        if abs(second / first - 1) > DRIFT:
+            print(f"note: {name} moved from {first:.1f} to {second:.1f} during the run", file=sys.stderr)
