@@ -7,7 +7,7 @@ import torch
 
 from checkpoints import make_llama
 from octavo.errors import ConfigError
-from octavo.evaluation import kernel_cases, kernel_rates
+from octavo.evaluation import kernel_cases, kernel_rates, machine_limits
 from octavo.evaluation.kernel_cases import KernelWork
 from octavo.evaluation.kernel_names import PRECISIONS
 from octavo.evaluation.machine_limits import MachineLimits
@@ -81,6 +81,15 @@ def test_bytes_and_operations_are_those_of_the_shapes(model: ModelConfig) -> Non
     assert decode.count == prefill.count == 2  # layers
 
 
+def test_limits_move_with_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading twice as slow, multiplying four times as fast as at the beginning."""
+    times = iter([1.0, 1.0, 2.0, 0.25])
+    monkeypatch.setattr(machine_limits, "shortest_s", lambda call, at_least_s: next(times))
+    now = machine_limits.Drift().limits_now(LIMITS)
+    assert now.read_gb_s == 5
+    assert now.product_gop_s["bfloat16"] == {"torch": 36.0, "octavo": 240.0}
+
+
 def test_rows_in_rotation_have_scattered_blocks_of_their_own() -> None:
     shape = CacheShape(40, 1, 16, 1, 16, torch.float32)
     batches = rows_in_rotation(shape, 3, 33, 1)
@@ -102,6 +111,6 @@ def test_what_does_not_fit_is_refused_with_its_flag(model: ModelConfig) -> None:
 def test_the_plot_is_a_picture(model: ModelConfig, tmp_path: Path) -> None:
     limits = MachineLimits(num_threads=1, read_gb_s=10.0, product_gop_s={p: {"torch": 50.0} for p in PRECISIONS})
     rates = list(kernel_rates.measure_kernels(work_of(model, kinds=("product", "decode", "norm")), limits))
-    figures = kernel_rates.KernelFigures(limits=limits, read_gb_s_after=10.0, float32_gop_s_after=50.0, kernels=rates)
+    figures = kernel_rates.KernelFigures(limits=limits, kernels=rates)
     kernel_rates.plot(figures, str(tmp_path / "kernels.png"))
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")

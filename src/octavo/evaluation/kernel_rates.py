@@ -7,7 +7,7 @@ import torch
 
 from octavo.evaluation.kernel_cases import Case, KernelWork, cases
 from octavo.evaluation.kernel_names import PRECISIONS
-from octavo.evaluation.machine_limits import MachineLimits
+from octavo.evaluation.machine_limits import Drift, MachineLimits
 from octavo.evaluation.timing import median_s
 
 MEASURED_S = 0.3
@@ -33,27 +33,32 @@ class KernelRate(msgspec.Struct, frozen=True, kw_only=True):
     """The least time that the machine's limits allow, over the time taken. Over 1 where data stays in caches."""
     waits_for: str
     """Which limit is the slower one: `memory` or `products`."""
+    read_gb_s: float
+    float32_gop_s: float
+    """The limits of memory and of products in float32 right after this measurement: a machine's speed moves."""
 
 
 class KernelFigures(msgspec.Struct, frozen=True, kw_only=True):
     """All of a run."""
 
     limits: MachineLimits
-    read_gb_s_after: float
-    float32_gop_s_after: float
-    """Both measured again at the end: how much the machine's speed moved."""
     kernels: list[KernelRate]
 
 
 def measure_kernels(work: KernelWork, limits: MachineLimits) -> Iterator[KernelRate]:
-    """One figure after another, as `kernel_cases.count_cases` counts them."""
+    """One figure after another, as `kernel_cases.count_cases` counts them.
+
+    Args:
+        limits: just measured.
+    """
+    drift = Drift(work.backend)
     for case in cases(work):
-        yield _rate(case, limits)
+        with torch.inference_mode():
+            seconds = median_s(case.call, MEASURED_S) / case.count
+        yield _rate(case, seconds, drift.limits_now(limits))
 
 
-def _rate(case: Case, limits: MachineLimits) -> KernelRate:
-    with torch.inference_mode():
-        seconds = median_s(case.call, MEASURED_S) / case.count
+def _rate(case: Case, seconds: float, limits: MachineLimits) -> KernelRate:
     bound = limits.bound(case.num_bytes, case.operations)
     return KernelRate(
         kind=case.kind,
@@ -65,6 +70,8 @@ def _rate(case: Case, limits: MachineLimits) -> KernelRate:
         gop_s=sum(case.operations.values()) / seconds / 1e9,
         share_of_limit=bound.seconds / seconds,
         waits_for=bound.waits_for,
+        read_gb_s=limits.read_gb_s,
+        float32_gop_s=limits.product_rate("float32"),
     )
 
 

@@ -4,6 +4,7 @@ No kernel is faster than both its bytes and its operations allow: its limit (Wil
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -21,7 +22,9 @@ LARGE, SMALLER = 2048, 1024
 """Rows and columns of the library's products: float32, and others, which it may compute a hundred times slower."""
 OWN_ROWS, OWN_SHAPE, OWN_COPIES = 256, (512, 1152), 4
 """Of Octavo's own products, all with one weight, which stays in the caches."""
-MEASURED_S = 0.3
+MEASURED_S = 0.15
+PROBE_READ_BYTES, PROBE_SIZE, PROBED_S = 256 << 20, 1024, 0.02
+"""Of what `Drift` repeats."""
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -53,6 +56,29 @@ class MachineLimits(msgspec.Struct, frozen=True, kw_only=True):
         return Bound(reading_s, "memory") if reading_s >= computing_s else Bound(computing_s, "products")
 
 
+class Drift:
+    """How a machine's speed moves after its limits were measured: where it is shared, by a third in seconds."""
+
+    def __init__(self, backend: str = "auto") -> None:
+        """Begin right after `measure_limits`."""
+        self._values = _memory(PROBE_READ_BYTES, backend)
+        self._matrix = torch.ones(PROBE_SIZE, PROBE_SIZE)
+        self._first = self._seconds()
+
+    def limits_now(self, limits: MachineLimits) -> MachineLimits:
+        """The limits as they would be measured now. Products of all precisions are taken to move as float32's do."""
+        reading, multiplying = (first / now for first, now in zip(self._first, self._seconds(), strict=True))
+        rates = {
+            precision: {whose: rate * multiplying for whose, rate in measured.items()}
+            for precision, measured in limits.product_gop_s.items()
+        }
+        return MachineLimits(num_threads=limits.num_threads, read_gb_s=limits.read_gb_s * reading, product_gop_s=rates)
+
+    def _seconds(self) -> tuple[float, float]:
+        multiply = partial(torch.mm, self._matrix, self._matrix)
+        return shortest_s(self._values.sum, PROBED_S), shortest_s(multiply, PROBED_S)
+
+
 NUM_MEASUREMENTS = 2 * len(PRECISIONS)
 
 
@@ -66,11 +92,11 @@ def measure_limits(backend: str = "auto", done: Callable[[], object] = lambda: N
     Raises:
         ConfigError: the backend cannot serve.
     """
-    read_gb_s = measure_read(backend)
+    read_gb_s = _measure_read(backend)
     done()
     rates: dict[str, dict[str, float]] = {}
     for precision in PRECISIONS:
-        rates[precision] = {"torch": measure_library(precision)}
+        rates[precision] = {"torch": _measure_library(precision)}
         done()
         if precision != "float32":
             rates[precision]["octavo"] = _measure_own(precision, backend)
@@ -78,18 +104,20 @@ def measure_limits(backend: str = "auto", done: Callable[[], object] = lambda: N
     return MachineLimits(num_threads=torch.get_num_threads(), read_gb_s=read_gb_s, product_gop_s=rates)
 
 
-def measure_read(backend: str = "auto") -> float:
-    """GB/s, reading a KV cache's kind of memory with all threads."""
-    num_bytes = min(READ_BYTES, free_memory_bytes() // 4)
-    vector_bytes = 2 * 16 * 64 * 4
-    shape = CacheShape(num_bytes // vector_bytes, 1, 16, 1, 64, torch.float32)
-    memory = _kernels(torch.float32, backend).allocate_cache(shape, CPU).records
-    values = memory.view(torch.float32).view(-1).fill_(1.0)  # written, so that each page is there
-    return memory.nbytes / shortest_s(values.sum, MEASURED_S) / 1e9
+def _measure_read(backend: str) -> float:
+    values = _memory(min(READ_BYTES, free_memory_bytes() // 4), backend)
+    return values.nbytes / shortest_s(values.sum, MEASURED_S) / 1e9
 
 
-def measure_library(precision: str) -> float:
-    """Billions of operations a second of torch's product of large square matrices."""
+def _memory(num_bytes: int, backend: str) -> torch.Tensor:
+    """Numbers in a KV cache's kind of memory, written, so that each page is there."""
+    block = CacheShape(1, 1, 16, 1, 64, torch.float32)
+    shape = replace(block, num_blocks=num_bytes // block.block_bytes)
+    memory = _kernels(torch.float32, backend).allocate_cache(shape, CPU)
+    return memory.records.view(torch.float32).view(-1).fill_(1.0)
+
+
+def _measure_library(precision: str) -> float:
     size = LARGE if precision == "float32" else SMALLER
     generator = torch.Generator().manual_seed(0)
     if precision == "int8":

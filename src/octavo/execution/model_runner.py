@@ -28,7 +28,7 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
         """One step: the plan's changes, its copies, then the KV writes and attention of its tokens, then sampling."""
-        self._follow(plan)
+        self.follow(plan)
         if plan.copies:
             sources, destinations = torch.tensor(plan.copies, dtype=torch.int64, device=self._device).unbind(1)
             self.kernels.copy_blocks(self.cache, sources, destinations)
@@ -47,7 +47,8 @@ class ModelRunner:
     def _device(self) -> torch.device:
         return self.cache.records.device
 
-    def _follow(self, plan: Plan) -> None:
+    def follow(self, plan: Plan) -> None:
+        """Apply the plan to the rows and their sampling, computing nothing."""
         self.rows.apply(plan)
         for row in plan.removed:
             self.sampling.clear_row(row)

@@ -1,7 +1,6 @@
 """`octavo bench kernels`: each kernel alone, beside what the machine could do."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -18,11 +17,8 @@ from octavo.config import EngineConfig
 from octavo.evaluation.kernel_names import KINDS, PRECISIONS
 
 if TYPE_CHECKING:
-    from octavo.evaluation.kernel_rates import KernelFigures, KernelRate
+    from octavo.evaluation.kernel_rates import KernelRate
     from octavo.evaluation.machine_limits import MachineLimits
-
-DRIFT = 0.05
-"""Of the machine's limits during a run: more is told."""
 
 
 def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from octavo.evaluation.kernel_cases import KernelWork, count_cases
     from octavo.evaluation.kernel_rates import KernelFigures, measure_kernels, plot
-    from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, measure_library, measure_limits, measure_read
+    from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, measure_limits
     from octavo.models.weights.loader import read_config
     from octavo.models.weights.locate import locate
 
@@ -87,20 +83,14 @@ def run(arguments: argparse.Namespace) -> None:
     )
     work.check()
     rates = []
-    with progress_bar(NUM_MEASUREMENTS + count_cases(work) + 1, "figure") as bar:
+    with progress_bar(NUM_MEASUREMENTS + count_cases(work), "figure") as bar:
         limits = measure_limits(config.kernels, bar.update)
         _print_limits(limits)
         for rate in measure_kernels(work, limits):
             bar.update()
             rates.append(rate)
             _print_rate(rate)
-        figures = KernelFigures(
-            limits=limits,
-            read_gb_s_after=measure_read(config.kernels),
-            float32_gop_s_after=measure_library("float32"),
-            kernels=rates,
-        )
-    _tell_drift(figures)
+    figures = KernelFigures(limits=limits, kernels=rates)
     write_json(arguments, figures)
     if arguments.plot:
         plot(figures, arguments.plot)
@@ -111,25 +101,16 @@ def _print_limits(limits: "MachineLimits") -> None:
     for precision, measured in limits.product_gop_s.items():
         each = ", ".join(f"{whose} {rate:.1f}" for whose, rate in measured.items())
         tqdm.write(f"  products in {precision:8} {limits.product_rate(precision):8.1f} GOP/s   (measured: {each})")
-    tqdm.write(
+    header = (
         f"{'kernel':10} {'shape':32} {'precision':9} {'rows':>5} {'µs':>10} {'GB/s':>8} {'GOP/s':>8} {'of limit':>9}"
     )
+    tqdm.write(f"{header}  which, as measured beside it")
 
 
 def _print_rate(rate: "KernelRate") -> None:
     operations = f"{rate.gop_s:8.1f}" if rate.gop_s else f"{'-':>8}"
     tqdm.write(
         f"{rate.kind:10} {rate.shape:32} {rate.precision:9} {rate.rows:>5} {rate.microseconds:10.1f} {rate.gb_s:8.2f} "
-        f"{operations} {rate.share_of_limit:9.0%} {rate.waits_for}",
+        f"{operations} {rate.share_of_limit:9.0%}  {rate.waits_for} "
+        f"({rate.read_gb_s:.1f} GB/s, float32 {rate.float32_gop_s:.0f} GOP/s)",
     )
-
-
-def _tell_drift(figures: "KernelFigures") -> None:
-    """A machine that is not quiet gives figures that don't fit its limits."""
-    limits = figures.limits
-    for name, first, second in (
-        ("memory read", limits.read_gb_s, figures.read_gb_s_after),
-        ("products in float32", limits.product_rate("float32"), figures.float32_gop_s_after),
-    ):
-        if abs(second / first - 1) > DRIFT:
-            print(f"note: {name} moved from {first:.1f} to {second:.1f} during the run", file=sys.stderr)
