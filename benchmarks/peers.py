@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Octavo and its peers on one workload file: one process a repeat, in interleaved rounds; medians and ratios.
+"""Octavo and its peers on workload files: one process a repeat, in interleaved rounds; medians, ratios, who wins.
 
-    python benchmarks/peers.py work.json                                  # whatever peers are installed, five rounds
+    python benchmarks/peers.py work.json more.json                        # whatever peers are installed, five rounds
     python benchmarks/peers.py work.json --peers openvino-int8 --rounds 3 --octavo "int8: --quantization int8"
 
 The peers' runner (`run.sh PEER WORKLOAD`, which prints one line of JSON) is looked for in --peers-dir. Nothing else
-should run on the machine: what counts are ratios of figures taken in one run.
+should run on the machine: what counts are ratios of figures taken in one run. With --json, what has been measured is
+written after every round.
 """
 
 import argparse
@@ -18,22 +19,35 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("openvino-int8", "openvino-f32", "vllm", "llamacpp-q4", "llamacpp-q8", "transformers")
-OCTAVO = ("int8: --quantization int8", "bf16: --dtype bfloat16")
+OCTAVO = (
+    "int8: --quantization int8",
+    "int8-kv8: --quantization int8 --kv-cache-dtype int8",  # as OpenVINO's default
+    "bf16: --dtype bfloat16",
+)
+PRECISIONS = {"int8": "int8", "q8": "int8", "f32": "float", "fp16": "float", "bf16": "float"}
+"""The group of rows that are compared, by the precision of a row's weights; others stand alone."""
 FIGURES = ("output_tok_s", "single_stream_tok_s")
 TIMEOUT_S = 1800
 OWN = "octavo "
 """What the names of Octavo's configurations begin with."""
 
-Figures = dict[str, float]
+Figures = dict[str, Any]
+"""A row: a number for each of `FIGURES` and `load_s`, and maybe the `precision` of its weights."""
+Rows = dict[str, list[Figures]]
+Report = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", help="as made by make_workload.py of the peers' folder")
+    parser.add_argument(
+        "workload", nargs="+", help="as made by make_workload.py of the peers' folder; one after another"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each one runs (default: 5)")
     parser.add_argument(
         "--peers", nargs="*", default=list(PEERS), help=f"default: those installed of {', '.join(PEERS)}"
@@ -44,42 +58,46 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write all figures here")
     arguments = parser.parse_args()
-    if not Path(arguments.workload).is_file():
-        parser.error(f"there is no workload {arguments.workload}")
+    for workload in arguments.workload:
+        if not Path(workload).is_file():
+            parser.error(f"there is no workload {workload}")
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
     if not (arguments.peers_dir / "run.sh").is_file():
         parser.error(f"there is no run.sh in --peers-dir {arguments.peers_dir}")
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         parser.error(f"there is no folder for --json {arguments.json}")
-    rows = measure(commands_of(arguments), arguments.rounds)
-    medians, ratios = medians_of(rows), ratios_of(rows)
-    print_tables(medians, ratios)
-    if arguments.json:
-        figures = {"workload": arguments.workload, "medians": medians, "ratios": ratios, "rounds": rows}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    done: list[Report] = []
+    for workload in arguments.workload:
+        for rows in measure(commands_of(arguments, workload), arguments.rounds):
+            report = report_of(workload, rows)
+            if arguments.json:
+                arguments.json.write_text(json.dumps([*done, report], indent=1) + "\n")
+        done.append(report)
+        print_report(report)
 
 
-def commands_of(arguments: argparse.Namespace) -> dict[str, list[str]]:
+def commands_of(arguments: argparse.Namespace, workload: str) -> dict[str, list[str]]:
     """What to run, by name: Octavo's configurations, then the peers that are installed."""
-    workload = str(Path(arguments.workload).resolve())
+    path = str(Path(workload).resolve())
     commands = {}
     for entry in arguments.octavo or OCTAVO:
         name, _, flags = entry.partition(":")
-        benchmark = [sys.executable, "-m", "octavo.cli.main", "bench", "throughput", "--workload", workload]
+        benchmark = [sys.executable, "-m", "octavo.cli.main", "bench", "throughput", "--workload", path]
         commands[OWN + name.strip()] = [*benchmark, *shlex.split(flags)]
     home = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache" / "octavo-peers"))
     for peer in arguments.peers:
         if (home / peer.split("-")[0] / "bin" / "python").exists():
-            commands[peer] = [str(arguments.peers_dir.resolve() / "run.sh"), peer, workload]
+            commands[peer] = [str(arguments.peers_dir.resolve() / "run.sh"), peer, path]
         else:
             print(f"{peer} is not installed in {home}: left out", file=sys.stderr)
     return commands
 
 
-def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[Figures]]:
-    """Run every command once a round, in turn; one that fails is reported and left out from then on."""
-    rows: dict[str, list[Figures]] = {name: [] for name in commands}
+def measure(commands: dict[str, list[str]], rounds: int) -> Iterator[Rows]:
+    """Run every command once a round, in turn; gives all rows so far after each round. A command that fails is reported
+    and left out from then on; what it gave before stays."""
+    rows: Rows = {}
     failed: set[str] = set()
     for number in range(1, rounds + 1):
         for name, command in commands.items():
@@ -87,15 +105,16 @@ def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[Figur
                 continue
             start_s = time.monotonic()
             try:
-                rows[name].append(run_alone(command))
+                figures = run_alone(command)
             except (OSError, RuntimeError) as error:
                 print(f"round {number} of {rounds}: {name} failed, left out from here on: {error}", file=sys.stderr)
                 failed.add(name)
                 continue
-            shown = ", ".join(f"{figure} {rows[name][-1][figure]}" for figure in FIGURES)
+            rows.setdefault(name, []).append(figures)
+            shown = ", ".join(f"{figure} {figures[figure]}" for figure in FIGURES)
             took_s = time.monotonic() - start_s
             print(f"round {number} of {rounds}: {name}: {shown} ({took_s:.0f} s)", file=sys.stderr, flush=True)
-    return {name: figures for name, figures in rows.items() if figures}
+        yield rows
 
 
 def run_alone(command: list[str]) -> Figures:
@@ -127,7 +146,19 @@ def run_alone(command: list[str]) -> Figures:
     raise RuntimeError(f"no line of figures among what it printed\n{out[-2000:]}")
 
 
-def medians_of(rows: dict[str, list[Figures]]) -> dict[str, Figures]:
+def report_of(workload: str, rows: Rows) -> Report:
+    """All that is known of a workload."""
+    ratios = ratios_of(rows)
+    return {
+        "workload": workload,
+        "medians": medians_of(rows),
+        "ratios": ratios,
+        "losses": losses_of(rows, ratios),
+        "rounds": rows,
+    }
+
+
+def medians_of(rows: Rows) -> dict[str, Figures]:
     """Each one's medians over the rounds."""
     return {
         name: {figure: statistics.median(each[figure] for each in figures) for figure in (*FIGURES, "load_s")}
@@ -135,7 +166,7 @@ def medians_of(rows: dict[str, list[Figures]]) -> dict[str, Figures]:
     }
 
 
-def ratios_of(rows: dict[str, list[Figures]]) -> dict[str, dict[str, Figures]]:
+def ratios_of(rows: Rows) -> dict[str, dict[str, Figures]]:
     """For each configuration of Octavo and each peer, the median over the rounds of the one's figure by the other's."""
     ratios: dict[str, dict[str, Figures]] = {name: {} for name in rows if name.startswith(OWN)}
     for name, by_peer in ratios.items():
@@ -148,15 +179,36 @@ def ratios_of(rows: dict[str, list[Figures]]) -> dict[str, dict[str, Figures]]:
     return ratios
 
 
-def print_tables(medians: dict[str, Figures], ratios: dict[str, dict[str, Figures]]) -> None:
-    """The medians, then the ratios of each configuration of Octavo."""
-    print(f"{'medians':18} {'output tok/s':>13} {'single stream':>14} {'ready after':>12}")
-    for name, median in medians.items():
+def losses_of(rows: Rows, ratios: dict[str, dict[str, Figures]]) -> list[str]:
+    """The peers' figures that none of Octavo's configurations in the same precision reaches."""
+    losses = []
+    for peer in (peer for peer in rows if peer not in ratios):
+        rivals = [name for name in ratios if group_of(rows[name]) == group_of(rows[peer])]
+        for figure in FIGURES if rivals else ():
+            best = max(rivals, key=lambda name: ratios[name][peer][figure])
+            if ratios[best][peer][figure] < 1:
+                losses.append(
+                    f"{peer} wins in {figure} ({group_of(rows[peer])}): {best} is at {ratios[best][peer][figure]}"
+                )
+    return losses
+
+
+def group_of(figures: list[Figures]) -> str:
+    """What a row is compared with: the same precision, where it tells one."""
+    precision = str(figures[0].get("precision", "unknown"))
+    return PRECISIONS.get(precision.lower(), precision)
+
+
+def print_report(report: Report) -> None:
+    """The medians, the ratios of each configuration of Octavo, and who wins."""
+    print(f"{report['workload']}\n{'medians':18} {'output tok/s':>13} {'single stream':>14} {'ready after':>12}")
+    for name, median in report["medians"].items():
         print(f"{name:18} {median[FIGURES[0]]:13.1f} {median[FIGURES[1]]:14.1f} {median['load_s']:10.1f} s")
-    for name, by_peer in ratios.items():
+    for name, by_peer in report["ratios"].items():
         print(f"\n{name} divided by")
         for peer, ratio in by_peer.items():
             print(f"  {peer:16} {ratio[FIGURES[0]]:13.2f} {ratio[FIGURES[1]]:14.2f}")
+    print("\n" + "\n".join(report["losses"] or ["no row where a peer wins at the same precision"]) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "peers.py"
 RUNNER = r"""#!/usr/bin/env bash
 echo "$1" >> "$PEERS_HOME/order"
 case $1 in
-  fast) echo noise; echo '{"output_tok_s": 1e9, "single_stream_tok_s": 1e9, "load_s": 1}';;
-  slow-int8) echo '{"output_tok_s": 0.001, "single_stream_tok_s": 0.001, "load_s": 2}';;
+  fast) echo noise; echo '{"precision": "f32", "output_tok_s": 1e9, "single_stream_tok_s": 1e9, "load_s": 1}';;
+  slow-int8) echo '{"precision": "int8", "output_tok_s": 0.001, "single_stream_tok_s": 0.001, "load_s": 2}';;
+  slow-f32) echo '{"precision": "fp16", "output_tok_s": 0.001, "single_stream_tok_s": 0.001, "load_s": 2}';;
+  deadly) [ -e "$PEERS_HOME/seen" ] && { kill -9 $PPID; exit 1; }
+          touch "$PEERS_HOME/seen"; echo '{"output_tok_s": 5, "single_stream_tok_s": 5, "load_s": 1}';;
   fickle) [ -e "$PEERS_HOME/seen" ] && { echo "out of luck" >&2; exit 3; }
           touch "$PEERS_HOME/seen"; echo '{"output_tok_s": 5, "single_stream_tok_s": 5, "load_s": 1}';;
   mute) echo '{"note": "no figures"}';;
@@ -33,7 +36,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Where the peers are installed: all but `absent`."""
-    for peer in ("fast", "slow", "fickle", "mute", "leaky"):
+    for peer in ("fast", "slow", "fickle", "mute", "leaky", "deadly"):
         python = tmp_path / peer / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.touch()
@@ -49,8 +52,9 @@ def peers(home: Path) -> Run:
     model = make_llama(home / "tiny", max_position_embeddings=512)
     flags = f"tiny: --model {model} --tokenizer smollm2 --kv-cache-memory 8MiB"
 
-    def run(*arguments: str, workload: str = "work.json") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), str(home / workload), "--peers-dir", str(home), "--octavo", flags]
+    def run(*arguments: str, workloads: tuple[str, ...] = ("work.json",)) -> subprocess.CompletedProcess[str]:
+        paths = [str(home / workload) for workload in workloads]
+        command = [sys.executable, str(SCRIPT), *paths, "--peers-dir", str(home), "--octavo", flags]
         environment = {**os.environ, "PEERS_HOME": str(home)}
         return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
 
@@ -62,7 +66,7 @@ def test_rounds_are_interleaved_and_medians_and_ratios_written(peers: Run, home:
     assert done.returncode == 0, done.stderr
     assert (home / "order").read_text().split() == ["fast", "slow-int8", "fast", "slow-int8"]
     assert "absent is not installed" in done.stderr
-    figures = json.loads((home / "out.json").read_text())
+    (figures,) = json.loads((home / "out.json").read_text())
     assert {name: len(rounds) for name, rounds in figures["rounds"].items()} == {
         "octavo tiny": 2,
         "fast": 2,
@@ -74,13 +78,48 @@ def test_rounds_are_interleaved_and_medians_and_ratios_written(peers: Run, home:
     assert "octavo tiny divided by" in done.stdout
 
 
+def test_a_peer_that_wins_at_the_same_precision_is_named(peers: Run, home: Path) -> None:
+    """Octavo's tiny model is float32, so only `fast` is its rival."""
+    done = peers("--peers", "fast", "slow-int8", "--rounds", "1", "--json", str(home / "out.json"))
+    assert done.returncode == 0, done.stderr
+    (figures,) = json.loads((home / "out.json").read_text())
+    assert [loss.split(":")[0] for loss in figures["losses"]] == [
+        "fast wins in output_tok_s (float)",
+        "fast wins in single_stream_tok_s (float)",
+    ]
+    assert "fast wins in output_tok_s" in done.stdout
+    done = peers("--peers", "slow-f32", "slow-int8", "--rounds", "1")
+    assert "no row where a peer wins at the same precision" in done.stdout
+
+
+def test_workloads_are_measured_one_after_another(peers: Run, home: Path) -> None:
+    (home / "more.json").write_text(json.dumps([{"ids": [8], "out": 3}]))
+    done = peers(
+        "--peers", "slow-f32", "--rounds", "1", "--json", str(home / "out.json"), workloads=("work.json", "more.json")
+    )
+    assert done.returncode == 0, done.stderr
+    assert [Path(each["workload"]).name for each in json.loads((home / "out.json").read_text())] == [
+        "work.json",
+        "more.json",
+    ]
+    assert done.stdout.count("no row where a peer wins") == 2
+
+
+def test_what_was_measured_is_kept_when_the_run_is_cut_off(peers: Run, home: Path) -> None:
+    """The second round ends the script itself."""
+    done = peers("--peers", "deadly", "--rounds", "3", "--json", str(home / "out.json"))
+    assert done.returncode != 0
+    (figures,) = json.loads((home / "out.json").read_text())
+    assert {name: len(rounds) for name, rounds in figures["rounds"].items()} == {"octavo tiny": 1, "deadly": 1}
+
+
 def test_a_peer_that_fails_is_reported_and_left_out_from_then_on(peers: Run, home: Path) -> None:
     done = peers("--peers", "fickle", "mute", "--rounds", "3", "--json", str(home / "out.json"))
     assert done.returncode == 0, done.stderr
     assert (home / "order").read_text().split() == ["fickle", "mute", "fickle"]
     assert "out of luck" in done.stderr
     assert "no line of figures" in done.stderr
-    rounds = json.loads((home / "out.json").read_text())["rounds"]
+    rounds = json.loads((home / "out.json").read_text())[0]["rounds"]
     assert {name: len(figures) for name, figures in rounds.items()} == {"octavo tiny": 3, "fickle": 1}
 
 
@@ -109,6 +148,6 @@ def test_bad_flags_are_refused_before_anything_runs(
 
 
 def test_a_workload_that_is_not_there_is_refused(peers: Run) -> None:
-    done = peers(workload="missing.json")
+    done = peers(workloads=("work.json", "missing.json"))
     assert done.returncode == 2
     assert "there is no workload" in done.stderr
