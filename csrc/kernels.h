@@ -56,14 +56,18 @@ struct Product {
   int64_t out_stride = 0;
 };
 
-struct RmsNorm {
+// Of a row: (x - mean) / sqrt(variance + eps) * weight + bias where `centred` (layer norm), else x / sqrt(mean of squares
+// + eps) * weight + bias (RMS norm).
+struct Norm {
   const float* hidden = nullptr;    // [size]
   const float* residual = nullptr;  // [size] or null
   const float* weight = nullptr;    // [size]
+  const float* bias = nullptr;      // [size] or null
   float* normalised = nullptr;      // [size]
   float* sum = nullptr;             // [size]: hidden + residual; may be `residual`
   int64_t size = 0;
   float eps = 0;
+  bool centred = false;
 };
 
 struct KernelTable {
@@ -83,7 +87,7 @@ struct KernelTable {
   void (*quantize)(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* sums);
   // One row to bfloat16, padded with zeros to `padded_size`.
   void (*to_bfloat16)(const float* x, int64_t size, uint16_t* values, int64_t padded_size);
-  void (*rms_norm)(const RmsNorm&);
+  void (*norm)(const Norm&);
   void (*silu_and_mul)(const float* gate, const float* up, float* out, int64_t size);
   void (*embedding)(const PackedWeight&, int64_t token_id, float* out);
   AttentionKernels attention;

@@ -62,11 +62,13 @@ class BoundProgram {
     weights_.push_back(std::move(weight));
   }
 
-  void rms_norm(const Floats& weight, float eps, int hidden, int residual, int normalised, int sum) {
+  void norm(const Floats& weight, const std::optional<Floats>& bias, float eps, bool centred, int hidden, int residual,
+            int normalised, int sum) {
     Buffer* added = residual < 0 ? nullptr : at(residual);
     std::vector<int> used = {hidden, normalised, sum};
     if (added) used.push_back(residual);
-    add(make_rms_norm_op(kernels_, copied(weight), eps, at(hidden), added, at(normalised), at(sum)), used);
+    add(make_norm_op(kernels_, copied(weight), copied(bias), eps, centred, at(hidden), added, at(normalised), at(sum)),
+        used);
   }
 
   void product(std::shared_ptr<Weight> weight, const std::optional<Floats>& bias, int in, int out) {
@@ -163,7 +165,8 @@ NB_MODULE(_cpu, m) {
       .def_prop_ro("instruction_set", &BoundProgram::instruction_set)
       .def("buffer", &BoundProgram::buffer, "width"_a)
       .def("embedding", &BoundProgram::embedding, "weight"_a, "out"_a)
-      .def("rms_norm", &BoundProgram::rms_norm, "weight"_a, "eps"_a, "hidden"_a, "residual"_a, "normalised"_a, "sum"_a)
+      .def("norm", &BoundProgram::norm, "weight"_a, "bias"_a.none(), "eps"_a, "centred"_a, "hidden"_a, "residual"_a,
+           "normalised"_a, "sum"_a)
       .def("product", &BoundProgram::product, "weight"_a, "bias"_a.none(), "input"_a, "out"_a)
       .def("silu_and_mul", &BoundProgram::silu_and_mul, "gate_up"_a, "out"_a)
       .def(

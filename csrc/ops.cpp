@@ -65,13 +65,15 @@ class EmbeddingOp final : public RowOp {
   Buffer* out_;
 };
 
-class RmsNormOp final : public RowOp {
+class NormOp final : public RowOp {
  public:
-  RmsNormOp(const KernelTable& kernels, Vector weight, float eps, Buffer* hidden, Buffer* residual, Buffer* normalised,
-            Buffer* sum)
+  NormOp(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred, Buffer* hidden,
+         Buffer* residual, Buffer* normalised, Buffer* sum)
       : kernels_(kernels),
         weight_(std::move(weight)),
+        bias_(std::move(bias)),
         eps_(eps),
+        centred_(centred),
         hidden_(hidden),
         residual_(residual),
         normalised_(normalised),
@@ -82,22 +84,25 @@ class RmsNormOp final : public RowOp {
   void run_row(int64_t row) override {
     const int64_t at = row * hidden_->width;
     fetch_row(hidden_->data + at + hidden_->width, hidden_->width);
-    RmsNorm norm;
+    Norm norm;
     norm.hidden = hidden_->data + at;
     norm.residual = residual_ ? residual_->data + at : nullptr;
     norm.weight = weight_->data();
+    norm.bias = bias_ ? bias_->data() : nullptr;
     norm.normalised = normalised_->data + at;
     norm.sum = sum_->data + at;
     norm.size = hidden_->width;
     norm.eps = eps_;
-    kernels_.rms_norm(norm);
+    norm.centred = centred_;
+    kernels_.norm(norm);
     convert_row(kernels_, *normalised_, row);
   }
 
  private:
   const KernelTable& kernels_;
-  Vector weight_;
+  Vector weight_, bias_;
   float eps_;
+  bool centred_;
   Buffer *hidden_, *residual_, *normalised_, *sum_;
 };
 
@@ -199,9 +204,10 @@ std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWe
   return std::make_unique<EmbeddingOp>(kernels, weight, out);
 }
 
-std::unique_ptr<Op> make_rms_norm_op(const KernelTable& kernels, Vector weight, float eps, Buffer* hidden,
-                                     Buffer* residual, Buffer* normalised, Buffer* sum) {
-  return std::make_unique<RmsNormOp>(kernels, std::move(weight), eps, hidden, residual, normalised, sum);
+std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred,
+                                 Buffer* hidden, Buffer* residual, Buffer* normalised, Buffer* sum) {
+  return std::make_unique<NormOp>(kernels, std::move(weight), std::move(bias), eps, centred, hidden, residual,
+                                  normalised, sum);
 }
 
 std::unique_ptr<Op> make_product_op(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in,

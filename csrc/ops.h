@@ -17,9 +17,10 @@ void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row);
 
 std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Buffer* out);
 
-// Sum and norm of two buffers. `residual` may be null. `sum` may be the buffer `residual`.
-std::unique_ptr<Op> make_rms_norm_op(const KernelTable& kernels, Vector weight, float eps, Buffer* hidden,
-                                     Buffer* residual, Buffer* normalised, Buffer* sum);
+// Sum and norm of two buffers, a layer norm where `centred`, else an RMS norm. `bias` and `residual` may be null. `sum`
+// may be the buffer `residual`.
+std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred,
+                                 Buffer* hidden, Buffer* residual, Buffer* normalised, Buffer* sum);
 
 // `in` must be asked for the form that the weight's products take.
 std::unique_ptr<Op> make_product_op(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in,

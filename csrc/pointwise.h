@@ -7,47 +7,60 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, after the residual sum.
-inline void rms_norm(const RmsNorm& norm) {
+// Up to sixteen numbers: `left` are left of a row.
+OCTAVO_INLINE F32x16 load_up_to(const float* p, int64_t left) {
+  return left >= LANES ? load(p) : load_first(p, static_cast<int>(left));
+}
+OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
+  if (left >= LANES) {
+    store(p, a);
+  } else {
+    store_first(p, a, static_cast<int>(left));
+  }
+}
+
+// The mean of squared distances from `mean`, of a row.
+inline float mean_square(const float* row, int64_t size, float mean) {
   F32x16 squares = zero();
-  for (int64_t i = 0; i < norm.size; i += LANES) {
-    const int left = static_cast<int>(norm.size - i < LANES ? norm.size - i : LANES);
-    F32x16 x = left == LANES ? load(norm.hidden + i) : load_first(norm.hidden + i, left);
-    if (norm.residual) {
-      x = x + (left == LANES ? load(norm.residual + i) : load_first(norm.residual + i, left));
-    }
-    if (left == LANES) {
-      store(norm.sum + i, x);
-    } else {
-      store_first(norm.sum + i, x, left);
-    }
+  for (int64_t i = 0; i < size; i += LANES) {
+    const F32x16 distance = load_up_to(row + i, size - i) - set1(mean);
+    const F32x16 x = size - i >= LANES ? distance : first(static_cast<int>(size - i), distance, zero());
     squares = fma(x, x, squares);
   }
-  const float mean = sum_lanes(squares) / static_cast<float>(norm.size);
-  const F32x16 inverse = set1(1.0f / __builtin_sqrtf(mean + norm.eps));
+  return sum_lanes(squares) / static_cast<float>(size);
+}
+
+// After the residual sum: Ba et al., Layer Normalization, 2016, or Zhang and Sennrich, Root Mean Square Layer
+// Normalization, 2019.
+inline void norm(const Norm& norm) {
+  F32x16 squares = zero(), total = zero();
   for (int64_t i = 0; i < norm.size; i += LANES) {
     const int64_t left = norm.size - i;
-    if (left >= LANES) {
-      store(norm.normalised + i, load(norm.sum + i) * inverse * load(norm.weight + i));
-    } else {
-      const int n = static_cast<int>(left);
-      store_first(norm.normalised + i, load_first(norm.sum + i, n) * inverse * load_first(norm.weight + i, n), n);
-    }
+    F32x16 x = load_up_to(norm.hidden + i, left);
+    if (norm.residual) x = x + load_up_to(norm.residual + i, left);
+    store_up_to(norm.sum + i, x, left);
+    squares = fma(x, x, squares);
+    total = total + x;
+  }
+  const float size = static_cast<float>(norm.size);
+  const float mean = norm.centred ? sum_lanes(total) / size : 0.0f;
+  const float square = norm.centred ? mean_square(norm.sum, norm.size, mean) : sum_lanes(squares) / size;
+  const F32x16 inverse = set1(1.0f / __builtin_sqrtf(square + norm.eps)), centre = set1(mean);
+  for (int64_t i = 0; i < norm.size; i += LANES) {
+    const int64_t left = norm.size - i;
+    F32x16 x = load_up_to(norm.sum + i, left);
+    if (norm.centred) x = x - centre;
+    x = x * inverse * load_up_to(norm.weight + i, left);
+    if (norm.bias) x = x + load_up_to(norm.bias + i, left);
+    store_up_to(norm.normalised + i, x, left);
   }
 }
 
 // silu(gate) * up (Shazeer, GLU variants improve transformer, 2020).
 inline void silu_and_mul(const float* gate, const float* up, float* out, int64_t size) {
   for (int64_t i = 0; i < size; i += LANES) {
-    const int left = static_cast<int>(size - i < LANES ? size - i : LANES);
-    const F32x16 g = left == LANES ? load(gate + i) : load_first(gate + i, left);
-    const F32x16 u = left == LANES ? load(up + i) : load_first(up + i, left);
-    const F32x16 product = g / (set1(1.0f) + exp(zero() - g)) * u;
-    if (left == LANES) {
-      store(out + i, product);
-    } else {
-      store_first(out + i, product, left);
-    }
+    const F32x16 g = load_up_to(gate + i, size - i), u = load_up_to(up + i, size - i);
+    store_up_to(out + i, g / (set1(1.0f) + exp(zero() - g)) * u, size - i);
   }
 }
 

@@ -164,6 +164,27 @@ def test_norm_activation_and_residual_are_those_of_the_reference(instruction_set
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [8, 20, 64, 100])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_layer_norm_is_that_of_float64(instruction_set: str, width: int, has_bias: bool) -> None:
+    """Far from zero too, where a variance made of mean squares would have nothing left."""
+    kernels = kernels_for(instruction_set)
+    inputs, weight = random(9, width) * 6 + 1000, random(width, seed=1)
+    bias = random(width, seed=2) if has_bias else None
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        normalised, total = kernels.layer_norm(x, weight, bias, 1e-5)
+        again: torch.Tensor = kernels.layer_norm(normalised, weight, bias, 1e-5, total)[0]
+        return again
+
+    def exact(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(x, (width,), weight.double(), None if bias is None else bias.double(), 1e-5)
+
+    expected = exact(exact(inputs.double()) + inputs.double())
+    torch.testing.assert_close(outcome(kernels, inputs, run, width).double(), expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "int8"])
 def test_an_embedding_gives_the_rows_of_its_table(instruction_set: str, kind: str) -> None:
     kernels = kernels_for(instruction_set)

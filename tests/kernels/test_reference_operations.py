@@ -74,6 +74,18 @@ def test_rms_norm_of_float64_loses_nothing() -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm_is_torchs_of_the_sum_with_the_residual(dtype: torch.dtype) -> None:
+    theirs = torch.nn.LayerNorm(24, eps=1e-5).to(dtype)
+    theirs.weight.data.normal_()
+    theirs.bias.data.normal_()
+    hidden, residual = torch.randn(5, 24).to(dtype), torch.randn(5, 24).to(dtype)
+    normalised, total = KERNELS.layer_norm(hidden, theirs.weight.data, theirs.bias.data, 1e-5, residual)
+    assert torch.equal(total, hidden + residual)
+    assert torch.equal(normalised, theirs(total).detach())
+    assert torch.equal(KERNELS.layer_norm(total, theirs.weight.data, theirs.bias.data, 1e-5)[0], normalised)
+
+
 def test_rotary_is_that_of_transformers_llama() -> None:
     torch.manual_seed(0)
     config = LlamaConfig(hidden_size=64, num_attention_heads=4, max_position_embeddings=64)

@@ -94,7 +94,13 @@ class CpuKernels:
 
     def rms_norm(self, hidden: Any, weight: torch.Tensor, eps: float, residual: Any = None) -> tuple[Any, Any]:
         """Record a residual sum and its norm."""
-        return self._open.rms_norm(hidden, weight, eps, residual)
+        return self._open.norm(hidden, weight, None, eps, residual, centred=False)
+
+    def layer_norm(
+        self, hidden: Any, weight: torch.Tensor, bias: torch.Tensor | None, eps: float, residual: Any = None
+    ) -> tuple[Any, Any]:
+        """Record a residual sum and its norm."""
+        return self._open.norm(hidden, weight, bias, eps, residual, centred=True)
 
     def silu_and_mul(self, gate_up: Any) -> Any:
         """Record the activation."""
@@ -154,12 +160,20 @@ class Recording:
         self._program.product(packed, None if bias is None else _floats(bias), hidden.buffer, out.buffer)
         return out
 
-    def rms_norm(
-        self, hidden: Activation, weight: torch.Tensor, eps: float, residual: Activation | None
+    def norm(
+        self,
+        hidden: Activation,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        eps: float,
+        residual: Activation | None,
+        *,
+        centred: bool,
     ) -> tuple[Activation, Activation]:
         normalised, total = self._new(hidden.width), self._new(hidden.width)
         added = -1 if residual is None else residual.buffer
-        self._program.rms_norm(_floats(weight), eps, hidden.buffer, added, normalised.buffer, total.buffer)
+        shift = None if bias is None else _floats(bias)
+        self._program.norm(_floats(weight), shift, eps, centred, hidden.buffer, added, normalised.buffer, total.buffer)
         return normalised, total
 
     def silu_and_mul(self, gate_up: Activation) -> Activation:

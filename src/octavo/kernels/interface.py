@@ -178,6 +178,18 @@ class Kernels(Protocol):
         normalising)."""
         ...
 
+    def layer_norm(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        eps: float,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `residual` (if any), take off the mean over the last dimension and divide by the deviation. Returns
+        (normalised * weight + bias, the sum before normalising)."""
+        ...
+
     def silu_and_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: silu(first half) * second half."""
         ...

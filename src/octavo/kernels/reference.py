@@ -91,6 +91,18 @@ class ReferenceKernels:
         normalised = functional.rms_norm(total.to(accumulation_dtype(total.dtype)), total.shape[-1:], eps=eps)
         return normalised.to(total.dtype) * weight, total
 
+    def layer_norm(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        eps: float,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `residual` and normalise (Ba et al., Layer Normalization, 2016), in float32 where input is of 16 bits."""
+        total = hidden if residual is None else hidden + residual
+        return functional.layer_norm(total, total.shape[-1:], weight, bias, eps), total
+
     def silu_and_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: silu(first half) * second half (Shazeer, 2020)."""
         gate, up = gate_up.chunk(2, dim=-1)
