@@ -208,7 +208,8 @@ def print_report(report: Report) -> None:
         print(f"\n{name} divided by")
         for peer, ratio in by_peer.items():
             print(f"  {peer:16} {ratio[FIGURES[0]]:13.2f} {ratio[FIGURES[1]]:14.2f}")
-    print("\n" + "\n".join(report["losses"] or ["no row where a peer wins at the same precision"]) + "\n", flush=True)
+    nothing = "no row where a peer wins at the same precision" if report["ratios"] else "no row of Octavo's to compare"
+    print("\n" + "\n".join(report["losses"] or [nothing]) + "\n", flush=True)
 
 
 if __name__ == "__main__":
