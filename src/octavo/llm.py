@@ -14,7 +14,7 @@ from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.local import LocalExecutor
 from octavo.memory import Ledger
 from octavo.outputs import RequestOutput
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.tokenization.assembler import OutputAssembler
 from octavo.tokenization.loading import load_tokenizer
@@ -96,6 +96,29 @@ class LLM:
         conversations = messages if is_batch else [messages]
         prompts = [self.tokenizer.encode_chat(each, **template_variables) for each in conversations]
         return self._run(self._open(prompts, sampling_params), use_tqdm)
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams | Sequence[BeamSearchParams],
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Search for the likeliest completions of prompts, batched together.
+
+        Args:
+            params: one for all, or one for each prompt.
+
+        Returns:
+            An output for each prompt, its hypotheses best first, each with its `cumulative_logprob`.
+
+        Raises:
+            RequestError: a prompt or its parameters are wrong; then none has run.
+        """
+        given = [params] if isinstance(params, BeamSearchParams) else list(params)
+        if not all(isinstance(each, BeamSearchParams) for each in given):
+            raise RequestError("params must be a BeamSearchParams, or a list with one for each prompt")
+        each = [own.sampling_params() for own in given]
+        return self.generate(prompts, each[0] if isinstance(params, BeamSearchParams) else each, use_tqdm)
 
     def stream(
         self,

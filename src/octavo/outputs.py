@@ -18,6 +18,16 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top_logprobs: list[float]
 
 
+class Candidates(msgspec.Struct, frozen=True, array_like=True):
+    """The tokens that may come next in a beam, most likely first, equals by their id; impossible ones are left out."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    """Under the model's own distribution; bias, penalties and masks are added to these."""
+    told: list[TokenLogprobs] = []
+    """What to tell of each, where the request asked for logprobs; else empty."""
+
+
 @dataclass(slots=True)
 class Logprob:
     """One candidate for one position: its natural log-probability, its rank (1 is the most likely) and its text."""
@@ -61,13 +71,9 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
-
-    @property
-    def cumulative_logprob(self) -> float | None:
-        """The sum of the generated tokens' log-probabilities; None where logprobs were not asked for."""
-        if self.logprobs is None:
-            return None
-        return sum(at[token].logprob for at, token in zip(self.logprobs, self.token_ids, strict=True))
+    cumulative_logprob: float | None = None
+    """The sum of the generated tokens' log-probabilities, where logprobs were asked for. Of a beam search's hypothesis
+    always, as the search counts it: biases and penalties included."""
 
     @property
     def finished(self) -> bool:

@@ -2,7 +2,7 @@
 boundary."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,50 @@ def _shown(value: Any) -> str:
         return repr(value)
     except ValueError:  # Python doesn't print an int of more than some thousand digits.
         return "a number of too many digits"
+
+
+def _check(good: bool, field: str, wanted: str, value: Any) -> None:
+    if not good:
+        raise RequestError(f"{field} must be {wanted}, got {_shown(value)}")
+
+
+def _is_whole(value: Any, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+EarlyStopping = bool | Literal["never"]
+MAX_LENGTH_PENALTY = 10
+
+
+class Beams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A search among likely sequences instead of a draw: `SamplingParams.beams`, or what `BeamSearchParams` stands for.
+
+    The rules are those of transformers' `generate(num_beams=...)`: scores are sums of log-probabilities, biases and
+    penalties included, over the sequence's length to the power of `length_penalty`, its end-of-sequence token counted.
+
+    Raises:
+        RequestError: a value is outside its range; the message names the field.
+    """
+
+    width: int
+    """Beams kept at each step, and hypotheses collected."""
+    length_penalty: float = 1.0
+    """Above 0 favours longer sequences, below 0 shorter ones; 0 compares plain sums."""
+    early_stopping: EarlyStopping = False
+    """When to end once `width` hypotheses are finished: True at once; False when the best beam would not be among them
+    at its present length; "never" when it would not be at its best possible length."""
+
+    def __post_init__(self) -> None:
+        _check(_is_whole(self.width, 1), "beam_width", "a whole number of at least 1", self.width)
+        is_number = not isinstance(self.length_penalty, bool) and _is_finite(self.length_penalty)
+        _check(
+            is_number and abs(self.length_penalty) <= MAX_LENGTH_PENALTY,
+            "length_penalty",
+            f"between -{MAX_LENGTH_PENALTY} and {MAX_LENGTH_PENALTY}",
+            self.length_penalty,
+        )
+        is_known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
+        _check(is_known, "early_stopping", 'true, false or "never"', self.early_stopping)
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,19 +123,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """The same for each token of the prompt but the first."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
+    beams: Beams | None = None
+    """Search for the likeliest sequences and give the best `n`: temperature, truncation and seed play no part then."""
 
     def __post_init__(self) -> None:
         def check(good: bool, field: str, wanted: str) -> None:
-            if not good:
-                raise RequestError(f"{field} must be {wanted}, got {_shown(getattr(self, field))}")
+            _check(good, field, wanted, getattr(self, field))
 
         def finite(field: str) -> bool:
             value = getattr(self, field)
             return not isinstance(value, bool) and _is_finite(value)
 
-        def whole(value: Any, low: int, high: float = math.inf) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
+        whole = _is_whole
         check(whole(self.n, 1), "n", "a whole number of at least 1")
         check(finite("temperature") and self.temperature >= 0, "temperature", "a number of at least 0")
         check(whole(self.top_k, -1), "top_k", "a whole number of at least 1, or 0 or -1 for all")
@@ -132,6 +175,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 "logit_bias",
                 "token ids with finite numbers",
             )
+        if self.beams is not None:
+            check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
+            check(not self.stop, "stop", "left out of a beam search, which ends at tokens only (stop_token_ids)")
+
+    @property
+    def num_sequences(self) -> int:
+        """The most sequences that run at once for it."""
+        return self.n if self.beams is None else self.beams.width
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -139,3 +190,43 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `LLM.beam_search` takes: how wide to search, and when to stop. See `Beams` for the search's own fields and
+    `SamplingParams` for the others.
+
+    Raises:
+        RequestError: a value is outside its range; the message names the field.
+    """
+
+    beam_width: int
+    n: int | None = None
+    """Hypotheses to return, best first; None is `beam_width`. Where masks leave fewer, the rest come empty, with
+    `finish_reason` "abort"."""
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+    ignore_eos: bool = False
+    stop_token_ids: list[int] | None = None
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        self.sampling_params()
+
+    def sampling_params(self) -> SamplingParams:
+        """The same, as the engine takes it."""
+        beams = Beams(width=self.beam_width, length_penalty=self.length_penalty, early_stopping=self.early_stopping)
+        given = {name: getattr(self, name) for name in _SHARED_FIELDS}
+        n = self.beam_width if self.n is None else self.n
+        return SamplingParams(beams=beams, n=n, temperature=0.0, **given)
+
+
+_SHARED_FIELDS = [name for name in BeamSearchParams.__struct_fields__ if name in SamplingParams.__struct_fields__]
+_SHARED_FIELDS.remove("n")

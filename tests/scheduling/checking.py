@@ -6,7 +6,7 @@ from collections import Counter
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan
-from octavo.execution.simulated import SimulatedExecutor, hashed_token
+from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
 
 
 def capacity(
@@ -30,6 +30,9 @@ class ShadowRow:
         self.prints = prints
         self.key = key
         self.table: list[int] = []
+        self.num_candidates = 0
+        self.chosen: list[int] = []
+        """What beam search has chosen for the row."""
 
     def append(self, token: int) -> None:
         self.prints.append(hash((self.prints[-1] if self.prints else 0, token)))
@@ -63,12 +66,17 @@ class ShadowExecutor(SimulatedExecutor):
         for new in plan.added:
             assert new.row not in shadows
             shadow = shadows[new.row] = ShadowRow([], (new.seed, new.index, 0))
+            shadow.num_candidates = new.num_candidates
             for token in new.token_ids:
                 shadow.append(token)
         for fork in plan.forked:
             assert fork.row not in shadows
             parent = shadows[fork.parent]
-            shadows[fork.row] = ShadowRow(parent.prints.copy(), (parent.key[0], fork.index, parent.key[2]))
+            shadow = shadows[fork.row] = ShadowRow(parent.prints.copy(), (parent.key[0], fork.index, parent.key[2]))
+            shadow.num_candidates, shadow.chosen = parent.num_candidates, parent.chosen.copy()
+        for row, token in plan.chosen:
+            shadows[row].append(token)
+            shadows[row].chosen.append(token)
         for edit in plan.tables:
             table = shadows[edit.row].table
             if edit.parent >= 0:
@@ -112,12 +120,17 @@ class ShadowExecutor(SimulatedExecutor):
             end = plan.starts[source] + plan.num_new[source]
             assert end == len(shadow.prints), "sampled before all its tokens were computed"
             assert parent.prints[end - 1] == shadow.prints[end - 1], "sampled from another sequence's logits"
+            assert len(token_ids) == (0 if shadow.num_candidates else 1)
             for token in token_ids:
                 assert token == hashed_token(*shadow.key, self.capacity.vocab_size)
                 shadow.key = (*shadow.key[:2], shadow.key[2] + 1)
         for row, token_ids in zip(plan.sampled_rows, step.result().token_ids, strict=True):
             for token in token_ids:
                 self.shadows[row].append(token)
+        for index, candidates in step.result().candidates:
+            shadow = self.shadows[plan.sampled_rows[index]]
+            state = beam_state(shadow.key[0], shadow.chosen)
+            assert candidates == hashed_candidates(state, shadow.num_candidates, self.capacity.vocab_size)
 
 
 def check_engine(engine: Engine) -> None:
@@ -129,7 +142,8 @@ def check_engine(engine: Engine) -> None:
     tables = [s.table for r in running for s in r.sequences if s.table.block_ids]
     assert set(map(id, tables)) == set(map(id, memory.tables))
     assert not any(s.table.block_ids for r in waiting for s in r.sequences), "a waiting request holds blocks"
-    assert sum(len(r.sequences) for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
+    assert sum(r.num_places for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
+    assert all(len(r.sequences) <= r.num_places for r in running + waiting)
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from octavo.errors import RequestError
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import Beams, BeamSearchParams, SamplingParams
 from octavo.scheduling.admission import Limits, resolve_max_tokens, worst_case_blocks
 
 LIMITS = Limits(
@@ -97,3 +97,33 @@ def test_the_worst_case_counts_the_full_prompt_blocks_once() -> None:
 def test_a_parameter_out_of_range_is_named(field: str, value: Any) -> None:
     with pytest.raises(RequestError, match=field):
         SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"beam_width": 0}, "beam_width"),
+        ({"beam_width": True}, "beam_width"),
+        ({"beam_width": 2, "n": 3}, "n must be at most the beam width"),
+        ({"beam_width": 2, "length_penalty": float("nan")}, "length_penalty"),
+        ({"beam_width": 2, "length_penalty": 11}, "length_penalty"),
+        ({"beam_width": 2, "early_stopping": "always"}, 'early_stopping.*"never"'),
+        ({"beam_width": 2, "max_tokens": 0}, "max_tokens"),
+        ({"beam_width": 2, "allowed_token_ids": []}, "allowed_token_ids"),
+    ],
+)
+def test_a_parameter_of_a_beam_search_out_of_range_is_named(fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(RequestError, match=word):
+        BeamSearchParams(**fields)
+
+
+def test_stop_texts_are_refused_in_a_beam_search() -> None:
+    with pytest.raises(RequestError, match=r"stop .*stop_token_ids"):
+        SamplingParams(beams=Beams(width=2), stop="a")
+
+
+def test_a_beam_search_counts_as_many_sequences_as_it_is_wide() -> None:
+    with pytest.raises(RequestError, match=r"beam_width=9.*8.*--max-num-seqs"):
+        resolve_max_tokens([1], BeamSearchParams(beam_width=9, n=1).sampling_params(), LIMITS)
+    search = BeamSearchParams(beam_width=4, n=1).sampling_params()
+    assert resolve_max_tokens([1] * 100, search, LIMITS) == resolve_max_tokens([1] * 100, SamplingParams(n=4), LIMITS)

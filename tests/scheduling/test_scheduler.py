@@ -3,7 +3,7 @@
 from octavo.engine.engine import Engine
 from octavo.execution.plan import Plan
 from octavo.memory import BlockTable
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import Beams, SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.request import Request, SequenceState
 from scheduling.checking import ShadowExecutor, capacity, check_engine
@@ -29,8 +29,9 @@ class Harness:
         self.engine = Engine(self.executor, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
         self.num_requests = 0
 
-    def add(self, name: str, num_prompt: int, max_tokens: int = 8, n: int = 1) -> None:
-        params = SamplingParams(n=n, max_tokens=max_tokens)
+    def add(self, name: str, num_prompt: int, max_tokens: int = 8, n: int = 1, beam_width: int = 0) -> None:
+        beams = Beams(width=beam_width) if beam_width else None
+        params = SamplingParams(n=n, max_tokens=max_tokens, beams=beams)
         prompt = [self.num_requests * 100 + i for i in range(num_prompt)]
         self.engine.add(EngineRequest(name, prompt, params, float(self.num_requests), seed=self.num_requests))
         self.num_requests += 1
@@ -183,3 +184,55 @@ def test_a_plans_size_follows_the_rows_not_their_tokens():
     assert all(long <= short + 3 * 6 for short, long in zip(*sizes, strict=True)), sizes
     decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(harness.executor.plans[0]), type=Plan)
     assert decoded == harness.executor.plans[0]
+
+
+def test_beams_share_one_prefill_and_dropped_beams_blocks_are_free_at_once():
+    harness = Harness()
+    harness.add("search", 10, max_tokens=12, n=2, beam_width=4)
+    plan = harness.step()
+    assert (plan.num_new, len(plan.sampled_rows)) == ([10], 1)
+    assert plan.added[0].num_candidates == 4
+    plan = harness.step()
+    assert (len(plan.forked), len(plan.chosen), plan.num_new) == (3, 4, [1] * 4)
+    num_dropped = 0
+    while harness.engine.has_unfinished:
+        plan = harness.step()
+        num_dropped += len(plan.removed)
+        assert len(plan.removed) == len(plan.forked) or not harness.engine.has_unfinished
+        held = {b for r in harness.engine.scheduler.running for s in r.sequences for b in s.table.block_ids}
+        assert harness.used_blocks == len(held)
+    assert num_dropped > 4
+    assert harness.used_blocks == 0
+
+
+def test_a_beam_search_holds_its_places_from_its_admission():
+    harness = Harness(max_num_seqs=8, max_num_batched_tokens=8)
+    harness.add("search", 20, beam_width=5)
+    harness.add("four", 4, n=4)
+    harness.add("three", 4, n=3)
+    harness.step()
+    assert harness.running == ["search"], "four more sequences would be nine once the search has all its beams"
+    harness.finish()
+
+
+def test_a_search_waits_for_its_results_while_others_go_on():
+    harness = Harness(depth=2)
+    harness.add("search", 4, beam_width=2)
+    harness.add("sample", 4)
+    harness.finish()
+    rows = [len(plan.rows) for plan in harness.executor.plans]
+    assert 1 in rows, "a step of the sample alone, the search's results being in flight"
+    assert sum(len(plan.sampled_rows) for plan in harness.executor.plans) == 1 + 7 * 2 + 8
+
+
+def test_an_aborted_search_leaves_no_row_behind_though_its_forks_were_not_planned_yet():
+    harness = Harness()
+    harness.add("search", 6, beam_width=4)
+    harness.step()
+    assert len(harness.engine.scheduler.running[0].sequences) == 4
+    assert not harness.engine.abort("search", 1), "a search is aborted whole or not at all"
+    assert harness.engine.abort("search")
+    harness.add("next", 6, beam_width=3)
+    harness.step()
+    assert len(harness.executor.shadows) == 1
+    harness.finish()

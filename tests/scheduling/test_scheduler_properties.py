@@ -1,6 +1,7 @@
 """Whatever arrives, however long, with whatever pool: every step is right, nothing is lost, nothing leaks."""
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -9,13 +10,30 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from octavo.engine.engine import Engine
 from octavo.errors import RequestError
-from octavo.execution.simulated import hashed_token
-from octavo.sampling_params import SamplingParams
-from octavo.scheduling import EngineRequest
+from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
+from octavo.outputs import Candidates
+from octavo.sampling_params import BeamSearchParams, SamplingParams
+from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.admission import worst_case_blocks
+from octavo.scheduling.beam_search import BeamSearch, Hypothesis
 from scheduling.checking import ShadowExecutor, capacity, check_engine
 
 EOS = 3
+VOCAB_SIZE = 40
+
+
+def searched_alone(request: EngineRequest) -> list[Hypothesis]:
+    """What the request's beam search finds with every beam's candidates made from its tokens, and no scheduler."""
+    settings, stops = request.params.beams, frozenset() if request.params.ignore_eos else frozenset({EOS})
+    assert settings is not None
+    search = BeamSearch(settings, request.params.max_tokens or 0, stops)
+
+    def candidates(token_ids: list[int]) -> Candidates:
+        return hashed_candidates(beam_state(request.seed, token_ids), search.num_candidates, VOCAB_SIZE)
+
+    while search.advance([candidates(beam.token_ids) for beam in search.beams]):
+        pass
+    return search.hypotheses
 
 
 class Traffic:
@@ -24,7 +42,7 @@ class Traffic:
     def __init__(
         self, num_blocks: int, block_size: int, max_num_seqs: int, max_num_batched_tokens: int, depth: int
     ) -> None:
-        shape = capacity(num_blocks, block_size, max_model_len=200, vocab_size=40, eos=EOS)
+        shape = capacity(num_blocks, block_size, max_model_len=200, vocab_size=VOCAB_SIZE, eos=EOS)
         self.executor = ShadowExecutor(shape, depth=depth)
         self.engine = Engine(self.executor, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
         self.requests: dict[str, EngineRequest] = {}
@@ -32,11 +50,26 @@ class Traffic:
         self.open: dict[str, set[int]] = {}
         self.num_refused = self.num_preempted = 0
 
-    def submit(self, num_prompt: int, max_tokens: int, n: int, ignore_eos: bool = False, scored: bool = False) -> None:
+    def submit(
+        self,
+        num_prompt: int,
+        max_tokens: int,
+        n: int,
+        ignore_eos: bool = False,
+        scored: bool = False,
+        searches: bool = False,
+    ) -> None:
+        """A request of n samples, or of n hypotheses of a search as wide."""
         number = len(self.requests) + self.num_refused
-        params = SamplingParams(
-            n=n, max_tokens=max_tokens, ignore_eos=ignore_eos, prompt_logprobs=0 if scored else None
-        )
+        shared: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "ignore_eos": ignore_eos,
+            "prompt_logprobs": 0 if scored else None,
+        }
+        params = SamplingParams(n=n, **shared)
+        if searches:
+            shared["early_stopping"] = (True, False, "never")[number % 3]
+            params = BeamSearchParams(beam_width=n, **shared).sampling_params()
         prompt = [(number * 7 + i) % 40 for i in range(num_prompt)]
         request = EngineRequest(str(number), prompt, params, arrival_s=float(number), seed=number)
         limits = self.engine.scheduler.limits
@@ -56,6 +89,9 @@ class Traffic:
         self.open[request.request_id] = set(range(n))
 
     def abort(self, request_id: str, index: int | None) -> None:
+        if self.requests[request_id].params.beams is not None and index is not None:
+            assert not self.engine.abort(request_id, index)
+            return
         was_open = self.open[request_id] if index is None else self.open[request_id] & {index}
         assert self.engine.abort(request_id, index) == bool(was_open)
         self.open[request_id] = self.open[request_id] - was_open
@@ -73,7 +109,10 @@ class Traffic:
                 self.got[update.request_id][sequence.index] += sequence.token_ids
                 if sequence.finish_reason:
                     self.open[update.request_id].remove(sequence.index)
-                    self._check_tokens(request, sequence.index, sequence.finish_reason)
+                    if request.params.beams is None:
+                        self._check_tokens(request, sequence.index, sequence.finish_reason)
+                    else:
+                        self._check_hypothesis(request, sequence)
         self.num_preempted += self.engine.scheduler.num_preemptions
         check_engine(self.engine)
 
@@ -85,6 +124,12 @@ class Traffic:
                 break
         assert self.got[request.request_id][index] == wanted
         assert reason == ("stop" if wanted[-1] == EOS and not request.params.ignore_eos else "length")
+
+    def _check_hypothesis(self, request: EngineRequest, got: SequenceUpdate) -> None:
+        wanted = searched_alone(request)[got.index]
+        assert (got.token_ids, got.cumulative_logprob) == (wanted.token_ids, wanted.cumulative_logprob)
+        ends = got.token_ids[-1] == EOS and not request.params.ignore_eos
+        assert got.finish_reason == ("stop" if ends else "length")
 
     def finish(self) -> None:
         for _ in range(100_000):
@@ -112,9 +157,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         n=st.integers(1, 5),
         ignore_eos=st.booleans(),
         scored=st.booleans(),
+        searches=st.booleans(),
     )
-    def submit(self, num_prompt: int, max_tokens: int, n: int, ignore_eos: bool, scored: bool) -> None:
-        self.traffic.submit(num_prompt, max_tokens, n, ignore_eos, scored)
+    def submit(self, num_prompt: int, max_tokens: int, n: int, ignore_eos: bool, scored: bool, searches: bool) -> None:
+        self.traffic.submit(num_prompt, max_tokens, n, ignore_eos, scored, searches)
 
     @precondition(lambda self: self.traffic.requests)
     @rule(data=st.data(), whole=st.booleans())
@@ -150,7 +196,7 @@ def random_run(seed: int, num_steps: int) -> Traffic:
     for _ in range(num_steps):
         if traffic.engine.scheduler.num_waiting < 4 and r.random() < 0.5:
             n, ignore_eos, scored = r.choice((1, 1, 2, 3, 5)), r.random() < 0.5, r.random() < 0.1
-            traffic.submit(r.randint(1, 40), r.randint(1, 30), n, ignore_eos, scored)
+            traffic.submit(r.randint(1, 40), r.randint(1, 30), n, ignore_eos, scored, searches=r.random() < 0.4)
         if r.random() < 0.02 and any(traffic.open.values()):
             request_id = r.choice([key for key, left in traffic.open.items() if left])
             traffic.abort(request_id, r.choice((None, *traffic.open[request_id])))

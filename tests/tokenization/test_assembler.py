@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, TokenLogprobs
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.tokenization.assembler import Delta, OutputAssembler
 from octavo.tokenization.tokenizer import Tokenizer
@@ -255,6 +255,8 @@ def test_deltas_join_to_the_output(byte_level: Tokenizer, data: st.DataObject) -
         if data.draw(st.booleans()):
             take()
     take()
+    for output in joined:
+        output.cumulative_logprob = -float(len(output.token_ids))
     assert joined == assembler.output.outputs
     assert num_ends == [int(output.finished) for output in joined]
 
@@ -263,6 +265,7 @@ def test_deltas_join_to_the_output(byte_level: Tokenizer, data: st.DataObject) -
     "message",
     [
         EngineRequest("request", [1, 2], SamplingParams(n=2, stop=["a"], logit_bias={3: 1.5}), 12.5, 2**63),
+        EngineRequest("request", [1], BeamSearchParams(beam_width=3, early_stopping="never").sampling_params(), 12.5),
         update(
             SequenceUpdate(1, [5], "stop", 5, [TokenLogprobs(5, -0.5, 1, [5, 6], [-0.5, -2.0])]),
             prompt_logprobs=[],

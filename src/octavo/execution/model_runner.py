@@ -8,7 +8,7 @@ from octavo.execution.row_tables import IntArray, RowTables
 from octavo.kernels.interface import Kernels, KVCache, Model, RaggedBatch
 from octavo.outputs import TokenLogprobs
 from octavo.sampling.logprobs import score_prompt
-from octavo.sampling.sampler import sample
+from octavo.sampling.sampler import NO_TOKEN, SampleResult, sample
 from octavo.sampling.table import SamplingTable
 
 SCORED_AT_ONCE = 256
@@ -40,8 +40,8 @@ class ModelRunner:
         prompt_logprobs = [self._score(plan, index, int(ends[index])) for index in plan.scored]
         if not plan.sampled_rows:
             return StepOutput([], [], prompt_logprobs)
-        token_ids, logprobs = self.sample(plan, ends)
-        return StepOutput(token_ids, logprobs, prompt_logprobs)
+        token_ids, result = self.sample(plan, ends)
+        return StepOutput(token_ids, result.logprobs, prompt_logprobs, result.candidates)
 
     @property
     def _device(self) -> torch.device:
@@ -54,7 +54,12 @@ class ModelRunner:
             self.sampling.clear_row(row)
         for new in plan.added:
             self.sampling.set_row(
-                new.row, new.params, seed=new.seed, sequence_index=new.index, stop_token_ids=new.stop_token_ids
+                new.row,
+                new.params,
+                seed=new.seed,
+                sequence_index=new.index,
+                stop_token_ids=new.stop_token_ids,
+                num_candidates=new.num_candidates,
             )
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
@@ -80,9 +85,9 @@ class ModelRunner:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
 
-    def sample(self, plan: Plan, ends: IntArray) -> tuple[list[list[int]], list[list[TokenLogprobs] | None]]:
-        """A token for each of the plan's sampled rows, appended to it; `ends` are the flat indices of the rows' last
-        tokens."""
+    def sample(self, plan: Plan, ends: IntArray) -> tuple[list[list[int]], SampleResult]:
+        """A token for each of the plan's sampled rows, appended to it, or candidates for a beam; `ends` are the flat
+        indices of the rows' last tokens."""
         sources = list(dict.fromkeys(plan.logits_from))
         logits = self.forward.logits(ends[sources])
         if len(sources) < len(plan.logits_from):
@@ -92,8 +97,9 @@ class ModelRunner:
         num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
         result = sample(logits, self.sampling, rows, num_generated, self.rows.token_ids, plan.masks)
         token_ids = result.token_ids.cpu().numpy()
-        self.rows.append(rows, token_ids)
-        return [[token] for token in token_ids.tolist()], result.logprobs
+        drawn = token_ids != NO_TOKEN
+        self.rows.append(rows[drawn], token_ids[drawn])
+        return [[token] if token != NO_TOKEN else [] for token in token_ids.tolist()], result
 
     def _score(self, plan: Plan, index: int, end: int) -> list[TokenLogprobs]:
         """Log-probabilities of the prompt tokens that follow those computed now for `plan.rows[index]`."""

@@ -6,7 +6,7 @@ block table, so a plan's size follows the rows in the step, never the tokens tha
 
 import msgspec
 
-from octavo.outputs import TokenLogprobs
+from octavo.outputs import Candidates, TokenLogprobs
 from octavo.sampling_params import SamplingParams
 
 
@@ -21,6 +21,8 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     seed: int
     stop_token_ids: list[int]
     """Tokens that `min_tokens` holds back."""
+    num_candidates: int = 0
+    """Of a beam: the candidates to give in place of a token. `Plan.chosen` tells which one it was."""
 
 
 class ForkedRow(msgspec.Struct, frozen=True, array_like=True):
@@ -53,6 +55,8 @@ class Plan(msgspec.Struct, array_like=True):
     """Rows whose sequence is over; their ids may come again in `added`."""
     added: list[NewRow] = []
     forked: list[ForkedRow] = []
+    chosen: list[tuple[int, int]] = []
+    """(row, token): what a beam search chose for a row, added to its tokens."""
     tables: list[TableEdit] = []
     copies: list[tuple[int, int]] = []
     """(source, destination) blocks, copied before any KV is written."""
@@ -83,8 +87,11 @@ class StepOutput(msgspec.Struct, array_like=True):
     """What one step gave."""
 
     token_ids: list[list[int]]
-    """For each of the plan's `sampled_rows` its new tokens: one, or none to several where tokens are speculated."""
+    """For each of the plan's `sampled_rows` its new tokens: one, none for a beam, or none to several where tokens are
+    speculated."""
     logprobs: list[list[TokenLogprobs] | None] = []
     """For each of `sampled_rows`, one entry a token, or None where not asked for. Empty where no row asked."""
     prompt_logprobs: list[list[TokenLogprobs]] = []
     """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""
+    candidates: list[tuple[int, Candidates]] = []
+    """(index in `sampled_rows`, what may come next) of each row that is a beam."""

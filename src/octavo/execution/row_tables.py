@@ -52,6 +52,9 @@ class RowTables:
             self.num_tokens[fork.row] = count
             self.num_prompt[fork.row] = self.num_prompt[fork.parent]
             self.num_blocks[fork.row] = 0
+        for row, token in plan.chosen:
+            self.tokens[row, self.num_tokens[row]] = token
+            self.num_tokens[row] += 1
         for edit in plan.tables:
             table, count = self.blocks[edit.row], int(self.num_blocks[edit.row])
             if edit.num_shared:

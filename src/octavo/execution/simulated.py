@@ -1,11 +1,13 @@
 """An executor with a cost instead of a device: the same plans, tokens from a hash. Plain Python; drives tests,
 benchmarks and the simulator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
+from itertools import accumulate
 
 from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan, StepOutput
-from octavo.outputs import TokenLogprobs
+from octavo.outputs import Candidates, TokenLogprobs
 
 _GOLDEN, _MIX_1, _MIX_2, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
@@ -17,6 +19,21 @@ def hashed_token(seed: int, index: int, position: int, vocab_size: int) -> int:
     x = ((x ^ (x >> 30)) * _MIX_1) & _MASK
     x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
     return (x ^ (x >> 31)) % vocab_size
+
+
+def hashed_candidates(state: int, count: int, vocab_size: int) -> Candidates:
+    """What may come next in a beam of that `beam_state`: neighbouring token ids, with log-probabilities that floats add
+    exactly."""
+    count = min(count, vocab_size)
+    first = hashed_token(state, 1, 0, vocab_size)
+    steps_down = (1 + hashed_token(state, 2, place, 64) for place in range(count))
+    logprobs = [-total / 64 for total in accumulate(steps_down)]
+    return Candidates([(first + place) % vocab_size for place in range(count)], logprobs)
+
+
+def beam_state(seed: int, token_ids: Iterable[int]) -> int:
+    """A hash of a beam's output tokens, which can be handed in one after the other: `seed` is the state so far."""
+    return reduce(lambda state, token_id: hashed_token(state, 0, token_id, 2**64), token_ids, seed)
 
 
 class SimulatedExecutor:
@@ -36,6 +53,8 @@ class SimulatedExecutor:
         self._cost_s = cost_s
         self._rows: dict[int, tuple[int, int, int]] = {}
         """Row -> (seed, sequence index, tokens generated)."""
+        self._beams: dict[int, tuple[int, int]] = {}
+        """Row of a beam -> (its state, the candidates to give)."""
         self._prompts: dict[int, list[int]] = {}
 
     def submit(self, plan: Plan) -> FinishedStep:
@@ -43,19 +62,37 @@ class SimulatedExecutor:
         for row in plan.removed:
             rows.pop(row, None)
             self._prompts.pop(row, None)
+            self._beams.pop(row, None)
         for new in plan.added:
             rows[new.row] = (new.seed, new.index, 0)
             self._prompts[new.row] = new.token_ids
+            if new.num_candidates:
+                self._beams[new.row] = (new.seed, new.num_candidates)
         for fork in plan.forked:
             seed, _, num_generated = rows[fork.parent]
             rows[fork.row] = (seed, fork.index, num_generated)
             self._prompts[fork.row] = self._prompts[fork.parent]
+            if fork.parent in self._beams:
+                self._beams[fork.row] = self._beams[fork.parent]
+        for row, token_id in plan.chosen:
+            state, count = self._beams[row]
+            self._beams[row] = (beam_state(state, [token_id]), count)
         self.clock_s += self._cost_s(plan)
-        return FinishedStep(StepOutput([[self._next_token(row)] for row in plan.sampled_rows], [], self._scores(plan)))
+        return FinishedStep(self._output(plan))
 
     def close(self) -> None:
         self._rows.clear()
         self._prompts.clear()
+        self._beams.clear()
+
+    def _output(self, plan: Plan) -> StepOutput:
+        token_ids = [[] if row in self._beams else [self._next_token(row)] for row in plan.sampled_rows]
+        candidates = [
+            (index, hashed_candidates(*self._beams[row], self.capacity.vocab_size))
+            for index, row in enumerate(plan.sampled_rows)
+            if row in self._beams
+        ]
+        return StepOutput(token_ids, [], self._scores(plan), candidates)
 
     def _next_token(self, row: int) -> int:
         seed, index, position = self._rows[row]

@@ -24,7 +24,7 @@ def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_top: Seque
     make_finite(exact, torch.zeros_like(token_ids))
     chosen = exact.gather(1, token_ids.unsqueeze(1))
     ranks = (exact > chosen).sum(dim=-1) + 1
-    tops = _most_likely(exact, min(max(num_top, default=0), exact.shape[1]))
+    tops = top_tokens(exact, min(max(num_top, default=0), exact.shape[1]))
     logprobs = exact.log_softmax(dim=-1)
     told = [ids.tolist() for ids in (ranks, logprobs.gather(1, token_ids.unsqueeze(1)), tops, logprobs.gather(1, tops))]
     return [
@@ -46,7 +46,7 @@ def score_prompt(logits: torch.Tensor, next_token_ids: torch.Tensor, num_top: in
     return token_logprobs(logits, next_token_ids, [num_top] * len(next_token_ids))
 
 
-def _most_likely(logits: torch.Tensor, count: int) -> torch.Tensor:
+def top_tokens(logits: torch.Tensor, count: int) -> torch.Tensor:
     """The `count` highest logits of each row in falling order, of equals the lower ids: `topk` alone takes any of them.
 
     Returns:

@@ -1,4 +1,5 @@
-"""A batch of logits in, a token a row out. `sample` tells the order of the steps; each has a module beside this one."""
+"""A batch of logits in, a token a row out, or candidates for a beam. `sample` tells the order of the steps; each has a
+module beside this one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.outputs import TokenLogprobs
+from octavo.outputs import Candidates, TokenLogprobs
+from octavo.sampling.candidates import tell_logprobs, top_candidates
 from octavo.sampling.drawing import draw, make_finite, most_likely
 from octavo.sampling.logprobs import token_logprobs
 from octavo.sampling.masks import add_bias, allow_bits, allow_only, forbid
@@ -21,14 +23,19 @@ from octavo.sampling.truncation import Cutoffs, truncate
 TokenHistory = Callable[[int], tuple[TokenIds, TokenIds]]
 """From a row id to the token ids of its prompt and of its output."""
 Flags = NDArray[np.bool_]
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """One token a row: `token_ids` is `[n]` int64 on the logits' device; `logprobs` has None where not asked for."""
+    """One token a row: `token_ids` is `[n]` int64 on the logits' device; `logprobs` has None where not asked for.
+
+    A beam has `NO_TOKEN` and no logprobs, but `candidates`, found by its place among the rows.
+    """
 
     token_ids: torch.Tensor
     logprobs: list[list[TokenLogprobs] | None]
+    candidates: list[tuple[int, Candidates]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,10 @@ class _Batch:
     def column(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """A column as a tensor on the device of `like`."""
         return torch.from_numpy(self.columns[name].copy()).to(like.device)
+
+    @property
+    def searching(self) -> Flags:
+        return _flags(self.columns["num_candidates"] > 0)
 
     @property
     def random(self) -> Flags:
@@ -107,8 +118,33 @@ def sample(
     """
     mask_of = dict(masks)
     batch = _Batch(table, rows, table.columns(rows), output_positions, [mask_of.get(i) for i in range(len(rows))])
-    token_ids = _choose(logits, batch, history)
-    return SampleResult(token_ids, _logprobs(logits, token_ids, batch.columns["num_logprobs"]))
+    drawn = ~batch.searching
+    if drawn.all():
+        token_ids = _choose(logits, batch, history)
+        return SampleResult(token_ids, _logprobs(logits, token_ids, batch.columns["num_logprobs"]), [])
+    token_ids = torch.full((len(logits),), NO_TOKEN, dtype=torch.int64, device=logits.device)
+    if drawn.any():
+        own = _indices(drawn, logits)
+        token_ids[own] = _choose(logits.index_select(0, own), batch.at(np.flatnonzero(drawn)), history)
+    logprobs = _logprobs(logits, token_ids, np.where(drawn, batch.columns["num_logprobs"], -1))
+    return SampleResult(token_ids, logprobs, _search(logits, batch, history))
+
+
+def _search(logits: torch.Tensor, batch: _Batch, history: TokenHistory) -> list[tuple[int, Candidates]]:
+    """The candidates of the rows that are beams: by log-probability under the model's own distribution, edited as
+    logits are and not made to add up to one again, so that a mask makes no sequence likelier."""
+    places = np.flatnonzero(batch.searching)
+    beams = batch.at(places)
+    own = logits.index_select(0, _indices(batch.searching, logits))
+    exact = own.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    make_finite(exact, torch.from_numpy(_fallback(logits.shape[1], beams)).to(logits.device))
+    logprobs = exact.log_softmax(dim=-1)
+    _edit(logprobs, beams, history)
+    found = top_candidates(logprobs, beams.columns["num_candidates"].tolist())
+    for index, num_top in enumerate(beams.columns["num_logprobs"].tolist()):
+        if num_top >= 0:
+            found[index] = tell_logprobs(own[index], found[index], num_top)
+    return list(zip(places.tolist(), found, strict=True))
 
 
 def _choose(logits: torch.Tensor, batch: _Batch, history: TokenHistory) -> torch.Tensor:

@@ -20,6 +20,7 @@ _COLUMNS = np.dtype(
         ("min_tokens", np.int64),
         ("num_logprobs", np.int64),
         ("num_prompt_logprobs", np.int64),
+        ("num_candidates", np.int64),
         ("seed", np.uint64),
         ("sequence_index", np.int64),
         ("fallback", np.int64),
@@ -50,7 +51,13 @@ class SamplingTable:
         self._lists: dict[int, TokenLists] = {}
 
     def set_row(
-        self, row: int, params: SamplingParams, seed: int, sequence_index: int, stop_token_ids: list[int]
+        self,
+        row: int,
+        params: SamplingParams,
+        seed: int,
+        sequence_index: int,
+        stop_token_ids: list[int],
+        num_candidates: int = 0,
     ) -> None:
         """Start a row.
 
@@ -58,9 +65,10 @@ class SamplingTable:
             seed: the request's, 0 to 2^64 - 1.
             sequence_index: which of the request's sequences this is.
             stop_token_ids: the tokens that `min_tokens` holds back.
+            num_candidates: of a beam, which is given these in place of a token.
         """
         self._make_room(row)
-        # By name, as a tuple of fifteen values would hide a swap of two.
+        # By name, as a tuple of sixteen values would hide a swap of two.
         values: dict[str, Any] = {
             "temperature": params.temperature,
             "top_k": min(max(params.top_k, 0), _LARGEST),
@@ -72,6 +80,7 @@ class SamplingTable:
             "min_tokens": min(params.min_tokens, _LARGEST) if stop_token_ids else 0,
             "num_logprobs": -1 if params.logprobs is None else min(params.logprobs, _LARGEST),
             "num_prompt_logprobs": -1 if params.prompt_logprobs is None else min(params.prompt_logprobs, _LARGEST),
+            "num_candidates": min(num_candidates, _LARGEST),
             "seed": seed,
             "sequence_index": sequence_index,
             "fallback": min(stop_token_ids, default=0),

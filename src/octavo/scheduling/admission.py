@@ -37,7 +37,8 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
         RequestError: the request is malformed or could never run here; the message names the limit and what changes it.
     """
     _check_token_ids(prompt_token_ids, params, limits)
-    num_prompt, n = len(prompt_token_ids), params.n
+    num_prompt, n = len(prompt_token_ids), params.num_sequences
+    field = "n" if params.beams is None else "beam_width"
     if num_prompt >= limits.max_model_len:
         raise RequestError(
             f"the prompt has {num_prompt} tokens, and with at least one to generate that is over the model "
@@ -46,11 +47,12 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
         )
     if n > limits.max_num_seqs:
         raise RequestError(
-            f"n={n} sequences are more than can run at once ({limits.max_num_seqs}): lower n or raise --max-num-seqs"
+            f"{field}={n} sequences are more than can run at once ({limits.max_num_seqs}): lower {field} or raise "
+            f"--max-num-seqs"
         )
     if n > limits.max_num_batched_tokens:
         raise RequestError(
-            f"n={n} is over the token budget of a step ({limits.max_num_batched_tokens}): lower n or raise "
+            f"{field}={n} is over the token budget of a step ({limits.max_num_batched_tokens}): lower {field} or raise "
             f"--max-num-batched-tokens"
         )
     max_tokens = _largest_that_fits(num_prompt, n, limits) if params.max_tokens is None else params.max_tokens
@@ -63,9 +65,9 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
     needed = worst_case_blocks(num_prompt, max(max_tokens, 1), n, limits.block_size)
     if needed > limits.num_blocks:
         raise RequestError(
-            f"a prompt of {num_prompt} tokens with n={n} and max_tokens={max(max_tokens, 1)} can need "
+            f"a prompt of {num_prompt} tokens with {field}={n} and max_tokens={max(max_tokens, 1)} can need "
             f"{needed} KV blocks of {limits.block_size} tokens, "
-            f"and the pool has {limits.num_blocks}: lower n or max_tokens, shorten the prompt, or raise "
+            f"and the pool has {limits.num_blocks}: lower {field} or max_tokens, shorten the prompt, or raise "
             f"--kv-cache-memory"
         )
     if params.min_tokens > max_tokens:

@@ -36,6 +36,8 @@ class SequenceUpdate(msgspec.Struct, array_like=True):
     stop_token_id: int | None = None
     """The one of `params.stop_token_ids` that ended the sequence; None for the model's own end-of-sequence."""
     logprobs: list[TokenLogprobs] | None = None
+    cumulative_logprob: float | None = None
+    """Of a beam search's hypothesis, which comes whole: its `index` is its place, 0 the best."""
 
 
 class RequestUpdate(msgspec.Struct, array_like=True):

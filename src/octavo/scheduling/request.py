@@ -6,13 +6,13 @@ from enum import Enum
 
 from octavo.memory import BlockTable
 from octavo.outputs import FinishReason, TokenLogprobs
-from octavo.scheduling.messages import EngineRequest, RequestUpdate
+from octavo.scheduling.beam_search import BeamSearch
+from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
+from octavo.scheduling.rows import NO_ROW, Rows
 
 TokenMask = Callable[[Sequence[int]], bytes]
 """From a sequence's output tokens to a bit mask over the vocabulary, lowest bit first: only tokens with a bit set may
 come next."""
-
-NO_ROW = -1
 
 
 class RequestState(Enum):
@@ -41,6 +41,8 @@ class SequenceState:
     row: int = NO_ROW
     output_token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    rank: int = 0
+    """A beam's place in its search."""
 
     @property
     def num_computed(self) -> int:
@@ -70,6 +72,8 @@ class Request:
     stop_token_ids: frozenset[int]
     """End-of-sequence (unless ignored) and the request's own."""
     token_mask: TokenMask | None = None
+    search: BeamSearch | None = None
+    """Chooses the tokens where the request asks for beams. Its sequences are the beams then, one at first."""
     sequences: list[SequenceState] = field(default_factory=list)
     """Those not finished. A sequence's parent stands before it."""
     state: RequestState = RequestState.WAITING
@@ -99,7 +103,9 @@ class Request:
             | (frozenset() if params.ignore_eos else eos_token_ids),
             token_mask=token_mask,
         )
-        for index in range(params.n):
+        if params.beams is not None:
+            request.search = BeamSearch(params.beams, max_tokens, request.stop_token_ids)
+        for index in range(params.n if request.search is None else 1):
             sequence = SequenceState(request, index, BlockTable(request.max_len), num_prompt)
             if index:
                 sequence.parent, sequence.fork_at = request.sequences[0], num_prompt
@@ -107,11 +113,19 @@ class Request:
         return request
 
     @property
+    def num_places(self) -> int:
+        """Sequences that are counted for it in a step: a search may come to its whole width."""
+        if self.search is None or not self.sequences:
+            return len(self.sequences)
+        return self.message.params.num_sequences
+
+    @property
     def waits_for_results(self) -> bool:
-        """Whether the next step depends on tokens of steps still in flight: a mask's next state, or having reached the
-        longest length."""
+        """Whether the next step depends on tokens of steps still in flight: a mask's next state, a search's choice, or
+        having reached the longest length."""
         first = self.sequences[0]
-        return first.num_tokens >= self.max_len or (self.token_mask is not None and first.has_unseen_token)
+        needs_tokens = self.token_mask is not None or self.search is not None
+        return first.num_tokens >= self.max_len or (needs_tokens and first.has_unseen_token)
 
     def plan_scores(self, start: int, num_new: int) -> bool:
         """Whether computing `num_new` tokens from `start` on is to give prompt_logprobs not asked for before."""
@@ -152,6 +166,37 @@ class Request:
             self.num_preemptions,
             self.num_recomputed_tokens,
         )
+
+    def fork_beam(self, parent: SequenceState, rows: Rows) -> SequenceState:
+        """Another beam with all of `parent`'s tokens but the last, and its blocks as soon as it runs."""
+        index = 1 + max(sequence.index for sequence in self.sequences)
+        row, fork_at = rows.fork(parent.row, index), parent.num_tokens - 1
+        beam = SequenceState(self, index, BlockTable(self.max_len), parent.num_tokens, parent, fork_at, row)
+        self.sequences.append(beam)
+        return beam
+
+    def report_hypotheses(self, search: BeamSearch) -> RequestUpdate:
+        """The update of a search that is over: its `n` best hypotheses, whole, and empty ones where it has fewer."""
+        update, params = self.begin_update(), self.message.params
+        own_stops = params.stop_token_ids or ()
+        for index in range(params.n):
+            if index >= len(search.hypotheses):
+                update.sequences.append(SequenceUpdate(index, [], "abort"))
+                continue
+            best = search.hypotheses[index]
+            last = best.token_ids[-1]
+            reason: FinishReason = "stop" if last in self.stop_token_ids else "length"
+            update.sequences.append(
+                SequenceUpdate(
+                    index,
+                    best.token_ids,
+                    reason,
+                    stop_token_id=last if last in own_stops else None,
+                    logprobs=best.told if params.logprobs is not None else None,
+                    cumulative_logprob=best.cumulative_logprob,
+                )
+            )
+        return update
 
     def forget_blocks(self, block_size: int) -> int:
         """Note how the sequences share their blocks, so that each distinct block is rebuilt once; the caller frees the

@@ -10,11 +10,12 @@ from typing import NamedTuple
 from octavo.errors import RequestError
 from octavo.execution.plan import ForkedRow, NewRow, Plan, StepOutput, TableEdit
 from octavo.memory import BlockManager, Ledger
-from octavo.outputs import FinishReason
+from octavo.outputs import Candidates, FinishReason
 from octavo.scheduling.admission import Limits, resolve_max_tokens
+from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
-from octavo.scheduling.request import NO_ROW, Request, RequestState, SequenceState, TokenMask
-from octavo.scheduling.rows import RowIds
+from octavo.scheduling.request import Request, RequestState, SequenceState, TokenMask
+from octavo.scheduling.rows import NO_ROW, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +71,7 @@ class Scheduler:
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._running: dict[str, Request] = {}
         self._num_running_sequences = 0
-        self._rows = RowIds()
-        self._removed_rows: list[int] = []
-        self._released_rows: list[int] = []
+        self._rows = Rows()
 
     @property
     def has_unfinished(self) -> bool:
@@ -107,9 +106,9 @@ class Scheduler:
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """End a request, or one of its sequences, now. Its blocks are free when this returns. False where there is no
-        such thing (any more)."""
+        such thing (any more). A beam search ends whole or not at all."""
         request = self._running.get(request_id) or self._waiting.get(request_id)
-        if request is None:
+        if request is None or (request.search is not None and index is not None):
             return False
         ended = [s for s in request.sequences if index is None or s.index == index]
         for sequence in ended:
@@ -140,7 +139,7 @@ class Scheduler:
         last: Request | None = None
         logprobs = output.logprobs
         for i, (sequence, token_ids) in enumerate(zip(step.sampled, output.token_ids, strict=True)):
-            if sequence.finish_reason is not None:
+            if sequence.finish_reason is not None or not token_ids:
                 continue
             update = SequenceUpdate(sequence.index, token_ids, logprobs=logprobs[i] if logprobs else None)
             if sequence.request is not last:
@@ -148,7 +147,7 @@ class Scheduler:
                 updates.append(last.begin_update())
             updates[-1].sequences.append(update)
             self._take_tokens(sequence, update)
-        return updates
+        return updates + self._advance_searches(step, output)
 
     def _choose_running(self, budget: Budget) -> list[Share]:
         """The running requests' shares, in order of arrival; where blocks run out the latest arrival is preempted."""
@@ -158,7 +157,7 @@ class Scheduler:
                 break
             if request.waits_for_results:
                 continue
-            share = self._share(request, budget.chunk_tokens + len(request.sequences))
+            share = self._share(request, budget.chunk_tokens + request.num_places)
             needed = self._num_blocks_needed(share)
             while needed > budget.free_blocks:
                 victim = next(reversed(self._running.values()))
@@ -173,7 +172,7 @@ class Scheduler:
         """Admit from the head of the queue what fits whole: its sequences, and the blocks until they can sample."""
         while self._waiting:
             request = next(iter(self._waiting.values()))
-            num_sequences = len(request.sequences)
+            num_sequences = request.num_places
             if self._num_running_sequences + num_sequences > self.limits.max_num_seqs:
                 return
             if num_sequences > budget.chunk_tokens or request.waits_for_results:
@@ -190,7 +189,7 @@ class Scheduler:
     def _admit(self, request: Request) -> None:
         del self._waiting[request.request_id]
         self._running[request.request_id] = request
-        self._num_running_sequences += len(request.sequences)
+        self._num_running_sequences += request.num_places
         request.state = RequestState.RUNNING
         if request.first_scheduled_s is None:
             request.first_scheduled_s = time.monotonic()
@@ -202,13 +201,13 @@ class Scheduler:
         lost = request.forget_blocks(self.limits.block_size)
         for sequence in request.sequences:
             if sequence.table.block_ids:
-                self._released_rows.append(sequence.row)
+                self._rows.release(sequence.row)
                 self.memory.free(sequence.table)
         freed = self.memory.num_free_blocks - free_before
         del self._running[request.request_id]
         self._waiting[request.request_id] = request
         self._waiting.move_to_end(request.request_id, last=False)
-        self._num_running_sequences -= len(request.sequences)
+        self._num_running_sequences -= request.num_places
         request.state = RequestState.WAITING
         request.num_preemptions += 1
         request.num_recomputed_tokens += lost
@@ -285,13 +284,12 @@ class Scheduler:
         budget.free_blocks -= num_blocks
         if not request.is_decoding:
             num_tokens = sum(num_new for _, num_new in share.num_new)
-            budget.chunk_tokens -= max(0, num_tokens - len(request.sequences))
+            budget.chunk_tokens -= max(0, num_tokens - request.num_places)
             budget.promised_blocks += max(0, request.num_blocks_missing(self.limits.block_size) - num_blocks)
 
     def _allocate(self, shares: list[Share]) -> ScheduledStep:
         """Write the plan: give every new token its slot and advance the counts. Nothing is freed from here on."""
-        plan = Plan(removed=self._removed_rows, released=self._released_rows)
-        self._removed_rows, self._released_rows = [], []
+        plan = self._rows.begin_plan()
         step = ScheduledStep(plan)
         for request, num_new, samples in shares:
             logits_of: dict[SequenceState, int] = {}
@@ -341,6 +339,7 @@ class Scheduler:
                 message.params,
                 seed,
                 sorted(request.stop_token_ids),
+                0 if request.search is None else request.search.num_candidates,
             )
         )
 
@@ -380,18 +379,51 @@ class Scheduler:
             self._finish(sequence, update.finish_reason)
             return
 
+    def _advance_searches(self, step: ScheduledStep, output: StepOutput) -> list[RequestUpdate]:
+        """Give the beam searches the candidates of their beams; those that are over are reported."""
+        candidates: dict[BeamSearch, dict[SequenceState, Candidates]] = {}
+        for index, own in output.candidates:
+            beam = step.sampled[index]
+            search = beam.request.search
+            if search is not None and beam.finish_reason is None:
+                candidates.setdefault(search, {})[beam] = own
+        updates: list[RequestUpdate] = []
+        for search, of_beams in candidates.items():
+            request = next(iter(of_beams)).request
+            self._advance_search(search, of_beams)
+            if not request.sequences:
+                updates.append(request.report_hypotheses(search))
+        return updates
+
+    def _advance_search(self, search: BeamSearch, candidates: dict[SequenceState, Candidates]) -> None:
+        """Let a search choose among its beams' candidates. The blocks of beams that are dropped are free at once; one
+        that is kept several times goes on in its own sequence and in forks of it."""
+        beams = sorted(candidates, key=lambda beam: beam.rank)
+        kept = search.advance([candidates[beam] for beam in beams])
+        parents = {extension.parent for extension in kept}
+        for place, beam in enumerate(beams):
+            if place not in parents:
+                self._finish(beam, "abort")
+        for rank, extension in enumerate(kept):
+            beam = beams[extension.parent]
+            if extension.parent in parents:
+                parents.remove(extension.parent)
+            else:
+                beam = beam.request.fork_beam(beam, self._rows)
+            beam.rank, beam.output_token_ids = rank, search.beams[rank].token_ids
+            self._rows.choose(beam.row, extension.token_id)
+
     def _finish(self, sequence: SequenceState, reason: FinishReason) -> None:
         """End a sequence: its blocks go back to the pool, its row to the runner, and with the last one its request is
         over."""
-        request = sequence.request
+        request, num_places = sequence.request, sequence.request.num_places
         sequence.finish_reason = reason
         self.memory.free(sequence.table)
         if sequence.row != NO_ROW:
-            self._removed_rows.append(sequence.row)
             self._rows.give_back(sequence.row)
         request.remove(sequence)
         if request.state is RequestState.RUNNING:
-            self._num_running_sequences -= 1
+            self._num_running_sequences -= num_places - request.num_places
         if not request.sequences:
             queue = self._running if request.state is RequestState.RUNNING else self._waiting
             del queue[request.request_id]

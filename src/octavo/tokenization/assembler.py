@@ -115,7 +115,9 @@ class _Sequence:
     """One sequence's output and what it takes to go on with it. The text stays in pieces until it is asked for."""
 
     def __init__(self, tokenizer: Tokenizer, index: int, params: SamplingParams) -> None:
-        self.output = CompletionOutput(index, logprobs=None if params.logprobs is None else [])
+        self.output = CompletionOutput(index)
+        if params.logprobs is not None:
+            self.output.logprobs, self.output.cumulative_logprob = [], 0.0
         self._params = params
         self._token_text = tokenizer.token_text
         # An output goes on from its prompt, so a space at its start is its own.
@@ -139,6 +141,8 @@ class _Sequence:
             if stop is not None:
                 self.output.finish_reason, self.output.stop_reason = "stop", stop
                 return True
+        if update.cumulative_logprob is not None:
+            self.output.cumulative_logprob = update.cumulative_logprob
         if update.finish_reason is not None:
             self._pieces.append(self._stop_checker.finish())
             self.output.finish_reason, self.output.stop_reason = update.finish_reason, update.stop_token_id
@@ -163,6 +167,7 @@ class _Sequence:
         self.output.token_ids.append(token_id)
         if self.output.logprobs is not None and logprobs is not None:
             self.output.logprobs.append(_logprobs_by_token(logprobs, self._token_text))
+            self.output.cumulative_logprob = (self.output.cumulative_logprob or 0.0) + logprobs.logprob
 
     def _add_text(self, text: str) -> str | None:
         """Pass on what cannot begin a stop text; returns the stop that is now complete.
