@@ -63,7 +63,15 @@ class AdmissionGate:
             self._admission.num_open -= 1
 
 
-def check_caps(config: ServerConfig, *, n: int, stop: object, logit_bias: Sized | None, num_prompts: int = 1) -> None:
+def check_caps(
+    config: ServerConfig,
+    *,
+    n: int,
+    best_of: int | None,
+    stop: object,
+    logit_bias: Sized | None,
+    num_prompts: int = 1,
+) -> None:
     """Refuse a request that asks for more than the server's caps.
 
     Raises:
@@ -72,11 +80,12 @@ def check_caps(config: ServerConfig, *, n: int, stop: object, logit_bias: Sized 
     num_stops = len(stop) if isinstance(stop, list) else 0 if stop is None else 1
     for field, count, name in (
         ("n", n, "max_n"),
+        ("best_of", best_of or 1, "max_n"),
         ("prompt", num_prompts, "max_prompts"),
         ("stop", num_stops, "max_stop_strings"),
         ("logit_bias", len(logit_bias or ()), "max_logit_bias"),
     ):
         cap = getattr(config, name)
         if count > cap:
-            what = f"n is {count}" if field == "n" else f"{field} has {count} entries"
+            what = f"{field} is {count}" if name == "max_n" else f"{field} has {count} entries"
             raise ApiError(400, f"{what}, over this server's cap of {cap}: raise {flag(name)}", param=field)

@@ -1,14 +1,21 @@
 """What the bodies of completion requests share: the fields of sampling and streaming, and what is refused."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from octavo.errors import RequestError
-from octavo.sampling_params import MAX_SEED, SamplingParams
+from octavo.sampling_params import MAX_LENGTH_PENALTY, MAX_SEED, Beams, SamplingParams
 from octavo.server.errors import ApiError
 
 MAX_WHOLE = 2**31 - 1
+DRAWS_NOTHING: dict[str, tuple[float, ...]] = {
+    "temperature": (0, 1),
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+}
+"""Fields of drawing, with the values that a beam search can be given: they leave the model's distribution as it is."""
 MAX_BIAS = 100
 NOT_DONE = (
     "guided_json",
@@ -16,7 +23,6 @@ NOT_DONE = (
     "guided_choice",
     "guided_grammar",
     "structured_outputs",
-    "use_beam_search",
     "truncate_prompt_tokens",
     "prompt_embeds",
     "web_search_options",
@@ -80,9 +86,31 @@ class SamplingBody(BaseModel):
     skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
     include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
 
+    use_beam_search: bool | None = Field(
+        None,
+        description="search for the n likeliest answers with n (or best_of) beams; a stream gets them at the end",
+    )
+    best_of: int | None = Field(None, ge=1, description="beams of use_beam_search, n or more; else only the same as n")
+    length_penalty: float | None = Field(
+        None,
+        ge=-MAX_LENGTH_PENALTY,
+        le=MAX_LENGTH_PENALTY,
+        description="only with use_beam_search: above 0 favours longer answers; 1 by default",
+    )
+    early_stopping: bool | Literal["never"] | None = Field(
+        None,
+        description="only with use_beam_search: end once there are enough answers (true), once better ones are "
+        'unlikely (false, the default), or impossible ("never")',
+    )
+
     @property
     def num_answers(self) -> int:
         return 1 if self.n is None else self.n
+
+    @property
+    def num_sequences(self) -> int:
+        """The most that run at once for a prompt."""
+        return max(self.num_answers, self.best_of or 1)
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -101,6 +129,26 @@ class SamplingBody(BaseModel):
             raise ApiError(400, "stream_options is for stream=true only", param="stream_options")
         if self.prompt_logprobs is not None and self.stream:
             raise ApiError(400, "prompt_logprobs is for stream=false only", param="prompt_logprobs")
+        if self.use_beam_search:
+            self._check_beam_search()
+            return
+        if self.best_of not in (None, self.num_answers):
+            raise unsupported("best_of", "send n alone, or use_beam_search with it")
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(self, name) is not None:
+                raise ApiError(400, f"{name} is for use_beam_search=true only", param=name)
+
+    def _check_beam_search(self) -> None:
+        for name, harmless in DRAWS_NOTHING.items():
+            value = getattr(self, name)
+            if value is not None and value not in harmless:
+                raise ApiError(400, f"{name} is for drawing tokens: leave it out with use_beam_search", param=name)
+        if self.stop:
+            raise ApiError(
+                400, "a beam search ends at tokens: send stop_token_ids in place of stop with it", param="stop"
+            )
+        if self.best_of is not None and self.best_of < self.num_answers:
+            raise ApiError(400, f"best_of={self.best_of} beams are fewer than n={self.num_answers}", param="best_of")
 
     def sampling_params(self, *, max_tokens: int | None, logprobs: int | None, **others: Any) -> SamplingParams:
         """The fields that were given, as the engine takes them.
@@ -111,6 +159,11 @@ class SamplingBody(BaseModel):
         names = SamplingParams.__struct_fields__
         given = {name: value for name in names if (value := getattr(self, name, None)) is not None}
         given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens, "logprobs": logprobs}
+        if self.use_beam_search:
+            search = {name: getattr(self, name) for name in ("length_penalty", "early_stopping")}
+            given["beams"] = Beams(
+                width=self.num_sequences, **{name: value for name, value in search.items() if value is not None}
+            )
         return SamplingParams(**(given | others))
 
 

@@ -42,7 +42,6 @@ class CompletionBody(SamplingBody):
     logprobs: int | None = Field(
         None, ge=0, le=MAX_WHOLE, description="tell each token's log-probability and those of this many most likely"
     )
-    best_of: int | None = Field(None, ge=1, description="only the same as n")
     suffix: str | None = Field(None, description="not supported")
 
     @property
@@ -54,8 +53,6 @@ class CompletionBody(SamplingBody):
 
     def check_supported(self) -> None:
         super().check_supported()
-        if self.best_of not in (None, self.num_answers):
-            raise unsupported("best_of", "send n alone")
         if self.suffix:
             raise unsupported("suffix")
         if self.max_tokens == 0 and not self.echo:
@@ -88,7 +85,14 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     serving.check_model(body.model)
     body.check_supported()
     prompts = body.prompts
-    check_caps(serving.config, n=body.num_answers, stop=body.stop, logit_bias=body.logit_bias, num_prompts=len(prompts))
+    check_caps(
+        serving.config,
+        n=body.num_answers,
+        best_of=body.best_of,
+        stop=body.stop,
+        logit_bias=body.logit_bias,
+        num_prompts=len(prompts),
+    )
     params = body.params()
     await run.start(serving, work, [await _tokenized(serving.front, prompt) for prompt in prompts], params)
     answer = _TextAnswer(serving, work, body)
