@@ -157,3 +157,19 @@ def test_serve_refuses_bad_flags_in_one_line(arguments: tuple[str, ...], words: 
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_beams_and_sharing_print_a_table_and_write_their_figures(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    out, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    search = ("--prompts", "3", "--beam-width", "2", "--output-tokens", "4", "--max-model-len", "512")
+    done = octavo("beams", *search, "--json", str(out), *tiny)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3" in done.stdout
+    assert json.loads(out.read_text())["beam_width"] == 2
+    few = ("--requests", "3", "--scale", "0.2", "--sequences", "2", "--kinds", "alpaca", "--max-model-len", "512")
+    done = octavo("sharing", *few, "--json", str(out), "--plot", str(plot), *tiny)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(out.read_text())
+    assert [case["method"] for case in cases] == ["parallel", "beam"]
+    assert all(abs(case["ledger"] - case["offline"]) < 0.5 for case in cases)
+    assert plot.read_bytes().startswith(b"\x89PNG")

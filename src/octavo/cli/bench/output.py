@@ -14,10 +14,17 @@ from octavo.errors import ConfigError
 Item = TypeVar("Item")
 
 
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """`--json` and `--plot`."""
+def add_json_flag(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """`--json`, in a group of its own."""
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.set_defaults(plot=None)
+    return group
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """`--json` and `--plot`."""
+    group = add_json_flag(parser)
     group.add_argument(
         "--plot", metavar="FILE.png", help="draw the figures here (needs matplotlib: pip install 'octavo[bench]')"
     )
