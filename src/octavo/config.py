@@ -13,6 +13,7 @@ CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
+PrefixCacheScope = Literal["tenant", "global", "off"]
 
 MAX_THREADS = 1024
 
@@ -106,6 +107,19 @@ class EngineConfig:
     kv_cache_dtype: CacheDType = knob(
         "auto", "of the KV cache; auto is that of --dtype, int8 halves the memory of a 16-bit one", group="memory"
     )
+    prefix_cache_scope: PrefixCacheScope = knob(
+        "tenant",
+        "whose earlier requests a request may find computed blocks of: its own tenant's (that of its API key), "
+        "everyone's (global), or nobody's (off)",
+        group="memory",
+    )
+    pin_prefix: tuple[str, ...] = knob(
+        (),
+        "text file that prompts begin with (as the chat template renders it, for chats): its blocks are computed at "
+        "the start and stay for all tenants; may be given several times",
+        group="memory",
+        metavar="FILE",
+    )
     max_num_seqs: int = knob(256, "sequences that run in one step", group="scheduling", metavar="N")
     max_num_batched_tokens: int = knob(
         2048, "tokens computed in one step; longer prompts are cut into chunks", group="scheduling", metavar="TOKENS"
@@ -123,7 +137,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(EngineConfig)
-        for name in ("dtype", "load_format", "quantization", "kv_cache_dtype", "kernels"):
+        for name in ("dtype", "load_format", "quantization", "kv_cache_dtype", "kernels", "prefix_cache_scope"):
             if getattr(self, name) not in get_args(hints[name]):
                 raise ConfigError(
                     f"{flag(name)} is {getattr(self, name)!r}; it is one of {', '.join(get_args(hints[name]))}"
@@ -145,6 +159,9 @@ class EngineConfig:
                 f"({self.max_num_seqs}): "
                 "every running sequence computes a token in each step; raise the one or lower the other"
             )
+        pins: object = self.pin_prefix
+        if not isinstance(pins, tuple | list) or not all(isinstance(path, str) and path for path in pins):
+            raise ConfigError(f"{flag('pin_prefix')} must be a list of file names, got {pins!r}")
         parse_size(self.kv_cache_memory, 2**40, flag("kv_cache_memory"))
 
 

@@ -1,4 +1,5 @@
-"""Blocks on demand, sharing and copy-on-write: the invariants hold under any order of operations."""
+"""Blocks on demand, sharing, copy-on-write, the prefix index and pins: the invariants hold under any order of
+operations."""
 
 from collections import Counter
 
@@ -8,11 +9,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from octavo.errors import EngineError
-from octavo.memory import BlockManager, BlockPool, BlockTable
+from octavo.memory import BlockManager, BlockPool, BlockTable, chain_digest, chain_root
+from scheduling.checking import check_pool
+
+ROOT = chain_root(scope="test")
+
+
+def digests_of(tokens: list[int], block_size: int) -> list[bytes]:
+    """Of the full blocks of a sequence with these tokens."""
+    digests = [ROOT]
+    for end in range(block_size, len(tokens) + 1, block_size):
+        digests.append(chain_digest(digests[-1], tokens[end - block_size : end]))
+    return digests[1:]
 
 
 class MemoryMachine(RuleBasedStateMachine):
-    """Sequences append, fork and end at random. A model of the memory's content shows whose tokens each slot holds."""
+    """Sequences append, fork, end, and begin with what the index has, at random. A model of the memory's content shows
+    whose tokens each slot holds."""
 
     sequences = Bundle("sequences")
 
@@ -21,7 +34,8 @@ class MemoryMachine(RuleBasedStateMachine):
         self.memory = BlockManager(num_blocks, block_size)
         self.tokens: dict[BlockTable, list[int]] = {}
         self.content: dict[tuple[int, int], int] = {}
-        self.next_token = 0
+        self.past: list[list[int]] = [[]]
+        """The tokens of every sequence that there has been."""
 
     @rule(target=sequences)
     def open(self) -> BlockTable:
@@ -29,8 +43,42 @@ class MemoryMachine(RuleBasedStateMachine):
         self.tokens[table] = []
         return table
 
-    @rule(table=sequences, count=st.integers(1, 20))
-    def append(self, table: BlockTable, count: int) -> None:
+    @rule(target=sequences, data=st.data())
+    def open_with_what_the_index_has(self, data: st.DataObject) -> BlockTable:
+        tokens = data.draw(st.sampled_from(self.past))
+        index = self.memory.pool.index
+        blocks = []
+        for digest in digests_of(tokens, self.memory.block_size):
+            block = index.find(digest)
+            if block is None:
+                break
+            blocks.append(block)
+        num_idle = sum(index.is_idle(block) for block in blocks)
+        free_before = self.memory.num_free_blocks
+        table = BlockTable(max_tokens=1000)
+        self.memory.adopt(table, blocks)
+        assert free_before - self.memory.num_free_blocks == num_idle, "an idle block was free, a held one was not"
+        self.tokens[table] = tokens[: len(blocks) * self.memory.block_size]
+        return table
+
+    @rule(table=sequences)
+    def its_step_has_run(self, table: BlockTable) -> None:
+        for block, digest in zip(table.block_ids, digests_of(self.tokens[table], self.memory.block_size), strict=False):
+            if self.memory.pool.index.digest(block) is None:
+                self.memory.pool.index.add(block, digest)
+
+    @rule(data=st.data())
+    def pin(self, data: st.DataObject) -> None:
+        found = [
+            block
+            for digest in digests_of(data.draw(st.sampled_from(self.past)), self.memory.block_size)
+            if (block := self.memory.pool.index.find(digest)) is not None
+        ]
+        if self.memory.num_pinned_blocks + len(found) < self.memory.pool.num_blocks // 2:
+            self.memory.pin(found)
+
+    @rule(table=sequences, count=st.integers(1, 20), token=st.integers(0, 1))
+    def append(self, table: BlockTable, count: int, token: int) -> None:
         memory, size = self.memory, self.memory.block_size
         before, start = table.block_ids.copy(), table.num_tokens
         last_is_shared = start % size > 0 and memory.pool.reference_counts[before[-1]] > 1
@@ -53,9 +101,13 @@ class MemoryMachine(RuleBasedStateMachine):
         )
         assert not change or table.block_ids[len(before) :] == change.appended
         for position in range(start, start + count):
-            self.next_token += 1
-            self.tokens[table].append(self.next_token)
-            self.content[table.block_ids[position // size], position % size] = self.next_token
+            self.tokens[table].append(token)
+            self.content[table.block_ids[position // size], position % size] = self._state(table, position)
+        self.past.append(self.tokens[table].copy())
+
+    def _state(self, table: BlockTable, position: int) -> int:
+        """Stands for the state of a token, which depends on all tokens up to it."""
+        return hash(tuple(self.tokens[table][: position + 1]))
 
     @rule(target=sequences, parent=sequences, data=st.data())
     def fork(self, parent: BlockTable, data: st.DataObject) -> BlockTable:
@@ -82,17 +134,18 @@ class MemoryMachine(RuleBasedStateMachine):
         size = self.memory.block_size
         for table, tokens in self.tokens.items():
             assert table.num_tokens == len(tokens)
-            assert [self.content[table.block_ids[p // size], p % size] for p in range(len(tokens))] == tokens
+            for p in range(len(tokens)):
+                assert self.content[table.block_ids[p // size], p % size] == self._state(table, p)
 
     @precondition(lambda self: hasattr(self, "memory"))
     @invariant()
     def counts_and_ledger_equal_a_recount(self) -> None:
         pool, size = self.memory.pool, self.memory.block_size
-        held = Counter(block for table in self.tokens for block in table.block_ids)
-        assert {block: count for block, count in enumerate(pool.reference_counts) if count} == held
-        assert sorted(pool._free) == sorted(set(range(pool.num_blocks)) - held.keys())
+        pins = self.memory.pins.block_ids
+        held = Counter(block for table in self.tokens for block in table.block_ids) + Counter(pins)
+        check_pool(pool, held)
         assert {table for table in self.tokens if table.block_ids} == set(self.memory.tables)
-        filled: dict[int, int] = {}
+        filled: dict[int, int] = dict.fromkeys(pins, size)
         for table in self.tokens:
             for logical, block in enumerate(table.block_ids):
                 filled[block] = min(size, table.num_tokens - logical * size)
@@ -101,9 +154,9 @@ class MemoryMachine(RuleBasedStateMachine):
         ]
         ledger = self.memory.ledger()
         assert ledger.num_used_blocks == len(held)
-        assert ledger.num_free_blocks == pool.num_free
+        assert ledger.num_free_blocks + ledger.num_cached_blocks == pool.num_free
         assert ledger.num_shared_blocks == sum(count > 1 for count in held.values())
-        assert ledger.num_unshared_blocks == held.total()
+        assert ledger.num_unshared_blocks == held.total() - len(pins)
         assert ledger.num_filled_slots == sum(filled.values())
 
 

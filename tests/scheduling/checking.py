@@ -2,11 +2,13 @@
 tables."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, hashed_token
+from octavo.memory import BlockPool
 
 
 def capacity(
@@ -22,6 +24,16 @@ def capacity(
     )
 
 
+EVERYONE = 0
+NOTHING = (0, EVERYONE)
+
+
+def seed_of(owner: int, number: int) -> int:
+    """A seed that tells a row's owner: only rows of one owner may see each other's states. Those of `EVERYONE`, pins,
+    are for all."""
+    return owner << 32 | number
+
+
 class ShadowRow:
     """A row as the runner would keep it. `prints[p]` stands for the state of token p: it depends on the tokens 0 to p
     and on nothing else."""
@@ -29,6 +41,7 @@ class ShadowRow:
     def __init__(self, prints: list[int], key: tuple[int, int, int]) -> None:
         self.prints = prints
         self.key = key
+        self.owner = key[0] >> 32
         self.table: list[int] = []
 
     def append(self, token: int) -> None:
@@ -42,7 +55,8 @@ class ShadowExecutor(SimulatedExecutor):
     def __init__(self, capacity: Capacity, depth: int = 1) -> None:
         super().__init__(capacity, depth=depth)
         self.shadows: dict[int, ShadowRow] = {}
-        self.content = [[0] * capacity.block_size for _ in range(capacity.num_blocks)]
+        self.content = [[NOTHING] * capacity.block_size for _ in range(capacity.num_blocks)]
+        """For each slot the state in it, and its owner."""
         self.num_copied = 0
 
     def submit(self, plan: Plan) -> FinishedStep:
@@ -96,14 +110,15 @@ class ShadowExecutor(SimulatedExecutor):
                 block, offset = shadow.table[position // size], position % size
                 assert (block, offset) not in written, "two rows write one slot"
                 written.add((block, offset))
-                self.content[block][offset] = shadow.prints[position]
+                self.content[block][offset] = (shadow.prints[position], shadow.owner)
 
     def _read(self, plan: Plan) -> None:
         size = self.capacity.block_size
         for row, start, num_new in zip(plan.rows, plan.starts, plan.num_new, strict=True):
             shadow, end = self.shadows[row], start + num_new
             seen = [state for block in shadow.table for state in self.content[block]]
-            assert seen[:end] == shadow.prints[:end], f"row {row} does not see its own tokens"
+            assert [state for state, _ in seen[:end]] == shadow.prints[:end], f"row {row} does not see its own tokens"
+            assert {owner for _, owner in seen[:end]} <= {shadow.owner, EVERYONE}, f"row {row} sees another owner's"
             assert len(shadow.table) == -(-end // size), "more than the last block is unfilled"
 
     def _sample(self, plan: Plan, step: FinishedStep) -> None:
@@ -120,6 +135,17 @@ class ShadowExecutor(SimulatedExecutor):
                 self.shadows[row].append(token)
 
 
+def check_pool(pool: BlockPool, counts: Mapping[int, int]) -> None:
+    """Blocks are held as often as `counts` says, each other one is free, and the index agrees with both."""
+    assert {block: count for block, count in enumerate(pool.reference_counts) if count} == dict(counts)
+    idle = set(pool.index._idle)
+    assert not idle & counts.keys()
+    assert sorted(pool._free) == sorted(set(range(pool.num_blocks)) - counts.keys() - idle)
+    assert idle <= set(pool.index._blocks.values()) <= idle | counts.keys()
+    assert all(pool.index.digest(block) == digest for digest, block in pool.index._blocks.items())
+    assert set(pool.index._digests) <= idle | counts.keys()
+
+
 def check_engine(engine: Engine) -> None:
     """Recount the memory from the tables and compare with the pool, the ledger and the rules of who may hold what."""
     scheduler = engine.scheduler
@@ -133,22 +159,22 @@ def check_engine(engine: Engine) -> None:
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
 
-    counts: Counter[int] = Counter()
-    filled: dict[int, int] = {}
+    counts: Counter[int] = Counter(memory.pins.block_ids)
+    filled: dict[int, int] = dict.fromkeys(memory.pins.block_ids, size)
+    assert limits.num_blocks == pool.num_blocks - len(counts)
     for table in tables:
         assert len(table.block_ids) == -(-table.num_tokens // size), "blocks beyond the last token's"
         counts.update(table.block_ids)
         for logical, block in enumerate(table.block_ids):
             slots = min(size, table.num_tokens - logical * size)
             filled[block] = max(filled.get(block, 0), slots)
-    assert all(pool.reference_counts[block] == counts[block] for block in range(limits.num_blocks))
-    assert set(pool._free) == set(range(limits.num_blocks)) - counts.keys()
-    assert len(pool._free) == limits.num_blocks - len(counts)
-    assert pool.filled_slots == [filled.get(block, 0) for block in range(limits.num_blocks)]
+    check_pool(pool, counts)
+    assert pool.filled_slots == [filled.get(block, 0) for block in range(pool.num_blocks)]
     ledger = memory.ledger()
     assert ledger.num_used_blocks == len(counts)
     assert ledger.num_shared_blocks == sum(count > 1 for count in counts.values())
-    assert ledger.num_unshared_blocks == sum(counts.values())
+    assert ledger.num_unshared_blocks == sum(counts.values()) - len(memory.pins.block_ids)
+    assert ledger.num_used_blocks + ledger.num_cached_blocks + ledger.num_free_blocks == pool.num_blocks
     assert ledger.num_filled_slots == sum(filled.values())
     assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
     assert 0 <= ledger.num_reserved_slots <= ledger.num_unfilled_slots

@@ -1,12 +1,13 @@
-"""Decides which physical blocks a sequence's tokens live in: allocation on demand, sharing, copy-on-write. What it
-decides is returned as plain data."""
+"""Decides which physical blocks a sequence's tokens live in: allocation on demand, sharing, copy-on-write, pins. What
+it decides is returned as plain data."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Self
 
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
-from octavo.memory.ledger import BlockState, Ledger
+from octavo.memory.ledger import BlockState, Ledger, Totals
 
 
 class TableChange(NamedTuple):
@@ -27,7 +28,21 @@ class BlockManager:
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.pool = BlockPool(num_blocks, block_size)
         self.block_size = block_size
+        self.pins = BlockTable(max_tokens=0)
+        """Blocks that stay, whoever uses them."""
+        self.totals = Totals()
         self._tables: dict[BlockTable, None] = {}
+
+    def restarted(self) -> Self:
+        """A manager of the same memory that knows nothing but the pins."""
+        fresh = type(self)(self.pool.num_blocks, self.block_size)
+        fresh.pins, fresh.totals = self.pins, self.totals
+        fresh.pool.reserve(set(self.pins.block_ids))
+        for block in self.pins.block_ids:
+            digest = self.pool.index.digest(block)
+            if digest is not None:
+                fresh.pool.index.add(block, digest)
+        return fresh
 
     @property
     def num_free_blocks(self) -> int:
@@ -36,6 +51,10 @@ class BlockManager:
     @property
     def num_used_blocks(self) -> int:
         return self.pool.num_used
+
+    @property
+    def num_pinned_blocks(self) -> int:
+        return len(self.pins.block_ids)
 
     @property
     def tables(self) -> Iterable[BlockTable]:
@@ -84,6 +103,7 @@ class BlockManager:
         source, destination = table.block_ids[-1], self.pool.allocate()
         self.pool.fill(destination, num_filled)
         self.pool.release(source)
+        self.totals.num_copied_blocks += 1
         table.block_ids[-1] = destination
         return source, destination
 
@@ -99,8 +119,25 @@ class BlockManager:
             self._tables[child] = None
         return num_blocks
 
+    def adopt(self, table: BlockTable, block_ids: Sequence[int]) -> None:
+        """Let the empty `table` begin with these full blocks: held ones, or free ones that the index has found."""
+        if not block_ids:
+            return
+        for block in block_ids:
+            self.pool.share(block)
+        table.block_ids = list(block_ids)
+        table.num_tokens = len(block_ids) * self.block_size
+        self._tables[table] = None
+
+    def pin(self, block_ids: Sequence[int]) -> None:
+        """Keep these full blocks, which the index has found, for good."""
+        for block in block_ids:
+            if block not in self.pins.block_ids:
+                self.pool.share(block)
+                self.pins.block_ids.append(block)
+
     def free(self, table: BlockTable) -> None:
-        """Let go of all of a table's blocks; the table is empty afterwards and can be filled anew."""
+        """Let go of all of a table's blocks, the last one first; the table is empty afterwards."""
         for block in reversed(table.block_ids):
             self.pool.release(block)
         table.block_ids = []
@@ -121,8 +158,11 @@ class BlockManager:
             num_blocks=pool.num_blocks,
             block_size=self.block_size,
             num_used_blocks=pool.num_used,
+            num_cached_blocks=pool.num_cached,
             num_shared_blocks=pool.num_shared,
-            num_unshared_blocks=pool.num_references,
+            num_unshared_blocks=pool.num_references - self.num_pinned_blocks,
+            num_pinned_blocks=self.num_pinned_blocks,
+            totals=replace(self.totals),
             num_filled_slots=pool.num_filled_slots,
             num_reserved_slots=reserved,
         )

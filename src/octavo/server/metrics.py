@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
+from octavo.memory import Totals
 from octavo.outputs import RequestOutput
 from octavo.server.admission import Admission
 from octavo.tokenization.assembler import Delta
@@ -115,9 +116,10 @@ class _LoadCollector(Collector):
             return
         for gauge in _gauges(load):
             yield _family(gauge)
-        preemptions = CounterMetricFamily("vllm:num_preemptions", "Times that a request gave up its memory.")
-        preemptions.add_metric([], load.num_preemptions)
-        yield preemptions
+        for counter in _counters(load.ledger.totals):
+            family = CounterMetricFamily(counter.name, counter.help)
+            family.add_metric([], counter.values[""])
+            yield family
 
 
 def _gauges(load: EngineLoad) -> list[Gauge]:
@@ -125,7 +127,9 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
     blocks = {
         "used": ledger.num_used_blocks,
         "free": ledger.num_free_blocks,
+        "cached": ledger.num_cached_blocks,
         "shared": ledger.num_shared_blocks,
+        "pinned": ledger.num_pinned_blocks,
     }
     slots = {
         "filled": ledger.num_filled_slots,
@@ -137,7 +141,11 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
         Gauge("vllm:num_requests_running", "Requests that hold memory.", {"": load.num_running}),
         Gauge("vllm:num_requests_waiting", "Requests that wait for memory.", {"": load.num_waiting}),
         Gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", {"": usage}),
-        Gauge("octavo:kv_blocks", "KV blocks by state; shared ones are used ones.", dict(blocks)),
+        Gauge(
+            "octavo:kv_blocks",
+            "KV blocks by state: used, free or cached; shared and pinned ones are used ones.",
+            dict(blocks),
+        ),
         Gauge(
             "octavo:kv_blocks_unshared",
             "KV blocks that the same sequences would hold without sharing.",
@@ -146,6 +154,17 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
         Gauge("octavo:kv_slots", "Token slots of used blocks by what they hold.", dict(slots)),
         Gauge("octavo:kv_waste_ratio", "Share of allocated slots that hold no token.", {"": ledger.waste}),
     ]
+
+
+def _counters(totals: Totals) -> list[Gauge]:
+    values = {
+        ("vllm:num_preemptions", "Times that a request gave up its memory."): totals.num_preemptions,
+        ("vllm:prefix_cache_queries", "Prompt tokens that the prefix cache was asked for."): totals.num_queried_tokens,
+        ("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had."): totals.num_hit_tokens,
+        ("octavo:recomputed_tokens", "Tokens computed again after a preemption."): totals.num_recomputed_tokens,
+        ("octavo:copied_blocks", "KV blocks copied by copy-on-write."): totals.num_copied_blocks,
+    }
+    return [Gauge(name, help, {"": value}) for (name, help), value in values.items()]
 
 
 def _family(gauge: Gauge) -> GaugeMetricFamily:
