@@ -34,8 +34,14 @@ class MemoryUse(msgspec.Struct, frozen=True, array_like=True):
     """Tokens of the prompt that the prefix cache had when the request was first admitted."""
     num_preemptions: int = 0
     """Times that it gave up its blocks for earlier arrivals."""
+    num_swaps: int = 0
+    """Those of them in which its blocks went to the swap space."""
     num_recomputed_tokens: int = 0
-    """Tokens whose states were computed again after that."""
+    """Tokens whose states were computed again after the others."""
+    moved_bytes: int = 0
+    """Moved to the swap space and back."""
+    copied_bytes: int = 0
+    """Copied because its sequences wrote into shared blocks."""
 
 
 @dataclass(slots=True)

@@ -6,10 +6,20 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from octavo.errors import EngineError
-from octavo.memory import BlockManager, BlockPool, BlockTable, chain_digest, chain_root
+from octavo.memory import BlockManager, BlockPool, BlockTable, Move, chain_digest, chain_root
 from scheduling.checking import check_pool
 
 ROOT = chain_root(scope="test")
@@ -28,10 +38,15 @@ class MemoryMachine(RuleBasedStateMachine):
     whose tokens each slot holds."""
 
     sequences = Bundle("sequences")
+    groups = Bundle("groups")
+    """Sequences that are swapped out together."""
 
-    @initialize(num_blocks=st.integers(1, 30), block_size=st.integers(1, 6))
-    def start(self, num_blocks: int, block_size: int) -> None:
-        self.memory = BlockManager(num_blocks, block_size)
+    @initialize(num_blocks=st.integers(1, 30), num_swap_blocks=st.integers(0, 30), block_size=st.integers(1, 6))
+    def start(self, num_blocks: int, num_swap_blocks: int, block_size: int) -> None:
+        self.memory = BlockManager(num_blocks, block_size, num_swap_blocks=num_swap_blocks)
+        self.swap_space: dict[tuple[int, int], int] = {}
+        self.away: dict[BlockTable, list[int]] = {}
+        """The tokens of the tables in the swap space."""
         self.tokens: dict[BlockTable, list[int]] = {}
         self.content: dict[tuple[int, int], int] = {}
         self.past: list[list[int]] = [[]]
@@ -122,11 +137,61 @@ class MemoryMachine(RuleBasedStateMachine):
         self.tokens[child] = self.tokens[parent][:count]
         return child
 
+    @rule(target=groups, first=consumes(sequences), second=consumes(sequences))
+    def swap_out(self, first: BlockTable, second: BlockTable) -> list[BlockTable]:
+        tables = [table for table in dict.fromkeys((first, second)) if table.block_ids]
+        num_distinct = len({block for table in tables for block in table.block_ids})
+        if num_distinct > self.memory.swap.num_free:
+            return []
+        saved, moves = self.memory.swap_out(tables)
+        assert len(moves) == num_distinct, "each distinct block is moved once"
+        self._move(moves, self.content, self.swap_space)
+        for table, copy in zip(tables, saved, strict=True):
+            assert not table.block_ids
+            self.away[copy] = self.tokens.pop(table)
+        return saved
+
+    @rule(target=sequences, group=consumes(groups), use_index=st.booleans())
+    def swap_in(self, group: list[BlockTable], use_index: bool) -> MultipleResults[BlockTable]:
+        index, size = self.memory.pool.index, self.memory.block_size
+        found = {}
+        for saved in group if use_index else []:
+            for block, digest in zip(saved.block_ids, digests_of(self.away[saved], size), strict=False):
+                if (place := index.find(digest)) is not None:
+                    found[block] = place
+        distinct = {block for saved in group for block in saved.block_ids}
+        needed = len(distinct) - len(found) + sum(index.is_idle(block) for block in set(found.values()))
+        if needed > self.memory.num_free_blocks:
+            for saved in group:
+                self.memory.drop_saved(saved)
+                del self.away[saved]
+            return multiple()
+        free_before = self.memory.num_free_blocks
+        pairs = [(saved, BlockTable(max_tokens=1000)) for saved in group]
+        moves = self.memory.swap_in(pairs, found)
+        assert free_before - self.memory.num_free_blocks == needed
+        assert len(moves) == len(distinct) - len(found)
+        self._move(moves, self.swap_space, self.content)
+        for saved, table in pairs:
+            self.tokens[table] = self.away.pop(saved)
+        return multiple(*(table for _, table in pairs))
+
+    def _move(self, moves: list[Move], source: dict[tuple[int, int], int], to: dict[tuple[int, int], int]) -> None:
+        for block, place in moves:
+            for offset in range(self.memory.block_size):
+                if (block, offset) in source:
+                    to[place, offset] = source[block, offset]
+
+    @precondition(lambda self: hasattr(self, "memory"))
+    @invariant()
+    def the_swap_space_holds_what_is_away(self) -> None:
+        check_pool(self.memory.swap, Counter(block for saved in self.away for block in saved.block_ids))
+
     @rule(table=consumes(sequences))
     def free(self, table: BlockTable) -> None:
         self.memory.free(table)
         assert table.block_ids == []
-        del self.tokens[table]
+        self.tokens.pop(table, None)
 
     @precondition(lambda self: hasattr(self, "memory"))
     @invariant()

@@ -12,10 +12,16 @@ from octavo.memory import BlockPool
 
 
 def capacity(
-    num_blocks: int, block_size: int = 16, max_model_len: int = 4096, vocab_size: int = 50_000, eos: int | None = None
+    num_blocks: int,
+    block_size: int = 16,
+    max_model_len: int = 4096,
+    vocab_size: int = 50_000,
+    eos: int | None = None,
+    num_swap_blocks: int = 0,
 ) -> Capacity:
     return Capacity(
         num_blocks=num_blocks,
+        num_swap_blocks=num_swap_blocks,
         block_size=block_size,
         block_bytes=1,
         max_model_len=max_model_len,
@@ -26,6 +32,7 @@ def capacity(
 
 EVERYONE = 0
 NOTHING = (0, EVERYONE)
+Memory = list[list[tuple[int, int]]]
 
 
 def seed_of(owner: int, number: int) -> int:
@@ -57,10 +64,13 @@ class ShadowExecutor(SimulatedExecutor):
         self.shadows: dict[int, ShadowRow] = {}
         self.content = [[NOTHING] * capacity.block_size for _ in range(capacity.num_blocks)]
         """For each slot the state in it, and its owner."""
-        self.num_copied = 0
+        self.swap_space = [[NOTHING] * capacity.block_size for _ in range(capacity.num_swap_blocks)]
+        self.num_copied = self.num_moved = 0
 
     def submit(self, plan: Plan) -> FinishedStep:
         self._edit_rows(plan)
+        self._move(self.content, self.swap_space, plan.swap_out)
+        self._move(self.swap_space, self.content, plan.swap_in)
         self._copy(plan)
         self._write(plan)
         self._read(plan)
@@ -92,6 +102,16 @@ class ShadowExecutor(SimulatedExecutor):
             if edit.replaced >= 0:
                 table[-1] = edit.replaced
             table += edit.appended
+
+    def _move(self, source: Memory, destination: Memory, moves: list[tuple[int, int]]) -> None:
+        """What has come back is wiped where it was: nobody may count on it there."""
+        assert len({block for _, block in moves}) == len(moves), "two blocks are moved to one place"
+        for block, place in moves:
+            destination[place] = source[block].copy()
+        if source is self.swap_space:
+            for block, _ in moves:
+                source[block] = [NOTHING] * self.capacity.block_size
+        self.num_moved += len(moves)
 
     def _copy(self, plan: Plan) -> None:
         destinations = [destination for _, destination in plan.copies]
@@ -155,6 +175,10 @@ def check_engine(engine: Engine) -> None:
     tables = [s.table for r in running for s in r.sequences if s.table.block_ids]
     assert set(map(id, tables)) == set(map(id, memory.tables))
     assert not any(s.table.block_ids for r in waiting for s in r.sequences), "a waiting request holds blocks"
+    assert all(s.saved is None for r in running for s in r.sequences), "a running request is in the swap space"
+    saved = [s.saved for r in waiting for s in r.sequences if s.saved is not None]
+    check_pool(memory.swap, Counter(block for table in saved for block in table.block_ids))
+    assert all(len(table.block_ids) == -(-table.num_tokens // size) for table in saved)
     assert sum(len(r.sequences) for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
@@ -176,5 +200,6 @@ def check_engine(engine: Engine) -> None:
     assert ledger.num_unshared_blocks == sum(counts.values()) - len(memory.pins.block_ids)
     assert ledger.num_used_blocks + ledger.num_cached_blocks + ledger.num_free_blocks == pool.num_blocks
     assert ledger.num_filled_slots == sum(filled.values())
+    assert ledger.num_swapped_blocks == len({block for table in saved for block in table.block_ids})
     assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
     assert 0 <= ledger.num_reserved_slots <= ledger.num_unfilled_slots

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from octavo.config import PrefixCacheScope
+from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, RequestError
 from octavo.execution.simulated import hashed_token
@@ -19,6 +19,7 @@ from scheduling.checking import ShadowExecutor, capacity, check_engine, seed_of
 
 EOS = 3
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
+MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Shape:
     scope: PrefixCacheScope
     pins: tuple[int, ...]
     """Tokens of each pinned prefix, of the first family of prompts; what does not fit must be refused."""
+    mode: PreemptionMode = "auto"
+    num_swap_blocks: int = 0
 
 
 class Traffic:
@@ -45,19 +48,28 @@ class Traffic:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.executor = ShadowExecutor(
-            capacity(shape.num_blocks, shape.block_size, max_model_len=200, vocab_size=40, eos=EOS), depth=shape.depth
+            capacity(
+                shape.num_blocks,
+                shape.block_size,
+                max_model_len=200,
+                vocab_size=40,
+                eos=EOS,
+                num_swap_blocks=shape.num_swap_blocks,
+            ),
+            depth=shape.depth,
         )
         self.engine = Engine(
             self.executor,
             max_num_seqs=shape.max_num_seqs,
             max_num_batched_tokens=shape.max_num_seqs + shape.extra_budget,
             prefix_cache_scope=shape.scope,
+            preemption_mode=shape.mode,
         )
         self.requests: dict[str, EngineRequest] = {}
         self.got: dict[str, dict[int, list[int]]] = {}
         self.open: dict[str, set[int]] = {}
         self.conversations: list[list[int]] = []
-        self.num_refused = self.num_preempted = 0
+        self.num_refused = 0
         for length in shape.pins:
             self._pin(length)
 
@@ -118,7 +130,6 @@ class Traffic:
             del self.got[request_id][dead]
 
     def step(self) -> None:
-        self.num_preempted -= self.engine.scheduler.num_preemptions
         for update in self.engine.step():
             request = self.requests[update.request_id]
             if update.prompt_logprobs is not None:
@@ -129,7 +140,6 @@ class Traffic:
                 if sequence.finish_reason:
                     self.open[update.request_id].remove(sequence.index)
                     self._check_tokens(request, sequence.index, sequence.finish_reason)
-        self.num_preempted += self.engine.scheduler.num_preemptions
         check_engine(self.engine)
 
     def _check_tokens(self, request: EngineRequest, index: int, reason: str) -> None:
@@ -150,6 +160,7 @@ class Traffic:
         assert not any(self.open.values()), "a request was lost"
         ledger = self.engine.ledger()
         assert ledger.num_used_blocks == ledger.num_pinned_blocks, "blocks were left behind"
+        assert ledger.num_swapped_blocks == 0, "the swap space is not empty"
         assert self.shape.scope != "off" or ledger.num_cached_blocks == 0
 
 
@@ -183,6 +194,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             depth=st.integers(1, 2),
             scope=st.sampled_from(SCOPES),
             pins=st.lists(st.integers(1, 20), max_size=2).map(tuple),
+            mode=st.sampled_from(MODES),
+            num_swap_blocks=st.integers(0, 40),
         )
     )
     def start(self, shape: Shape) -> None:
@@ -243,6 +256,8 @@ def random_run(seed: int, num_steps: int) -> Traffic:
             depth=r.randint(1, 2),
             scope=r.choice(SCOPES),
             pins=r.choice(((), (12,), (12, 15))),
+            mode=r.choice(MODES),
+            num_swap_blocks=r.choice((0, 20, 90)),
         )
     )
     for _ in range(num_steps):
@@ -275,7 +290,11 @@ def test_long_random_traffic_ends_with_every_token_right(seed: int) -> None:
 
 def test_random_traffic_preempts_copies_hits_and_refuses() -> None:
     runs = [random_run(seed, 400) for seed in range(100, 110)]
-    assert sum(run.num_preempted for run in runs) > 20
+    assert sum(run.engine.ledger().totals.num_recomputes for run in runs) > 20
+    assert sum(run.engine.ledger().totals.num_swaps for run in runs) > 20
+    assert sum(run.executor.num_moved for run in runs) == sum(
+        run.engine.ledger().totals.num_moved_blocks for run in runs
+    )
     assert sum(run.engine.ledger().totals.num_hit_tokens for run in runs) > 1000
     assert sum(run.engine.ledger().num_pinned_blocks for run in runs) > 10
     assert sum(run.executor.num_copied for run in runs) > 20

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Self
 
-from octavo.config import EngineConfig, PrefixCacheScope
+from octavo.config import EngineConfig, PreemptionMode, PrefixCacheScope
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, Step
 from octavo.memory import Ledger
@@ -25,6 +25,7 @@ class Engine:
         max_num_batched_tokens: int,
         max_logprobs: int = 20,
         prefix_cache_scope: PrefixCacheScope = "tenant",
+        preemption_mode: PreemptionMode = "auto",
     ) -> None:
         capacity = executor.capacity
         limits = Limits(
@@ -37,7 +38,14 @@ class Engine:
             max_logprobs=max_logprobs,
         )
         self.executor = executor
-        self.scheduler = Scheduler(limits, capacity.eos_token_ids, prefix_cache_scope=prefix_cache_scope)
+        self.scheduler = Scheduler(
+            limits,
+            capacity.eos_token_ids,
+            prefix_cache_scope=prefix_cache_scope,
+            preemption_mode=preemption_mode,
+            num_swap_blocks=capacity.num_swap_blocks,
+            block_bytes=capacity.block_bytes,
+        )
         self.num_steps = 0
         self.fullest = self.ledger()
         """The ledger of the step that held the most blocks so far."""
@@ -52,6 +60,7 @@ class Engine:
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_logprobs=config.max_logprobs,
             prefix_cache_scope=config.prefix_cache_scope,
+            preemption_mode=config.preemption_mode,
         )
 
     def pin(self, token_ids: list[int], name: str) -> None:

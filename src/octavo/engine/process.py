@@ -74,6 +74,7 @@ class EngineProcess:
             Ready(
                 limits=self._engine.scheduler.limits,
                 block_bytes=executor.capacity.block_bytes,
+                num_swap_blocks=executor.capacity.num_swap_blocks,
                 weight_bytes=executor.weight_bytes,
                 dtype=str(executor.dtype).removeprefix("torch."),
                 kernels=executor.kernel_choice.why,

@@ -41,6 +41,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     limits: Limits
     block_bytes: int
+    num_swap_blocks: int
     weight_bytes: int
     dtype: str
     kernels: str

@@ -54,6 +54,10 @@ class Plan(msgspec.Struct, array_like=True):
     added: list[NewRow] = []
     forked: list[ForkedRow] = []
     tables: list[TableEdit] = []
+    swap_out: list[tuple[int, int]] = []
+    """(block, block of the swap space): moved out before anything else is written."""
+    swap_in: list[tuple[int, int]] = []
+    """(block of the swap space, block): moved back next."""
     copies: list[tuple[int, int]] = []
     """(source, destination) blocks, copied before any KV is written."""
     rows: list[int] = []
@@ -88,3 +92,7 @@ class StepOutput(msgspec.Struct, array_like=True):
     """For each of `sampled_rows`, one entry a token, or None where not asked for. Empty where no row asked."""
     prompt_logprobs: list[list[TokenLogprobs]] = []
     """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""
+    compute_s: float = 0.0
+    """Seconds that the step took without its moves."""
+    move_s: float = 0.0
+    """Seconds that its swaps took."""

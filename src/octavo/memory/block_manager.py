@@ -1,13 +1,14 @@
-"""Decides which physical blocks a sequence's tokens live in: allocation on demand, sharing, copy-on-write, pins. What
-it decides is returned as plain data."""
+"""Decides which physical blocks a sequence's tokens live in: allocation on demand, sharing, copy-on-write, pins,
+swap. What it decides is returned as plain data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Self
 
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
 from octavo.memory.ledger import BlockState, Ledger, Totals
+from octavo.memory.swap_space import Move, transfer
 
 
 class TableChange(NamedTuple):
@@ -25,9 +26,12 @@ class BlockManager:
     changes to the device.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, *, num_swap_blocks: int = 0, block_bytes: int = 0) -> None:
         self.pool = BlockPool(num_blocks, block_size)
+        self.swap = BlockPool(num_swap_blocks, block_size)
+        """The swap space: a second pool, whose tables are those of preempted sequences."""
         self.block_size = block_size
+        self.block_bytes = block_bytes
         self.pins = BlockTable(max_tokens=0)
         """Blocks that stay, whoever uses them."""
         self.totals = Totals()
@@ -35,7 +39,12 @@ class BlockManager:
 
     def restarted(self) -> Self:
         """A manager of the same memory that knows nothing but the pins."""
-        fresh = type(self)(self.pool.num_blocks, self.block_size)
+        fresh = type(self)(
+            self.pool.num_blocks,
+            self.block_size,
+            num_swap_blocks=self.swap.num_blocks,
+            block_bytes=self.block_bytes,
+        )
         fresh.pins, fresh.totals = self.pins, self.totals
         fresh.pool.reserve(set(self.pins.block_ids))
         for block in self.pins.block_ids:
@@ -144,6 +153,45 @@ class BlockManager:
         table.num_tokens = 0
         self._tables.pop(table, None)
 
+    def swap_out(self, tables: Sequence[BlockTable]) -> tuple[list[BlockTable], list[Move]]:
+        """Give tables copies in the swap space, and let go of all their blocks.
+
+        Returns:
+            The copies, and what has to be moved for them: (block of the pool, block of the swap space).
+        """
+        saved = [BlockTable(table.max_tokens) for table in tables]
+        moves = transfer(zip(tables, saved, strict=True), self.pool, self.swap, {})
+        for table in tables:
+            self.free(table)
+        self.totals.num_moved_blocks += len(moves)
+        return saved, moves
+
+    def swap_in(self, tables: Sequence[tuple[BlockTable, BlockTable]], found: Mapping[int, int]) -> list[Move]:
+        """Give the second, empty table of each pair what the first one, of the swap space, holds; that is freed.
+
+        Args:
+            found: for blocks of the swap space, blocks of the pool that the index has found with the same content.
+
+        Returns:
+            What has to be moved: (block of the swap space, block of the pool).
+        """
+        for block in found.values():
+            self.pool.share(block)  # so that none is given up for another
+        moves = transfer(tables, self.swap, self.pool, dict(found))
+        for block in found.values():
+            self.pool.release(block)
+        for saved, table in tables:
+            self.drop_saved(saved)
+            self._tables[table] = None
+        self.totals.num_moved_blocks += len(moves)
+        return moves
+
+    def drop_saved(self, saved: BlockTable) -> None:
+        """Let go of a table of the swap space."""
+        for block in saved.block_ids:
+            self.swap.release(block)
+        saved.block_ids = []
+
     def block_map(self) -> list[BlockState]:
         """Every physical block's state, by block id: which slots hold token states and how many tables share them."""
         return [BlockState(*state) for state in zip(self.pool.reference_counts, self.pool.filled_slots, strict=True)]
@@ -162,6 +210,9 @@ class BlockManager:
             num_shared_blocks=pool.num_shared,
             num_unshared_blocks=pool.num_references - self.num_pinned_blocks,
             num_pinned_blocks=self.num_pinned_blocks,
+            num_swap_blocks=self.swap.num_blocks,
+            num_swapped_blocks=self.swap.num_used,
+            block_bytes=self.block_bytes,
             totals=replace(self.totals),
             num_filled_slots=pool.num_filled_slots,
             num_reserved_slots=reserved,

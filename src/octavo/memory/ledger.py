@@ -21,9 +21,18 @@ class Totals:
     """Prompt tokens of admitted requests that the prefix cache was asked for."""
     num_hit_tokens: int = 0
     """Those of them that it had."""
-    num_preemptions: int = 0
+    num_recomputes: int = 0
+    """Preemptions whose blocks were given up."""
     num_recomputed_tokens: int = 0
-    """Tokens whose states were computed again after a preemption."""
+    """Tokens whose states were computed again after one."""
+    num_swaps: int = 0
+    """Preemptions whose blocks were moved to the swap space."""
+    num_moved_blocks: int = 0
+    """Out to the swap space, and back."""
+
+    @property
+    def num_preemptions(self) -> int:
+        return self.num_recomputes + self.num_swaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +60,27 @@ class Ledger:
     """Blocks that no sequence holds and the prefix cache still finds; they go when memory is needed."""
     num_pinned_blocks: int = 0
     """Used blocks that stay for good (--pin-prefix)."""
+    num_swap_blocks: int = 0
+    """Blocks that the swap space has room for."""
+    num_swapped_blocks: int = 0
+    """Those of them that hold blocks of preempted requests."""
+    block_bytes: int = 0
     totals: Totals = field(default_factory=Totals)
 
     @property
     def num_free_blocks(self) -> int:
         """Blocks that hold nothing: used, cached and free ones make up the pool."""
         return self.num_blocks - self.num_used_blocks - self.num_cached_blocks
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes copied by copy-on-write since the start."""
+        return self.totals.num_copied_blocks * self.block_bytes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes moved to the swap space and back since the start."""
+        return self.totals.num_moved_blocks * self.block_bytes
 
     @property
     def num_unfilled_slots(self) -> int:
@@ -84,6 +108,7 @@ class Ledger:
         return (
             f"{self.num_used_blocks} of {self.num_blocks} blocks used ({self.num_shared_blocks} shared, "
             f"{self.num_unshared_blocks} without sharing), {self.num_cached_blocks} cached, "
+            f"{self.num_swapped_blocks} swapped, "
             f"{self.num_filled_slots} of {used_slots} slots filled, waste {self.waste:.1%} "
             f"(reserved {self.num_reserved_slots}, internal {self.num_fragmented_slots}, external "
             f"{self.num_external_slots})"

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+import msgspec
+
 from octavo.memory import BlockTable, chain_digest
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
@@ -43,6 +45,8 @@ class SequenceState:
     output_token_ids: list[int] = field(default_factory=list)
     """They only ever grow."""
     finish_reason: FinishReason | None = None
+    saved: BlockTable | None = None
+    """Its blocks in the swap space, while the request is preempted by swap."""
     digests: list[bytes] = field(default_factory=list)
     """Of the content of its first blocks, as far as anyone has asked."""
 
@@ -199,6 +203,11 @@ class Request:
             self.first_scheduled_s,
             self.memory_use,
         )
+
+    def note(self, **changes: int) -> None:
+        """Add to what the request is told of its memory."""
+        added = {name: getattr(self.memory_use, name) + amount for name, amount in changes.items()}
+        self.memory_use = msgspec.structs.replace(self.memory_use, **added)
 
     def forget_blocks(self, block_size: int) -> None:
         """Note how the sequences share their blocks, so that each distinct block is rebuilt once; the caller frees the

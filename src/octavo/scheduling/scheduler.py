@@ -6,9 +6,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
-from octavo.config import PrefixCacheScope
+from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import ForkedRow, NewRow, Plan, StepOutput, TableEdit
 from octavo.memory import BlockManager, BlockTable, Ledger
@@ -17,6 +15,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
 from octavo.scheduling.admission import Limits, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
+from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.recall import Recall
 from octavo.scheduling.request import NO_ROW, Request, RequestState, SequenceState, TokenMask
 from octavo.scheduling.rows import RowIds
@@ -59,8 +58,8 @@ class Scheduler:
     """Forms a plan for every step from the requests that wait and run.
 
     A request's sequences are admitted, decode, are preempted and resume together. An admitted request is never dropped
-    for want of memory: the latest arrivals give up their blocks, wait at the head of the queue and are computed again,
-    but for what the prefix cache still has of them.
+    for want of memory: the latest arrivals give up their blocks and wait at the head of the queue. Their blocks come
+    back from the swap space, or are computed again but for what the prefix cache still has of them.
     """
 
     def __init__(
@@ -69,10 +68,16 @@ class Scheduler:
         eos_token_ids: frozenset[int] = frozenset(),
         *,
         prefix_cache_scope: PrefixCacheScope = "tenant",
+        preemption_mode: PreemptionMode = "auto",
+        num_swap_blocks: int = 0,
+        block_bytes: int = 0,
     ) -> None:
         self.limits = limits
         """`num_blocks` is what requests can have: the pool without the pins."""
-        self.memory = BlockManager(limits.num_blocks, limits.block_size)
+        self.memory = BlockManager(
+            limits.num_blocks, limits.block_size, num_swap_blocks=num_swap_blocks, block_bytes=block_bytes
+        )
+        self._preemption = Preemption(preemption_mode, block_bytes)
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
         self._waiting: OrderedDict[str, Request] = OrderedDict()
@@ -169,6 +174,7 @@ class Scheduler:
         """Give the sequences the tokens of a step that has run; finish those that end, and free their blocks."""
         for (request, start), scores in zip(step.scored, output.prompt_logprobs, strict=True):
             request.take_scores(start, scores)
+        self._preemption.learn(step.plan, output)
         self._index_blocks(step)
         updates: list[RequestUpdate] = []
         last: Request | None = None
@@ -225,12 +231,11 @@ class Scheduler:
 
     def _admit(self, request: Request, found: Recall) -> None:
         """Let a request run, with the blocks that were found for it: held from now on, so that nothing evicts them."""
-        recall.take(found, self.memory)
-        for sequence in found.hits:
+        self._plan.swap_in += recall.take(found, request, self.memory)
+        for sequence in (*found.hits, *found.saved):
             if sequence.row == NO_ROW:
                 self._introduce(self._plan, sequence)
             self._plan.tables.append(TableEdit(sequence.row, sequence.table.block_ids.copy()))
-        self._note_recall(request, found.num_hit_blocks * self.limits.block_size)
         del self._waiting[request.request_id]
         self._running[request.request_id] = request
         self._num_running_sequences += len(request.sequences)
@@ -238,45 +243,22 @@ class Scheduler:
         if request.first_scheduled_s is None:
             request.first_scheduled_s = time.monotonic()
 
-    def _note_recall(self, request: Request, num_found: int) -> None:
-        """Count what a request that is admitted has found, and what it has to compute again."""
-        totals, use = self.memory.totals, request.memory_use
-        if request.num_lost_tokens:
-            num_recomputed = max(0, request.num_lost_tokens - num_found)
-            request.num_lost_tokens = 0
-            totals.num_recomputed_tokens += num_recomputed
-            num_recomputed += use.num_recomputed_tokens
-            request.memory_use = msgspec.structs.replace(use, num_recomputed_tokens=num_recomputed)
-        if request.first_scheduled_s is None and request.reads_cache:
-            totals.num_queried_tokens += len(request.prompt_token_ids)
-            totals.num_hit_tokens += num_found
-            request.memory_use = msgspec.structs.replace(use, num_cached_tokens=num_found)
-
     def _preempt(self, request: Request, needed_by: Request) -> int:
-        """Take a request's blocks away, to be computed again; it resumes before any new request. Returns the blocks
-        that are free now."""
+        """Take a request's blocks away; it resumes before any new request. Returns the blocks that are free now."""
         free_before = self.memory.num_free_blocks
-        request.forget_blocks(self.limits.block_size)
-        for sequence in request.sequences:
-            if sequence.table.block_ids:
-                self._plan.released.append(sequence.row)
-                self.memory.free(sequence.table)
-                sequence.table = BlockTable(request.max_len)
+        told = self._preemption.take_blocks(request, self.memory, self._plan)
         freed = self.memory.num_free_blocks - free_before
         del self._running[request.request_id]
         self._waiting[request.request_id] = request
         self._waiting.move_to_end(request.request_id, last=False)
         self._num_running_sequences -= len(request.sequences)
         request.state = RequestState.WAITING
-        use = request.memory_use
-        request.memory_use = msgspec.structs.replace(use, num_preemptions=use.num_preemptions + 1)
-        self.memory.totals.num_preemptions += 1
         logger.info(
-            "preempted %s, the latest arrival, for %s: %d blocks freed, %d tokens to recompute",
+            "preempted %s, the latest arrival, for %s: %d blocks freed, %s",
             request.request_id,
             needed_by.request_id,
             freed,
-            request.num_lost_tokens,
+            told,
         )
         return freed
 
@@ -322,6 +304,7 @@ class Scheduler:
         replaced = -1
         if change and change.copied:
             plan.copies.append(change.copied)
+            sequence.request.note(copied_bytes=self.memory.block_bytes)
             replaced = change.copied[1]
         plan.tables.append(TableEdit(sequence.row, appended, replaced, parent.row if parent else NO_ROW, num_shared))
 
@@ -398,6 +381,8 @@ class Scheduler:
         request = sequence.request
         sequence.finish_reason = reason
         self.memory.free(sequence.table)
+        if sequence.saved is not None:
+            self.memory.drop_saved(sequence.saved)
         if sequence.row != NO_ROW:
             self._plan.removed.append(sequence.row)
             self._rows.give_back(sequence.row)

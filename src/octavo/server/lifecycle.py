@@ -209,6 +209,7 @@ def summary(
     rows = {
         "model": f"{engine.model} in {ready.dtype}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
         "KV cache": f"{limits.num_blocks:,} blocks of {limits.block_size} tokens, {cache_mib:,.0f} MiB",
+        "swap space": f"{ready.num_swap_blocks:,} blocks, {ready.num_swap_blocks * ready.block_bytes / MIB:,.0f} MiB",
         "serves": f"{limits.num_blocks * limits.block_size:,} tokens at once: {at_full_length:,} sequences of the full "
         f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
         "kernels": ready.kernels,

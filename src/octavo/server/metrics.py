@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
-from octavo.memory import Totals
+from octavo.memory import Ledger
 from octavo.outputs import RequestOutput
 from octavo.server.admission import Admission
 from octavo.tokenization.assembler import Delta
@@ -94,11 +94,12 @@ class Metrics:
 
 
 class Gauge(NamedTuple):
-    """A name, what it tells, and its values by state; a state of "" has no label."""
+    """A gauge or a counter: a name, what it tells, and its values by state; a state of "" has no label."""
 
     name: str
     help: str
     values: dict[str, float]
+    label: str = "state"
 
 
 class _LoadCollector(Collector):
@@ -116,10 +117,8 @@ class _LoadCollector(Collector):
             return
         for gauge in _gauges(load):
             yield _family(gauge)
-        for counter in _counters(load.ledger.totals):
-            family = CounterMetricFamily(counter.name, counter.help)
-            family.add_metric([], counter.values[""])
-            yield family
+        for counter in _counters(load.ledger):
+            yield _family(counter, CounterMetricFamily)
 
 
 def _gauges(load: EngineLoad) -> list[Gauge]:
@@ -130,6 +129,7 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
         "cached": ledger.num_cached_blocks,
         "shared": ledger.num_shared_blocks,
         "pinned": ledger.num_pinned_blocks,
+        "swapped": ledger.num_swapped_blocks,
     }
     slots = {
         "filled": ledger.num_filled_slots,
@@ -143,7 +143,7 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
         Gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", {"": usage}),
         Gauge(
             "octavo:kv_blocks",
-            "KV blocks by state: used, free or cached; shared and pinned ones are used ones.",
+            "KV blocks: used, free or cached; shared and pinned ones are used, swapped ones beside the pool.",
             dict(blocks),
         ),
         Gauge(
@@ -156,20 +156,32 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
     ]
 
 
-def _counters(totals: Totals) -> list[Gauge]:
-    values = {
-        ("vllm:num_preemptions", "Times that a request gave up its memory."): totals.num_preemptions,
-        ("vllm:prefix_cache_queries", "Prompt tokens that the prefix cache was asked for."): totals.num_queried_tokens,
-        ("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had."): totals.num_hit_tokens,
-        ("octavo:recomputed_tokens", "Tokens computed again after a preemption."): totals.num_recomputed_tokens,
-        ("octavo:copied_blocks", "KV blocks copied by copy-on-write."): totals.num_copied_blocks,
-    }
-    return [Gauge(name, help, {"": value}) for (name, help), value in values.items()]
+def _counters(ledger: Ledger) -> list[Gauge]:
+    totals = ledger.totals
+    modes = {"recompute": totals.num_recomputes, "swap": totals.num_swaps}
+    return [
+        Gauge("vllm:num_preemptions", "Times that a request gave up its memory.", {"": totals.num_preemptions}),
+        Gauge("octavo:preemptions", "Times that a request gave up its memory, by how.", dict(modes), "mode"),
+        Gauge(
+            "octavo:recomputed_tokens", "Tokens computed again after a preemption.", {"": totals.num_recomputed_tokens}
+        ),
+        Gauge("octavo:swapped_bytes", "Bytes moved to the swap space and back.", {"": ledger.moved_bytes}),
+        Gauge("octavo:copied_bytes", "Bytes copied by copy-on-write.", {"": ledger.copied_bytes}),
+        Gauge(
+            "vllm:prefix_cache_queries",
+            "Prompt tokens that the prefix cache was asked for.",
+            {"": totals.num_queried_tokens},
+        ),
+        Gauge("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had.", {"": totals.num_hit_tokens}),
+    ]
 
 
-def _family(gauge: Gauge) -> GaugeMetricFamily:
-    labels = [] if "" in gauge.values else ["state"]
-    family = GaugeMetricFamily(gauge.name, gauge.help, labels=labels)
+Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+
+def _family(gauge: Gauge, kind: Family = GaugeMetricFamily) -> GaugeMetricFamily | CounterMetricFamily:
+    labels = [] if "" in gauge.values else [gauge.label]
+    family = kind(gauge.name, gauge.help, labels=labels)
     for state, value in gauge.values.items():
         family.add_metric([state] if state else [], value)
     return family
