@@ -43,7 +43,8 @@ struct KVCacheView {
   }
 };
 
-// Copies whole records. No block is both a source and a destination, none is a destination twice.
-void copy_blocks(uint8_t* base, int64_t block_bytes, const int64_t* sources, const int64_t* destinations, int64_t n);
+// Copies whole records within a cache or from one to another. No record is both read and written, none written twice.
+void copy_blocks(const uint8_t* source, uint8_t* destination, int64_t block_bytes, const int64_t* source_ids,
+                 const int64_t* destination_ids, int64_t n);
 
 }  // namespace octavo

@@ -193,10 +193,11 @@ NB_MODULE(_cpu, m) {
 
   m.def(
       "copy_blocks",
-      [](uintptr_t base, int64_t block_bytes, const Integers& sources, const Integers& destinations) {
+      [](uintptr_t source, uintptr_t destination, int64_t block_bytes, const Integers& source_ids,
+         const Integers& destination_ids) {
         nb::gil_scoped_release unlocked;
-        copy_blocks(pointer<uint8_t>(base), block_bytes, sources.data(), destinations.data(),
-                    static_cast<int64_t>(sources.size()));
+        copy_blocks(pointer<const uint8_t>(source), pointer<uint8_t>(destination), block_bytes, source_ids.data(),
+                    destination_ids.data(), static_cast<int64_t>(source_ids.size()));
       },
-      "base"_a, "block_bytes"_a, "sources"_a, "destinations"_a);
+      "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
 }

@@ -52,7 +52,8 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
             arguments += ["--max-num-batched-tokens", "9"]
         if field.name == "max_num_batched_tokens":
             arguments += ["--max-num-seqs", "5"]
-        assert str(getattr(read_config_flags(parse(arguments), EngineConfig), field.name)) == given
+        value = getattr(read_config_flags(parse(arguments), EngineConfig), field.name)
+        assert value == (given,) if isinstance(field.default, tuple) else str(value) == given
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,11 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
 def test_an_unknown_choice_is_refused_with_the_flag_and_the_known_ones(name, value):
     with pytest.raises(ConfigError, match=rf"{flag(name)} is '{value}'; it is one of .*, "):
         EngineConfig(**{name: value})
+
+
+def test_pins_given_as_one_text_are_refused():
+    with pytest.raises(ConfigError, match="--pin-prefix"):
+        EngineConfig(pin_prefix="system.txt")  # type: ignore[arg-type]
 
 
 def test_sampling_flags_make_sampling_params():

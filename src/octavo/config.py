@@ -13,6 +13,8 @@ CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
+PrefixCacheScope = Literal["tenant", "global", "off"]
+PreemptionMode = Literal["auto", "recompute", "swap"]
 
 MAX_THREADS = 1024
 
@@ -32,15 +34,15 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
-def parse_size(text: str | int, free_bytes: int, name: str) -> int:
+def parse_size(text: str | int, free_bytes: int, name: str, least: int = 1) -> int:
     """Bytes from a size (`48MiB`, `2GiB`, `500MB`, a bare number of bytes) or from a share of what is free (`40%`).
 
     Raises:
-        ConfigError: it is neither, or not above zero; the message calls it `name`.
+        ConfigError: it is neither, or less than `least` bytes, 1 or 0; the message calls it `name`.
     """
     if share := _SHARE.fullmatch(str(text)):
         percent = float(share[1])
-        if not 0 < percent <= 100:
+        if not 0 < percent <= 100 and (percent, least) != (0, 0):
             raise ConfigError(f"{name} is {text!r}: a share must be above 0% and at most 100%")
         return int(free_bytes * percent / 100)
     size = _SIZE.fullmatch(str(text))
@@ -50,8 +52,8 @@ def parse_size(text: str | int, free_bytes: int, name: str) -> int:
             f"share of free memory such as 40%"
         )
     num_bytes = float(size[1]) * _UNITS[size[2].upper()]
-    if not 1 <= num_bytes < 2**63:
-        raise ConfigError(f"{name} is {text!r}: it must be above zero and below 8 EiB")
+    if not least <= num_bytes < 2**63:
+        raise ConfigError(f"{name} is {text!r}: it must be {'above zero' if least else 'zero or more'} and below 8 EiB")
     return int(num_bytes)
 
 
@@ -106,9 +108,35 @@ class EngineConfig:
     kv_cache_dtype: CacheDType = knob(
         "auto", "of the KV cache; auto is that of --dtype, int8 halves the memory of a 16-bit one", group="memory"
     )
+    prefix_cache_scope: PrefixCacheScope = knob(
+        "tenant",
+        "whose earlier requests a request may find computed blocks of: its own tenant's (that of its API key), "
+        "everyone's (global), or nobody's (off)",
+        group="memory",
+    )
+    pin_prefix: tuple[str, ...] = knob(
+        (),
+        "text file that prompts begin with (as the chat template renders it, for chats): its blocks are computed at "
+        "the start and stay for all tenants; may be given several times",
+        group="memory",
+        metavar="FILE",
+    )
+    swap_space: str | int = knob(
+        "10%",
+        "memory to which preempted requests' blocks are moved: a size, or a share of what is free beside the KV cache; "
+        "no more than the KV cache is ever taken, and 0 is none",
+        group="memory",
+        metavar="SIZE",
+    )
     max_num_seqs: int = knob(256, "sequences that run in one step", group="scheduling", metavar="N")
     max_num_batched_tokens: int = knob(
         2048, "tokens computed in one step; longer prompts are cut into chunks", group="scheduling", metavar="TOKENS"
+    )
+    preemption_mode: PreemptionMode = knob(
+        "auto",
+        "how a request gives up its memory: recompute its tokens later, swap its blocks out and back, or (auto) "
+        "whichever takes less time at the rates measured so far",
+        group="scheduling",
     )
     max_logprobs: int = knob(20, "cap on a request's logprobs and prompt_logprobs", group="scheduling", metavar="N")
     kernels: KernelName = knob(
@@ -123,7 +151,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(EngineConfig)
-        for name in ("dtype", "load_format", "quantization", "kv_cache_dtype", "kernels"):
+        choices = ("dtype", "load_format", "quantization", "kv_cache_dtype", "kernels")
+        for name in (*choices, "prefix_cache_scope", "preemption_mode"):
             if getattr(self, name) not in get_args(hints[name]):
                 raise ConfigError(
                     f"{flag(name)} is {getattr(self, name)!r}; it is one of {', '.join(get_args(hints[name]))}"
@@ -145,7 +174,14 @@ class EngineConfig:
                 f"({self.max_num_seqs}): "
                 "every running sequence computes a token in each step; raise the one or lower the other"
             )
+        pins: object = self.pin_prefix
+        if not isinstance(pins, tuple | list) or not all(isinstance(path, str) and path for path in pins):
+            raise ConfigError(f"{flag('pin_prefix')} must be a list of file names, got {pins!r}")
         parse_size(self.kv_cache_memory, 2**40, flag("kv_cache_memory"))
+        if parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0 and self.preemption_mode == "swap":
+            raise ConfigError(
+                f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,11 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.tokenization.assembler import OutputAssembler
-from octavo.tokenization.loading import load_tokenizer
+from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, token ids, or `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+"""A text, token ids, or `{"prompt": text}` or `{"prompt_token_ids": ids}`, maybe with a `"cache_salt"`: computed
+prefixes are shared between prompts with the same one only."""
 Message = Mapping[str, Any]
 
 
@@ -46,12 +47,9 @@ class LLM:
             raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(known)}")
         self.config = EngineConfig(model=model, **knobs)
         self.tokenizer = load_tokenizer(self.config)
-        self.engine = Engine(
-            LocalExecutor(self.config, progress=sys.stderr.isatty()),
-            max_num_seqs=self.config.max_num_seqs,
-            max_num_batched_tokens=self.config.max_num_batched_tokens,
-            max_logprobs=self.config.max_logprobs,
-        )
+        self.engine = Engine.configured(LocalExecutor(self.config, progress=sys.stderr.isatty()), self.config)
+        for path in self.config.pin_prefix:
+            self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._num_requests = 0
         self._open_requests: dict[str, _Opened] = {}
 
@@ -176,7 +174,8 @@ class LLM:
         text, token_ids = self._tokenize(prompt)
         arrival_s = time.monotonic()
         request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
-        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed))
+        salt = _cache_salt(prompt)
+        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt))
         self._num_requests += 1
         opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
         self._open_requests[request_id] = opened
@@ -259,6 +258,13 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     if prompts and all(isinstance(each, int) for each in prompts):
         return [prompts]
     return prompts
+
+
+def _cache_salt(prompt: Prompt) -> str | None:
+    salt = prompt.get("cache_salt") if isinstance(prompt, Mapping) else None
+    if salt is not None and not (isinstance(salt, str) and salt):
+        raise RequestError(f"cache_salt must be a text that is not empty, got {salt!r}")
+    return salt
 
 
 def _token_ids(prompt: object) -> list[int]:

@@ -37,6 +37,23 @@ class Logprob:
     decoded_token: str | None = None
 
 
+class MemoryUse(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a request in the KV memory."""
+
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that the prefix cache had when the request was first admitted."""
+    num_preemptions: int = 0
+    """Times that it gave up its blocks for earlier arrivals."""
+    num_swaps: int = 0
+    """Those of them in which its blocks went to the swap space."""
+    num_recomputed_tokens: int = 0
+    """Tokens whose states were computed again after the others."""
+    moved_bytes: int = 0
+    """Moved to the swap space and back."""
+    copied_bytes: int = 0
+    """Copied because its sequences wrote into shared blocks."""
+
+
 @dataclass(slots=True)
 class RequestMetrics:
     """A request's times, in seconds of `time.monotonic()`, and what became of it in memory."""
@@ -45,8 +62,7 @@ class RequestMetrics:
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
-    num_preemptions: int = 0
-    num_recomputed_tokens: int = 0
+    memory: MemoryUse = field(default_factory=MemoryUse)
 
     @property
     def time_to_first_token_s(self) -> float | None:

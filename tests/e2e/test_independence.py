@@ -49,7 +49,7 @@ def test_a_small_pool_preempts_and_gives_the_same_tokens_and_logprobs(tiny):
         assert large.engine.scheduler.num_preemptions == 0
         assert small.engine.scheduler.num_preemptions > 5
     assert texts(got) == texts(wanted)
-    assert sum(output.metrics.num_preemptions for output in got) > 5
+    assert sum(output.metrics.memory.num_preemptions for output in got) > 5
     for a, b in zip(got, wanted, strict=True):
         if a.prompt_logprobs is None:
             assert b.prompt_logprobs is None

@@ -1,5 +1,6 @@
 """The C++ attention against the reference, on every instruction set, and against itself on every path, bit for bit."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -261,5 +262,22 @@ def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
     cache = kernels.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.bfloat16), CPU)
     cache.records.copy_(torch.randint(0, 256, cache.records.shape, dtype=torch.uint8))
     before = cache.records.clone()
-    kernels.copy_blocks(cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
+    kernels.copy_blocks(cache, cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
     assert torch.equal(cache.records, before[[0, 4, 4, 3, 4, 0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_swapping_out_and_back_is_the_references(dtype: torch.dtype) -> None:
+    shape = CacheShape(40, 3, 4, 2, 8, dtype)
+    out, back = torch.randperm(40)[:25], torch.randperm(40)[:25]
+    places = torch.randperm(30)[:25]
+    seen = []
+    for kernels in (CpuKernels(), ReferenceKernels()):
+        cache = kernels.allocate_cache(shape, CPU)
+        space = kernels.allocate_cache(dataclasses.replace(shape, num_blocks=30), CPU)
+        cache.records.copy_(torch.arange(cache.records.numel()).remainder(251).view_as(cache.records))
+        kernels.copy_blocks(cache, space, out, places)
+        kernels.copy_blocks(space, cache, places, back)
+        seen.append((cache.records, space.records))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])

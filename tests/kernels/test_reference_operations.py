@@ -1,5 +1,7 @@
 """The reference kernels' small operations: the cache, block copies, norms, rotary embeddings and activations."""
 
+import dataclasses
+
 import psutil
 import pytest
 import torch
@@ -45,8 +47,24 @@ def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
     cache = KERNELS.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.float32), CPU)
     cache.records.random_(256)
     before = cache.records.clone()
-    KERNELS.copy_blocks(cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
+    KERNELS.copy_blocks(cache, cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
     assert torch.equal(cache.records, before[[0, 4, 4, 3, 4, 0]])
+
+
+def test_swapping_moves_whole_records_between_caches_of_any_length() -> None:
+    shape = CacheShape(6, 3, 4, 2, 8, torch.float32)
+    cache, space = (
+        KERNELS.allocate_cache(shape, CPU),
+        KERNELS.allocate_cache(dataclasses.replace(shape, num_blocks=3), CPU),
+    )
+    cache.records.random_(256)
+    before = cache.records.clone()
+    KERNELS.copy_blocks(cache, space, torch.tensor([5, 0]), torch.tensor([0, 2]))
+    assert torch.equal(cache.records, before)
+    assert torch.equal(space.records[[0, 2]], before[[5, 0]])
+    assert not space.records[1].any()
+    KERNELS.copy_blocks(space, cache, torch.tensor([2, 0]), torch.tensor([0, 1]))
+    assert torch.equal(cache.records, before[[0, 5, 2, 3, 4, 5]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

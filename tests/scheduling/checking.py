@@ -2,24 +2,43 @@
 tables."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
+from octavo.memory import BlockPool
 
 
 def capacity(
-    num_blocks: int, block_size: int = 16, max_model_len: int = 4096, vocab_size: int = 50_000, eos: int | None = None
+    num_blocks: int,
+    block_size: int = 16,
+    max_model_len: int = 4096,
+    vocab_size: int = 50_000,
+    eos: int | None = None,
+    num_swap_blocks: int = 0,
 ) -> Capacity:
     return Capacity(
         num_blocks=num_blocks,
+        num_swap_blocks=num_swap_blocks,
         block_size=block_size,
         block_bytes=1,
         max_model_len=max_model_len,
         vocab_size=vocab_size,
         eos_token_ids=frozenset() if eos is None else frozenset({eos}),
     )
+
+
+EVERYONE = 0
+NOTHING = (0, EVERYONE)
+Memory = list[list[tuple[int, int]]]
+
+
+def seed_of(owner: int, number: int) -> int:
+    """A seed that tells a row's owner: only rows of one owner may see each other's states. Those of `EVERYONE`, pins,
+    are for all."""
+    return owner << 32 | number
 
 
 class ShadowRow:
@@ -29,6 +48,7 @@ class ShadowRow:
     def __init__(self, prints: list[int], key: tuple[int, int, int]) -> None:
         self.prints = prints
         self.key = key
+        self.owner = key[0] >> 32
         self.table: list[int] = []
         self.num_candidates = 0
         self.chosen: list[int] = []
@@ -45,11 +65,15 @@ class ShadowExecutor(SimulatedExecutor):
     def __init__(self, capacity: Capacity, depth: int = 1) -> None:
         super().__init__(capacity, depth=depth)
         self.shadows: dict[int, ShadowRow] = {}
-        self.content = [[0] * capacity.block_size for _ in range(capacity.num_blocks)]
-        self.num_copied = 0
+        self.content = [[NOTHING] * capacity.block_size for _ in range(capacity.num_blocks)]
+        """For each slot the state in it, and its owner."""
+        self.swap_space = [[NOTHING] * capacity.block_size for _ in range(capacity.num_swap_blocks)]
+        self.num_copied = self.num_moved = 0
 
     def submit(self, plan: Plan) -> FinishedStep:
         self._edit_rows(plan)
+        self._move(self.content, self.swap_space, plan.swap_out)
+        self._move(self.swap_space, self.content, plan.swap_in)
         self._copy(plan)
         self._write(plan)
         self._read(plan)
@@ -87,6 +111,16 @@ class ShadowExecutor(SimulatedExecutor):
                 table[-1] = edit.replaced
             table += edit.appended
 
+    def _move(self, source: Memory, destination: Memory, moves: list[tuple[int, int]]) -> None:
+        """What has come back is wiped where it was: nobody may count on it there."""
+        assert len({block for _, block in moves}) == len(moves), "two blocks are moved to one place"
+        for block, place in moves:
+            destination[place] = source[block].copy()
+        if source is self.swap_space:
+            for block, _ in moves:
+                source[block] = [NOTHING] * self.capacity.block_size
+        self.num_moved += len(moves)
+
     def _copy(self, plan: Plan) -> None:
         destinations = [destination for _, destination in plan.copies]
         assert len(set(destinations)) == len(destinations)
@@ -104,14 +138,15 @@ class ShadowExecutor(SimulatedExecutor):
                 block, offset = shadow.table[position // size], position % size
                 assert (block, offset) not in written, "two rows write one slot"
                 written.add((block, offset))
-                self.content[block][offset] = shadow.prints[position]
+                self.content[block][offset] = (shadow.prints[position], shadow.owner)
 
     def _read(self, plan: Plan) -> None:
         size = self.capacity.block_size
         for row, start, num_new in zip(plan.rows, plan.starts, plan.num_new, strict=True):
             shadow, end = self.shadows[row], start + num_new
             seen = [state for block in shadow.table for state in self.content[block]]
-            assert seen[:end] == shadow.prints[:end], f"row {row} does not see its own tokens"
+            assert [state for state, _ in seen[:end]] == shadow.prints[:end], f"row {row} does not see its own tokens"
+            assert {owner for _, owner in seen[:end]} <= {shadow.owner, EVERYONE}, f"row {row} sees another owner's"
             assert len(shadow.table) == -(-end // size), "more than the last block is unfilled"
 
     def _sample(self, plan: Plan, step: FinishedStep) -> None:
@@ -133,6 +168,17 @@ class ShadowExecutor(SimulatedExecutor):
             assert candidates == hashed_candidates(state, shadow.num_candidates, self.capacity.vocab_size)
 
 
+def check_pool(pool: BlockPool, counts: Mapping[int, int]) -> None:
+    """Blocks are held as often as `counts` says, each other one is free, and the index agrees with both."""
+    assert {block: count for block, count in enumerate(pool.reference_counts) if count} == dict(counts)
+    idle = set(pool.index._idle)
+    assert not idle & counts.keys()
+    assert sorted(pool._free) == sorted(set(range(pool.num_blocks)) - counts.keys() - idle)
+    assert idle <= set(pool.index._blocks.values()) <= idle | counts.keys()
+    assert all(pool.index.digest(block) == digest for digest, block in pool.index._blocks.items())
+    assert set(pool.index._digests) <= idle | counts.keys()
+
+
 def check_engine(engine: Engine) -> None:
     """Recount the memory from the tables and compare with the pool, the ledger and the rules of who may hold what."""
     scheduler = engine.scheduler
@@ -142,27 +188,32 @@ def check_engine(engine: Engine) -> None:
     tables = [s.table for r in running for s in r.sequences if s.table.block_ids]
     assert set(map(id, tables)) == set(map(id, memory.tables))
     assert not any(s.table.block_ids for r in waiting for s in r.sequences), "a waiting request holds blocks"
+    assert all(s.saved is None for r in running for s in r.sequences), "a running request is in the swap space"
+    saved = [s.saved for r in waiting for s in r.sequences if s.saved is not None]
+    check_pool(memory.swap, Counter(block for table in saved for block in table.block_ids))
+    assert all(len(table.block_ids) == -(-table.num_tokens // size) for table in saved)
     assert sum(r.num_places for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
     assert all(len(r.sequences) <= r.num_places for r in running + waiting)
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
 
-    counts: Counter[int] = Counter()
-    filled: dict[int, int] = {}
+    counts: Counter[int] = Counter(memory.pins.block_ids)
+    filled: dict[int, int] = dict.fromkeys(memory.pins.block_ids, size)
+    assert limits.num_blocks == pool.num_blocks - len(counts)
     for table in tables:
         assert len(table.block_ids) == -(-table.num_tokens // size), "blocks beyond the last token's"
         counts.update(table.block_ids)
         for logical, block in enumerate(table.block_ids):
             slots = min(size, table.num_tokens - logical * size)
             filled[block] = max(filled.get(block, 0), slots)
-    assert all(pool.reference_counts[block] == counts[block] for block in range(limits.num_blocks))
-    assert set(pool._free) == set(range(limits.num_blocks)) - counts.keys()
-    assert len(pool._free) == limits.num_blocks - len(counts)
-    assert pool.filled_slots == [filled.get(block, 0) for block in range(limits.num_blocks)]
+    check_pool(pool, counts)
+    assert pool.filled_slots == [filled.get(block, 0) for block in range(pool.num_blocks)]
     ledger = memory.ledger()
     assert ledger.num_used_blocks == len(counts)
     assert ledger.num_shared_blocks == sum(count > 1 for count in counts.values())
-    assert ledger.num_unshared_blocks == sum(counts.values())
+    assert ledger.num_unshared_blocks == sum(counts.values()) - len(memory.pins.block_ids)
+    assert ledger.num_used_blocks + ledger.num_cached_blocks + ledger.num_free_blocks == pool.num_blocks
     assert ledger.num_filled_slots == sum(filled.values())
+    assert ledger.num_swapped_blocks == len({block for table in saved for block in table.block_ids})
     assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
     assert 0 <= ledger.num_reserved_slots <= ledger.num_unfilled_slots

@@ -117,12 +117,12 @@ def test_a_preempted_request_rebuilds_each_distinct_block_once():
     while crowded.engine.has_unfinished:
         crowded.step()
         for request in crowded.engine.scheduler.running:
-            if request.request_id == "four" and request.is_decoding and request.num_preemptions:
+            if request.request_id == "four" and request.is_decoding and request.memory_use.num_preemptions:
                 held = len({b for s in request.sequences for b in s.table.block_ids})
                 assert held == blocks_at[request.sequences[0].num_tokens]
                 num_checked += 1
-            if request.num_preemptions == 1 and not request.is_decoding:
-                assert request.num_recomputed_tokens < 18 + 4 * 14, "the shared prompt was counted once"
+            if request.memory_use.num_preemptions == 1 and not request.is_decoding:
+                assert request.memory_use.num_recomputed_tokens < 18 + 4 * 14, "the shared prompt was counted once"
     assert num_checked > 0
 
 

@@ -1,6 +1,7 @@
 """Whatever arrives, however long, with whatever pool: every step is right, nothing is lost, nothing leaks."""
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,18 +9,37 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.engine.engine import Engine
-from octavo.errors import RequestError
+from octavo.errors import ConfigError, RequestError
 from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
 from octavo.outputs import Candidates
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.admission import worst_case_blocks
 from octavo.scheduling.beam_search import BeamSearch, Hypothesis
-from scheduling.checking import ShadowExecutor, capacity, check_engine
+from scheduling.checking import ShadowExecutor, capacity, check_engine, seed_of
 
 EOS = 3
 VOCAB_SIZE = 40
+SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
+MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An engine to be tried."""
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    extra_budget: int
+    depth: int
+    scope: PrefixCacheScope
+    pins: tuple[int, ...]
+    """Tokens of each pinned prefix, of the first family of prompts; what does not fit must be refused."""
+    mode: PreemptionMode = "auto"
+    num_swap_blocks: int = 0
 
 
 def searched_alone(request: EngineRequest) -> list[Hypothesis]:
@@ -37,41 +57,74 @@ def searched_alone(request: EngineRequest) -> list[Hypothesis]:
 
 
 class Traffic:
-    """Submits, aborts and steps, and knows what every request must get."""
+    """Submits, aborts and steps, and knows what every request must get.
 
-    def __init__(
-        self, num_blocks: int, block_size: int, max_num_seqs: int, max_num_batched_tokens: int, depth: int
-    ) -> None:
-        shape = capacity(num_blocks, block_size, max_model_len=200, vocab_size=VOCAB_SIZE, eos=EOS)
-        self.executor = ShadowExecutor(shape, depth=depth)
-        self.engine = Engine(self.executor, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+    Prompts come in families, whose members begin alike, from two tenants with and without a salt, and some go on where
+    an earlier request ended.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.executor = ShadowExecutor(
+            capacity(
+                shape.num_blocks,
+                shape.block_size,
+                max_model_len=200,
+                vocab_size=VOCAB_SIZE,
+                eos=EOS,
+                num_swap_blocks=shape.num_swap_blocks,
+            ),
+            depth=shape.depth,
+        )
+        self.engine = Engine(
+            self.executor,
+            max_num_seqs=shape.max_num_seqs,
+            max_num_batched_tokens=shape.max_num_seqs + shape.extra_budget,
+            prefix_cache_scope=shape.scope,
+            preemption_mode=shape.mode,
+        )
         self.requests: dict[str, EngineRequest] = {}
         self.got: dict[str, dict[int, list[int]]] = {}
         self.open: dict[str, set[int]] = {}
-        self.num_refused = self.num_preempted = 0
+        self.conversations: list[list[int]] = []
+        self.num_refused = 0
+        for length in shape.pins:
+            self._pin(length)
 
-    def submit(
-        self,
-        num_prompt: int,
-        max_tokens: int,
-        n: int,
-        ignore_eos: bool = False,
-        scored: bool = False,
-        searches: bool = False,
-    ) -> None:
-        """A request of n samples, or of n hypotheses of a search as wide."""
+    def _pin(self, length: int) -> None:
+        memory, num_blocks = self.engine.scheduler.memory, length // self.shape.block_size
+        if 0 < num_blocks < memory.pool.num_blocks - memory.num_pinned_blocks:
+            self.engine.pin(family_prompt(0, length), "pin.txt")
+        else:
+            with pytest.raises(ConfigError, match=r"--pin-prefix pin\.txt"):
+                self.engine.pin(family_prompt(0, length), "pin.txt")
+        check_engine(self.engine)
+
+    def submit(self, asked: "Asked") -> None:
         number = len(self.requests) + self.num_refused
+        num_prompt, max_tokens, n = asked.num_prompt, asked.max_tokens, asked.n
         shared: dict[str, Any] = {
             "max_tokens": max_tokens,
-            "ignore_eos": ignore_eos,
-            "prompt_logprobs": 0 if scored else None,
+            "ignore_eos": asked.ignore_eos,
+            "prompt_logprobs": 0 if asked.scored else None,
         }
         params = SamplingParams(n=n, **shared)
-        if searches:
+        if asked.searches:
             shared["early_stopping"] = (True, False, "never")[number % 3]
             params = BeamSearchParams(beam_width=n, **shared).sampling_params()
-        prompt = [(number * 7 + i) % 40 for i in range(num_prompt)]
-        request = EngineRequest(str(number), prompt, params, arrival_s=float(number), seed=number)
+        prompt = family_prompt(asked.family, num_prompt)
+        if asked.follows and self.conversations:
+            prompt = (self.conversations[number % len(self.conversations)] + prompt)[:num_prompt]
+        owner = self._owner(asked)
+        request = EngineRequest(
+            str(number),
+            prompt,
+            params,
+            arrival_s=float(number),
+            seed=seed_of(owner, number),
+            tenant=asked.tenant,
+            cache_salt=asked.salt,
+        )
         limits = self.engine.scheduler.limits
         servable = (
             worst_case_blocks(num_prompt, max_tokens, n, limits.block_size) <= limits.num_blocks
@@ -88,6 +141,11 @@ class Traffic:
         self.got[request.request_id] = {index: [] for index in range(n)}
         self.open[request.request_id] = set(range(n))
 
+    def _owner(self, asked: "Asked") -> int:
+        """One number for all requests that may share their blocks."""
+        tenant = "" if self.shape.scope == "global" else asked.tenant
+        return 1 + ("ab".find(tenant) if tenant else 0) + 2 * (asked.salt is not None)
+
     def abort(self, request_id: str, index: int | None) -> None:
         if self.requests[request_id].params.beams is not None and index is not None:
             assert not self.engine.abort(request_id, index)
@@ -99,7 +157,6 @@ class Traffic:
             del self.got[request_id][dead]
 
     def step(self) -> None:
-        self.num_preempted -= self.engine.scheduler.num_preemptions
         for update in self.engine.step():
             request = self.requests[update.request_id]
             if update.prompt_logprobs is not None:
@@ -113,7 +170,6 @@ class Traffic:
                         self._check_tokens(request, sequence.index, sequence.finish_reason)
                     else:
                         self._check_hypothesis(request, sequence)
-        self.num_preempted += self.engine.scheduler.num_preemptions
         check_engine(self.engine)
 
     def _check_tokens(self, request: EngineRequest, index: int, reason: str) -> None:
@@ -123,6 +179,7 @@ class Traffic:
             if wanted[-1] == EOS and not request.params.ignore_eos:
                 break
         assert self.got[request.request_id][index] == wanted
+        self.conversations.append(request.prompt_token_ids + wanted)
         assert reason == ("stop" if wanted[-1] == EOS and not request.params.ignore_eos else "length")
 
     def _check_hypothesis(self, request: EngineRequest, got: SequenceUpdate) -> None:
@@ -137,30 +194,68 @@ class Traffic:
                 break
             self.step()
         assert not any(self.open.values()), "a request was lost"
-        assert self.engine.ledger().num_used_blocks == 0
+        ledger = self.engine.ledger()
+        assert ledger.num_used_blocks == ledger.num_pinned_blocks, "blocks were left behind"
+        assert ledger.num_swapped_blocks == 0, "the swap space is not empty"
+        assert self.shape.scope != "off" or ledger.num_cached_blocks == 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to be tried."""
+
+    num_prompt: int
+    max_tokens: int
+    n: int = 1
+    family: int = 0
+    tenant: str = "a"
+    salt: str | None = None
+    follows: bool = False
+    ignore_eos: bool = False
+    scored: bool = False
+    searches: bool = False
+    """For n hypotheses of a beam search as wide."""
+
+
+def family_prompt(family: int, num_tokens: int) -> list[int]:
+    return [(family * 7 + i) % 40 for i in range(num_tokens)]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
-        num_blocks=st.integers(1, 40),
-        block_size=st.integers(1, 5),
-        max_num_seqs=st.integers(1, 12),
-        extra_budget=st.integers(0, 30),
-        depth=st.integers(1, 2),
+        shape=st.builds(
+            Shape,
+            num_blocks=st.integers(1, 40),
+            block_size=st.integers(1, 5),
+            max_num_seqs=st.integers(1, 12),
+            extra_budget=st.integers(0, 30),
+            depth=st.integers(1, 2),
+            scope=st.sampled_from(SCOPES),
+            pins=st.lists(st.integers(1, 20), max_size=2).map(tuple),
+            mode=st.sampled_from(MODES),
+            num_swap_blocks=st.integers(0, 40),
+        )
     )
-    def start(self, num_blocks: int, block_size: int, max_num_seqs: int, extra_budget: int, depth: int) -> None:
-        self.traffic = Traffic(num_blocks, block_size, max_num_seqs, max_num_seqs + extra_budget, depth)
+    def start(self, shape: Shape) -> None:
+        self.traffic = Traffic(shape)
 
     @rule(
-        num_prompt=st.integers(1, 40),
-        max_tokens=st.integers(1, 30),
-        n=st.integers(1, 5),
-        ignore_eos=st.booleans(),
-        scored=st.booleans(),
-        searches=st.booleans(),
+        asked=st.builds(
+            Asked,
+            num_prompt=st.integers(1, 40),
+            max_tokens=st.integers(1, 30),
+            n=st.integers(1, 5),
+            family=st.integers(0, 2),
+            tenant=st.sampled_from(["a", "b"]),
+            salt=st.sampled_from([None, None, "salt"]),
+            follows=st.booleans(),
+            ignore_eos=st.booleans(),
+            scored=st.booleans(),
+            searches=st.booleans(),
+        )
     )
-    def submit(self, num_prompt: int, max_tokens: int, n: int, ignore_eos: bool, scored: bool, searches: bool) -> None:
-        self.traffic.submit(num_prompt, max_tokens, n, ignore_eos, scored, searches)
+    def submit(self, asked: Asked) -> None:
+        self.traffic.submit(asked)
 
     @precondition(lambda self: self.traffic.requests)
     @rule(data=st.data(), whole=st.booleans())
@@ -191,12 +286,34 @@ TestSchedulerMachine = SchedulerMachine.TestCase
 def random_run(seed: int, num_steps: int) -> Traffic:
     """Random traffic that keeps the pool full: arrivals, lengths, n, aborts and pool sizes are drawn from the seed."""
     r = random.Random(seed)
-    num_blocks, block_size, max_num_seqs = r.randint(40, 90), r.randint(1, 6), r.randint(4, 16)
-    traffic = Traffic(num_blocks, block_size, max_num_seqs, max_num_seqs + r.randint(0, 40), depth=r.randint(1, 2))
+    traffic = Traffic(
+        Shape(
+            num_blocks=r.randint(40, 90),
+            block_size=r.randint(1, 6),
+            max_num_seqs=r.randint(4, 16),
+            extra_budget=r.randint(0, 40),
+            depth=r.randint(1, 2),
+            scope=r.choice(SCOPES),
+            pins=r.choice(((), (12,), (12, 15))),
+            mode=r.choice(MODES),
+            num_swap_blocks=r.choice((0, 20, 90)),
+        )
+    )
     for _ in range(num_steps):
         if traffic.engine.scheduler.num_waiting < 4 and r.random() < 0.5:
-            n, ignore_eos, scored = r.choice((1, 1, 2, 3, 5)), r.random() < 0.5, r.random() < 0.1
-            traffic.submit(r.randint(1, 40), r.randint(1, 30), n, ignore_eos, scored, searches=r.random() < 0.4)
+            asked = Asked(
+                num_prompt=r.randint(1, 40),
+                max_tokens=r.randint(1, 30),
+                n=r.choice((1, 1, 2, 3, 5)),
+                family=r.randint(0, 3),
+                tenant=r.choice("ab"),
+                salt=r.choice((None, None, "salt")),
+                follows=r.random() < 0.3,
+                ignore_eos=r.random() < 0.5,
+                scored=r.random() < 0.1,
+                searches=r.random() < 0.4,
+            )
+            traffic.submit(asked)
         if r.random() < 0.02 and any(traffic.open.values()):
             request_id = r.choice([key for key, left in traffic.open.items() if left])
             traffic.abort(request_id, r.choice((None, *traffic.open[request_id])))
@@ -211,8 +328,14 @@ def test_long_random_traffic_ends_with_every_token_right(seed: int) -> None:
     assert len(traffic.requests) > 50
 
 
-def test_random_traffic_preempts_copies_and_refuses() -> None:
+def test_random_traffic_preempts_copies_hits_and_refuses() -> None:
     runs = [random_run(seed, 400) for seed in range(100, 110)]
-    assert sum(run.num_preempted for run in runs) > 20
+    assert sum(run.engine.ledger().totals.num_recomputes for run in runs) > 20
+    assert sum(run.engine.ledger().totals.num_swaps for run in runs) > 20
+    assert sum(run.executor.num_moved for run in runs) == sum(
+        run.engine.ledger().totals.num_moved_blocks for run in runs
+    )
+    assert sum(run.engine.ledger().totals.num_hit_tokens for run in runs) > 1000
+    assert sum(run.engine.ledger().num_pinned_blocks for run in runs) > 10
     assert sum(run.executor.num_copied for run in runs) > 20
     assert sum(run.num_refused for run in runs) > 0

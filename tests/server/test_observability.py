@@ -53,7 +53,7 @@ def test_gauges_show_blocks_shared_while_several_answers_are_made(serve: Any) ->
         assert now["vllm:num_requests_waiting"] == now["vllm:num_preemptions_total"] == 0
         assert now["octavo:kv_blocks{shared}"] >= 2
         assert now["octavo:kv_blocks_unshared"] > now["octavo:kv_blocks{used}"] > 0
-        total = now["octavo:kv_blocks{used}"] + now["octavo:kv_blocks{free}"]
+        total = sum(now[f"octavo:kv_blocks{{{state}}}"] for state in ("used", "free", "cached"))
         assert now["vllm:kv_cache_usage_perc"] == pytest.approx(now["octavo:kv_blocks{used}"] / total)
         held = sum(now[f"octavo:kv_slots{{{state}}}"] for state in ("filled", "reserved", "fragmented"))
         assert held == now["octavo:kv_blocks{used}"] * ENGINE.block_size

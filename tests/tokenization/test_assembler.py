@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, TokenLogprobs
+from octavo.outputs import CompletionOutput, FinishReason, Logprob, MemoryUse, RequestMetrics, TokenLogprobs
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.tokenization.assembler import Delta, OutputAssembler
@@ -205,10 +205,11 @@ def test_times_and_preemptions_are_noted_once(byte_level: Tokenizer) -> None:
     assert metrics == RequestMetrics(arrival_s=0.0, first_scheduled_s=1.5)
     feed(assembler, byte_level.encode("the"))
     first_token_s = metrics.first_token_s
-    assembler.apply(update(SequenceUpdate(0, [END], "stop"), num_preemptions=2, num_recomputed_tokens=40))
+    memory = MemoryUse(num_cached_tokens=16, num_preemptions=2, num_recomputed_tokens=40)
+    assembler.apply(update(SequenceUpdate(0, [END], "stop"), memory=memory))
     assert not assembler.finished
-    assembler.apply(update(SequenceUpdate(1, [END], "stop")))
-    assert (metrics.num_preemptions, metrics.num_recomputed_tokens) == (2, 40)
+    assembler.apply(update(SequenceUpdate(1, [END], "stop"), memory=memory))
+    assert metrics.memory == memory
     assert metrics.first_token_s == first_token_s
     assert first_token_s is not None
     assert metrics.finished_s is not None
@@ -270,7 +271,7 @@ def test_deltas_join_to_the_output(byte_level: Tokenizer, data: st.DataObject) -
             SequenceUpdate(1, [5], "stop", 5, [TokenLogprobs(5, -0.5, 1, [5, 6], [-0.5, -2.0])]),
             prompt_logprobs=[],
             first_scheduled_s=3.5,
-            num_preemptions=1,
+            memory=MemoryUse(num_preemptions=1),
         ),
     ],
 )

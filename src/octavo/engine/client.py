@@ -20,6 +20,8 @@ from octavo.engine.wire import (
     Abort,
     EngineLoad,
     Failure,
+    Pin,
+    Pinned,
     Ready,
     Refusal,
     Shutdown,
@@ -29,6 +31,7 @@ from octavo.engine.wire import (
     encode,
 )
 from octavo.errors import EngineError, OctavoError, RequestError
+from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
 EXIT_WAIT_S = 5.0
@@ -106,6 +109,7 @@ class EngineClient:
         self._streams: dict[str, RequestStream] = {}
         self._failure: OctavoError | None = None
         self._ready: asyncio.Future[Ready] | None = None
+        self._pinned: asyncio.Future[Pinned] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.load: EngineLoad | None = None
         """What the engine last said that it is doing."""
@@ -125,6 +129,16 @@ class EngineClient:
         self._tasks.append(loop.create_task(self._listen()))
         threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
         return await self._ready
+
+    async def pin(self, token_ids: list[int], name: str) -> Limits:
+        """Keep a prefix's blocks for good, before any request is submitted. Returns what requests can have now.
+
+        Raises:
+            OctavoError: it does not fit, and the engine has ended.
+        """
+        self._pinned = asyncio.get_running_loop().create_future()
+        self._send(encode(Pin(token_ids, name)))
+        return (await self._pinned).limits
 
     @property
     def num_open(self) -> int:
@@ -204,6 +218,9 @@ class EngineClient:
             elif isinstance(event, Ready):
                 if self._ready is not None and not self._ready.done():
                     self._ready.set_result(event)
+            elif isinstance(event, Pinned):
+                if self._pinned is not None and not self._pinned.done():
+                    self._pinned.set_result(event)
             else:
                 self._die(_error_of(event))
 
@@ -229,8 +246,9 @@ class EngineClient:
             return
         self._failure = error
         self._fail_streams(error)
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(error)
+        for awaited in (self._ready, self._pinned):
+            if awaited is not None and not awaited.done():
+                awaited.set_exception(error)
         self.on_death(error)
 
     def _fail_streams(self, error: OctavoError) -> None:

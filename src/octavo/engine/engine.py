@@ -1,8 +1,10 @@
 """The step loop: plan, submit, update."""
 
 from collections import deque
+from typing import Self
 
-from octavo.errors import EngineError
+from octavo.config import EngineConfig, PreemptionMode, PrefixCacheScope
+from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, Step
 from octavo.memory import Ledger
 from octavo.scheduling.admission import Limits
@@ -16,7 +18,14 @@ class Engine:
     called."""
 
     def __init__(
-        self, executor: Executor, *, max_num_seqs: int, max_num_batched_tokens: int, max_logprobs: int = 20
+        self,
+        executor: Executor,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_logprobs: int = 20,
+        prefix_cache_scope: PrefixCacheScope = "tenant",
+        preemption_mode: PreemptionMode = "auto",
     ) -> None:
         capacity = executor.capacity
         limits = Limits(
@@ -29,11 +38,60 @@ class Engine:
             max_logprobs=max_logprobs,
         )
         self.executor = executor
-        self.scheduler = Scheduler(limits, capacity.eos_token_ids)
+        self.scheduler = Scheduler(
+            limits,
+            capacity.eos_token_ids,
+            prefix_cache_scope=prefix_cache_scope,
+            preemption_mode=preemption_mode,
+            num_swap_blocks=capacity.num_swap_blocks,
+            block_bytes=capacity.block_bytes,
+        )
         self.num_steps = 0
         self.fullest = self.ledger()
         """The ledger of the step that held the most blocks so far."""
         self._in_flight: deque[tuple[ScheduledStep, Step]] = deque()
+
+    @classmethod
+    def configured(cls, executor: Executor, config: EngineConfig) -> Self:
+        """An engine as the knobs say."""
+        return cls(
+            executor,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_logprobs=config.max_logprobs,
+            prefix_cache_scope=config.prefix_cache_scope,
+            preemption_mode=config.preemption_mode,
+        )
+
+    def pin(self, token_ids: list[int], name: str) -> None:
+        """Compute the full blocks of a prefix and keep them for good, for requests of all tenants. Nothing else may be
+        in the engine.
+
+        Args:
+            token_ids: what prompts will begin with.
+            name: what an error calls it: its file.
+
+        Raises:
+            ConfigError: it does not fit into what other pins have left of the pool; or it is less than a block.
+        """
+        pool, size = self.scheduler.memory.pool, self.scheduler.memory.block_size
+        num_blocks, num_pinned = len(token_ids) // size, self.scheduler.memory.num_pinned_blocks
+        if num_blocks == 0:
+            raise ConfigError(f"--pin-prefix {name} has {len(token_ids)} tokens, less than a block of {size}")
+        if num_blocks + 1 > pool.num_blocks - num_pinned:
+            raise ConfigError(
+                f"--pin-prefix {name} takes {num_blocks} KV blocks of {size} tokens, and of the pool's "
+                f"{pool.num_blocks} {num_pinned} are pinned already: one must be left for requests; shorten it or "
+                "raise --kv-cache-memory"
+            )
+        pinned = token_ids[: num_blocks * size]
+        try:
+            self.scheduler.add_pin(pinned)
+        except RequestError as error:
+            raise ConfigError(f"--pin-prefix {name}: {error}") from error
+        while self.has_unfinished:
+            self.step()
+        self.scheduler.hold_pin(pinned)
 
     @property
     def has_unfinished(self) -> bool:

@@ -17,6 +17,8 @@ from octavo.engine.wire import (
     EngineLoad,
     Event,
     Failure,
+    Pin,
+    Pinned,
     Ready,
     Refusal,
     Shutdown,
@@ -66,17 +68,13 @@ class EngineProcess:
 
         imported_s = time.monotonic()
         executor = LocalExecutor(config, progress=sys.stderr.isatty())
-        self._engine = Engine(
-            executor,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_logprobs=config.max_logprobs,
-        )
+        self._engine = Engine.configured(executor, config)
         phases_s = {"import torch": imported_s - start_s, "load the model": time.monotonic() - imported_s}
         self._send(
             Ready(
                 limits=self._engine.scheduler.limits,
                 block_bytes=executor.capacity.block_bytes,
+                num_swap_blocks=executor.capacity.num_swap_blocks,
                 weight_bytes=executor.weight_bytes,
                 dtype=str(executor.dtype).removeprefix("torch."),
                 kernels=executor.kernel_choice.why,
@@ -108,8 +106,12 @@ class EngineProcess:
             except zmq.Again:
                 return
 
-    def _obey(self, command: Submit | Abort) -> bool:
+    def _obey(self, command: Submit | Abort | Pin) -> bool:
         """Carry out a command; True where it changed something."""
+        if isinstance(command, Pin):
+            self._engine.pin(command.token_ids, command.name)
+            self._send(Pinned(self._engine.scheduler.limits))
+            return True
         if isinstance(command, Abort):
             return self._engine.abort(command.request_id, command.index)
         try:
@@ -125,7 +127,6 @@ class EngineProcess:
             ledger=scheduler.ledger(),
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
-            num_preemptions=scheduler.num_preemptions,
             num_steps=self._engine.num_steps,
         )
 

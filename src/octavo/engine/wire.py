@@ -20,11 +20,19 @@ class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
     index: int | None = None
 
 
+class Pin(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Compute a prefix and keep its blocks for good, before any request is submitted; `Pinned` is the answer."""
+
+    token_ids: list[int]
+    name: str
+    """What an error calls it."""
+
+
 class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Drop what is left and exit."""
 
 
-Command = Submit | Abort | Shutdown
+Command = Submit | Abort | Pin | Shutdown
 """From the front to the engine."""
 
 
@@ -33,6 +41,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     limits: Limits
     block_bytes: int
+    num_swap_blocks: int
     weight_bytes: int
     dtype: str
     kernels: str
@@ -41,13 +50,18 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Seconds that each part of the engine's start took."""
 
 
+class Pinned(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A prefix is pinned, and this is what requests can have now."""
+
+    limits: Limits
+
+
 class EngineLoad(msgspec.Struct, frozen=True, array_like=True):
     """What the engine is doing: gauges, and counters since its start."""
 
     ledger: Ledger
     num_running: int
     num_waiting: int
-    num_preemptions: int
     num_steps: int
 
 
@@ -72,7 +86,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-Event = Ready | StepReport | Refusal | Failure
+Event = Ready | Pinned | StepReport | Refusal | Failure
 """From the engine to the front."""
 
 encode = msgspec.msgpack.Encoder().encode

@@ -297,7 +297,8 @@ def _copies(work: KernelWork) -> Iterator[Case]:
         shape = work.cache_shape(2 * num_blocks * work.block_size, precision)
         kernels = work.kernels(activation_dtype(precision), shape.dtype)
         order = torch.randperm(2 * num_blocks, generator=torch.Generator().manual_seed(3))
-        call = partial(kernels.copy_blocks, written_cache(kernels, shape), order[:num_blocks], order[num_blocks:])
+        cache = written_cache(kernels, shape)
+        call = partial(kernels.copy_blocks, cache, cache, order[:num_blocks], order[num_blocks:])
         what = f"{num_blocks} blocks of {shape.block_bytes:,} B"
         yield Case("copy", what, precision, num_blocks, call, num_blocks, 2.0 * shape.block_bytes)
 

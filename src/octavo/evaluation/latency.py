@@ -58,7 +58,8 @@ def measure(
 
 def _token_times(llm: LLM, input_tokens: int, output_tokens: int, repeat: int) -> Iterator[float]:
     num_ids = llm.engine.executor.capacity.vocab_size
-    prompt = [(repeat * 7919 + position * 31) % num_ids for position in range(input_tokens)]
+    first = repeat * 7919 + input_tokens * 104_729  # begins like no other stream's: the prefix cache must not help
+    prompt = [(first + position * 31) % num_ids for position in range(input_tokens)]
     params = SamplingParams(temperature=0, max_tokens=output_tokens, ignore_eos=True)
     for assembler in llm.stream([prompt], params):
         for delta in assembler.take_delta():

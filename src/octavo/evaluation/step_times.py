@@ -64,8 +64,7 @@ def load(config: EngineConfig) -> tuple[Engine, LocalExecutor]:
         OctavoError: as `LocalExecutor`.
     """
     executor = LocalExecutor(config)
-    engine = Engine(executor, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens)
-    return engine, executor
+    return Engine.configured(executor, config), executor
 
 
 def measure(engine: Engine, executor: LocalExecutor, num_sequences: int, context: int, num_steps: int) -> StepTimes:

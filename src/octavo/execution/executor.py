@@ -14,6 +14,8 @@ class Capacity:
     block_size: int
     block_bytes: int
     """Bytes of one block, K and V of all layers."""
+    num_swap_blocks: int = 0
+    """Blocks that the swap space holds."""
     max_model_len: int
     vocab_size: int
     eos_token_ids: frozenset[int] = frozenset()

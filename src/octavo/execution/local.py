@@ -10,7 +10,7 @@ from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner
 from octavo.execution.plan import Plan
-from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache
+from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, size_swap_space
 from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
@@ -49,11 +49,14 @@ class LocalExecutor:
         )
         shape = size_cache(config, self.model_config, cache_dtype, max_model_len, free_memory_bytes())
         cache = kernels.allocate_cache(shape, device)
-        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len)
+        swap_shape = size_swap_space(config, shape, free_memory_bytes())
+        swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
+        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len, swap_space)
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
             block_size=shape.block_size,
             block_bytes=shape.block_bytes,
+            num_swap_blocks=swap_shape.num_blocks,
             max_model_len=max_model_len,
             vocab_size=self.model_config.vocab_size,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),

@@ -1,5 +1,7 @@
 """Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
 
+import time
+
 import numpy as np
 import torch
 
@@ -18,20 +20,46 @@ SCORED_AT_ONCE = 256
 class ModelRunner:
     """One model, its KV cache and the rows it is working on."""
 
-    def __init__(self, model: Model, kernels: Kernels, cache: KVCache, max_model_len: int) -> None:
+    def __init__(
+        self, model: Model, kernels: Kernels, cache: KVCache, max_model_len: int, swap_space: KVCache | None = None
+    ) -> None:
         self.forward = kernels.bind(model, cache)
         self.kernels = kernels
         self.cache = cache
+        self.swap_space = swap_space
+        """Records of the same shape as the cache's, for the blocks of preempted requests."""
         self.rows = RowTables(max_model_len, cache.shape.block_size)
         self.sampling = SamplingTable()
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
-        """One step: the plan's changes, its copies, then the KV writes and attention of its tokens, then sampling."""
+        """One step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
+        sampling."""
+        start_s = time.perf_counter()
         self.follow(plan)
-        if plan.copies:
-            sources, destinations = torch.tensor(plan.copies, dtype=torch.int64, device=self._device).unbind(1)
-            self.kernels.copy_blocks(self.cache, sources, destinations)
+        move_s = self._swap(plan)
+        output = self._compute(plan)
+        output.move_s = move_s
+        output.compute_s = time.perf_counter() - start_s - move_s
+        return output
+
+    def _swap(self, plan: Plan) -> float:
+        """Move blocks out and back. Returns the seconds that took."""
+        if self.swap_space is None or not (plan.swap_out or plan.swap_in):
+            return 0.0
+        start_s = time.perf_counter()
+        self._copy(self.cache, self.swap_space, plan.swap_out)
+        self._copy(self.swap_space, self.cache, plan.swap_in)
+        return time.perf_counter() - start_s
+
+    def _copy(self, source: KVCache, destination: KVCache, pairs: list[tuple[int, int]]) -> None:
+        """Copy blocks, all in one call: (source, destination) pairs."""
+        if pairs:
+            source_ids, destination_ids = torch.tensor(pairs, dtype=torch.int64, device=self._device).unbind(1)
+            self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
+
+    def _compute(self, plan: Plan) -> StepOutput:
+        self._copy(self.cache, self.cache, plan.copies)
         if not plan.rows:
             return StepOutput([])
         batch = self.prepare(plan)

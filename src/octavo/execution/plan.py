@@ -58,6 +58,10 @@ class Plan(msgspec.Struct, array_like=True):
     chosen: list[tuple[int, int]] = []
     """(row, token): what a beam search chose for a row, added to its tokens."""
     tables: list[TableEdit] = []
+    swap_out: list[tuple[int, int]] = []
+    """(block, block of the swap space): moved out before anything else is written."""
+    swap_in: list[tuple[int, int]] = []
+    """(block of the swap space, block): moved back next."""
     copies: list[tuple[int, int]] = []
     """(source, destination) blocks, copied before any KV is written."""
     rows: list[int] = []
@@ -95,3 +99,7 @@ class StepOutput(msgspec.Struct, array_like=True):
     """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""
     candidates: list[tuple[int, Candidates]] = []
     """(index in `sampled_rows`, what may come next) of each row that is a beam."""
+    compute_s: float = 0.0
+    """Seconds that the step took without its moves."""
+    move_s: float = 0.0
+    """Seconds that its swaps took."""

@@ -103,3 +103,30 @@ def size_cache(
             -(-block.block_bytes * -(-max_model_len // config.block_size) // MIB),
         )
     return replace(block, num_blocks=num_blocks)
+
+
+def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) -> CacheShape:
+    """The swap space that `--swap-space` buys beside a cache, which is not in use yet: its pages are still free.
+
+    It is never larger than the cache: only what has been in the pool is moved out, and nothing new is admitted before
+    all of it is back.
+
+    Raises:
+        ConfigError: this is more than is free.
+    """
+    if config.preemption_mode == "recompute":
+        return replace(cache, num_blocks=0)
+    free_bytes = max(0, free_bytes - cache.num_bytes)
+    wanted_bytes = parse_size(config.swap_space, free_bytes, "--swap-space", least=0)
+    num_blocks = min(wanted_bytes // cache.block_bytes, cache.num_blocks)
+    if num_blocks * cache.block_bytes > free_bytes:
+        raise ConfigError(
+            f"--swap-space {config.swap_space} is {num_blocks * cache.block_bytes / MIB:,.0f} MiB, and beside the KV "
+            f"cache {free_bytes / MIB:,.0f} MiB are free: lower it, or --kv-cache-memory"
+        )
+    if config.preemption_mode == "swap" and num_blocks == 0:
+        raise ConfigError(
+            f"--preemption-mode swap needs room to swap to, and --swap-space {config.swap_space} is less than one KV "
+            f"block of {cache.block_bytes:,} bytes: raise it"
+        )
+    return replace(cache, num_blocks=num_blocks)

@@ -71,9 +71,17 @@ class CpuKernels:
                 memory.madvise(mmap.MADV_HUGEPAGE)
         return KVCache(shape, torch.frombuffer(memory, dtype=torch.uint8).view(shape.num_blocks, shape.block_bytes))
 
-    def copy_blocks(self, cache: KVCache, sources: torch.Tensor, destinations: torch.Tensor) -> None:
-        """Copy whole records (`[n]` int64 block ids each)."""
-        _cpu.copy_blocks(cache.records.data_ptr(), cache.shape.block_bytes, sources.numpy(), destinations.numpy())
+    def copy_blocks(
+        self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
+    ) -> None:
+        """Copy whole records (`[n]` int64 block ids each), several at once."""
+        _cpu.copy_blocks(
+            source.records.data_ptr(),
+            destination.records.data_ptr(),
+            source.shape.block_bytes,
+            source_ids.numpy(),
+            destination_ids.numpy(),
+        )
 
     def bind(self, model: Model, cache: KVCache) -> ForwardPass:
         """Record the model's forward pass. Each weight is packed and its parameter emptied on the way, so that the

@@ -150,8 +150,11 @@ class Kernels(Protocol):
         """A zeroed cache. On the CPU its pages are taken from the system when first written."""
         ...
 
-    def copy_blocks(self, cache: KVCache, sources: torch.Tensor, destinations: torch.Tensor) -> None:
-        """Copy whole records (`[n]` int64 block ids each). No id is in both, none twice in `destinations`."""
+    def copy_blocks(
+        self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
+    ) -> None:
+        """Copy whole records (`[n]` int64 block ids each) within a cache, or to another one with records of the same
+        shape: a swap. No id is twice in `destination_ids`, and within a cache none is in both."""
         ...
 
     def bind(self, model: Model, cache: KVCache) -> ForwardPass:

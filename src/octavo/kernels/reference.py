@@ -51,9 +51,11 @@ class ReferenceKernels:
             return KVCache(shape, torch.from_numpy(np.zeros(dimensions, np.uint8)))
         return KVCache(shape, torch.zeros(dimensions, dtype=torch.uint8, device=device))
 
-    def copy_blocks(self, cache: KVCache, sources: torch.Tensor, destinations: torch.Tensor) -> None:
+    def copy_blocks(
+        self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
+    ) -> None:
         """Copy whole records (`[n]` int64 block ids each)."""
-        cache.records.index_copy_(0, destinations, cache.records.index_select(0, sources))
+        destination.records.index_copy_(0, destination_ids, source.records.index_select(0, source_ids))
 
     def bind(self, model: Model, cache: KVCache) -> ForwardPass:
         """The model as it is."""

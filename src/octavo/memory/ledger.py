@@ -1,6 +1,6 @@
 """The ledger: what the pool's memory holds at one moment, and what of it is waste (paper, section 3.1 and figure 2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -9,6 +9,30 @@ class BlockState(NamedTuple):
 
     reference_count: int
     num_filled_slots: int
+
+
+@dataclass(slots=True)
+class Totals:
+    """What has happened in the memory since the engine's start."""
+
+    num_copied_blocks: int = 0
+    """By copy-on-write."""
+    num_queried_tokens: int = 0
+    """Prompt tokens of admitted requests that the prefix cache was asked for."""
+    num_hit_tokens: int = 0
+    """Those of them that it had."""
+    num_recomputes: int = 0
+    """Preemptions whose blocks were given up."""
+    num_recomputed_tokens: int = 0
+    """Tokens whose states were computed again after one."""
+    num_swaps: int = 0
+    """Preemptions whose blocks were moved to the swap space."""
+    num_moved_blocks: int = 0
+    """Out to the swap space, and back."""
+
+    @property
+    def num_preemptions(self) -> int:
+        return self.num_recomputes + self.num_swaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +49,38 @@ class Ledger:
     block_size: int
     num_used_blocks: int
     num_shared_blocks: int
-    """Blocks that more than one sequence holds."""
+    """Used blocks with more than one holder: sequences, or a pin."""
     num_unshared_blocks: int
     """Blocks that the same sequences would hold if nothing were shared."""
     num_filled_slots: int
     """Slots that hold token states."""
     num_reserved_slots: int
     num_external_slots: int = 0
+    num_cached_blocks: int = 0
+    """Blocks that no sequence holds and the prefix cache still finds; they go when memory is needed."""
+    num_pinned_blocks: int = 0
+    """Used blocks that stay for good (--pin-prefix)."""
+    num_swap_blocks: int = 0
+    """Blocks that the swap space has room for."""
+    num_swapped_blocks: int = 0
+    """Those of them that hold blocks of preempted requests."""
+    block_bytes: int = 0
+    totals: Totals = field(default_factory=Totals)
 
     @property
     def num_free_blocks(self) -> int:
-        return self.num_blocks - self.num_used_blocks
+        """Blocks that hold nothing: used, cached and free ones make up the pool."""
+        return self.num_blocks - self.num_used_blocks - self.num_cached_blocks
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes copied by copy-on-write since the start."""
+        return self.totals.num_copied_blocks * self.block_bytes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes moved to the swap space and back since the start."""
+        return self.totals.num_moved_blocks * self.block_bytes
 
     @property
     def num_unfilled_slots(self) -> int:
@@ -62,7 +107,8 @@ class Ledger:
         used_slots = self.num_used_blocks * self.block_size
         return (
             f"{self.num_used_blocks} of {self.num_blocks} blocks used ({self.num_shared_blocks} shared, "
-            f"{self.num_unshared_blocks} without sharing), "
+            f"{self.num_unshared_blocks} without sharing), {self.num_cached_blocks} cached, "
+            f"{self.num_swapped_blocks} swapped, "
             f"{self.num_filled_slots} of {used_slots} slots filled, waste {self.waste:.1%} "
             f"(reserved {self.num_reserved_slots}, internal {self.num_fragmented_slots}, external "
             f"{self.num_external_slots})"

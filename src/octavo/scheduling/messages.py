@@ -5,7 +5,7 @@ import hashlib
 
 import msgspec
 
-from octavo.outputs import FinishReason, TokenLogprobs
+from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.sampling_params import SamplingParams
 
 
@@ -20,6 +20,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     seed: int = 0
     tenant: str = ""
     """Whose request it is: what one tenant's requests leave in memory may not help another's."""
+    cache_salt: str | None = None
+    """Requests of one tenant share blocks only where this is the same, too."""
 
 
 def request_seed(seed: int, number: int) -> int:
@@ -48,5 +50,4 @@ class RequestUpdate(msgspec.Struct, array_like=True):
     prompt_logprobs: list[TokenLogprobs] | None = None
     """All of them, once: entry i is about prompt token i + 1."""
     first_scheduled_s: float | None = None
-    num_preemptions: int = 0
-    num_recomputed_tokens: int = 0
+    memory: MemoryUse = MemoryUse()

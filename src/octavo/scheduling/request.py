@@ -1,11 +1,14 @@
 """A request and its sequences: what the scheduler knows of them between steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 
-from octavo.memory import BlockTable
-from octavo.outputs import FinishReason, TokenLogprobs
+import msgspec
+
+from octavo.memory import BlockTable, chain_digest
+from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.scheduling.rows import NO_ROW, Rows
@@ -40,7 +43,12 @@ class SequenceState:
     fork_at: int = 0
     row: int = NO_ROW
     output_token_ids: list[int] = field(default_factory=list)
+    """They only ever grow."""
     finish_reason: FinishReason | None = None
+    saved: BlockTable | None = None
+    """Its blocks in the swap space, while the request is preempted by swap."""
+    digests: list[bytes] = field(default_factory=list)
+    """Of the content of its first blocks, as far as anyone has asked."""
     rank: int = 0
     """A beam's place in its search."""
 
@@ -55,8 +63,36 @@ class SequenceState:
         return self.num_tokens - self.num_computed
 
     @property
+    def num_known_tokens(self) -> int:
+        """Prompt and output tokens that have been seen."""
+        return len(self.request.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
     def has_unseen_token(self) -> bool:
-        return self.num_tokens > len(self.request.prompt_token_ids) + len(self.output_token_ids)
+        return self.num_tokens > self.num_known_tokens
+
+    def digest(self, logical: int, block_size: int) -> bytes:
+        """What the content of logical block `logical`, all of whose tokens are known, is called in the prefix index.
+        The request must have a `prefix_root`."""
+        digests = self.digests
+        while len(digests) <= logical:
+            parent = digests[-1] if digests else self.request.prefix_root
+            if parent is None:
+                raise ValueError("a request without a prefix root has no digests")
+            start = len(digests) * block_size
+            digests.append(chain_digest(parent, self._tokens(start, start + block_size)))
+        return digests[logical]
+
+    def _tokens(self, start: int, stop: int) -> list[int]:
+        """Its tokens from position `start` to before `stop`."""
+        prompt = self.request.prompt_token_ids
+        if stop <= len(prompt):
+            return prompt[start:stop]
+        offset = max(0, start - len(prompt))
+        return prompt[start:] + self.output_token_ids[offset : stop - len(prompt)]
+
+
+NOTHING_HELD: Mapping[SequenceState, int] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -79,9 +115,14 @@ class Request:
     state: RequestState = RequestState.WAITING
     is_decoding: bool = False
     """Every sequence has all its states but its last token's: one token each makes the next step."""
+    prefix_root: bytes | None = None
+    """Where its blocks' digests begin; None where the prefix cache takes none of its blocks."""
+    pinned_blocks: list[int] = field(default_factory=list)
+    """The pinned blocks that its prompt begins with."""
     first_scheduled_s: float | None = None
-    num_preemptions: int = 0
-    num_recomputed_tokens: int = 0
+    memory_use: MemoryUse = field(default_factory=MemoryUse)
+    num_lost_tokens: int = 0
+    """Token states given up by a preemption and not computed again yet."""
     num_scores_planned: int = 0
     """Prompt tokens, from the second on, that have their prompt_logprobs or will, by steps in flight."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -120,6 +161,11 @@ class Request:
         return self.message.params.num_sequences
 
     @property
+    def reads_cache(self) -> bool:
+        """Whether it may begin with blocks that others have computed. Scores of prompt tokens need them computed."""
+        return self.message.params.prompt_logprobs is None
+
+    @property
     def waits_for_results(self) -> bool:
         """Whether the next step depends on tokens of steps still in flight: a mask's next state, a search's choice, or
         having reached the longest length."""
@@ -136,15 +182,21 @@ class Request:
         self.num_scores_planned = max(end, self.num_scores_planned)
         return is_new
 
-    def num_blocks_missing(self, block_size: int) -> int:
+    def num_blocks_missing(self, block_size: int, held: Mapping[SequenceState, int] = NOTHING_HELD) -> int:
         """Blocks to allocate until every sequence is ready to sample, each distinct block once.
 
         A block that is shared while partly filled counts for each sharer: all of them write to it next.
+
+        Args:
+            held: blocks that some sequences are about to hold, instead of what they hold now.
         """
-        return sum(
-            -(-s.num_tokens // block_size) - (s.fork_at // block_size if s.parent else len(s.table.block_ids))
-            for s in self.sequences
-        )
+        missing = 0
+        for sequence in self.sequences:
+            num_held = held.get(sequence)
+            if num_held is None:
+                num_held = sequence.fork_at // block_size if sequence.parent else len(sequence.table.block_ids)
+            missing += -(-sequence.num_tokens // block_size) - num_held
+        return missing
 
     def take_scores(self, start: int, scores: list[TokenLogprobs]) -> None:
         """Keep a chunk's prompt_logprobs, those of tokens `start + 1` on; a chunk computed again replaces what it gave
@@ -163,8 +215,7 @@ class Request:
             [],
             prompt_logprobs,
             self.first_scheduled_s,
-            self.num_preemptions,
-            self.num_recomputed_tokens,
+            self.memory_use,
         )
 
     def fork_beam(self, parent: SequenceState, rows: Rows) -> SequenceState:
@@ -198,15 +249,15 @@ class Request:
             )
         return update
 
-    def forget_blocks(self, block_size: int) -> int:
-        """Note how the sequences share their blocks, so that each distinct block is rebuilt once; the caller frees the
-        tables.
+    def note(self, **changes: int) -> None:
+        """Add to what the request is told of its memory."""
+        added = {name: getattr(self.memory_use, name) + amount for name, amount in changes.items()}
+        self.memory_use = msgspec.structs.replace(self.memory_use, **added)
 
-        Returns:
-            The tokens whose states have to be computed again.
-        """
+    def forget_blocks(self, block_size: int) -> None:
+        """Note how the sequences share their blocks, so that each distinct block is rebuilt once; the caller frees the
+        tables. `num_lost_tokens` says how many tokens' states are lost."""
         owner: dict[int, SequenceState] = {}
-        lost = 0
         for sequence in self.sequences:
             if sequence.parent is not None:
                 continue
@@ -215,12 +266,11 @@ class Request:
             while num_shared < len(blocks) and blocks[num_shared] in owner:
                 num_shared += 1
             shared_tokens = min(num_shared * block_size, sequence.table.num_tokens)
-            lost += sequence.table.num_tokens - shared_tokens
+            self.num_lost_tokens += sequence.table.num_tokens - shared_tokens
             if num_shared:
                 sequence.parent, sequence.fork_at = owner[blocks[num_shared - 1]], shared_tokens
             owner.update((block, sequence) for block in blocks[num_shared:])
         self.is_decoding = False
-        return lost
 
     def remove(self, sequence: SequenceState) -> None:
         """Take a finished sequence out; those that were to fork from it fork from its parent, or else from the first of

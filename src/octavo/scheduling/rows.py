@@ -10,10 +10,10 @@ class Rows:
     sequences alive; and keeps what happens to rows between two plans for the next one."""
 
     def __init__(self) -> None:
+        self.plan = Plan()
+        """The next one, as far as it is known."""
         self._free: list[int] = []
         self._next = 0
-        self._released: list[int] = []
-        self._removed: list[int] = []
         self._forked: dict[int, ForkedRow] = {}
         self._chosen: dict[int, int] = {}
 
@@ -27,12 +27,8 @@ class Rows:
         """The row's sequence is over."""
         self._chosen.pop(row, None)
         if self._forked.pop(row, None) is None:
-            self._removed.append(row)
+            self.plan.removed.append(row)
         self._free.append(row)
-
-    def release(self, row: int) -> None:
-        """The row has lost its blocks."""
-        self._released.append(row)
 
     def fork(self, parent: int, index: int) -> int:
         """A row with `parent`'s tokens, before the next that is chosen for it, for sequence `index`."""
@@ -46,11 +42,13 @@ class Rows:
 
     def begin_plan(self) -> Plan:
         """A plan with all that has happened since the last one."""
-        plan = Plan(
-            released=self._released,
-            removed=self._removed,
-            forked=list(self._forked.values()),
-            chosen=list(self._chosen.items()),
-        )
-        self._released, self._removed, self._forked, self._chosen = [], [], {}, {}
+        plan, self.plan = self.plan, Plan()
+        plan.forked[:0] = self._forked.values()
+        plan.chosen += self._chosen.items()
+        self._forked, self._chosen = {}, {}
         return plan
+
+    def forget_changes(self) -> None:
+        """Of what has happened since the last plan the next one is to tell only whose sequence is over."""
+        self.plan = Plan(removed=self.plan.removed)
+        self._forked, self._chosen = {}, {}

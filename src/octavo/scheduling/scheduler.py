@@ -4,33 +4,29 @@ sections 4.3 to 4.5)."""
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
+from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import ForkedRow, NewRow, Plan, StepOutput, TableEdit
-from octavo.memory import BlockManager, Ledger
+from octavo.memory import BlockManager, BlockTable, Ledger
 from octavo.outputs import Candidates, FinishReason
+from octavo.sampling_params import SamplingParams
+from octavo.scheduling import recall
 from octavo.scheduling.admission import Limits, resolve_max_tokens
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
+from octavo.scheduling.preemption import Preemption
+from octavo.scheduling.recall import Recall
 from octavo.scheduling.request import Request, RequestState, SequenceState, TokenMask
 from octavo.scheduling.rows import NO_ROW, Rows
+from octavo.scheduling.shares import Share, num_blocks_needed, share_of
 
 logger = logging.getLogger(__name__)
 
 HEADROOM = 2
 """One block for so many running sequences stays free when a request is admitted: they grow, and would soon preempt it
 again. With a pool of a quarter of the demand this halves the tokens recomputed and costs 1 to 4 % more steps."""
-
-
-class Share(NamedTuple):
-    """What one request does in a step: how many tokens each of its sequences computes, and whether all of them
-    sample."""
-
-    request: Request
-    num_new: list[tuple[SequenceState, int]]
-    samples: bool
 
 
 @dataclass(slots=True)
@@ -54,19 +50,36 @@ class ScheduledStep:
     """In the order of `plan.sampled_rows`."""
     scored: list[tuple[Request, int]] = field(default_factory=list)
     """In the order of `plan.scored`: the request and the first position."""
+    filled: list[tuple[SequenceState, BlockTable, int, int]] = field(default_factory=list)
+    """Blocks that are full once the step has run: a sequence's, by first logical block and the one after the last. The
+    table is empty by then if the sequence has lost its blocks."""
 
 
 class Scheduler:
     """Forms a plan for every step from the requests that wait and run.
 
     A request's sequences are admitted, decode, are preempted and resume together. An admitted request is never dropped
-    for want of memory: the latest arrivals give up their blocks, wait at the head of the queue and are computed again.
+    for want of memory: the latest arrivals give up their blocks and wait at the head of the queue. Their blocks come
+    back from the swap space, or are computed again but for what the prefix cache still has of them.
     """
 
-    def __init__(self, limits: Limits, eos_token_ids: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        eos_token_ids: frozenset[int] = frozenset(),
+        *,
+        prefix_cache_scope: PrefixCacheScope = "tenant",
+        preemption_mode: PreemptionMode = "auto",
+        num_swap_blocks: int = 0,
+        block_bytes: int = 0,
+    ) -> None:
         self.limits = limits
-        self.memory = BlockManager(limits.num_blocks, limits.block_size)
-        self.num_preemptions = 0
+        """`num_blocks` is what requests can have: the pool without the pins."""
+        self.memory = BlockManager(
+            limits.num_blocks, limits.block_size, num_swap_blocks=num_swap_blocks, block_bytes=block_bytes
+        )
+        self._preemption = Preemption(preemption_mode, block_bytes)
+        self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._running: dict[str, Request] = {}
@@ -86,6 +99,10 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def num_preemptions(self) -> int:
+        return self.memory.totals.num_preemptions
+
+    @property
     def running(self) -> list[Request]:
         """The requests that hold blocks, in order of arrival."""
         return list(self._running.values())
@@ -102,7 +119,26 @@ class Scheduler:
         if message.request_id in self._waiting or message.request_id in self._running:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
-        self._waiting[message.request_id] = Request.create(message, max_tokens, self._eos_token_ids, token_mask)
+        request = Request.create(message, max_tokens, self._eos_token_ids, token_mask)
+        request.prefix_root = recall.prefix_root(message, self._prefix_cache_scope)
+        request.pinned_blocks = recall.pinned_prefix(message.prompt_token_ids, self.memory)
+        self._waiting[message.request_id] = request
+
+    def add_pin(self, token_ids: list[int]) -> None:
+        """Queue the computation of a prefix that is to be pinned, with nothing else in the engine.
+
+        Raises:
+            RequestError: as for `add`.
+        """
+        request_id = "pin"
+        self.add(EngineRequest(request_id, token_ids, SamplingParams(temperature=0, max_tokens=1), time.monotonic()))
+        self._waiting[request_id].prefix_root = recall.PINNED_ROOT
+
+    def hold_pin(self, token_ids: list[int]) -> None:
+        """Keep the computed blocks of a prefix for all requests and for good; the others have that many less."""
+        self.memory.pin(recall.pinned_prefix([*token_ids, 0], self.memory))
+        num_left = self.memory.pool.num_blocks - self.memory.num_pinned_blocks
+        self.limits = replace(self.limits, num_blocks=num_left)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """End a request, or one of its sequences, now. Its blocks are free when this returns. False where there is no
@@ -116,10 +152,12 @@ class Scheduler:
         return bool(ended)
 
     def reset(self) -> None:
-        """Drop every request and all that is known of the memory, after an error in the middle of a step."""
+        """Drop every request and all that is known of the memory but the pins, after an error in the middle of a
+        step."""
         for request_id in [*self._running, *self._waiting]:
             self.abort(request_id)
-        self.memory = BlockManager(self.limits.num_blocks, self.limits.block_size)
+        self.memory = self.memory.restarted()
+        self._rows.forget_changes()
 
     def schedule(self) -> ScheduledStep:
         """Plan the next step: first decide who runs, by counting blocks and preempting; only then allocate. Counts
@@ -135,6 +173,8 @@ class Scheduler:
         """Give the sequences the tokens of a step that has run; finish those that end, and free their blocks."""
         for (request, start), scores in zip(step.scored, output.prompt_logprobs, strict=True):
             request.take_scores(start, scores)
+        self._preemption.learn(step.plan, output)
+        self._index_blocks(step)
         updates: list[RequestUpdate] = []
         last: Request | None = None
         logprobs = output.logprobs
@@ -157,11 +197,11 @@ class Scheduler:
                 break
             if request.waits_for_results:
                 continue
-            share = self._share(request, budget.chunk_tokens + request.num_places)
-            needed = self._num_blocks_needed(share)
+            share = share_of(request, budget.chunk_tokens + request.num_places, self.limits.block_size)
+            needed = num_blocks_needed(share, self.memory.pool)
             while needed > budget.free_blocks:
                 victim = next(reversed(self._running.values()))
-                budget.free_blocks += self._preempt(victim)
+                budget.free_blocks += self._preempt(victim, needed_by=request)
                 if victim is request:
                     return shares
             self._charge(budget, share, needed)
@@ -178,15 +218,23 @@ class Scheduler:
             if num_sequences > budget.chunk_tokens or request.waits_for_results:
                 return
             spare_blocks = budget.free_blocks - budget.promised_blocks - self._num_running_sequences // HEADROOM
-            if request.num_blocks_missing(self.limits.block_size) > spare_blocks:
+            found = recall.find(request, self.memory)
+            if found.num_blocks_missing(request, self.limits.block_size) > spare_blocks:
                 return
-            self._admit(request)
-            share = self._share(request, budget.chunk_tokens)
+            self._admit(request, found)
+            budget.free_blocks -= found.num_blocks_taken
+            share = share_of(request, budget.chunk_tokens, self.limits.block_size)
             budget.chunk_tokens -= num_sequences
-            self._charge(budget, share, self._num_blocks_needed(share))
+            self._charge(budget, share, num_blocks_needed(share, self.memory.pool))
             shares.append(share)
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: Request, found: Recall) -> None:
+        """Let a request run, with the blocks that were found for it: held from now on, so that nothing evicts them."""
+        self._rows.plan.swap_in += recall.take(found, request, self.memory)
+        for sequence in (*found.hits, *found.saved):
+            if sequence.row == NO_ROW:
+                self._introduce(self._rows.plan, sequence)
+            self._rows.plan.tables.append(TableEdit(sequence.row, sequence.table.block_ids.copy()))
         del self._waiting[request.request_id]
         self._running[request.request_id] = request
         self._num_running_sequences += request.num_places
@@ -194,90 +242,24 @@ class Scheduler:
         if request.first_scheduled_s is None:
             request.first_scheduled_s = time.monotonic()
 
-    def _preempt(self, request: Request) -> int:
-        """Take a request's blocks away, to be computed again; it resumes before any new request. Returns the blocks
-        that are free now."""
+    def _preempt(self, request: Request, needed_by: Request) -> int:
+        """Take a request's blocks away; it resumes before any new request. Returns the blocks that are free now."""
         free_before = self.memory.num_free_blocks
-        lost = request.forget_blocks(self.limits.block_size)
-        for sequence in request.sequences:
-            if sequence.table.block_ids:
-                self._rows.release(sequence.row)
-                self.memory.free(sequence.table)
+        told = self._preemption.take_blocks(request, self.memory, self._rows.plan)
         freed = self.memory.num_free_blocks - free_before
         del self._running[request.request_id]
         self._waiting[request.request_id] = request
         self._waiting.move_to_end(request.request_id, last=False)
         self._num_running_sequences -= request.num_places
         request.state = RequestState.WAITING
-        request.num_preemptions += 1
-        request.num_recomputed_tokens += lost
-        self.num_preemptions += 1
         logger.info(
-            "preempted %s, the latest arrival: %d blocks freed, %d tokens to recompute", request.request_id, freed, lost
+            "preempted %s, the latest arrival, for %s: %d blocks freed, %s",
+            request.request_id,
+            needed_by.request_id,
+            freed,
+            told,
         )
         return freed
-
-    def _share(self, request: Request, max_tokens: int) -> Share:
-        """A request samples when all its sequences reach their ends in this step; else it goes as far as the tokens go,
-        without any last token."""
-        if request.is_decoding:
-            return Share(request, [(sequence, 1) for sequence in request.sequences], True)
-        whole = self._distribute(request, max_tokens, hold_back=0)
-        if whole is not None:
-            return Share(request, whole, True)
-        return Share(request, self._distribute(request, max_tokens, hold_back=1) or [], False)
-
-    def _distribute(self, request: Request, max_tokens: int, hold_back: int) -> list[tuple[SequenceState, int]] | None:
-        """Tokens to compute for each sequence that can move, all but the last `hold_back`; None where nothing may be
-        held back and not all fit."""
-        reach: dict[SequenceState, int] = {}
-        num_new = []
-        for sequence in request.sequences:
-            if sequence.parent is not None and not self._can_fork(sequence, reach):
-                if hold_back:
-                    continue
-                return None
-            wanted = max(0, sequence.num_pending - hold_back)
-            if wanted > max_tokens and not hold_back:
-                return None
-            wanted = min(wanted, max_tokens)
-            max_tokens -= wanted
-            reach[sequence] = sequence.num_computed + wanted
-            if wanted or sequence.parent is not None or not hold_back:
-                num_new.append((sequence, wanted))
-        return num_new
-
-    def _can_fork(self, sequence: SequenceState, reach: dict[SequenceState, int]) -> bool:
-        """Whether the parent holds, by the end of this step, the tokens to share; a part of a block that must be copied
-        at once, before it."""
-        parent = sequence.parent
-        if parent is None or reach.get(parent, -1) < sequence.fork_at:
-            return False
-        writes_into_shared = sequence.num_pending and sequence.fork_at % self.limits.block_size
-        return not writes_into_shared or (parent.parent is None and parent.table.num_tokens >= sequence.fork_at)
-
-    def _num_blocks_needed(self, share: Share) -> int:
-        """Exactly the blocks that the share's allocation will take."""
-        block_size = self.limits.block_size
-        needed = 0
-        for sequence, num_new in share.num_new:
-            start = sequence.num_computed
-            needed += -(-(start + num_new) // block_size) - -(-start // block_size)
-        return needed if len(share.num_new) == 1 else needed + self._num_copies_needed(share)
-
-    def _num_copies_needed(self, share: Share) -> int:
-        """Blocks for copy-on-write: every sequence that writes into a shared block copies it, but the last of its
-        sharers."""
-        writers: dict[int, int] = {}
-        references: dict[int, int] = {}
-        for sequence, num_new in share.num_new:
-            logical, offset = divmod(sequence.num_computed, self.limits.block_size)
-            if num_new and offset:
-                block = (sequence.parent or sequence).table.block_ids[logical]
-                writers[block] = writers.get(block, 0) + 1
-                references.setdefault(block, self.memory.pool.reference_counts[block])
-                references[block] += sequence.parent is not None
-        return sum(min(count, references[block] - 1) for block, count in writers.items())
 
     def _charge(self, budget: Budget, share: Share, num_blocks: int) -> None:
         request = share.request
@@ -312,6 +294,8 @@ class Scheduler:
         if parent is not None:
             num_shared = self.memory.share(parent.table, sequence.table, sequence.fork_at)
             sequence.parent = None
+            if len(sequence.digests) < num_shared:
+                sequence.digests = parent.digests[: sequence.fork_at // self.limits.block_size]
         change = self.memory.append(sequence.table, num_new)
         if change is None and parent is None:
             return
@@ -319,6 +303,7 @@ class Scheduler:
         replaced = -1
         if change and change.copied:
             plan.copies.append(change.copied)
+            sequence.request.note(copied_bytes=self.memory.block_bytes)
             replaced = change.copied[1]
         plan.tables.append(TableEdit(sequence.row, appended, replaced, parent.row if parent else NO_ROW, num_shared))
 
@@ -345,7 +330,11 @@ class Scheduler:
 
     def _compute(self, step: ScheduledStep, sequence: SequenceState, num_new: int) -> None:
         plan, request = step.plan, sequence.request
-        start = sequence.table.num_tokens - num_new
+        end = sequence.table.num_tokens
+        start = end - num_new
+        first, last = start // self.limits.block_size, end // self.limits.block_size
+        if first != last and request.prefix_root is not None:
+            step.filled.append((sequence, sequence.table, first, last))
         if request.plan_scores(start, num_new):
             plan.scored.append(len(plan.rows))
             step.scored.append((request, start))
@@ -361,6 +350,13 @@ class Scheduler:
         plan.logits_from.append(logits_from)
         step.sampled.append(sequence)
         sequence.num_tokens += 1
+
+    def _index_blocks(self, step: ScheduledStep) -> None:
+        """Make the blocks that a step has filled findable."""
+        index, block_size = self.memory.pool.index, self.limits.block_size
+        for sequence, table, first, last in step.filled:
+            for logical in range(first, min(last, len(table.block_ids))):
+                index.add(table.block_ids[logical], sequence.digest(logical, block_size))
 
     def _take_tokens(self, sequence: SequenceState, update: SequenceUpdate) -> None:
         """Add a step's tokens to a sequence; it ends at the first that stops it, or at its longest."""
@@ -419,6 +415,8 @@ class Scheduler:
         request, num_places = sequence.request, sequence.request.num_places
         sequence.finish_reason = reason
         self.memory.free(sequence.table)
+        if sequence.saved is not None:
+            self.memory.drop_saved(sequence.saved)
         if sequence.row != NO_ROW:
             self._rows.give_back(sequence.row)
         request.remove(sequence)

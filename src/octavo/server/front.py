@@ -66,7 +66,12 @@ class Front:
         resolve_max_tokens(token_ids, params, self.ready.limits)
 
     def generate(
-        self, prompt: str | None, token_ids: list[int], params: SamplingParams, tenant: str = ""
+        self,
+        prompt: str | None,
+        token_ids: list[int],
+        params: SamplingParams,
+        tenant: str = "",
+        cache_salt: str | None = None,
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
         is not over.
@@ -77,7 +82,7 @@ class Front:
         number, self._num_requests = self._num_requests, self._num_requests + 1
         request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
         seed = request_seed(self._seed, number)
-        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, seed, tenant))
+        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, seed, tenant, cache_salt))
         return Generation(
             self.client, stream, OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s)
         )

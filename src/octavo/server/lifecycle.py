@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
@@ -101,13 +103,18 @@ async def _serve(
 
     from octavo.server.app import create_app
     from octavo.server.front import Front
-    from octavo.tokenization.loading import load_tokenizer
+    from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
     clock.lap("import the front")
     tokenizer = load_tokenizer(engine)
+    pins = [(read_pinned_prefix(path, tokenizer), path) for path in engine.pin_prefix]
     clock.lap("load the tokenizer")
     ready = await connecting
     clock.lap("wait for the engine")
+    for token_ids, path in pins:
+        ready = msgspec.structs.replace(ready, limits=await client.pin(token_ids, path))
+    if pins:
+        clock.lap("compute the pinned prefixes")
 
     class Server(uvicorn.Server):
         """uvicorn's, without its signal handlers: a first signal drains."""
@@ -202,6 +209,7 @@ def summary(
     rows = {
         "model": f"{engine.model} in {ready.dtype}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
         "KV cache": f"{limits.num_blocks:,} blocks of {limits.block_size} tokens, {cache_mib:,.0f} MiB",
+        "swap space": f"{ready.num_swap_blocks:,} blocks, {ready.num_swap_blocks * ready.block_bytes / MIB:,.0f} MiB",
         "serves": f"{limits.num_blocks * limits.block_size:,} tokens at once: {at_full_length:,} sequences of the full "
         f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
         "kernels": ready.kernels,

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
+from octavo.memory import Ledger
 from octavo.outputs import RequestOutput
 from octavo.server.admission import Admission
 from octavo.tokenization.assembler import Delta
@@ -93,11 +94,12 @@ class Metrics:
 
 
 class Gauge(NamedTuple):
-    """A name, what it tells, and its values by state; a state of "" has no label."""
+    """A gauge or a counter: a name, what it tells, and its values by state; a state of "" has no label."""
 
     name: str
     help: str
     values: dict[str, float]
+    label: str = "state"
 
 
 class _LoadCollector(Collector):
@@ -115,9 +117,8 @@ class _LoadCollector(Collector):
             return
         for gauge in _gauges(load):
             yield _family(gauge)
-        preemptions = CounterMetricFamily("vllm:num_preemptions", "Times that a request gave up its memory.")
-        preemptions.add_metric([], load.num_preemptions)
-        yield preemptions
+        for counter in _counters(load.ledger):
+            yield _family(counter, CounterMetricFamily)
 
 
 def _gauges(load: EngineLoad) -> list[Gauge]:
@@ -125,7 +126,10 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
     blocks = {
         "used": ledger.num_used_blocks,
         "free": ledger.num_free_blocks,
+        "cached": ledger.num_cached_blocks,
         "shared": ledger.num_shared_blocks,
+        "pinned": ledger.num_pinned_blocks,
+        "swapped": ledger.num_swapped_blocks,
     }
     slots = {
         "filled": ledger.num_filled_slots,
@@ -137,7 +141,11 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
         Gauge("vllm:num_requests_running", "Requests that hold memory.", {"": load.num_running}),
         Gauge("vllm:num_requests_waiting", "Requests that wait for memory.", {"": load.num_waiting}),
         Gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", {"": usage}),
-        Gauge("octavo:kv_blocks", "KV blocks by state; shared ones are used ones.", dict(blocks)),
+        Gauge(
+            "octavo:kv_blocks",
+            "KV blocks: used, free or cached; shared and pinned ones are used, swapped ones beside the pool.",
+            dict(blocks),
+        ),
         Gauge(
             "octavo:kv_blocks_unshared",
             "KV blocks that the same sequences would hold without sharing.",
@@ -148,9 +156,32 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
     ]
 
 
-def _family(gauge: Gauge) -> GaugeMetricFamily:
-    labels = [] if "" in gauge.values else ["state"]
-    family = GaugeMetricFamily(gauge.name, gauge.help, labels=labels)
+def _counters(ledger: Ledger) -> list[Gauge]:
+    totals = ledger.totals
+    modes = {"recompute": totals.num_recomputes, "swap": totals.num_swaps}
+    return [
+        Gauge("vllm:num_preemptions", "Times that a request gave up its memory.", {"": totals.num_preemptions}),
+        Gauge("octavo:preemptions", "Times that a request gave up its memory, by how.", dict(modes), "mode"),
+        Gauge(
+            "octavo:recomputed_tokens", "Tokens computed again after a preemption.", {"": totals.num_recomputed_tokens}
+        ),
+        Gauge("octavo:swapped_bytes", "Bytes moved to the swap space and back.", {"": ledger.moved_bytes}),
+        Gauge("octavo:copied_bytes", "Bytes copied by copy-on-write.", {"": ledger.copied_bytes}),
+        Gauge(
+            "vllm:prefix_cache_queries",
+            "Prompt tokens that the prefix cache was asked for.",
+            {"": totals.num_queried_tokens},
+        ),
+        Gauge("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had.", {"": totals.num_hit_tokens}),
+    ]
+
+
+Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+
+def _family(gauge: Gauge, kind: Family = GaugeMetricFamily) -> GaugeMetricFamily | CounterMetricFamily:
+    labels = [] if "" in gauge.values else [gauge.label]
+    family = kind(gauge.name, gauge.help, labels=labels)
     for state, value in gauge.values.items():
         family.add_metric([state] if state else [], value)
     return family

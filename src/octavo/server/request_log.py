@@ -84,12 +84,13 @@ def _record(work: Work, outputs: list[RequestOutput]) -> dict[str, Any]:
         "status": work.status or CLIENT_LEFT,
         "complete": work.is_answered,
         "prompt_tokens": sum(len(output.prompt_token_ids) for output in outputs),
+        "cached_tokens": sum(output.metrics.memory.num_cached_tokens for output in outputs),
         "output_tokens": sum(len(sequence.token_ids) for sequence in sequences),
         "finish_reasons": [sequence.finish_reason or "abort" for sequence in sequences],
         "queue_s": _seconds(work, [output.metrics.first_scheduled_s for output in outputs]),
         "first_token_s": _seconds(work, [output.metrics.first_token_s for output in outputs]),
         "total_s": round(time.monotonic() - work.arrival_s, 4),
-        "preemptions": sum(output.metrics.num_preemptions for output in outputs),
+        "preemptions": sum(output.metrics.memory.num_preemptions for output in outputs),
     }
 
 

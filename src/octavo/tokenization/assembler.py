@@ -107,8 +107,7 @@ class OutputAssembler:
             metrics.first_scheduled_s = update.first_scheduled_s
         if metrics.first_token_s is None and any(news.token_ids for news in update.sequences):
             metrics.first_token_s = time.monotonic()
-        metrics.num_preemptions = max(metrics.num_preemptions, update.num_preemptions)
-        metrics.num_recomputed_tokens = max(metrics.num_recomputed_tokens, update.num_recomputed_tokens)
+        metrics.memory = update.memory
 
 
 class _Sequence:

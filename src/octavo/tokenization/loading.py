@@ -21,6 +21,15 @@ def load_tokenizer(config: EngineConfig) -> Tokenizer:
     return Tokenizer.from_folder(checkpoint.path, template)
 
 
+def read_pinned_prefix(path: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a text that prompts begin with (`--pin-prefix`), as a completion's prompt would have them.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return tokenizer.encode(_read_text(path, "--pin-prefix"))
+
+
 def _read_text(path: str, name: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")

@@ -11,18 +11,26 @@ from octavo.outputs import FinishReason, RequestOutput
 PromptLogprobs = list[dict[int, "PromptLogprob"] | None]
 
 
+class PromptTokensDetails(Struct):
+    """Of the prompt's tokens, those that the prefix cache had."""
+
+    cached_tokens: int
+
+
 class Usage(Struct):
     """Tokens of a request: prompts counted once, answers all."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
     @classmethod
     def of(cls, outputs: list[RequestOutput]) -> "Usage":
         num_prompt = sum(len(output.prompt_token_ids) for output in outputs)
         num_generated = sum(len(sequence.token_ids) for output in outputs for sequence in output.outputs)
-        return cls(num_prompt, num_generated, num_prompt + num_generated)
+        num_cached = sum(output.metrics.memory.num_cached_tokens for output in outputs)
+        return cls(num_prompt, num_generated, num_prompt + num_generated, PromptTokensDetails(num_cached))
 
 
 class PromptLogprob(Struct):

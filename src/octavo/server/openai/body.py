@@ -83,6 +83,9 @@ class SamplingBody(BaseModel):
     prompt_logprobs: int | None = Field(
         None, ge=0, le=MAX_WHOLE, description="log-probabilities of the prompt's tokens and of this many others"
     )
+    cache_salt: StopText | None = Field(
+        None, description="share computed prefixes only with requests of the same tenant that bring the same text"
+    )
     skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
     include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
 

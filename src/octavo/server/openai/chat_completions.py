@@ -97,7 +97,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     text, token_ids = await serving.front.tokenize_chat(
         body.messages, body.add_generation_prompt is not False, **body.template_variables
     )
-    await run.start(serving, work, [run.Prompt(text, token_ids)], params)
+    await run.start(serving, work, [run.Prompt(text, token_ids)], params, body.cache_salt)
     answer = _ChatAnswer(serving, work, params, body)
     if body.stream:
         return event_stream(answer.chunks())

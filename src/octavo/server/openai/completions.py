@@ -94,7 +94,8 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
         num_prompts=len(prompts),
     )
     params = body.params()
-    await run.start(serving, work, [await _tokenized(serving.front, prompt) for prompt in prompts], params)
+    tokenized = [await _tokenized(serving.front, prompt) for prompt in prompts]
+    await run.start(serving, work, tokenized, params, body.cache_salt)
     answer = _TextAnswer(serving, work, body)
     if body.stream:
         return event_stream(answer.chunks())
@@ -146,7 +147,9 @@ class _TextAnswer:
 
     def _usage(self) -> Usage:
         usage = Usage.of([generation.output for generation in self._work.generations])
-        return Usage(usage.prompt_tokens, 0, usage.prompt_tokens) if self._body.is_scoring_only else usage
+        if self._body.is_scoring_only:
+            usage.completion_tokens, usage.total_tokens = 0, usage.prompt_tokens
+        return usage
 
 
 class _ChoiceWriter:

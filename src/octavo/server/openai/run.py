@@ -30,7 +30,9 @@ class News(NamedTuple):
     deltas: list[Delta]
 
 
-async def start(serving: Serving, work: Work, prompts: Sequence[Prompt], params: SamplingParams) -> None:
+async def start(
+    serving: Serving, work: Work, prompts: Sequence[Prompt], params: SamplingParams, cache_salt: str | None
+) -> None:
     """Hand all prompts to the engine, or none where one is refused.
 
     Raises:
@@ -40,7 +42,7 @@ async def start(serving: Serving, work: Work, prompts: Sequence[Prompt], params:
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
     for prompt in prompts:
-        generation = serving.front.generate(prompt.text, prompt.token_ids, params, work.tenant)
+        generation = serving.front.generate(prompt.text, prompt.token_ids, params, work.tenant, cache_salt)
         await work.hold(generation)
 
 
