@@ -24,7 +24,7 @@ def executor(tmp_path_factory):
 @pytest.mark.parametrize("method", ["parallel", "beam"])
 @pytest.mark.parametrize("max_num_seqs", [8, 64])
 def test_the_ledgers_savings_are_those_counted_from_the_tokens(executor, method, max_num_seqs):
-    told = []
+    told: list[int] = []
     case = sharing.measure(
         executor,
         WORK,
@@ -64,7 +64,7 @@ def test_rows_share_the_blocks_whose_last_tokens_they_have_in_common():
 
 def test_beams_sent_anew_at_every_step_find_the_same_hypotheses(executor):
     engine = Engine(executor, max_num_seqs=64, max_num_batched_tokens=256)
-    steps = []
+    steps: list[int] = []
     figures = beams.measure(engine, [work.ids for work in WORK], 3, 10, lambda: steps.append(1))
     assert figures.prompts_with_equal_hypotheses == len(WORK)
     assert len(steps) == 10
