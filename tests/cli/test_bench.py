@@ -173,3 +173,19 @@ def test_beams_and_sharing_print_a_table_and_write_their_figures(tiny: tuple[str
     assert [case["method"] for case in cases] == ["parallel", "beam"]
     assert all(abs(case["ledger"] - case["offline"]) < 0.5 for case in cases)
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_swap_prints_a_row_for_each_block_size(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    out, plot = tmp_path / "swap.json", tmp_path / "swap.png"
+    flags = ("--block-sizes", "1", "16", "--tokens", "40", "--repeats", "2", "--swap-space", "1MiB")
+    done = octavo("swap", *flags, "--json", str(out), "--plot", str(plot), *tiny)
+    assert done.returncode == 0, done.stderr
+    for line, (size, num_blocks) in zip(done.stdout.splitlines()[-2:], ((1, 40), (16, 3)), strict=True):
+        row = [float(word) for word in line.split()]
+        assert row[:2] == [size, num_blocks]
+        assert min(row) > 0
+    assert [case["block_size"] for case in json.loads(out.read_text())] == [1, 16]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    refused = octavo("swap", *flags, "--swap-space", "8KiB", *tiny)
+    assert refused.returncode != 0
+    assert "--swap-space" in refused.stderr

@@ -1,0 +1,100 @@
+"""What a preemption costs by swap and by recompute, for each block size (paper, section 7.3 and figure 19)."""
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Iterator
+
+import msgspec
+
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.execution.local import LocalExecutor
+from octavo.execution.plan import NewRow, Plan, TableEdit
+from octavo.sampling_params import SamplingParams
+
+
+class SwapCost(msgspec.Struct, frozen=True):
+    """Medians over the repeats, in milliseconds, for one sequence's blocks."""
+
+    block_size: int
+    num_tokens: int
+    num_blocks: int
+    block_bytes: int
+    recompute_ms: float
+    swap_out_ms: float
+    swap_in_ms: float
+
+    @property
+    def swap_ms(self) -> float:
+        """Out and back."""
+        return self.swap_out_ms + self.swap_in_ms
+
+
+def measure(config: EngineConfig, block_sizes: list[int], num_tokens: int, repeats: int) -> Iterator[SwapCost]:
+    """For each block size load the model and take the times that its runner reports: one sequence computed in one step,
+    then its blocks, scattered over the pool, moved out and back in one call each.
+
+    Raises:
+        OctavoError: the model cannot be loaded, or pool or swap space are too small.
+    """
+    for block_size in block_sizes:
+        executor = LocalExecutor(dataclasses.replace(config, block_size=block_size))
+        try:
+            yield _measure(executor, num_tokens, repeats)
+        finally:
+            executor.close()
+
+
+def _measure(executor: LocalExecutor, num_tokens: int, repeats: int) -> SwapCost:
+    capacity = executor.capacity
+    num_blocks = -(-num_tokens // capacity.block_size)
+    for name, room in (("--kv-cache-memory", capacity.num_blocks), ("--swap-space", capacity.num_swap_blocks)):
+        if num_blocks > room:
+            raise ConfigError(
+                f"{num_tokens} tokens take {num_blocks} blocks of {capacity.block_size}, and {name} has room for "
+                f"{room}: raise it"
+            )
+    if num_tokens > capacity.max_model_len:
+        raise ConfigError(f"--tokens {num_tokens} is over the model length of {capacity.max_model_len}: lower it")
+    rng = random.Random(0)
+    recompute_s, out_s, in_s = [], [], []
+    for repeat in range(repeats + 1):
+        blocks = rng.sample(range(capacity.num_blocks), num_blocks)
+        places = rng.sample(range(capacity.num_swap_blocks), num_blocks)
+        prompt = [rng.randrange(capacity.vocab_size) for _ in range(num_tokens)]
+        recompute = Plan(
+            removed=[0] if repeat else [],
+            added=[NewRow(0, 0, prompt, SamplingParams(), 0, [])],
+            tables=[TableEdit(0, blocks)],
+            rows=[0],
+            starts=[0],
+            num_new=[num_tokens],
+        )
+        swap_out = Plan(swap_out=list(zip(blocks, places, strict=True)))
+        swap_in = Plan(swap_in=list(zip(places, blocks, strict=True)))
+        times_s = [executor.submit(plan).result() for plan in (recompute, swap_out, swap_in)]
+        if repeat:  # the first touches memory that nobody has written yet
+            recompute_s.append(times_s[0].compute_s)
+            out_s.append(times_s[1].move_s)
+            in_s.append(times_s[2].move_s)
+    medians_ms = [statistics.median(seconds) * 1e3 for seconds in (recompute_s, out_s, in_s)]
+    return SwapCost(capacity.block_size, num_tokens, num_blocks, capacity.block_bytes, *medians_ms)
+
+
+def plot(costs: list[SwapCost], path: str) -> None:
+    """Draw milliseconds against block size, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    sizes = [cost.block_size for cost in costs]
+    for name, label in (("recompute_ms", "recompute"), ("swap_ms", "swap out and in"), ("swap_out_ms", "swap out")):
+        axes.plot(sizes, [getattr(cost, name) for cost in costs], marker="o", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_yscale("log")
+    axes.set(xlabel="block size (tokens)", ylabel="ms", title=f"A preemption of {costs[0].num_tokens} tokens")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
