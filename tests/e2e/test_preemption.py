@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from checkpoints import make_llama
-from octavo import LLM, RequestOutput, SamplingParams
+from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.config import PreemptionMode
 from octavo.errors import ConfigError
 from octavo.scheduling.admission import worst_case_blocks
@@ -28,20 +28,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def work() -> tuple[list[list[int]], list[SamplingParams]]:
-    """Greedy, sampled and n=4 requests; every third begins like the first."""
+    """Greedy, sampled, n=4 and beam requests; every third begins like the first."""
     prompts = [[(17 * (i % 3) * i + 5 * j) % 97 for j in range(3 + 5 * i % 30)] for i in range(24)]
     kinds = [
         SamplingParams(temperature=0, max_tokens=24, ignore_eos=True),
         SamplingParams(temperature=0.9, top_p=0.95, max_tokens=30, seed=7, ignore_eos=True),
         SamplingParams(n=4, temperature=1.2, top_k=30, max_tokens=20, seed=11, ignore_eos=True),
+        BeamSearchParams(beam_width=4, max_tokens=20, ignore_eos=True).sampling_params(),
     ]
-    return prompts, [kinds[i // 3 % 3] for i in range(len(prompts))]
+    return prompts, [kinds[i // 3 % 4] for i in range(len(prompts))]
 
 
 def demand() -> int:
     prompts, params = work()
     return sum(
-        worst_case_blocks(len(prompt), own.max_tokens or 0, own.n, BLOCK_SIZE)
+        worst_case_blocks(len(prompt), own.max_tokens or 0, own.num_sequences, BLOCK_SIZE)
         for prompt, own in zip(prompts, params, strict=True)
     )
 
