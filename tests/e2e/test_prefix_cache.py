@@ -98,7 +98,7 @@ def test_a_pinned_prefix_is_there_for_the_first_request_and_after_any_traffic(tm
         for _ in range(2):
             for salt in ("a", "b"):
                 assert num_cached(llm, {"prompt": text + "What is rain?", "cache_salt": salt}) >= num_pinned * 16
-            llm.generate([[i] * 300 for i in range(6)], SamplingParams(max_tokens=100, ignore_eos=True), use_tqdm=False)
+            llm.generate([[i] * 300 for i in range(4)], SamplingParams(max_tokens=2, ignore_eos=True), use_tqdm=False)
         assert llm.ledger().num_used_blocks == num_pinned
         params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
         [pinned] = llm.generate([text + "What is snow?"], params, use_tqdm=False)
