@@ -26,9 +26,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("openvino-int8", "openvino-f32", "vllm", "llamacpp-q4", "llamacpp-q8", "transformers")
 OCTAVO = (
-    "int8: --quantization int8",
-    "int8-kv8: --quantization int8 --kv-cache-dtype int8",  # as OpenVINO's default
-    "bf16: --dtype bfloat16",
+    "int8: --quantization int8 --prefix-cache-scope off",
+    "int8-kv8: --quantization int8 --kv-cache-dtype int8 --prefix-cache-scope off",  # as OpenVINO's default
+    "bf16: --dtype bfloat16 --prefix-cache-scope off",
 )
 PRECISIONS = {"int8": "int8", "q8": "int8", "f32": "float", "fp16": "float", "bf16": "float"}
 """The group of rows that are compared, by the precision of a row's weights; others stand alone."""

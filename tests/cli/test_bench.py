@@ -175,6 +175,17 @@ def test_beams_and_sharing_print_a_table_and_write_their_figures(tiny: tuple[str
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_prefix_prints_a_row_for_each_length_and_writes_its_figures(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    out, plot = tmp_path / "prefix.json", tmp_path / "prefix.png"
+    flags = ("--prefix-tokens", "32", "80", "--requests", "3", "--rounds", "1", "--max-model-len", "512")
+    done = octavo("prefix", *flags, "--json", str(out), "--plot", str(plot), *tiny)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(out.read_text())
+    assert [case["prefix_tokens"] for case in cases] == [32, 80]
+    assert [case["paper"] for case in cases] == [None, 1.67]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 def test_swap_prints_a_row_for_each_block_size(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     out, plot = tmp_path / "swap.json", tmp_path / "swap.png"
     flags = ("--block-sizes", "1", "16", "--tokens", "40", "--repeats", "2", "--swap-space", "1MiB")
