@@ -19,7 +19,7 @@ constexpr Form BFLOAT16_FORM = Form::float32;
 
 inline const KernelTable& table() {
   static const KernelTable kernels = {
-      OCTAVO_NAME(OCTAVO_ISA), BFLOAT16_FORM, INT8_FORM, product, quantize, to_bfloat16, norm, silu_and_mul, embedding, attention_kernels(),
+      OCTAVO_NAME(OCTAVO_ISA), BFLOAT16_FORM, INT8_FORM, product, quantize, to_bfloat16, norm, activation, add, embedding, attention_kernels(),
   };
   return kernels;
 }

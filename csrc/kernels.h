@@ -61,7 +61,7 @@ struct Product {
 struct Norm {
   const float* hidden = nullptr;    // [size]
   const float* residual = nullptr;  // [size] or null
-  const float* weight = nullptr;    // [size]
+  const float* weight = nullptr;    // [size] or null: 1
   const float* bias = nullptr;      // [size] or null
   float* normalised = nullptr;      // [size]
   float* sum = nullptr;             // [size]: hidden + residual; may be `residual`
@@ -69,6 +69,9 @@ struct Norm {
   float eps = 0;
   bool centred = false;
 };
+
+// As octavo.kernels.interface.ActivationKind: gelu is exact, with the error function; gelu_tanh its usual approximation.
+enum class Activation { relu, gelu, gelu_tanh, silu };
 
 struct KernelTable {
   Form form_for(DataType type) const {
@@ -88,8 +91,11 @@ struct KernelTable {
   // One row to bfloat16, padded with zeros to `padded_size`.
   void (*to_bfloat16)(const float* x, int64_t size, uint16_t* values, int64_t padded_size);
   void (*norm)(const Norm&);
-  void (*silu_and_mul)(const float* gate, const float* up, float* out, int64_t size);
-  void (*embedding)(const PackedWeight&, int64_t token_id, float* out);
+  // out = activation(x) * factor; a null factor is 1.
+  void (*activation)(Activation kind, const float* x, const float* factor, float* out, int64_t size);
+  void (*add)(const float* a, const float* b, float* out, int64_t size);
+  // A row of a table, times `scale`.
+  void (*embedding)(const PackedWeight&, int64_t row, float scale, float* out);
   AttentionKernels attention;
 };
 

@@ -57,13 +57,14 @@ class BoundProgram {
     return static_cast<int>(buffers_.size()) - 1;
   }
 
-  void embedding(std::shared_ptr<Weight> weight, int out) {
-    add(make_embedding_op(kernels_, weight->packed(), at(out)), {out});
+  void embedding(std::shared_ptr<Weight> weight, int out, bool of_positions, float scale) {
+    const Ids ids = of_positions ? Ids::positions : Ids::tokens;
+    add(make_embedding_op(kernels_, weight->packed(), ids, scale, at(out)), {out});
     weights_.push_back(std::move(weight));
   }
 
-  void norm(const Floats& weight, const std::optional<Floats>& bias, float eps, bool centred, int hidden, int residual,
-            int normalised, int sum) {
+  void norm(const std::optional<Floats>& weight, const std::optional<Floats>& bias, float eps, bool centred, int hidden,
+            int residual, int normalised, int sum) {
     Buffer* added = residual < 0 ? nullptr : at(residual);
     std::vector<int> used = {hidden, normalised, sum};
     if (added) used.push_back(residual);
@@ -80,9 +81,11 @@ class BoundProgram {
     weights_.push_back(std::move(weight));
   }
 
-  void silu_and_mul(int gate_up, int out) {
-    add(make_silu_and_mul_op(kernels_, at(gate_up), at(out)), {gate_up, out});
+  void activation(int kind, int in, int out) {
+    add(make_activation_op(kernels_, static_cast<Activation>(kind), at(in), at(out)), {in, out});
   }
+
+  void sum(int a, int b, int out) { add(make_add_op(kernels_, at(a), at(b), at(out)), {a, b, out}); }
 
   void attention(const AttentionSpec& spec, const KVCacheView& cache, DataType cache_type, int qkv, int out) {
     add(make_attention_op(kernels_, spec, planner_, cache, cache_type, at(qkv), at(out)), {qkv, out});
@@ -164,11 +167,12 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<const std::string&, int>(), "instruction_set"_a, "num_threads"_a)
       .def_prop_ro("instruction_set", &BoundProgram::instruction_set)
       .def("buffer", &BoundProgram::buffer, "width"_a)
-      .def("embedding", &BoundProgram::embedding, "weight"_a, "out"_a)
-      .def("norm", &BoundProgram::norm, "weight"_a, "bias"_a.none(), "eps"_a, "centred"_a, "hidden"_a, "residual"_a,
+      .def("embedding", &BoundProgram::embedding, "weight"_a, "out"_a, "of_positions"_a, "scale"_a)
+      .def("norm", &BoundProgram::norm, "weight"_a.none(), "bias"_a.none(), "eps"_a, "centred"_a, "hidden"_a, "residual"_a,
            "normalised"_a, "sum"_a)
       .def("product", &BoundProgram::product, "weight"_a, "bias"_a.none(), "input"_a, "out"_a)
-      .def("silu_and_mul", &BoundProgram::silu_and_mul, "gate_up"_a, "out"_a)
+      .def("activation", &BoundProgram::activation, "kind"_a, "input"_a, "out"_a)
+      .def("add", &BoundProgram::sum, "a"_a, "b"_a, "out"_a)
       .def(
           "attention",
           [](BoundProgram& self, int qkv, int out, int64_t layer, int64_t num_heads, int64_t num_kv_heads,

@@ -49,19 +49,22 @@ class RowOp : public Op {
 
 class EmbeddingOp final : public RowOp {
  public:
-  EmbeddingOp(const KernelTable& kernels, const PackedWeight& weight, Buffer* out)
-      : kernels_(kernels), weight_(weight), out_(out) {}
+  EmbeddingOp(const KernelTable& kernels, const PackedWeight& weight, Ids ids, float scale, Buffer* out)
+      : kernels_(kernels), weight_(weight), ids_(ids), scale_(scale), out_(out) {}
   const char* name() const override { return "embedding"; }
 
  protected:
   void run_row(int64_t row) override {
-    kernels_.embedding(weight_, step_->token_ids[row], out_->data + row * out_->width);
+    const int64_t* ids = ids_ == Ids::positions ? step_->positions : step_->token_ids;
+    kernels_.embedding(weight_, ids[row], scale_, out_->data + row * out_->width);
     convert_row(kernels_, *out_, row);
   }
 
  private:
   const KernelTable& kernels_;
   const PackedWeight& weight_;
+  Ids ids_;
+  float scale_;
   Buffer* out_;
 };
 
@@ -87,7 +90,7 @@ class NormOp final : public RowOp {
     Norm norm;
     norm.hidden = hidden_->data + at;
     norm.residual = residual_ ? residual_->data + at : nullptr;
-    norm.weight = weight_->data();
+    norm.weight = weight_ ? weight_->data() : nullptr;
     norm.bias = bias_ ? bias_->data() : nullptr;
     norm.normalised = normalised_->data + at;
     norm.sum = sum_->data + at;
@@ -106,23 +109,42 @@ class NormOp final : public RowOp {
   Buffer *hidden_, *residual_, *normalised_, *sum_;
 };
 
-class SiluAndMulOp final : public RowOp {
+class ActivationOp final : public RowOp {
  public:
-  SiluAndMulOp(const KernelTable& kernels, Buffer* gate_up, Buffer* out)
-      : kernels_(kernels), gate_up_(gate_up), out_(out) {}
+  ActivationOp(const KernelTable& kernels, Activation kind, Buffer* in, Buffer* out)
+      : kernels_(kernels), kind_(kind), in_(in), out_(out) {}
   const char* name() const override { return "activation"; }
 
  protected:
   void run_row(int64_t row) override {
-    const float* gate = gate_up_->data + row * gate_up_->width;
-    fetch_row(gate + gate_up_->width, gate_up_->width);
-    kernels_.silu_and_mul(gate, gate + out_->width, out_->data + row * out_->width, out_->width);
+    const float* x = in_->data + row * in_->width;
+    fetch_row(x + in_->width, in_->width);
+    const float* factor = in_->width == out_->width ? nullptr : x + out_->width;
+    kernels_.activation(kind_, x, factor, out_->data + row * out_->width, out_->width);
     convert_row(kernels_, *out_, row);
   }
 
  private:
   const KernelTable& kernels_;
-  Buffer *gate_up_, *out_;
+  Activation kind_;
+  Buffer *in_, *out_;
+};
+
+class AddOp final : public RowOp {
+ public:
+  AddOp(const KernelTable& kernels, Buffer* a, Buffer* b, Buffer* out) : kernels_(kernels), a_(a), b_(b), out_(out) {}
+  const char* name() const override { return "add"; }
+
+ protected:
+  void run_row(int64_t row) override {
+    const int64_t at = row * out_->width;
+    kernels_.add(a_->data + at, b_->data + at, out_->data + at, out_->width);
+    convert_row(kernels_, *out_, row);
+  }
+
+ private:
+  const KernelTable& kernels_;
+  Buffer *a_, *b_, *out_;
 };
 
 // How a product is cut: blocks of rows, whose activations stay in cache, by chunks of panels.
@@ -200,8 +222,9 @@ void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row) {
   }
 }
 
-std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Buffer* out) {
-  return std::make_unique<EmbeddingOp>(kernels, weight, out);
+std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Ids ids, float scale,
+                                      Buffer* out) {
+  return std::make_unique<EmbeddingOp>(kernels, weight, ids, scale, out);
 }
 
 std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred,
@@ -215,8 +238,12 @@ std::unique_ptr<Op> make_product_op(const KernelTable& kernels, const PackedWeig
   return std::make_unique<ProductOp>(kernels, weight, std::move(bias), in, out);
 }
 
-std::unique_ptr<Op> make_silu_and_mul_op(const KernelTable& kernels, Buffer* gate_up, Buffer* out) {
-  return std::make_unique<SiluAndMulOp>(kernels, gate_up, out);
+std::unique_ptr<Op> make_activation_op(const KernelTable& kernels, Activation kind, Buffer* in, Buffer* out) {
+  return std::make_unique<ActivationOp>(kernels, kind, in, out);
+}
+
+std::unique_ptr<Op> make_add_op(const KernelTable& kernels, Buffer* a, Buffer* b, Buffer* out) {
+  return std::make_unique<AddOp>(kernels, a, b, out);
 }
 
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,

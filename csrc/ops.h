@@ -15,10 +15,14 @@ using Vector = std::shared_ptr<const std::vector<float>>;
 // Fills a row of the form that the buffer's products take, where it is not float32.
 void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row);
 
-std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Buffer* out);
+// What an embedding looks up for each token.
+enum class Ids { tokens, positions };
 
-// Sum and norm of two buffers, a layer norm where `centred`, else an RMS norm. `bias` and `residual` may be null. `sum`
-// may be the buffer `residual`.
+std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Ids ids, float scale,
+                                      Buffer* out);
+
+// Sum and norm of two buffers, a layer norm where `centred`, else an RMS norm. `weight`, `bias` and `residual` may be
+// null. `sum` may be the buffer `residual`.
 std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred,
                                  Buffer* hidden, Buffer* residual, Buffer* normalised, Buffer* sum);
 
@@ -26,7 +30,10 @@ std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vect
 std::unique_ptr<Op> make_product_op(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in,
                                     Buffer* out);
 
-std::unique_ptr<Op> make_silu_and_mul_op(const KernelTable& kernels, Buffer* gate_up, Buffer* out);
+// Where `in` is twice as wide as `out`, its second half multiplies the activations of its first.
+std::unique_ptr<Op> make_activation_op(const KernelTable& kernels, Activation kind, Buffer* in, Buffer* out);
+
+std::unique_ptr<Op> make_add_op(const KernelTable& kernels, Buffer* a, Buffer* b, Buffer* out);
 
 // Logits of some tokens of the step that ran last: out[i] = weight * in[rows[i]], all threads, one call.
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,

@@ -50,29 +50,74 @@ inline void norm(const Norm& norm) {
     const int64_t left = norm.size - i;
     F32x16 x = load_up_to(norm.sum + i, left);
     if (norm.centred) x = x - centre;
-    x = x * inverse * load_up_to(norm.weight + i, left);
+    x = x * inverse;
+    if (norm.weight) x = x * load_up_to(norm.weight + i, left);
     if (norm.bias) x = x + load_up_to(norm.bias + i, left);
     store_up_to(norm.normalised + i, x, left);
   }
 }
 
-// silu(gate) * up (Shazeer, GLU variants improve transformer, 2020).
-inline void silu_and_mul(const float* gate, const float* up, float* out, int64_t size) {
+// x times the logistic function of z.
+OCTAVO_INLINE F32x16 gated(F32x16 x, F32x16 z) { return x / (set1(1.0f) + exp(zero() - z)); }
+
+// The order in `max` lets NaN through.
+OCTAVO_INLINE F32x16 relu(F32x16 x) { return max(zero(), x); }
+OCTAVO_INLINE F32x16 silu(F32x16 x) { return gated(x, x); }
+// Hendrycks and Gimpel, Gaussian error linear units, 2016: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))).
+OCTAVO_INLINE F32x16 gelu_tanh(F32x16 x) {
+  const F32x16 cubic = fma(x * x, set1(0.044715f), set1(1.0f)) * x;
+  return gated(x, cubic * set1(1.5957691216057308f));
+}
+// x / 2 * (1 + erf(x / sqrt 2)) = max(x, 0) - |x| / 2 * erfc(|x| / sqrt 2). erfc is within 1.5e-7: Abramowitz and Stegun,
+// Handbook of mathematical functions, 7.1.26. Past 20 it is 0 in float32.
+OCTAVO_INLINE F32x16 gelu(F32x16 x) {
+  const F32x16 size = min(abs(x), set1(20.0f));
+  const F32x16 t = set1(1.0f) / fma(size, set1(0.3275911f * 0.70710678118654752f), set1(1.0f));
+  F32x16 p = set1(1.061405429f);
+  p = fma(p, t, set1(-1.453152027f));
+  p = fma(p, t, set1(1.421413741f));
+  p = fma(p, t, set1(-0.284496736f));
+  p = fma(p, t, set1(0.254829592f));
+  return relu(x) - size * set1(0.5f) * p * t * exp(size * size * set1(-0.5f));
+}
+
+template <class Function>
+inline void activate(Function function, const float* x, const float* factor, float* out, int64_t size) {
   for (int64_t i = 0; i < size; i += LANES) {
-    const F32x16 g = load_up_to(gate + i, size - i), u = load_up_to(up + i, size - i);
-    store_up_to(out + i, g / (set1(1.0f) + exp(zero() - g)) * u, size - i);
+    F32x16 y = function(load_up_to(x + i, size - i));
+    if (factor) y = y * load_up_to(factor + i, size - i);
+    store_up_to(out + i, y, size - i);
+  }
+}
+
+inline void activation(Activation kind, const float* x, const float* factor, float* out, int64_t size) {
+  switch (kind) {
+    case Activation::relu:
+      return activate([](F32x16 a) { return relu(a); }, x, factor, out, size);
+    case Activation::gelu:
+      return activate([](F32x16 a) { return gelu(a); }, x, factor, out, size);
+    case Activation::gelu_tanh:
+      return activate([](F32x16 a) { return gelu_tanh(a); }, x, factor, out, size);
+    case Activation::silu:
+      return activate([](F32x16 a) { return silu(a); }, x, factor, out, size);
+  }
+}
+
+inline void add(const float* a, const float* b, float* out, int64_t size) {
+  for (int64_t i = 0; i < size; i += LANES) {
+    store_up_to(out + i, load_up_to(a + i, size - i) + load_up_to(b + i, size - i), size - i);
   }
 }
 
 // One output's weights, out of its panel.
-inline void embedding(const PackedWeight& weight, int64_t token_id, float* out) {
-  const uint8_t* panel = weight.panel(token_id / PANEL);
-  const int64_t lane = token_id % PANEL;
+inline void embedding(const PackedWeight& weight, int64_t row, float scale, float* out) {
+  const uint8_t* panel = weight.panel(row / PANEL);
+  const int64_t lane = row % PANEL;
   for (int64_t k = 0; k < weight.num_inputs; ++k) {
     float lanes[LANES];
     if (weight.type == DataType::int8) {
       const int value = panel[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD];
-      out[k] = static_cast<float>(value - 128) * weight.scales[token_id];
+      out[k] = static_cast<float>(value - 128) * weight.scales[row];
     } else if (weight.type == DataType::float32) {
       out[k] = reinterpret_cast<const float*>(panel)[k * PANEL + lane];
     } else if (weight.type == DataType::bfloat16) {
@@ -83,6 +128,7 @@ inline void embedding(const PackedWeight& weight, int64_t token_id, float* out) 
       store(lanes, load_f16(reinterpret_cast<const uint16_t*>(panel) + k * PANEL + lane / LANES * LANES));
       out[k] = lanes[lane % LANES];
     }
+    out[k] *= scale;
   }
 }
 

@@ -1,5 +1,6 @@
-"""Tiny LLaMA checkpoints made with transformers, the same as GGUF files, and what transformers computes with them."""
+"""Tiny checkpoints made with transformers, the same as GGUF files, and what transformers computes with them."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,78 @@ TINY: dict[str, Any] = {
 }
 """Weights large enough that the most likely token stands out."""
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 
-def make_llama(folder: Path, *, dtype: str = "float32", max_shard_size: str = "1GB", **overrides: Any) -> Path:
-    """Save a small random LLaMA, always the same for the same arguments, and return its folder.
 
-    `overrides` are fields of transformers' LlamaConfig. There is no tokenizer.
+@dataclass(frozen=True)
+class Family:
+    """An architecture as the tests know it. Fields are those of its config's class in transformers."""
+
+    tiny: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    """What its config can ask for, each as fields over the tiny ones."""
+
+
+FAMILIES: dict[str, Family] = {
+    "LlamaForCausalLM": Family(
+        TINY,
+        {
+            "grouped heads": {},
+            "a KV head for each head": {"num_key_value_heads": 4},
+            "one KV head": {"num_key_value_heads": 1},
+            "tied embeddings": {"tie_word_embeddings": True},
+            "biases": {"attention_bias": True, "mlp_bias": True},
+            "explicit head_dim": {"head_dim": 20},
+            "another theta and epsilon": {"rope_theta": 500.0, "rms_norm_eps": 0.1},
+            "another activation": {"hidden_act": "gelu"},
+            "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}},
+            "llama3 rope": {"rope_parameters": LLAMA3},
+        },
+    ),
+}
+"""The architectures that Octavo runs."""
+
+VARIANTS = [(architecture, name) for architecture, family in FAMILIES.items() for name in family.variants]
+
+
+def make_checkpoint(
+    folder: Path,
+    architecture: str,
+    variant: str | None = None,
+    *,
+    dtype: str = "float32",
+    max_shard_size: str = "1GB",
+    **overrides: Any,
+) -> Path:
+    """Save a small random model, always the same for the same arguments, and return its folder.
+
+    `overrides` are fields of the config over those of the variant. There is no tokenizer.
     """
+    family = FAMILIES[architecture]
+    model_class: Any = getattr(transformers, architecture)
+    fields = {**family.tiny, **(family.variants[variant] if variant else {}), **overrides}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TINY, **overrides}))
+        model = model_class(model_class.config_class(**fields))
         for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+            is_norm = "norm" in name or ".ln_" in name
+            if is_norm or name.endswith("bias"):
+                is_gain = is_norm and name.endswith("weight")
+                torch.nn.init.normal_(parameter, mean=float(is_gain), std=0.3)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
+
+
+def make_llama(folder: Path, **options: Any) -> Path:
+    """A small random LLaMA: `make_checkpoint`."""
+    return make_checkpoint(folder, "LlamaForCausalLM", **options)
 
 
 def make_gguf(

@@ -13,7 +13,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.parallel import TensorParallel
-from octavo.layers.placement import Placement
+from octavo.layers.placement import Placements
 from ragged_model import RaggedModel
 
 CPU = torch.device("cpu")
@@ -52,14 +52,17 @@ def check_column_then_row_parallel(tensor_parallel: TensorParallel) -> None:
 def check_merged_column_parallel(tensor_parallel: TensorParallel) -> None:
     """Each rank computes its share of every part, and the only KV head is held by both."""
     build = ModelBuild(torch.float64, CPU, ReferenceKernels(), tensor_parallel)
-    merged = MergedColumnParallelLinear(
-        8, (Part("q_proj", 4, 3), Part("k_proj", 1, 3, replicate=True)), build, bias=True
-    )
+    parts = (Part("q_proj", 4, 3), Part("k_proj", 1, 3, replicate=True))
+    merged = MergedColumnParallelLinear(8, parts, build, bias=True)
     weights = {"q_proj.weight": _random(12, 8), "k_proj.weight": _random(3, 8)}
     biases = {"q_proj.bias": _random(12), "k_proj.bias": _random(3)}
     _fill(merged.placements(), weights | biases)
     hidden = _random(5, 8)
     query, key = merged(hidden).split(merged.widths, dim=-1)
+    from_one = MergedColumnParallelLinear(8, parts, build, bias=True, fused="qk")
+    stored = {"qk.weight": torch.cat(list(weights.values())), "qk.bias": torch.cat(list(biases.values()))}
+    _fill(from_one.placements(), stored)
+    assert torch.equal(from_one(hidden), merged(hidden))
     whole_query = hidden @ weights["q_proj.weight"].T + biases["q_proj.bias"]
     torch.testing.assert_close(query, whole_query.chunk(tensor_parallel.size, dim=-1)[tensor_parallel.rank])
     torch.testing.assert_close(key, hidden @ weights["k_proj.weight"].T + biases["k_proj.bias"])
@@ -105,11 +108,12 @@ def _random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def _fill(placements: dict[str, Placement], tensors: dict[str, torch.Tensor]) -> None:
-    """Load whole tensors in two slices of this rank's rows."""
+def _fill(placements: Placements, tensors: dict[str, torch.Tensor]) -> None:
+    """Load whole tensors, each of this rank's parts of them in two slices of rows."""
     assert placements.keys() == tensors.keys()
-    for name, placement in placements.items():
-        assert placement.shape == tuple(tensors[name].shape)
-        middle = (placement.rows.start + placement.rows.stop) // 2
-        for rows in (range(placement.rows.start, middle), range(middle, placement.rows.stop)):
-            placement.load_rows(rows.start, tensors[name][rows.start : rows.stop])
+    for name, parts in placements.items():
+        for placement in parts:
+            assert placement.shape == tuple(tensors[name].shape)
+            middle = (placement.rows.start + placement.rows.stop) // 2
+            for rows in (range(placement.rows.start, middle), range(middle, placement.rows.stop)):
+                placement.load_rows(rows.start, tensors[name][rows.start : rows.stop])

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from octavo.kernels import _cpu
-from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
+from octavo.kernels.cpu import ACTIVATIONS, CpuKernels
+from octavo.kernels.interface import ActivationKind, AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 
@@ -152,7 +152,7 @@ def test_norm_activation_and_residual_are_those_of_the_reference(instruction_set
 
     def operations(k: Any) -> Any:
         def run(x: torch.Tensor) -> torch.Tensor:
-            activated = k.silu_and_mul(x)
+            activated = k.activation_and_mul(x, "silu")
             normalised, total = k.rms_norm(activated, weight, 1e-5)
             again: torch.Tensor = k.rms_norm(normalised, weight, 1e-5, total)[0]
             return again
@@ -164,13 +164,36 @@ def test_norm_activation_and_residual_are_those_of_the_reference(instruction_set
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_are_those_of_float64_at_every_size(instruction_set: str, kind: ActivationKind) -> None:
+    kernels, exact = kernels_for(instruction_set), ReferenceKernels()
+    inputs = torch.cat([torch.linspace(-15, 15, 5000), torch.tensor([1e-30, -1e-30, 40.0, -40.0, 1e6, -1e6])])
+    inputs = inputs.reshape(-1, 1).repeat(1, 21)
+    actual = outcome(kernels, inputs, lambda x: kernels.activation(x, kind), 21)
+    torch.testing.assert_close(actual.double(), exact.activation(inputs.double(), kind), rtol=5e-7, atol=5e-7)
+    ends = torch.tensor([[torch.inf], [torch.nan]])
+    assert outcome(kernels, ends, lambda x: kernels.activation(x, kind), 1).tolist()[0] == [torch.inf]
+    assert outcome(kernels, ends, lambda x: kernels.activation(x, kind), 1)[1].isnan()
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_an_activation_multiplies_the_second_half_where_gated(instruction_set: str, kind: ActivationKind) -> None:
+    kernels, reference = kernels_for(instruction_set), ReferenceKernels()
+    inputs = random(7, 2 * 37) * 3
+    actual = outcome(kernels, inputs, lambda x: kernels.activation_and_mul(x, kind), 37)
+    torch.testing.assert_close(actual, reference.activation_and_mul(inputs, kind), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("width", [8, 20, 64, 100])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_a_layer_norm_is_that_of_float64(instruction_set: str, width: int, has_bias: bool) -> None:
+@pytest.mark.parametrize("parameters", [("weight", "bias"), ("weight",), ()], ids=lambda p: "-".join(p) or "bare")
+def test_a_layer_norm_is_that_of_float64(instruction_set: str, width: int, parameters: tuple[str, ...]) -> None:
     """Far from zero too, where a variance made of mean squares would have nothing left."""
     kernels = kernels_for(instruction_set)
-    inputs, weight = random(9, width) * 6 + 1000, random(width, seed=1)
-    bias = random(width, seed=2) if has_bias else None
+    inputs = random(9, width) * 6 + 1000
+    weight = random(width, seed=1) if "weight" in parameters else None
+    bias = random(width, seed=2) if "bias" in parameters else None
 
     def run(x: torch.Tensor) -> torch.Tensor:
         normalised, total = kernels.layer_norm(x, weight, bias, 1e-5)
@@ -178,7 +201,8 @@ def test_a_layer_norm_is_that_of_float64(instruction_set: str, width: int, has_b
         return again
 
     def exact(x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.layer_norm(x, (width,), weight.double(), None if bias is None else bias.double(), 1e-5)
+        gain, shift = (None if vector is None else vector.double() for vector in (weight, bias))
+        return nn.functional.layer_norm(x, (width,), gain, shift, 1e-5)
 
     expected = exact(exact(inputs.double()) + inputs.double())
     torch.testing.assert_close(outcome(kernels, inputs, run, width).double(), expected, rtol=1e-4, atol=2e-4)
@@ -200,6 +224,25 @@ def test_an_embedding_gives_the_rows_of_its_table(instruction_set: str, kind: st
     forward = bind(kernels, Lookup(kernels, table, None, 36))
     forward.run(batch_of(70))
     assert torch.equal(forward.logits(torch.arange(70).numpy()), expected)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_tokens_and_positions_are_looked_up_each_in_its_table_scaled_and_added(instruction_set: str) -> None:
+    kernels = kernels_for(instruction_set)
+    tokens, positions = random(50, 36), random(20, 36, seed=1)
+    table = tokens.clone()
+
+    class Summed(Recipe):
+        def __call__(self, step: AttentionStep) -> torch.Tensor:
+            embedded = self.kernels.embedding(step.batch.token_ids, tokens, 2.5)
+            out: torch.Tensor = self.kernels.add(embedded, self.kernels.embedding(step.batch.positions, self.inputs))
+            return out
+
+    forward = bind(kernels, Summed(kernels, positions, None, 36))
+    batch = replace(batch_of(9), token_ids=torch.tensor([40, 3, 49, 0, 0, 7, 31, 32, 33]))
+    forward.run(batch)
+    expected = table[batch.token_ids] * 2.5 + positions[:9]
+    torch.testing.assert_close(forward.logits(torch.arange(9).numpy()), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
@@ -225,7 +268,7 @@ def test_an_unknown_instruction_set_is_refused_with_the_known_ones() -> None:
 
 def test_operations_outside_a_recording_are_refused() -> None:
     with pytest.raises(RuntimeError, match="bind"):
-        CpuKernels().silu_and_mul(torch.zeros(1, 2))
+        CpuKernels().activation_and_mul(torch.zeros(1, 2), "silu")
 
 
 def test_the_process_has_one_openmp_runtime() -> None:

@@ -6,10 +6,12 @@ import psutil
 import pytest
 import torch
 from transformers import LlamaConfig
+from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from octavo.kernels.interface import CacheShape
 from octavo.kernels.reference import ReferenceKernels, rotary
+from octavo.models.config import ACTIVATIONS
 
 CPU = torch.device("cpu")
 KERNELS = ReferenceKernels()
@@ -129,7 +131,18 @@ def test_rotary_leaves_dimensions_past_the_rotated_ones_alone(dtype: torch.dtype
     assert not torch.equal(rotated[..., :6], query[..., :6])
 
 
-def test_silu_and_mul_gates_the_second_half_by_the_first() -> None:
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish"])
+def test_activations_are_those_of_transformers_by_its_names(name: str) -> None:
+    hidden = torch.linspace(-9, 9, 301, dtype=torch.float64)
+    torch.testing.assert_close(KERNELS.activation(hidden, ACTIVATIONS[name]), ACT2FN[name](hidden), rtol=0, atol=1e-7)
+
+
+def test_activation_and_mul_gates_the_second_half_by_the_first() -> None:
     gate, up = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     expected = gate / (1 + torch.exp(-gate)) * up
-    torch.testing.assert_close(KERNELS.silu_and_mul(torch.cat([gate, up], dim=-1)), expected)
+    torch.testing.assert_close(KERNELS.activation_and_mul(torch.cat([gate, up], dim=-1), "silu"), expected)
+
+
+def test_an_embeddings_scale_multiplies_its_rows() -> None:
+    table, ids = torch.randn(9, 4), torch.tensor([8, 0, 8])
+    torch.testing.assert_close(KERNELS.embedding(ids, table, 3.0), 3 * table[ids])

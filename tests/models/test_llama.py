@@ -1,4 +1,4 @@
-"""A LLaMA's logits are those of transformers, however its tokens are cut into steps."""
+"""A LLaMA in other dtypes, in a GGUF file and on two ranks. tests/models/test_architectures.py has its variants."""
 
 import random
 from pathlib import Path
@@ -8,53 +8,14 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import make_llama, transformers_from_gguf, transformers_logits
+from checkpoints import LLAMA3, make_llama, transformers_from_gguf, transformers_logits
 from parallel_ranks import check_llama, on_two_ranks
 from ragged_model import RaggedModel
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "grouped heads": {},
-    "a KV head for each head": {"num_key_value_heads": 4},
-    "one KV head": {"num_key_value_heads": 1},
-    "tied embeddings": {"tie_word_embeddings": True},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-    "explicit head_dim": {"head_dim": 20},
-    "another theta and epsilon": {"rope_theta": 500.0, "rms_norm_eps": 0.1},
-    "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}},
-    "llama3 rope": {"rope_parameters": LLAMA3},
-}
 
 
 def tokens(count: int, seed: int) -> list[int]:
     generator = random.Random(seed)
     return [generator.randrange(97) for _ in range(count)]
-
-
-@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
-def test_prefill_chunked_prefill_and_decode_in_one_batch_equal_transformers(
-    tmp_path: Path, overrides: dict[str, Any]
-) -> None:
-    folder = make_llama(tmp_path, **overrides)
-    model = RaggedModel(folder)
-    rows = {"whole": tokens(29, 1), "chunked": tokens(37, 2), "decoded": tokens(20, 3)}
-    chunks = {"whole": [29], "chunked": [7, 11, 1, 13, 5], "decoded": [10] + [1] * 10}
-    got: dict[str, list[torch.Tensor]] = {row: [] for row in rows}
-    for step in range(max(map(len, chunks.values()))):
-        now = {row: sizes[step] for row, sizes in chunks.items() if step < len(sizes)}
-        fed = {row: rows[row][model.lengths.get(row, 0) :][:size] for row, size in now.items()}
-        for row, logits in model.step(fed).items():
-            got[row].append(logits)
-    oracle = transformers.LlamaForCausalLM.from_pretrained(folder)
-    for row, token_ids in rows.items():
-        torch.testing.assert_close(torch.cat(got[row]), transformers_logits(oracle, token_ids), atol=1e-4, rtol=0)
 
 
 def test_a_float64_model_gives_the_same_logits_however_it_is_chunked(tmp_path: Path) -> None:

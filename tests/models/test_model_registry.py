@@ -9,7 +9,7 @@ from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.models.config import parse_config
-from octavo.models.registry import build_model, check_supported, known_architectures
+from octavo.models.registry import build_model, check_supported, known_architectures, translated
 
 MINIMAL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -37,7 +37,6 @@ def test_an_unknown_architecture_is_refused_and_the_known_ones_are_listed() -> N
         ("sliding_window", 4096),
         ("attn_logit_softcapping", 50.0),
         ("final_logit_softcapping", 30.0),
-        ("hidden_act", "gelu"),
         ("partial_rotary_factor", 0.5),
         ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
         ("num_local_experts", 8),
@@ -64,6 +63,24 @@ def test_fields_at_their_ordinary_values_are_accepted() -> None:
     }
     check_supported(parse_config(MINIMAL | ordinary, "config.json"))
     check_supported(parse_config({**MINIMAL, "sliding_window": 4096, "use_sliding_window": False}, "config.json"))
+
+
+def test_an_unknown_activation_is_refused_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(ModelError, match=r"hidden_act 'snake'.*silu.*gelu_pytorch_tanh"):
+        parse_config({**MINIMAL, "hidden_act": "snake"}, "config.json")
+
+
+def test_what_an_architecture_understands_is_kept_and_all_else_ordinary_is_not() -> None:
+    fields = {**MINIMAL, "sliding_window": 0, "partial_rotary_factor": 1.0, "resid_pdrop": 0.1, "n_inner": None}
+    assert parse_config(fields, "config.json").extra == {}
+    understands = frozenset({"sliding_window", "n_inner", "resid_pdrop"})
+    assert parse_config(fields, "config.json", None, understands).extra == {"sliding_window": 0, "resid_pdrop": 0.1}
+
+
+@pytest.mark.parametrize("named", [{}, {"architectures": []}, {"architectures": "LlamaForCausalLM"}])
+def test_a_config_that_names_no_architecture_is_refused(named: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"some/config.json.*architectures"):
+        translated(named, "some/config.json")
 
 
 def test_an_unknown_kind_of_rope_scaling_is_refused_and_the_known_ones_are_listed() -> None:

@@ -268,7 +268,7 @@ def _activations(work: KernelWork) -> Iterator[Case]:
 
     def activate(gate_up: Any, step: AttentionStep) -> Any:
         for _ in range(POINTWISE_COPIES):
-            activated = kernels.silu_and_mul(gate_up)
+            activated = kernels.activation_and_mul(gate_up, "silu")
         return activated
 
     yield from _pointwise("activation", work, kernels, 2 * size, activate, values_moved=3 * size)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
 from octavo.kernels.interface import (
+    ActivationKind,
     AttentionSpec,
     AttentionStep,
     CacheShape,
@@ -33,6 +34,9 @@ from octavo.kernels.quantized import QuantizedWeight
 
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """As `octavo::DataType` in csrc/kernels.h numbers them."""
+
+ACTIVATIONS: dict[ActivationKind, int] = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3}
+"""As `octavo::Activation` in csrc/kernels.h numbers them."""
 
 LARGEST_INPUT = 1 << 16
 """Inputs of an int8 product, at the most: a sum of more could leave 32 bits."""
@@ -92,9 +96,13 @@ class CpuKernels:
         finally:
             self._recording = None
 
-    def embedding(self, token_ids: Any, weight: Weight) -> Any:
+    def embedding(self, ids: Any, weight: Weight, scale: float = 1.0) -> Any:
         """Record the lookup of each token's row."""
-        return self._open.embedding(weight)
+        return self._open.embedding(ids, weight, scale)
+
+    def add(self, a: Any, b: Any) -> Any:
+        """Record a sum."""
+        return self._open.add(a, b)
 
     def linear(self, hidden: Any, weight: Weight, bias: torch.Tensor | None = None) -> Any:
         """Record a product; int8 where the weight is."""
@@ -105,14 +113,18 @@ class CpuKernels:
         return self._open.norm(hidden, weight, None, eps, residual, centred=False)
 
     def layer_norm(
-        self, hidden: Any, weight: torch.Tensor, bias: torch.Tensor | None, eps: float, residual: Any = None
+        self, hidden: Any, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, residual: Any = None
     ) -> tuple[Any, Any]:
         """Record a residual sum and its norm."""
         return self._open.norm(hidden, weight, bias, eps, residual, centred=True)
 
-    def silu_and_mul(self, gate_up: Any) -> Any:
+    def activation(self, hidden: Any, kind: ActivationKind) -> Any:
         """Record the activation."""
-        return self._open.silu_and_mul(gate_up)
+        return self._open.activation(hidden, kind, hidden.width)
+
+    def activation_and_mul(self, gate_up: Any, kind: ActivationKind) -> Any:
+        """Record the activation and product."""
+        return self._open.activation(gate_up, kind, gate_up.width // 2)
 
     def attention(self, qkv: Any, step: Any, spec: AttentionSpec) -> Any:
         """Record rotation, KV write and attention."""
@@ -151,10 +163,15 @@ class Recording:
         self._program.keep(hidden.buffer, self._head)
         return RecordedForward(self._program, hidden, self._head, self._cache, self._tables)
 
-    def embedding(self, weight: Weight) -> Activation:
+    def embedding(self, ids: object, weight: Weight, scale: float) -> Activation:
         packed = self._pack(weight)
         out = self._new(packed.num_inputs)
-        self._program.embedding(packed, out.buffer)
+        self._program.embedding(packed, out.buffer, ids is _AnyBatch.positions, scale)
+        return out
+
+    def add(self, a: Activation, b: Activation) -> Activation:
+        out = self._new(a.width)
+        self._program.add(a.buffer, b.buffer, out.buffer)
         return out
 
     def linear(self, hidden: Activation, weight: Weight, bias: torch.Tensor | None) -> Activation:
@@ -171,7 +188,7 @@ class Recording:
     def norm(
         self,
         hidden: Activation,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         eps: float,
         residual: Activation | None,
@@ -180,13 +197,13 @@ class Recording:
     ) -> tuple[Activation, Activation]:
         normalised, total = self._new(hidden.width), self._new(hidden.width)
         added = -1 if residual is None else residual.buffer
-        shift = None if bias is None else _floats(bias)
-        self._program.norm(_floats(weight), shift, eps, centred, hidden.buffer, added, normalised.buffer, total.buffer)
+        gain, shift = (None if vector is None else _floats(vector) for vector in (weight, bias))
+        self._program.norm(gain, shift, eps, centred, hidden.buffer, added, normalised.buffer, total.buffer)
         return normalised, total
 
-    def silu_and_mul(self, gate_up: Activation) -> Activation:
-        out = self._new(gate_up.width // 2)
-        self._program.silu_and_mul(gate_up.buffer, out.buffer)
+    def activation(self, hidden: Activation, kind: ActivationKind, width: int) -> Activation:
+        out = self._new(width)
+        self._program.activation(ACTIVATIONS[kind], hidden.buffer, out.buffer)
         return out
 
     def attention(self, qkv: Activation, spec: AttentionSpec) -> Activation:
@@ -276,9 +293,10 @@ class RecordedForward:
 
 
 class _AnyBatch:
-    """Stands for a batch while recording: what it holds is known when a step runs."""
+    """Stands for a batch while recording: what it holds is known when a step runs. An embedding tells these apart."""
 
-    token_ids = None
+    token_ids = object()
+    positions = object()
 
 
 def _pack(weight: Weight) -> "_cpu.Weight":

@@ -2,7 +2,7 @@
 this."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from octavo.kernels.quantized import QuantizedWeight
 
 Weight = torch.Tensor | QuantizedWeight
 """What a product multiplies with: `[out_features, in_features]`."""
+
+ActivationKind = Literal["relu", "gelu", "gelu_tanh", "silu"]
+"""gelu is exact, with the error function (Hendrycks and Gimpel, 2016); gelu_tanh its approximation by tanh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,13 @@ class Kernels(Protocol):
         afterwards."""
         ...
 
-    def embedding(self, token_ids: torch.Tensor, weight: Weight) -> torch.Tensor:
-        """`[num_tokens]` int64 -> the weight's rows, `[num_tokens, in_features]`."""
+    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0) -> torch.Tensor:
+        """`[num_tokens]` int64, a batch's token ids or its positions -> the weight's rows times `scale`,
+        `[num_tokens, in_features]`."""
+        ...
+
+    def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The sum of two activations of one shape."""
         ...
 
     def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -184,17 +192,22 @@ class Kernels(Protocol):
     def layer_norm(
         self,
         hidden: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         eps: float,
         residual: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add `residual` (if any), take off the mean over the last dimension and divide by the deviation. Returns
-        (normalised * weight + bias, the sum before normalising)."""
+        (normalised * weight + bias, the sum before normalising); a weight of None is 1, a bias of None 0."""
         ...
 
-    def silu_and_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: silu(first half) * second half."""
+    def activation(self, hidden: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
+        """Each element's activation, in the same shape."""
+        ...
+
+    def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
+        """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: activation(first half) * second half (Shazeer, GLU
+        variants improve transformer, 2020)."""
         ...
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:

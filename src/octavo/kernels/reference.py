@@ -1,11 +1,15 @@
 """The plain torch backend: every operation in its simplest right form, which faster backends are tested against."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from octavo.kernels.interface import (
+    ActivationKind,
     AttentionSpec,
     AttentionStep,
     CacheShape,
@@ -20,6 +24,14 @@ from octavo.kernels.reference_attention import accumulation_dtype, paged_attenti
 
 ROWS_MULTIPLE = 16
 """To which the rows of 16-bit products on the CPU are padded."""
+
+
+ACTIVATIONS: dict[ActivationKind, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
+}
 
 
 class EagerForward:
@@ -61,11 +73,17 @@ class ReferenceKernels:
         """The model as it is."""
         return EagerForward(model, cache)
 
-    def embedding(self, token_ids: torch.Tensor, weight: Weight) -> torch.Tensor:
+    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0) -> torch.Tensor:
         """`[num_tokens]` int64 -> `[num_tokens, in_features]`."""
         if isinstance(weight, QuantizedWeight):
-            return (weight.values[token_ids] * weight.scales[token_ids].unsqueeze(1)).to(weight.dtype)
-        return functional.embedding(token_ids, weight)
+            rows = (weight.values[ids] * weight.scales[ids].unsqueeze(1)).to(weight.dtype)
+        else:
+            rows = functional.embedding(ids, weight)
+        return rows if scale == 1.0 else rows * scale
+
+    def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The sum of two activations of one shape."""
+        return a + b
 
     def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`."""
@@ -96,7 +114,7 @@ class ReferenceKernels:
     def layer_norm(
         self,
         hidden: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         eps: float,
         residual: torch.Tensor | None = None,
@@ -105,10 +123,14 @@ class ReferenceKernels:
         total = hidden if residual is None else hidden + residual
         return functional.layer_norm(total, total.shape[-1:], weight, bias, eps), total
 
-    def silu_and_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: silu(first half) * second half (Shazeer, 2020)."""
+    def activation(self, hidden: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
+        """Each element's activation."""
+        return ACTIVATIONS[kind](hidden)
+
+    def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
+        """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: activation(first half) * second half."""
         gate, up = gate_up.chunk(2, dim=-1)
-        return functional.silu(gate) * up
+        return ACTIVATIONS[kind](gate) * up
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
         """Rotate, write, attend: `Kernels.attention` gives the shapes."""

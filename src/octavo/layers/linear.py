@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement, place_weight, whole
+from octavo.layers.placement import Placement, Placements, place_weight, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +20,31 @@ class Part:
     replicate: bool = False
     """Fewer units than ranks are held by several ranks each: KV heads."""
 
+    @property
+    def num_rows(self) -> int:
+        """Outputs on all ranks together."""
+        return self.num_units * self.unit_rows
+
 
 class MergedColumnParallelLinear(nn.Module):
     """Several projections of one input as one product: q, k and v, or gate and up. Each part is split over the ranks.
 
-    `weight` is `[sum of widths, in_features]`, the parts below each other.
+    `weight` is `[sum of widths, in_features]`, the parts below each other. `fused` names the checkpoint's one tensor of
+    all parts, where they are not a tensor each.
     """
 
-    def __init__(self, in_features: int, parts: Sequence[Part], build: ModelBuild, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        parts: Sequence[Part],
+        build: ModelBuild,
+        *,
+        bias: bool = False,
+        fused: str | None = None,
+    ) -> None:
         super().__init__()
         self.parts = tuple(parts)
+        self.fused = fused
         tensor_parallel = build.tensor_parallel
         self.shares = [tensor_parallel.share(part.num_units, part.name, replicate=part.replicate) for part in parts]
         self.widths = [len(share) * part.unit_rows for share, part in zip(self.shares, parts, strict=True)]
@@ -43,17 +58,42 @@ class MergedColumnParallelLinear(nn.Module):
         """`[num_tokens, in_features]` -> `[num_tokens, sum of widths]`, this rank's part."""
         return self.kernels.linear(hidden, self.weight, self.bias)
 
-    def placements(self) -> dict[str, Placement]:
-        """By the parts' names: `q_proj.weight`, and `q_proj.bias` where there is one."""
-        found: dict[str, Placement] = {}
-        first_row = 0
+    def placements(self) -> Placements:
+        """By the parts' names, or the fused tensor's: `q_proj.weight`, and `q_proj.bias` where there is one."""
+        found: Placements = {}
+        first_row = stored_row = 0
+        num_fused = sum(part.num_rows for part in self.parts)
         for part, share, width in zip(self.parts, self.shares, self.widths, strict=True):
-            rows = range(share.start * part.unit_rows, share.stop * part.unit_rows)
-            num_rows = part.num_units * part.unit_rows
-            found[f"{part.name}.weight"] = place_weight(self.weight, (num_rows, self.in_features), rows, first_row)
+            name, start, num_rows = (self.fused, stored_row, num_fused) if self.fused else (part.name, 0, part.num_rows)
+            rows = range(start + share.start * part.unit_rows, start + share.stop * part.unit_rows)
+            weight = place_weight(self.weight, (num_rows, self.in_features), rows, first_row)
+            found.setdefault(f"{name}.weight", []).append(weight)
             if self.bias is not None:
-                found[f"{part.name}.bias"] = Placement(self.bias, (num_rows,), rows, first_row)
+                found.setdefault(f"{name}.bias", []).append(Placement(self.bias, (num_rows,), rows, first_row))
             first_row += width
+            stored_row += part.num_rows
+        return found
+
+
+class ReplicatedLinear(nn.Module):
+    """A projection that every rank computes whole. `weight` is `[out_features, in_features]`."""
+
+    def __init__(self, in_features: int, out_features: int, build: ModelBuild, *, bias: bool = False) -> None:
+        super().__init__()
+        self.shape = (out_features, in_features)
+        self.kernels = build.kernels
+        self.weight = build.weight(out_features, in_features)
+        self.bias = build.parameter(out_features) if bias else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens, in_features]` -> `[num_tokens, out_features]`."""
+        return self.kernels.linear(hidden, self.weight, self.bias)
+
+    def placements(self) -> Placements:
+        """`weight`, and `bias` where there is one."""
+        found = {"weight": [place_weight(self.weight, self.shape, range(self.shape[0]))]}
+        if self.bias is not None:
+            found["bias"] = whole(self.bias)
         return found
 
 
@@ -72,11 +112,11 @@ class ColumnParallelLinear(nn.Module):
         """`[num_tokens, in_features]` -> `[num_tokens, out_features / size]`, this rank's part."""
         return self.kernels.linear(hidden, self.weight, self.bias)
 
-    def placements(self) -> dict[str, Placement]:
+    def placements(self) -> Placements:
         """`weight`, and `bias` where there is one."""
-        found = {"weight": place_weight(self.weight, self.shape, self.rows)}
+        found = {"weight": [place_weight(self.weight, self.shape, self.rows)]}
         if self.bias is not None:
-            found["bias"] = Placement(self.bias, self.shape[:1], self.rows)
+            found["bias"] = [Placement(self.bias, self.shape[:1], self.rows)]
         return found
 
 
@@ -102,9 +142,9 @@ class RowParallelLinear(nn.Module):
         summed = self.tensor_parallel.all_reduce(self.kernels.linear(hidden, self.weight))
         return summed if self.bias is None else summed + self.bias
 
-    def placements(self) -> dict[str, Placement]:
+    def placements(self) -> Placements:
         """`weight`, and `bias` where there is one."""
-        found = {"weight": place_weight(self.weight, self.shape, range(self.shape[0]), columns=self.columns)}
+        found = {"weight": [place_weight(self.weight, self.shape, range(self.shape[0]), columns=self.columns)]}
         if self.bias is not None:
             found["bias"] = whole(self.bias)
         return found

@@ -1,14 +1,14 @@
-"""Root-mean-square normalisation (Zhang and Sennrich, 2019), joined with the residual sum before it."""
+"""Normalisation, joined with the residual sum before it. Every rank holds the whole weight."""
 
 import torch
 from torch import nn
 
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement, whole
+from octavo.layers.placement import Placements, whole
 
 
 class RMSNorm(nn.Module):
-    """Normalises the last dimension, of `size`; every rank holds the whole weight."""
+    """Root-mean-square normalisation (Zhang and Sennrich, 2019) of the last dimension, of `size`."""
 
     def __init__(self, size: int, eps: float, build: ModelBuild) -> None:
         super().__init__()
@@ -20,6 +20,26 @@ class RMSNorm(nn.Module):
         """`[num_tokens, size]` twice -> (their sum normalised, their sum)."""
         return self.kernels.rms_norm(hidden, self.weight, self.eps, residual)
 
-    def placements(self) -> dict[str, Placement]:
+    def placements(self) -> Placements:
         """`weight`."""
         return {"weight": whole(self.weight)}
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016) of the last dimension, of `size`; `affine` says whether it has a weight."""
+
+    def __init__(self, size: int, eps: float, build: ModelBuild, *, affine: bool = True, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.kernels = build.kernels
+        self.weight = build.parameter(size) if affine else None
+        self.bias = build.parameter(size) if affine and bias else None
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[num_tokens, size]` twice -> (their sum normalised, their sum)."""
+        return self.kernels.layer_norm(hidden, self.weight, self.bias, self.eps, residual)
+
+    def placements(self) -> Placements:
+        """`weight` and `bias`, those that there are."""
+        own = {"weight": self.weight, "bias": self.bias}
+        return {name: whole(parameter) for name, parameter in own.items() if parameter is not None}

@@ -53,6 +53,10 @@ class Placement:
             self.parameter[own], self.scales[own] = quantize_rows(piece)
 
 
+Placements = dict[str, list[Placement]]
+"""Where each tensor of a checkpoint goes, by its Hugging Face name: to one place, or in parts to several."""
+
+
 def place_weight(
     weight: nn.Parameter | QuantizedWeight,
     shape: tuple[int, ...],
@@ -66,11 +70,11 @@ def place_weight(
     return Placement(weight, shape, rows, first_row, columns)
 
 
-def whole(parameter: nn.Parameter) -> Placement:
+def whole(parameter: nn.Parameter) -> list[Placement]:
     """The placement of a tensor that every rank holds whole."""
-    return Placement(parameter, tuple(parameter.shape), range(parameter.shape[0]))
+    return [Placement(parameter, tuple(parameter.shape), range(parameter.shape[0]))]
 
 
-def prefixed(prefix: str, placements: Mapping[str, Placement]) -> dict[str, Placement]:
+def prefixed(prefix: str, placements: Mapping[str, list[Placement]]) -> Placements:
     """A layer's placements under their full checkpoint names."""
     return {prefix + name: placement for name, placement in placements.items()}

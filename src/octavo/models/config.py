@@ -8,14 +8,15 @@ import msgspec
 import torch
 
 from octavo.errors import ModelError
+from octavo.kernels.interface import ActivationKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """One model's shape, the same whichever file it came from. Names are those of Hugging Face's config.json.
 
-    `extra` holds the fields that ask for a computation beyond the ordinary (`ORDINARY` below); an architecture declares
-    which of them it does, and the registry refuses the others.
+    `extra` holds the fields that the architecture declares to understand, and those that ask for a computation beyond
+    the ordinary (`ORDINARY` below), which the registry refuses where the architecture does not understand them.
     """
 
     architecture: str
@@ -36,6 +37,8 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    hidden_act: ActivationKind = "silu"
+    """The feed-forward layers' activation."""
     checkpoint_dtype: torch.dtype = torch.bfloat16
     """What `dtype="auto"` means: a safetensors checkpoint's own, bfloat16 for a GGUF."""
     eos_token_ids: tuple[int, ...] = ()
@@ -50,8 +53,18 @@ DTYPES = {
 }
 """The dtypes that a model may be stored or run in, by the names used in config.json and for `--dtype`."""
 
+ACTIVATIONS: dict[str, ActivationKind] = {
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""Activations by the names that transformers has for them."""
+
 ORDINARY: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", "swish"),
     "hidden_activation": ("silu", "swish"),
     "sliding_window": (0,),
     "attn_logit_softcapping": (0,),
@@ -95,19 +108,26 @@ class _Fields(msgspec.Struct, kw_only=True):
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    hidden_act: str = "silu"
     dtype: str | None = None
     torch_dtype: str | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
     layer_types: list[str] | None = None
 
 
-def parse_config(raw: dict[str, Any], source: str, generation: dict[str, Any] | None = None) -> ModelConfig:
+def parse_config(
+    raw: dict[str, Any],
+    source: str,
+    generation: dict[str, Any] | None = None,
+    understands: frozenset[str] = frozenset(),
+) -> ModelConfig:
     """Read a config.json, or a GGUF's metadata under the same names.
 
     Args:
         raw: the parsed file.
         source: where it came from, for errors.
         generation: the parsed generation_config.json beside it: its end-of-sequence ids are added.
+        understands: fields that go into `extra` whatever their value, unless it is null.
 
     Raises:
         ModelError: a field is missing or not usable; the message names it and `source`.
@@ -135,9 +155,10 @@ def parse_config(raw: dict[str, Any], source: str, generation: dict[str, Any] | 
         tie_word_embeddings=fields.tie_word_embeddings,
         attention_bias=fields.attention_bias,
         mlp_bias=fields.mlp_bias,
+        hidden_act=_activation(fields.hidden_act, source),
         checkpoint_dtype=_dtype(fields.dtype or fields.torch_dtype or "bfloat16", source),
         eos_token_ids=tuple(dict.fromkeys(_ids(fields.eos_token_id) + _ids(more_eos))),
-        extra=_extra(raw, fields.layer_types or []),
+        extra=_extra(raw, understands, fields.layer_types or []),
     )
     _check_heads(config, source)
     return config
@@ -164,22 +185,29 @@ def _dtype(name: str, source: str) -> torch.dtype:
     return dtype
 
 
+def _activation(name: str, source: str) -> ActivationKind:
+    kind = ACTIVATIONS.get(name)
+    if kind is None:
+        raise ModelError(f"{source}: hidden_act {name!r} is not known; known activations: {', '.join(ACTIVATIONS)}")
+    return kind
+
+
 def _ids(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else [ids] if isinstance(ids, int) else ids
 
 
-def _extra(raw: dict[str, Any], layer_types: list[str]) -> dict[str, Any]:
-    """The fields that ask for more than the ordinary."""
+def _extra(raw: dict[str, Any], understands: frozenset[str], layer_types: list[str]) -> dict[str, Any]:
+    """The fields that ask for more than the ordinary, and those that the architecture understands."""
     asked = {**raw, **{name: value for name, value in (raw.get("rope_parameters") or {}).items() if name in ORDINARY}}
-    extra = {
-        name: asked[name]
-        for name, ordinary in ORDINARY.items()
-        if asked.get(name) is not None and asked[name] not in ordinary
-    }
+    extra = {name: asked[name] for name in sorted(understands) if asked.get(name) is not None}
+    for name, ordinary in ORDINARY.items():
+        if asked.get(name) is not None and asked[name] not in ordinary:
+            extra[name] = asked[name]
     if raw.get("use_sliding_window") is False:
         extra.pop("sliding_window", None)
-    kinds = sorted(set(layer_types) - {"full_attention"})
-    return {**extra, "layer_types": kinds} if kinds else extra
+    if set(layer_types) - {"full_attention"}:
+        extra.setdefault("layer_types", layer_types)
+    return extra
 
 
 def _check_heads(config: ModelConfig, source: str) -> None:

@@ -1,7 +1,7 @@
 """LLaMA 1 to 3.x (Touvron et al., 2023; Grattafiori et al., 2024) and models of the same shape, such as SmolLM2."""
 
 from collections.abc import Iterable
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.norm import RMSNorm
-from octavo.layers.placement import Placement, prefixed
+from octavo.layers.placement import Placements, prefixed
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import ModelConfig
 
@@ -20,6 +20,8 @@ class LlamaForCausalLM(nn.Module):
     """A decoder of `num_hidden_layers` layers over the paged cache. Use it under `torch.inference_mode()`."""
 
     understands: ClassVar[frozenset[str]] = frozenset()
+    base_prefix: ClassVar[str] = "model."
+    transposed_tensors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.
@@ -42,6 +44,11 @@ class LlamaForCausalLM(nn.Module):
             else VocabParallelEmbedding(config.vocab_size, config.hidden_size, build, is_head=True)
         )
 
+    @staticmethod
+    def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
+        """As they are: LLaMA's names are those of `parse_config`."""
+        return raw
+
     def forward(self, step: AttentionStep) -> torch.Tensor:
         """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
         hidden: torch.Tensor = self.embed_tokens(step.batch.token_ids)
@@ -56,7 +63,7 @@ class LlamaForCausalLM(nn.Module):
         logits: torch.Tensor = self.lm_head(hidden)
         return logits
 
-    def placements(self) -> dict[str, Placement]:
+    def placements(self) -> Placements:
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         found = prefixed("model.embed_tokens.", self.embed_tokens.placements())
         for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
@@ -86,7 +93,7 @@ class DecoderLayer(nn.Module):
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
 
-    def placements(self) -> dict[str, Placement]:
+    def placements(self) -> Placements:
         """By the names below `model.layers.<index>.`."""
         return {
             **prefixed("input_layernorm.", self.input_layernorm.placements()),
@@ -138,7 +145,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020)."""
+    """A gated feed-forward layer: SwiGLU (Shazeer, 2020), or one with another activation."""
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         super().__init__()
@@ -146,9 +153,11 @@ class FeedForward(nn.Module):
         parts = (Part("gate_proj", inner), Part("up_proj", inner))
         self.gate_up_proj = MergedColumnParallelLinear(hidden, parts, build, bias=bias)
         self.down_proj = RowParallelLinear(inner, hidden, build, bias=bias)
+        self.activation = config.hidden_act
         self.kernels = build.kernels
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, hidden_size]` -> the same shape."""
-        projected: torch.Tensor = self.down_proj(self.kernels.silu_and_mul(self.gate_up_proj(hidden)))
+        activated = self.kernels.activation_and_mul(self.gate_up_proj(hidden), self.activation)
+        projected: torch.Tensor = self.down_proj(activated)
         return projected

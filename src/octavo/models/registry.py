@@ -1,15 +1,16 @@
 """Which class runs which architecture, and whether it does all that a model's config asks for."""
 
-from collections.abc import Callable, Iterator
-from typing import ClassVar, Protocol
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Protocol
 
+import msgspec
 from torch import nn
 
 from octavo.errors import ModelError
 from octavo.kernels.interface import Model
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement
-from octavo.models.config import ModelConfig
+from octavo.layers.placement import Placements
+from octavo.models.config import ModelConfig, parse_config
 from octavo.models.llama import LlamaForCausalLM
 
 
@@ -17,11 +18,25 @@ class CausalLM(Model, Protocol):
     """What every architecture's class offers the model runner and the loader."""
 
     understands: ClassVar[frozenset[str]]
-    """The names in `ModelConfig.extra` that the class computes."""
+    """The fields of config.json, beside those of `ModelConfig`, that the class computes: they are in its `extra`."""
+    base_prefix: ClassVar[str]
+    """What the names of all tensors but the head's begin with, unless they were saved without a head."""
+    transposed_tensors: ClassVar[tuple[str, ...]]
+    """Ends of the names of matrices that Hugging Face's checkpoints keep as `[inputs, outputs]`."""
     ignored_tensors: tuple[str, ...]
     """Ends of the names of tensors that checkpoints carry and the model has no use for."""
 
-    def placements(self) -> dict[str, Placement]:
+    def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
+        """The modules, without weights."""
+        ...
+
+    @staticmethod
+    def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
+        """A config.json's fields under the names that `parse_config` and the class know, absent ones with the defaults
+        of transformers. May raise whatever a wrong type of a field leads to."""
+        ...
+
+    def placements(self) -> Placements:
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         ...
 
@@ -34,7 +49,7 @@ class CausalLM(Model, Protocol):
         ...
 
 
-_ARCHITECTURES: dict[str, type[LlamaForCausalLM]] = {
+_ARCHITECTURES: dict[str, type[CausalLM]] = {
     "LlamaForCausalLM": LlamaForCausalLM,
 }
 
@@ -42,6 +57,34 @@ _ARCHITECTURES: dict[str, type[LlamaForCausalLM]] = {
 def known_architectures() -> list[str]:
     """The architectures that can be run, as config.json names them."""
     return sorted(_ARCHITECTURES)
+
+
+def translated(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """The fields of a config.json under the names that `config_of` takes, whatever its architecture calls them.
+
+    Args:
+        raw: the parsed file.
+        source: where it came from, for errors.
+
+    Raises:
+        ModelError: the architecture is missing or unknown, or a field is of a type that it cannot be.
+    """
+    model_class = _class_named(raw, source)
+    try:
+        return model_class.config_fields(raw)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"{source} does not describe a {model_class.__name__}: {error!r:.200}") from error
+
+
+def config_of(fields: dict[str, Any], source: str, generation: dict[str, Any] | None = None) -> ModelConfig:
+    """The config of a model, checked to be one that can be run. The arguments are those of `parse_config`.
+
+    Raises:
+        ModelError: as `parse_config` and `check_supported`.
+    """
+    config = parse_config(fields, source, generation, _class_named(fields, source).understands)
+    check_supported(config)
+    return config
 
 
 def check_supported(config: ModelConfig) -> None:
@@ -63,11 +106,27 @@ def build_model(config: ModelConfig, build: ModelBuild) -> CausalLM:
     return _class_of(config)(config, build)
 
 
-def _class_of(config: ModelConfig) -> Callable[[ModelConfig, ModelBuild], CausalLM]:
-    model_class = _ARCHITECTURES.get(config.architecture)
+class _Named(msgspec.Struct):
+    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+def _class_named(fields: dict[str, Any], source: str) -> type[CausalLM]:
+    try:
+        return _class_by_name(msgspec.convert(fields, _Named).architectures[0])
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{source} does not describe a model: {error}") from error
+
+
+def _class_by_name(architecture: str) -> type[CausalLM]:
+    model_class = _ARCHITECTURES.get(architecture)
     if model_class is None:
         known = ", ".join(known_architectures())
-        raise ModelError(f"unknown architecture {config.architecture!r}; known ones: {known}")
+        raise ModelError(f"unknown architecture {architecture!r}; known ones: {known}")
+    return model_class
+
+
+def _class_of(config: ModelConfig) -> type[CausalLM]:
+    model_class = _class_by_name(config.architecture)
     asked = {name: value for name, value in config.extra.items() if name not in model_class.understands}
     if asked:
         fields = ", ".join(f"{name}={value!r:.80}" for name, value in asked.items())

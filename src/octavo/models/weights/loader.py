@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,40 +13,21 @@ from tqdm import tqdm
 
 from octavo.errors import ConfigError, ModelError
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement
+from octavo.layers.placement import Placement, Placements
 from octavo.layers.rotary import RotaryEmbedding
-from octavo.models.config import DTYPES, ModelConfig, parse_config
-from octavo.models.registry import CausalLM, build_model, check_supported
+from octavo.models.config import DTYPES, ModelConfig
+from octavo.models.registry import CausalLM, build_model, config_of, translated
 from octavo.models.weights.dummy import DummyTensors
 from octavo.models.weights.gguf import GGUFTensors, config_fields
 from octavo.models.weights.gguf_header import read_header
 from octavo.models.weights.json_files import read_json, tokenizer_eos_ids
 from octavo.models.weights.locate import Checkpoint
 from octavo.models.weights.safetensors import SafetensorsTensors
+from octavo.models.weights.source import HuggingFaceTensors, TensorSource
 
 LoadFormat = Literal["auto", "dummy"]
 SHOWN_NAMES = 5
 """Tensor names in an error; the rest are counted."""
-
-
-class TensorSource(Protocol):
-    """A checkpoint's tensors by Hugging Face name, read slice by slice."""
-
-    def names(self) -> list[str]:
-        """All tensors, in the order in which they are best read."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The whole tensor's."""
-        ...
-
-    def file(self, name: str) -> str:
-        """Where the tensor is, for errors."""
-        ...
-
-    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
-        """`(first row, values)` covering `rows` once, all columns."""
-        ...
 
 
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
@@ -55,11 +37,8 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         ModelError: it cannot be read, its architecture is unknown, or it asks for what the architecture does not do.
     """
     if checkpoint.format == "gguf":
-        config = parse_config(config_fields(read_header(checkpoint.path)), str(checkpoint.path))
-    else:
-        config = _folder_config(checkpoint.path)
-    check_supported(config)
-    return config
+        return config_of(config_fields(read_header(checkpoint.path)), str(checkpoint.path))
+    return _folder_config(checkpoint.path)
 
 
 def resolve_dtype(name: str, config: ModelConfig) -> torch.dtype:
@@ -116,7 +95,7 @@ def load_model(
     model = build_model(config, replace(build, device=torch.device("meta")))
     placements = model.placements()
     _check_placements(model, placements)
-    source = _open_source(config, checkpoint, placements, load_format, seed)
+    source = _open_source(model, config, checkpoint, placements, load_format, seed)
     _check_source(source, placements, model.ignored_tensors)
     _materialise(model, build.device)
     _stream(source, model.placements(), progress)
@@ -129,7 +108,8 @@ def _folder_config(folder: Path) -> ModelConfig:
     generation = read_json(generation_path, dict[str, Any]) if generation_path.is_file() else None
     if raw.get("dtype") is None and raw.get("torch_dtype") is None and any(folder.glob("*.safetensors")):
         raw["dtype"] = SafetensorsTensors(folder).dtype_name()
-    config = parse_config(raw, str(folder / "config.json"), generation)
+    source = str(folder / "config.json")
+    config = config_of(translated(raw, source), source, generation)
     if config.eos_token_ids:
         return config
     own = (token_id for token_id in tokenizer_eos_ids(folder) if token_id < config.vocab_size)
@@ -137,25 +117,27 @@ def _folder_config(folder: Path) -> ModelConfig:
 
 
 def _open_source(
+    model: CausalLM,
     config: ModelConfig,
     checkpoint: Checkpoint | None,
-    placements: dict[str, Placement],
+    placements: Placements,
     load_format: LoadFormat,
     seed: int,
 ) -> TensorSource:
     if load_format == "dummy":
-        return DummyTensors({name: placement.shape for name, placement in placements.items()}, seed)
+        return DummyTensors({name: parts[0].shape for name, parts in placements.items()}, seed)
     if checkpoint is None:
         raise ModelError("there are no weights to load: name a model (--model) or use --load-format dummy")
     if checkpoint.format == "gguf":
         return GGUFTensors(read_header(checkpoint.path), config, placements)
-    return SafetensorsTensors(checkpoint.path)
+    stored = SafetensorsTensors(checkpoint.path)
+    return HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
 
 
-def _check_placements(model: CausalLM, placements: dict[str, Placement]) -> None:
+def _check_placements(model: CausalLM, placements: Placements) -> None:
     """Make sure that the tensors fill every parameter, each element once."""
     filled: Counter[int] = Counter()
-    for placement in placements.values():
+    for placement in _all_parts(placements):
         filled[id(placement.parameter)] += placement.num_elements
         if placement.scales is not None:
             filled[id(placement.scales)] += len(placement.rows)
@@ -164,7 +146,11 @@ def _check_placements(model: CausalLM, placements: dict[str, Placement]) -> None
         raise ModelError(f"the model's placements do not fill its parameters exactly: {_shorten(wrong)}")
 
 
-def _check_source(source: TensorSource, placements: dict[str, Placement], ignored: tuple[str, ...]) -> None:
+def _all_parts(placements: Placements) -> Iterator[Placement]:
+    return chain.from_iterable(placements.values())
+
+
+def _check_source(source: TensorSource, placements: Placements, ignored: tuple[str, ...]) -> None:
     """Compare names and shapes with the model's, before anything is allocated."""
     names = source.names()
     found = set(names)
@@ -176,7 +162,7 @@ def _check_source(source: TensorSource, placements: dict[str, Placement], ignore
             f"{where} does not fit the model's config: "
             f"{len(missing)} tensors are missing ({_shorten(missing)}), {len(extra)} are unknown ({_shorten(extra)})"
         )
-    for name, placement in placements.items():
+    for name, (placement, *_) in placements.items():
         if source.shape(name) != placement.shape:
             raise ModelError(
                 f"tensor {name!r} in {source.file(name)} has shape {list(source.shape(name))}, "
@@ -199,14 +185,12 @@ def _materialise(model: CausalLM, device: torch.device) -> None:
             module.fill_table(device)
 
 
-def _stream(source: TensorSource, placements: dict[str, Placement], progress: bool) -> None:
+def _stream(source: TensorSource, placements: Placements, progress: bool) -> None:
     """Read every tensor's slices into their places."""
-    total = sum(placement.num_elements * placement.parameter.itemsize for placement in placements.values())
+    total = sum(placement.num_elements * placement.parameter.itemsize for placement in _all_parts(placements))
     with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
         for name in source.names():
-            placement = placements.get(name)
-            if placement is None:
-                continue
-            for first_row, values in source.slices(name, placement.rows):
-                placement.load_rows(first_row, values)
-            bar.update(placement.num_elements * placement.parameter.itemsize)
+            for placement in placements.get(name, ()):
+                for first_row, values in source.slices(name, placement.rows):
+                    placement.load_rows(first_row, values)
+                bar.update(placement.num_elements * placement.parameter.itemsize)

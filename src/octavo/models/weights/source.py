@@ -1,0 +1,68 @@
+"""What the loader reads a checkpoint's tensors through."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+
+class TensorSource(Protocol):
+    """A checkpoint's tensors by Hugging Face name, read slice by slice."""
+
+    def names(self) -> list[str]:
+        """All tensors, in the order in which they are best read."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The whole tensor's."""
+        ...
+
+    def file(self, name: str) -> str:
+        """Where the tensor is, for errors."""
+        ...
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
+        """`(first row, values)` covering `rows` once, all columns."""
+        ...
+
+
+class HuggingFaceTensors:
+    """A Hugging Face checkpoint's tensors as an architecture's placements name and shape them; a `TensorSource`.
+
+    Args:
+        stored: gives a tensor's rows in one piece, so that its columns can be taken from a mapped file.
+        base_prefix: what all names of the model begin with but its head's, and no name of a checkpoint that was saved
+            from the model without a head: `model.`.
+        transposed: ends of the names of matrices that are stored as `[inputs, outputs]`.
+    """
+
+    def __init__(self, stored: TensorSource, base_prefix: str, transposed: tuple[str, ...] = ()) -> None:
+        self._stored = stored
+        self._transposed = transposed
+        names = stored.names()
+        lacks_prefix = not any(name.startswith(base_prefix) for name in names)
+        self._stored_names = {
+            base_prefix + name if lacks_prefix and not name.startswith("lm_head.") else name: name for name in names
+        }
+
+    def names(self) -> list[str]:
+        """In the checkpoint's order."""
+        return list(self._stored_names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The whole tensor's, turned over where it is."""
+        shape = self._stored.shape(self._stored_names[name])
+        return shape[::-1] if name.endswith(self._transposed) else shape
+
+    def file(self, name: str) -> str:
+        """Where the tensor is, for errors."""
+        return self._stored.file(self._stored_names[name])
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
+        """`(first row, values)` over `rows`, all columns."""
+        stored_name = self._stored_names[name]
+        if not name.endswith(self._transposed):
+            yield from self._stored.slices(stored_name, rows)
+            return
+        ((_, stored),) = self._stored.slices(stored_name, range(self._stored.shape(stored_name)[0]))
+        yield rows.start, stored.T[rows.start : rows.stop]

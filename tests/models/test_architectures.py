@@ -1,0 +1,68 @@
+"""Each architecture computes what transformers does, in prefill and decode, on the reference and the C++ kernels."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from checkpoints import FAMILIES, VARIANTS, make_checkpoint, transformers_logits
+from octavo.kernels.cpu import CpuKernels
+from octavo.kernels.interface import Kernels
+from octavo.kernels.reference import ReferenceKernels
+from octavo.models.registry import known_architectures
+from ragged_model import RaggedModel
+
+NUM_GENERATED = 12
+
+
+def tokens(count: int, seed: int) -> list[int]:
+    generator = random.Random(seed)
+    return [generator.randrange(97) for _ in range(count)]
+
+
+ROWS = {"whole": tokens(29, 1), "chunked": tokens(37, 2), "decoded": tokens(20, 3)}
+CHUNKS = {"whole": [29], "chunked": [7, 11, 1, 13, 5], "decoded": [10] + [1] * 10}
+
+
+def ragged_logits(model: RaggedModel) -> dict[str, torch.Tensor]:
+    """The rows' logits, all in the same batches, each row cut into its chunks."""
+    got: dict[str, list[torch.Tensor]] = {row: [] for row in ROWS}
+    for step in range(max(map(len, CHUNKS.values()))):
+        now = {row: sizes[step] for row, sizes in CHUNKS.items() if step < len(sizes)}
+        fed = {row: ROWS[row][model.lengths.get(row, 0) :][:size] for row, size in now.items()}
+        for row, logits in model.step(fed).items():
+            got[row].append(logits)
+    return {row: torch.cat(logits) for row, logits in got.items()}
+
+
+def greedy(model: RaggedModel, prompt: list[int]) -> list[int]:
+    """The likeliest tokens after a prompt, one by one."""
+    chosen: list[int] = []
+    logits = model.step({"greedy": prompt})["greedy"]
+    while len(chosen) < NUM_GENERATED:
+        chosen.append(int(logits[-1].argmax()))
+        logits = model.step({"greedy": chosen[-1:]})["greedy"]
+    return chosen
+
+
+@pytest.mark.parametrize(("architecture", "variant"), VARIANTS)
+def test_logits_and_greedy_tokens_are_those_of_transformers(tmp_path: Path, architecture: str, variant: str) -> None:
+    folder = make_checkpoint(tmp_path, architecture, variant)
+    oracle = getattr(transformers, architecture).from_pretrained(folder)
+    expected = {row: transformers_logits(oracle, token_ids) for row, token_ids in ROWS.items()}
+    prompt = torch.tensor([ROWS["chunked"]])
+    generated = oracle.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NUM_GENERATED, do_sample=False, eos_token_id=-1
+    )
+    backends: list[Kernels] = [ReferenceKernels(), CpuKernels()]
+    for kernels in backends:
+        model = RaggedModel(folder, kernels=kernels)
+        for row, logits in ragged_logits(model).items():
+            torch.testing.assert_close(logits, expected[row], atol=1e-4, rtol=0)
+        assert greedy(model, ROWS["chunked"]) == generated[0, prompt.shape[1] :].tolist()
+
+
+def test_every_known_architecture_is_tested() -> None:
+    assert set(known_architectures()) == set(FAMILIES)
