@@ -46,8 +46,9 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
     for field in dataclasses.fields(EngineConfig):
         assert field.metadata["help"]
         choices = [choice for choice in get_args(get_type_hints(EngineConfig)[field.name]) if isinstance(choice, str)]
-        given = choices[-1] if choices else "7"
-        arguments = [flag(field.name), given]
+        is_switch = isinstance(field.default, bool)
+        given = "True" if is_switch else choices[-1] if choices else "7"
+        arguments = [flag(field.name)] if is_switch else [flag(field.name), given]
         if field.name == "max_num_seqs":
             arguments += ["--max-num-batched-tokens", "9"]
         if field.name == "max_num_batched_tokens":

@@ -10,7 +10,7 @@ from octavo.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
-LoadFormat = Literal["auto", "dummy"]
+LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
@@ -71,16 +71,39 @@ class EngineConfig:
     """
 
     model: str = knob(
-        "smollm2", "alias (smollm2), folder in Hugging Face format, or GGUF file", group="model", metavar="MODEL"
+        "smollm2",
+        "alias (smollm2), folder in Hugging Face format, GGUF file, or a model on the Hugging Face hub "
+        "(organisation/model)",
+        group="model",
+        metavar="MODEL",
     )
+    revision: str | None = knob(
+        None, "branch, tag or commit of a model on the hub; its main branch by default", group="model", metavar="NAME"
+    )
+    gguf_file: str | None = knob(
+        None,
+        "which of a folder's or a hub model's GGUF files to run: its name, or a part that no other has (Q4_K_M)",
+        group="model",
+        metavar="NAME",
+    )
+    download_dir: str | None = knob(
+        None, "folder for models from the hub; the hub's own cache by default", group="model", metavar="FOLDER"
+    )
+    offline: bool = knob(False, "take models from the hub only as downloaded before", group="model")
     tokenizer: str | None = knob(
-        None, "folder or GGUF file of the tokenizer, where it is not the model's own", group="model", metavar="PATH"
+        None,
+        "folder, GGUF file or hub name of the tokenizer, where it is not the model's own",
+        group="model",
+        metavar="PATH",
     )
     chat_template: str | None = knob(
         None, "Jinja chat template file, where the model's own is missing or unwanted", group="model", metavar="FILE"
     )
     load_format: LoadFormat = knob(
-        "auto", "auto goes by the files; dummy makes up random weights of the model's shape", group="model"
+        "auto",
+        "which of a model's weights to read: auto takes safetensors, else torch's own .bin files (no code in them is "
+        "run), else a GGUF file; dummy makes up random weights of the model's shape",
+        group="model",
     )
     dtype: DType = knob(
         "auto", "of weights and activations; auto is the checkpoint's own, and bfloat16 for a GGUF", group="model"
@@ -164,7 +187,7 @@ class EngineConfig:
             check_whole(self, name, 0)
         if self.num_threads is not None and self.num_threads > MAX_THREADS:
             raise ConfigError(f"--num-threads must be at most {MAX_THREADS}, got {self.num_threads}")
-        for name in ("model", "tokenizer", "chat_template"):
+        for name in ("model", "revision", "gguf_file", "download_dir", "tokenizer", "chat_template"):
             value = getattr(self, name)
             if not isinstance(value, str) and (value is not None or name == "model"):
                 raise ConfigError(f"{flag(name)} must be a text, got {value!r}")

@@ -13,6 +13,7 @@ from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.local import LocalExecutor
 from octavo.memory import Ledger
+from octavo.models.weights.resolve import resolve_model
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
@@ -33,12 +34,12 @@ class LLM:
             print(out.outputs[0].text)
 
     Args:
-        model: alias, folder or GGUF file.
+        model: alias, folder, GGUF file, or a model on the Hugging Face hub (`organisation/model`).
         **knobs: any field of `octavo.config.EngineConfig`.
 
     Raises:
         ConfigError: a knob has a value that cannot work.
-        ModelError: the model cannot be found or read.
+        ModelError: the model cannot be found, downloaded or read.
     """
 
     def __init__(self, model: str = "smollm2", **knobs: Any) -> None:
@@ -46,8 +47,9 @@ class LLM:
         if unknown := knobs.keys() - set(known):
             raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(known)}")
         self.config = EngineConfig(model=model, **knobs)
-        self.tokenizer = load_tokenizer(self.config)
-        self.engine = Engine.configured(LocalExecutor(self.config, progress=sys.stderr.isatty()), self.config)
+        local = resolve_model(self.config)
+        self.tokenizer = load_tokenizer(local)
+        self.engine = Engine.configured(LocalExecutor(local, progress=sys.stderr.isatty()), self.config)
         for path in self.config.pin_prefix:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._num_requests = 0

@@ -99,8 +99,9 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.layers.build import ModelBuild
     from octavo.models.weights.loader import read_config, resolve_cache_dtype, resolve_dtype
     from octavo.models.weights.locate import locate
+    from octavo.models.weights.resolve import resolve_model
 
-    checkpoint = locate(config.model)
+    checkpoint = locate(resolve_model(config, weights=False).model)
     model = read_config(checkpoint)
     dtype = resolve_dtype(config.dtype, model)
     max_model_len = resolve_max_model_len(config, model)

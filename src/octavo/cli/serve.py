@@ -1,7 +1,6 @@
 """`octavo serve`: the OpenAI-compatible server."""
 
 import argparse
-import asyncio
 import logging
 import sys
 
@@ -33,4 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
     logging.getLogger("octavo.server").setLevel(logging.INFO)
     from octavo.server.lifecycle import serve
 
-    sys.exit(asyncio.run(serve(engine, config)))
+    sys.exit(serve(engine, config))

@@ -15,6 +15,7 @@ from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
 from octavo.models.weights.locate import locate
+from octavo.models.weights.resolve import resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class LocalExecutor:
     """Loads the model and runs plans on the CPU, one at a time.
 
     Raises:
-        ModelError: the model cannot be found or read.
+        ModelError: the model cannot be found, downloaded or read.
         ConfigError: the model, its length or its cache does not fit; the message names the flag to change.
     """
 
@@ -33,6 +34,7 @@ class LocalExecutor:
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         device = torch.device("cpu")
+        config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint)
         self.dtype = resolve_dtype(config.dtype, self.model_config)

@@ -16,6 +16,7 @@ from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
 from octavo.errors import ConfigError, OctavoError
+from octavo.models.weights.resolve import resolve_model
 
 if TYPE_CHECKING:
     import uvicorn
@@ -26,23 +27,32 @@ FLUSH_TIMEOUT_S = 5
 """Seconds for connections to take what has been written, once all requests are over."""
 
 
-async def serve(engine: EngineConfig, config: ServerConfig) -> int:
+def serve(engine: EngineConfig, config: ServerConfig) -> int:
     """Serve until a signal or the engine's death. Returns the exit status: 0 after a drain, 1 after anything else.
 
     Raises:
         ConfigError: the address cannot or must not be listened on, or a knob keeps the engine from starting.
-        ModelError: the model cannot be found or read.
+        ModelError: the model cannot be found, downloaded or read.
     """
     check_exposure(config)
     clock = _Clock()
-    listener = open_listener(config)
-    print(f"Loading {engine.model} …", file=sys.stderr, flush=True)
-    client = EngineClient(engine)
+    with open_listener(config) as listener:
+        print(f"Loading {engine.model} …", file=sys.stderr, flush=True)
+        # Before there is a loop or another process: Ctrl-C ends a download, and both processes see the same files.
+        local = resolve_model(engine)
+        if local != engine:
+            clock.lap("find the model's files")
+        return asyncio.run(_with_engine(listener, engine, local, config, clock))
+
+
+async def _with_engine(
+    listener: socket.socket, engine: EngineConfig, local: EngineConfig, config: ServerConfig, clock: "_Clock"
+) -> int:
+    client = EngineClient(local)
     try:
-        return await _serve(client, listener, engine, config, clock)
+        return await _serve(client, listener, engine, local, config, clock)
     finally:
         await client.close()
-        listener.close()
 
 
 def check_exposure(config: ServerConfig) -> None:
@@ -95,7 +105,12 @@ class _Clock:
 
 
 async def _serve(
-    client: EngineClient, listener: socket.socket, engine: EngineConfig, config: ServerConfig, clock: _Clock
+    client: EngineClient,
+    listener: socket.socket,
+    engine: EngineConfig,
+    local: EngineConfig,
+    config: ServerConfig,
+    clock: _Clock,
 ) -> int:
     connecting = asyncio.ensure_future(client.connect())
     # The engine process is under way: the front's own heavy imports happen beside its.
@@ -106,7 +121,7 @@ async def _serve(
     from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
     clock.lap("import the front")
-    tokenizer = load_tokenizer(engine)
+    tokenizer = load_tokenizer(local)
     pins = [(read_pinned_prefix(path, tokenizer), path) for path in engine.pin_prefix]
     clock.lap("load the tokenizer")
     ready = await connecting

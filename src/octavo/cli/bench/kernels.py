@@ -46,7 +46,8 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
         shown = f"{help_text} (default: {' '.join(map(str, default))})"
         parser.add_argument(f"--{name}", type=int, nargs="+", default=default, metavar="N", help=shown)
     add_output_flags(parser)
-    add_config_flags(parser, EngineConfig, "model", "block_size", "kernels", "num_threads")
+    of_model = ("model", "revision", "gguf_file", "download_dir", "offline")
+    add_config_flags(parser, EngineConfig, *of_model, "block_size", "kernels", "num_threads")
     parser.set_defaults(run=run)
 
 
@@ -66,11 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
     from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, measure_limits
     from octavo.models.weights.loader import read_config
     from octavo.models.weights.locate import locate
+    from octavo.models.weights.resolve import resolve_model
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     work = KernelWork(
-        model=read_config(locate(config.model)),
+        model=read_config(locate(resolve_model(config, weights=False).model)),
         backend=config.kernels,
         block_size=config.block_size,
         kinds=tuple(arguments.only),

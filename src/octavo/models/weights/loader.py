@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placement, Placements
@@ -24,8 +25,9 @@ from octavo.models.weights.json_files import read_json, tokenizer_eos_ids
 from octavo.models.weights.locate import Checkpoint
 from octavo.models.weights.safetensors import SafetensorsTensors
 from octavo.models.weights.source import HuggingFaceTensors, TensorSource
+from octavo.models.weights.torch_files import TorchTensors
+from octavo.models.weights.weight_files import choose_format, folder_formats, weight_files
 
-LoadFormat = Literal["auto", "dummy"]
 SHOWN_NAMES = 5
 """Tensor names in an error; the rest are counted."""
 
@@ -84,7 +86,7 @@ def load_model(
         config: from `read_config`.
         build: the dtype, device, kernels and tensor-parallel rank.
         checkpoint: where the weights are; may be None for dummy weights.
-        load_format: `auto` reads the checkpoint, `dummy` makes up weights from `seed`.
+        load_format: which of a folder's weights to read; `dummy` makes up weights from `seed`.
         progress: show a bar on stderr.
 
     Raises:
@@ -106,8 +108,8 @@ def _folder_config(folder: Path) -> ModelConfig:
     raw = read_json(folder / "config.json", dict[str, Any])
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path, dict[str, Any]) if generation_path.is_file() else None
-    if raw.get("dtype") is None and raw.get("torch_dtype") is None and any(folder.glob("*.safetensors")):
-        raw["dtype"] = SafetensorsTensors(folder).dtype_name()
+    if raw.get("dtype") is None and raw.get("torch_dtype") is None and folder_formats(_file_names(folder)):
+        raw["dtype"] = _open_folder(folder, "auto").dtype_name()
     source = str(folder / "config.json")
     config = config_of(translated(raw, source), source, generation)
     if config.eos_token_ids:
@@ -129,9 +131,23 @@ def _open_source(
     if checkpoint is None:
         raise ModelError("there are no weights to load: name a model (--model) or use --load-format dummy")
     if checkpoint.format == "gguf":
+        if load_format not in ("auto", "gguf"):
+            raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
         return GGUFTensors(read_header(checkpoint.path), config, placements)
-    stored = SafetensorsTensors(checkpoint.path)
+    stored = _open_folder(checkpoint.path, load_format)
     return HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
+
+
+def _file_names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _open_folder(folder: Path, load_format: LoadFormat) -> SafetensorsTensors | TorchTensors:
+    names = _file_names(folder)
+    kind = choose_format(names, load_format, str(folder))
+    files = weight_files(names, kind, str(folder), lambda name: (folder / name).read_bytes())
+    paths = [folder / name for name in files]
+    return SafetensorsTensors(paths) if kind == "safetensors" else TorchTensors(paths)
 
 
 def _check_placements(model: CausalLM, placements: Placements) -> None:

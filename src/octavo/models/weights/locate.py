@@ -39,7 +39,7 @@ def locate(model: str) -> Checkpoint:
         raise ModelError(f"{path} is not a .gguf file; for safetensors give the folder with config.json (--model)")
     raise ModelError(
         f"no model {model!r}: it is neither an alias ({', '.join(PACKAGED)}) nor an existing .gguf file or folder "
-        f"(looked for {path.absolute()}); change --model"
+        f"(looked for {path.absolute()}) nor a name on the hub, organisation/model; change --model"
     )
 
 

@@ -1,33 +1,26 @@
 """Reads weights from a folder of safetensors files, memory-mapped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 
 from octavo.errors import ModelError
 
-INDEX = "model.safetensors.index.json"
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
 
 class SafetensorsTensors:
     """The tensors of one or more safetensors files; a `TensorSource`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the folder's files.
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open the files.
 
         Raises:
-            ModelError: there is none, one that the index names is missing, or one cannot be read or is truncated.
+            ModelError: one cannot be read or is truncated, or two hold the same tensor.
         """
         self._files: dict[str, tuple[Path, Any]] = {}
-        for path in _files(folder):
+        for path in paths:
             opened = _open(path)
             for name in opened.keys():  # noqa: SIM118 (safe_open is not a dict)
                 if name in self._files:
@@ -73,31 +66,3 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file, or is truncated or corrupt: {error}") from error
-
-
-def _files(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        return _indexed_files(folder)
-    found = sorted(folder.glob("*.safetensors"))
-    if folder / "model.safetensors" in found:
-        return [folder / "model.safetensors"]
-    if len(found) > 1:
-        raise ModelError(f"{folder} has {len(found)} safetensors files but no {INDEX} to say which make the model")
-    if not found:
-        raise ModelError(
-            f"{folder} has no safetensors files: no {INDEX}, no model.safetensors; "
-            "weights in other formats are not read (--load-format dummy runs without any)"
-        )
-    return found
-
-
-def _indexed_files(folder: Path) -> list[Path]:
-    try:
-        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
-    except msgspec.MsgspecError as error:
-        raise ModelError(f"{folder / INDEX} is not a usable index: {error}") from error
-    names = sorted(set(index.weight_map.values()))
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} of the {len(names)} files in its index: {', '.join(missing)}")
-    return [folder / name for name in names]

@@ -1,0 +1,74 @@
+"""From what `--model` names to files on this machine: what is on the hub is downloaded. Torch-free."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from octavo.config import EngineConfig
+from octavo.models.weights.hub import HubModel, is_hub_id
+from octavo.models.weights.weight_files import (
+    WHOLE,
+    choose_format,
+    choose_gguf,
+    index_name,
+    is_gguf,
+    weight_files,
+)
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+SMALL_FILES = ("config.json", "generation_config.json", *map(index_name, WHOLE), *TOKENIZER_FILES)
+"""What is read of a model beside its weights, and what tells where these are."""
+
+
+def resolve_model(config: EngineConfig, *, weights: bool = True) -> EngineConfig:
+    """The config with its model and tokenizer as files here; one that has them so comes back as it is.
+
+    Where `config` names a model on the hub, this is its only way there: it is done once, before other processes are
+    started.
+
+    Args:
+        weights: False gets no more than tells the model's shape, as far as its format has that apart.
+
+    Raises:
+        ModelError: the hub does not have the model or cannot be reached, a download is damaged, or the folder has not
+            the weights that are asked for.
+    """
+    weights = weights and config.load_format != "dummy"
+    model = str(_fetch(config, weights)) if is_hub_id(config.model) else _choose_in_folder(config)
+    tokenizer = config.tokenizer
+    if tokenizer is not None and is_hub_id(tokenizer):
+        revision = config.revision if tokenizer == config.model else None
+        other = replace(config, model=tokenizer, revision=revision, load_format="auto", gguf_file=None)
+        tokenizer = str(_fetch(other, weights=False))
+    return replace(config, model=model, tokenizer=tokenizer, gguf_file=None)
+
+
+def _fetch(config: EngineConfig, weights: bool) -> Path:
+    """Get a model from the hub. Returns its folder or GGUF file."""
+    found = HubModel.find(config.model, config.revision, config.download_dir, config.offline, SMALL_FILES)
+    names, where = found.file_names, f"{config.model} on the hub"
+    files = [name for name in SMALL_FILES if name in names]
+    if is_gguf(names, config.load_format, config.gguf_file):
+        pieces = choose_gguf(names, config.gguf_file, where)
+        found.fetch([*files, *pieces])
+        return found.folder / pieces[0]
+    if weights:
+        kind = choose_format(names, config.load_format, where)
+        files += weight_files(names, kind, where, lambda name: (found.folder / name).read_bytes())
+    found.fetch(files)
+    return found.folder
+
+
+def _choose_in_folder(config: EngineConfig) -> str:
+    """The GGUF file in a folder, where that is what to run; anything else as it is."""
+    folder = Path(config.model).expanduser()
+    if not folder.is_dir():
+        return config.model
+    names = [path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*.gguf"))]
+    if not is_gguf(names, config.load_format, config.gguf_file):
+        return config.model
+    return str(folder / choose_gguf(names, config.gguf_file, str(folder))[0])
