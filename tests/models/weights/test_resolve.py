@@ -44,9 +44,9 @@ def test_of_several_gguf_files_the_named_one_is_taken(tmp_path: Path) -> None:
     for wanted in ("Q8_0", "a-q8", "a-Q8_0-00001-of-00002.gguf", "a-Q8_0-00002-of-00002.gguf"):
         found = resolve_model(EngineConfig(model=str(tmp_path), gguf_file=wanted))
         assert found.model == str(tmp_path / "a-Q8_0-00001-of-00002.gguf")
-    for wanted in (None, "Q2", "a"):
+    for unclear in (None, "Q2", "a"):
         with pytest.raises(ModelError, match=r"a-Q4_K_M\.gguf, a-Q8_0-00001-of-00002\.gguf.*--gguf-file"):
-            resolve_model(EngineConfig(model=str(tmp_path), gguf_file=wanted))
+            resolve_model(EngineConfig(model=str(tmp_path), gguf_file=unclear))
 
 
 def test_a_gguf_file_is_not_read_as_anything_else() -> None:

@@ -3,9 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from tqdm import tqdm
@@ -19,31 +17,28 @@ _MAX_HEADER_BYTES = 100_000_000
 """Of a safetensors file, as its format says."""
 
 
-def verify(paths: Iterable[Path], model: str, record: Path) -> None:
-    """Compare files in the hub's cache with their checksums, where they have one: large files do.
+def verify(path: Path, model: str, record: Path) -> None:
+    """Compare a file in the hub's cache with its checksum, where it has one: large files do.
 
     The cache keeps a file under its checksum, a link under its name leads there.
 
     Args:
-        paths: the links.
-        model: whose files they are, for errors.
+        path: the link.
+        model: whose file it is, for errors.
         record: folder that remembers what has been verified, so that a start does not read everything twice. If it
             cannot be written, somebody else looks after this cache: nothing is verified.
 
     Raises:
-        ModelError: a file is not what the hub has. It is deleted, so that the next start downloads it again.
+        ModelError: the file is not what the hub has. It is deleted, so that the next start downloads it again.
     """
-    unverified = [path for path in paths if (digest := _expected(path)) and not _is_recorded(path, record / digest)]
-    if not unverified or not os.access(record.parent, os.W_OK):
+    expected = _expected(path)
+    if not expected or _is_recorded(path, record / expected) or not os.access(record.parent, os.W_OK):
         return
+    found = _sha256(path)
+    if found != expected:
+        raise ModelError(_discard(path, model, found))
     record.mkdir(exist_ok=True)
-    total = sum(path.stat().st_size for path in unverified)
-    with tqdm(total=total, desc="Verifying checksums", unit="B", unit_scale=True, disable=None) as bar:
-        for path in unverified:
-            expected, found = _expected(path), _sha256(path, bar)
-            if found != expected:
-                raise ModelError(_discard(path, model, found))
-            (record / found).touch()
+    (record / found).touch()
 
 
 def _expected(path: Path) -> str:
@@ -56,9 +51,13 @@ def _is_recorded(path: Path, mark: Path) -> bool:
     return mark.exists() and mark.stat().st_mtime_ns >= path.stat().st_mtime_ns
 
 
-def _sha256(path: Path, bar: Any) -> str:
+def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    total = path.stat().st_size
+    with (
+        path.open("rb") as file,
+        tqdm(total=total, desc=f"Verifying {path.name}", unit="B", unit_scale=True, leave=False, disable=None) as bar,
+    ):
         while piece := file.read(HASHED_AT_ONCE):
             digest.update(piece)
             bar.update(len(piece))

@@ -38,7 +38,7 @@ class HubModel:
     def find(
         cls, name: str, revision: str | None, download_dir: str | None, offline: bool, wanted: Iterable[str]
     ) -> "HubModel":
-        """Look a model up, and get those of its files that are `wanted`; not all need be there.
+        """Look a model up, and get those of its files that are `wanted`: small ones; not all need be there.
 
         Without a network, what was downloaded before is taken.
 
@@ -53,37 +53,47 @@ class HubModel:
                 nothing was downloaded before.
         """
         with _explained(name, revision, offline):
-            folder = _download(name, revision, download_dir, offline, wanted, is_quiet=True)
+            folder = _download_small(name, revision, download_dir, offline, wanted)
         return cls(name, folder, tuple(_file_names(name, folder, download_dir)), download_dir, offline)
 
     def fetch(self, names: Iterable[str]) -> None:
         """Make sure that files are here and as they are on the hub.
 
+        One after the other, each with a bar, and in this thread, so that Ctrl-C ends it.
+
         Raises:
             ModelError: one cannot be got, or its checksum is wrong.
         """
-        names = list(names)
-        missing = [name for name in names if not (self.folder / name).exists()]
-        if missing:
-            with _explained(self.name, self.folder.name, self.offline):
-                _download(self.name, self.folder.name, self.download_dir, self.offline, missing)
-        verify([self.folder / name for name in names], self.name, self.folder.parents[1] / "octavo-verified")
+        for name in names:
+            path = self.folder / name
+            if not path.exists():
+                with _explained(self.name, self.folder.name, self.offline):
+                    self._download(name)
+            verify(path, self.name, self.folder.parents[1] / "octavo-verified")
+
+    def _download(self, name: str) -> None:
+        from huggingface_hub import hf_hub_download
+
+        hf_hub_download(
+            self.name,
+            name,
+            revision=self.folder.name,
+            cache_dir=self.download_dir,
+            local_files_only=self.offline,
+            library_name="octavo",
+        )
 
 
-def _download(
-    name: str,
-    revision: str | None,
-    download_dir: str | None,
-    offline: bool,
-    wanted: Iterable[str],
-    is_quiet: bool = False,
+def _download_small(
+    name: str, revision: str | None, download_dir: str | None, offline: bool, wanted: Iterable[str]
 ) -> Path:
+    """Get files that need no bar, and the commit's listing. Returns the commit's folder in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
-    class Bar(tqdm):
+    class NoBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": is_quiet or None})  # type: ignore[no-untyped-call]
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
     folder = snapshot_download(
         name,
@@ -91,7 +101,7 @@ def _download(
         cache_dir=download_dir,
         local_files_only=offline,
         allow_patterns=[glob.escape(each) for each in wanted],
-        tqdm_class=Bar,
+        tqdm_class=NoBar,
         library_name="octavo",
     )
     return Path(folder)
