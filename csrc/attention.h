@@ -434,27 +434,23 @@ constexpr int vectors_for(int) { return 1; }
 constexpr int64_t PIECES = CHUNK / LANES;
 constexpr int MAX_DIRECT_HEADS = 6;  // of a group, that read a key or value together
 
-// Where a chunk's slots lie, sixteen by sixteen: the layer's part of their record, and the place in the block. Past the
-// last slot, the last one's.
+// Where a chunk's slots lie, sixteen by sixteen: the layer's part of their record, and the place in the block. Those in
+// [first, last) are of slots that are seen, at least one: items have no other chunks.
 struct Pieces {
+  int64_t first, last;
   const uint8_t* layer[PIECES];
   int64_t offset[PIECES];
 
-  OCTAVO_INLINE Pieces(const AttentionCall& call, const AttentionItem& item, int64_t chunk, Visible seen) {
-    const int64_t size = call.cache.block_size, first = seen.begin / LANES;
-    const int64_t position = chunk * CHUNK + first * LANES;
+  OCTAVO_INLINE Pieces(const AttentionCall& call, const AttentionItem& item, int64_t chunk, Visible seen)
+      : first(seen.begin / LANES), last((seen.end + LANES - 1) / LANES) {
+    const int64_t size = call.cache.block_size, position = chunk * CHUNK + first * LANES;
     const int64_t* block = call.block_tables + item.row * call.max_blocks + position / size;
     int64_t place = position % size;
-    for (int64_t i = 0; i < PIECES; ++i) {
-      if (i < first || i * LANES >= seen.end) {
-        layer[i] = call.cache.keys(*block, call.spec.layer, 0);
-        offset[i] = 0;
-        continue;
-      }
+    for (int64_t i = first; i < last; ++i) {
       layer[i] = call.cache.keys(*block, call.spec.layer, 0);
       offset[i] = place;
       place += LANES;
-      if (place == size && (i + 1) * LANES < seen.end) {
+      if (place == size) {
         place = 0;
         ++block;
       }
@@ -462,29 +458,64 @@ struct Pieces {
   }
 };
 
+// Brings what is read next nearer, in the order of its addresses, however it is read: memory is slow to leave for another
+// page. Goes over the same part of each of a chunk's blocks, the keys or the values of an item's heads.
+class Fetcher {
+ public:
+  OCTAVO_INLINE Fetcher(const AttentionCall& call, const AttentionItem& item, const Pieces& pieces, bool is_values)
+      : pieces_(pieces), piece_(pieces.first), pieces_a_block_(call.cache.block_size / LANES) {
+    const int64_t head_bytes = call.cache.head_bytes();
+    start_ = (item.kv_head_begin + (is_values ? call.spec.num_kv_heads : 0)) * head_bytes;
+    size_ = (item.kv_head_end - item.kv_head_begin) * head_bytes;
+    enter();
+  }
+  // The next so many bytes, if they are in one block; at the end, again the last ones.
+  OCTAVO_INLINE const uint8_t* take(int64_t bytes) {
+    if (at_ + bytes > end_) {
+      if (piece_ + pieces_a_block_ >= pieces_.last) return at_;
+      piece_ += pieces_a_block_;
+      enter();
+    }
+    const uint8_t* taken = at_;
+    at_ += bytes;
+    return taken;
+  }
+
+ private:
+  OCTAVO_INLINE void enter() {
+    at_ = pieces_.layer[piece_] + start_;
+    end_ = at_ + size_;
+  }
+
+  const Pieces& pieces_;
+  int64_t piece_, pieces_a_block_, start_, size_;
+  const uint8_t *at_, *end_;
+};
+
 template <class Element>
 struct Direct {
   using Stored = typename Element::Stored;
 
-  // Scores of VECTORS pieces; meanwhile as many bytes of `ahead` are brought nearer.
+  // Scores of VECTORS pieces; meanwhile as many bytes are brought nearer.
   template <int HEADS, int VECTORS>
-  static OCTAVO_INLINE void score(const Stored* const* keys, const Stored* const* ahead, int64_t stride, int64_t depth,
-                                  const float* queries, int64_t width, float* scores) {
+  static OCTAVO_INLINE void score(const Stored* const* keys, int64_t stride, int64_t depth, const float* queries,
+                                  int64_t width, float* scores, Fetcher& fetcher) {
+    constexpr int64_t bytes = VECTORS * LANES * sizeof(Stored);
     F32x16 sums[HEADS][VECTORS];
 #pragma GCC unroll 6
     for (int h = 0; h < HEADS; ++h)
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) sums[h][v] = zero();
     for (int part = 0; part < VECTORS; ++part) {
-      // One piece of `ahead` after the other, with a pointer less than registers would be short of.
-      const uint8_t* near = reinterpret_cast<const uint8_t*>(ahead[part]);
-      for (int64_t d = depth * part / VECTORS; d < depth * (part + 1) / VECTORS; ++d) {
+      const int64_t begin = depth * part / VECTORS, end = depth * (part + 1) / VECTORS;
+      const uint8_t* near = fetcher.take((end - begin) * bytes);
+      for (int64_t d = begin; d < end; ++d) {
 #pragma GCC unroll 4
-        for (size_t line = 0; line < VECTORS * LANES * sizeof(Stored); line += 64) __builtin_prefetch(near + line, 0, 2);
-        near += VECTORS * LANES * sizeof(Stored);
+        for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(near + line, 0, 2);
+        near += bytes;
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
-          const F32x16 key = Element::load16(keys[v] + d * stride);
+          const F32x16 key = Element::load16_mixed(keys[v] + d * stride);
           const float* factors = reread(queries + d);
 #pragma GCC unroll 6
           for (int h = 0; h < HEADS; ++h) {
@@ -497,13 +528,14 @@ struct Direct {
 #pragma GCC unroll 6
     for (int h = 0; h < HEADS; ++h)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) store(scores + h * CHUNK + v * LANES, sums[h][v]);
+      for (int v = 0; v < VECTORS; ++v) store(scores + h * CHUNK + v * LANES, Element::in_order(sums[h][v]));
   }
 
-  // Weighted sums of VECTORS vectors of the values; meanwhile `ahead`, piece by piece, is brought nearer.
+  // Weighted sums of VECTORS vectors of the values; meanwhile as many bytes are brought nearer.
   template <int HEADS, int VECTORS>
-  static OCTAVO_INLINE void add_values(const Stored* const* values, const Stored* const* ahead, int64_t head_dim,
-                                       Visible seen, const float* weights, float* sums, int64_t width) {
+  static OCTAVO_INLINE void add_values(const Stored* const* values, int64_t first_dim, int64_t head_dim, Visible seen,
+                                       const float* weights, float* sums, int64_t width, Fetcher& fetcher) {
+    constexpr int64_t bytes = VECTORS * LANES * sizeof(Stored);
     F32x16 acc[HEADS][VECTORS];
 #pragma GCC unroll 6
     for (int h = 0; h < HEADS; ++h)
@@ -512,16 +544,14 @@ struct Direct {
     for (int64_t slot = seen.begin; slot < seen.end;) {
       const int64_t piece = slot / LANES, offset = slot % LANES;
       const int64_t count = LANES - offset < seen.end - slot ? LANES - offset : seen.end - slot;
-      const Stored* from = values[piece] + offset * head_dim;
-      const Stored* next = ahead[piece];
+      const Stored* from = values[piece] + offset * head_dim + first_dim;
+      const uint8_t* near = fetcher.take(LANES * bytes);
       for (int64_t i = 0; i < count; ++i) {
 #pragma GCC unroll 4
-        for (size_t line = 0; line < VECTORS * LANES * sizeof(Stored); line += 64) {
-          __builtin_prefetch(next + i * head_dim + line / sizeof(Stored), 0, 2);
-        }
+        for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(near + i * bytes + line, 0, 2);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
-          const F32x16 value = Element::load16(from + i * head_dim + v * LANES);
+          const F32x16 value = Element::load16_mixed(from + i * head_dim + v * LANES);
           const float* factors = reread(weights + slot + i);
 #pragma GCC unroll 6
           for (int h = 0; h < HEADS; ++h) {
@@ -535,78 +565,104 @@ struct Direct {
 #pragma GCC unroll 6
     for (int h = 0; h < HEADS; ++h)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) store(sums + h * width + v * LANES, acc[h][v]);
+      for (int v = 0; v < VECTORS; ++v) {
+        store(sums + first_dim + h * width + v * LANES, Element::in_order(acc[h][v]));
+      }
   }
 
-  // HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
+  // The scores of HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
   template <int HEADS>
-  static void chunk_of(const AttentionCall& call, const Pieces& pieces, const Pieces& following, int64_t following_head,
-                       const Scratch& s, int64_t vector, int64_t kv_head, Visible seen, float* largest, float* totals) {
+  static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
+                          int64_t kv_head, Visible, Fetcher& fetcher) {
     constexpr int VECTORS = vectors_for(HEADS);
-    const KVCacheView& cache = call.cache;
-    const int64_t size = cache.block_size, head_dim = call.spec.head_dim, head_bytes = cache.head_bytes();
-    const Stored *keys[PIECES], *values[PIECES], *ahead[PIECES];
-    const int64_t first = seen.begin / LANES, last = (seen.end + LANES - 1) / LANES;
-    for (int64_t i = first; i < last; ++i) {
-      const uint8_t* at = pieces.layer[i] + kv_head * head_bytes;
+    const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
+    const Stored* keys[PIECES];
+    for (int64_t i = pieces.first; i < pieces.last; ++i) {
+      const uint8_t* at = pieces.layer[i] + kv_head * call.cache.head_bytes();
       keys[i] = reinterpret_cast<const Stored*>(at) + pieces.offset[i];
-      values[i] = reinterpret_cast<const Stored*>(at + call.spec.num_kv_heads * head_bytes) + pieces.offset[i] * head_dim;
-      const uint8_t* next = following.layer[i] + following_head * head_bytes;
-      ahead[i] = reinterpret_cast<const Stored*>(next) + following.offset[i];
     }
     const float* queries = s.queries + vector * s.width;
     float* scores = s.scores + vector * CHUNK;
-    int64_t piece = first;
-    for (; piece + VECTORS <= last; piece += VECTORS) {
-      score<HEADS, VECTORS>(keys + piece, values + piece, size, head_dim, queries, s.width,
-                                 scores + piece * LANES);
+    int64_t i = pieces.first;
+    for (; i + VECTORS <= pieces.last; i += VECTORS) {
+      score<HEADS, VECTORS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, fetcher);
     }
-    for (; piece < last; ++piece) {
-      score<HEADS, 1>(keys + piece, values + piece, size, head_dim, queries, s.width, scores + piece * LANES);
+    for (; i < pieces.last; ++i) {
+      score<HEADS, 1>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, fetcher);
     }
+  }
+
+  // The weighted sums of values, likewise.
+  template <int HEADS>
+  static void add_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
+                        int64_t kv_head, Visible seen, Fetcher& fetcher) {
+    constexpr int VECTORS = vectors_for(HEADS);
+    const int64_t head_dim = call.spec.head_dim;
+    const Stored* values[PIECES];
+    for (int64_t i = pieces.first; i < pieces.last; ++i) {
+      const uint8_t* at = pieces.layer[i] + (call.spec.num_kv_heads + kv_head) * call.cache.head_bytes();
+      values[i] = reinterpret_cast<const Stored*>(at) + pieces.offset[i] * head_dim;
+    }
+    const float* weights = s.scores + vector * CHUNK;
+    float* sums = s.sums + vector * s.width;
+    int64_t d = 0;
+    for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
+      add_values<HEADS, VECTORS>(values, d, head_dim, seen, weights, sums, s.width, fetcher);
+    }
+    for (; d < head_dim; d += LANES) {
+      add_values<HEADS, 1>(values, d, head_dim, seen, weights, sums, s.width, fetcher);
+    }
+  }
+
+  static void soften_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
+                           int64_t kv_head, Visible seen) {
+    const KVCacheView& cache = call.cache;
     const float *key_scales = nullptr, *value_scales = nullptr;
     if (cache.has_scales) {
-      for (int64_t i = first; i < last; ++i) {
-        const uint8_t* at = pieces.layer[i] + 2 * call.spec.num_kv_heads * head_bytes +
-                            (kv_head * size + pieces.offset[i]) * 4;
+      for (int64_t i = pieces.first; i < pieces.last; ++i) {
+        const uint8_t* at = pieces.layer[i] + 2 * call.spec.num_kv_heads * cache.head_bytes() +
+                            (kv_head * cache.block_size + pieces.offset[i]) * 4;
         __builtin_memcpy(s.key_scales + i * LANES, at, LANES * 4);
-        __builtin_memcpy(s.value_scales + i * LANES, at + call.spec.num_kv_heads * size * 4, LANES * 4);
+        __builtin_memcpy(s.value_scales + i * LANES, at + call.spec.num_kv_heads * cache.block_size * 4, LANES * 4);
       }
       key_scales = s.key_scales;
       value_scales = s.value_scales;
     }
-    for (int h = 0; h < HEADS; ++h) {
-      soften(scores + h * CHUNK, last * LANES, seen, call.spec.softcap, key_scales, value_scales, largest + h,
-             totals + h);
-    }
-    float* sums = s.sums + vector * s.width;
-    int64_t d = 0;
-    for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
-      add_values<HEADS, VECTORS>(values, ahead, head_dim, seen, scores, sums + d, s.width);
-      for (int64_t i = first; i < last; ++i) {
-        values[i] += VECTORS * LANES;
-        ahead[i] += VECTORS * LANES;
-      }
-    }
-    for (; d < head_dim; d += LANES) {
-      add_values<HEADS, 1>(values, ahead, head_dim, seen, scores, sums + d, s.width);
-      for (int64_t i = first; i < last; ++i) values[i] += LANES;
+    for (int64_t v = vector; v < vector + call.spec.group(); ++v) {
+      soften(s.scores + v * CHUNK, pieces.last * LANES, seen, call.spec.softcap, key_scales, value_scales,
+             s.chunk_largest + v, s.chunk_totals + v);
     }
   }
 
-  static void chunk(int64_t heads, const AttentionCall& call, const Pieces& pieces, const Pieces& following,
-                    int64_t following_head, const Scratch& s, int64_t vector, int64_t kv_head, Visible seen,
-                    float* largest, float* totals) {
-    const auto of = [&](auto run) {
-      run(call, pieces, following, following_head, s, vector, kv_head, seen, largest, totals);
-    };
-    switch (heads) {
-      case 1: return of(chunk_of<1>);
-      case 2: return of(chunk_of<2>);
-      case 3: return of(chunk_of<3>);
-      case 4: return of(chunk_of<4>);
-      case 5: return of(chunk_of<5>);
-      default: return of(chunk_of<6>);
+  using Part = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t, int64_t, Visible, Fetcher&);
+
+  // Call for the heads of a group, in parts of even size; `parts` by their number of heads, from 1 on.
+  static OCTAVO_INLINE void by_parts(const Part* parts, const AttentionCall& call, const Pieces& pieces, const Scratch& s,
+                                     int64_t vector, int64_t kv_head, Visible seen, Fetcher& fetcher) {
+    const int64_t group = call.spec.group(), num_parts = (group + MAX_DIRECT_HEADS - 1) / MAX_DIRECT_HEADS;
+    for (int64_t part = 0; part < num_parts; ++part) {
+      const int64_t head = group * part / num_parts, heads = group * (part + 1) / num_parts - head;
+      parts[heads - 1](call, pieces, s, vector + head, kv_head, seen, fetcher);
+    }
+  }
+
+  // One chunk for all of an item's heads: first the keys, which brings the values nearer, then those, which brings the
+  // keys that follow nearer.
+  static OCTAVO_INLINE void chunk(const AttentionCall& call, const AttentionItem& item, const Pieces& pieces,
+                                  const AttentionItem& next_item, const Pieces& next_pieces, const Scratch& s,
+                                  Visible seen) {
+    static constexpr Part scores[] = {score_chunk<1>, score_chunk<2>, score_chunk<3>,
+                                      score_chunk<4>, score_chunk<5>, score_chunk<6>};
+    static constexpr Part sums[] = {add_chunk<1>, add_chunk<2>, add_chunk<3>, add_chunk<4>, add_chunk<5>, add_chunk<6>};
+    const int64_t group = call.spec.group();
+    Fetcher values(call, item, pieces, true), keys(call, next_item, next_pieces, false);
+    for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+      const int64_t vector = (kv_head - item.kv_head_begin) * group;
+      by_parts(scores, call, pieces, s, vector, kv_head, seen, values);
+      soften_chunk(call, pieces, s, vector, kv_head, seen);
+    }
+    for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+      by_parts(sums, call, pieces, s, (kv_head - item.kv_head_begin) * group, kv_head, seen, keys);
     }
   }
 };
@@ -617,8 +673,6 @@ void attend_one(const AttentionCall& call, const AttentionItem& item, const Atte
   const Scratch s(memory, spec);
   const int64_t group = spec.group(), first_head = item.kv_head_begin * group;
   const int64_t num_vectors = (item.kv_head_end - item.kv_head_begin) * group;
-  // The group's heads in parts of even size.
-  const int64_t num_parts = (group + MAX_DIRECT_HEADS - 1) / MAX_DIRECT_HEADS;
   for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
     gather_queries(call, item, kv_head, s.width, s.queries + (kv_head * group - first_head) * s.width);
   }
@@ -630,25 +684,9 @@ void attend_one(const AttentionCall& call, const AttentionItem& item, const Atte
     const AttentionItem& next_item = is_over ? next : item;
     const int64_t next_chunk = is_over ? next.chunk_begin : chunk + 1;
     const Pieces next_pieces(call, next_item, next_chunk, Visible(spec, next_item.first_position, next_chunk));
-    for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
-      const bool is_last = kv_head + 1 == item.kv_head_end;
-      const Pieces& following = is_last ? next_pieces : pieces;
-      const int64_t following_head = is_last ? next_item.kv_head_begin : kv_head + 1;
-      int64_t head = kv_head * group;
-      for (int64_t part = 0; part < num_parts; ++part) {
-        const int64_t heads = (kv_head * group + group - head + num_parts - part - 1) / (num_parts - part);
-        const int64_t vector = head - first_head;
-        float largest[MAX_DIRECT_HEADS], totals[MAX_DIRECT_HEADS] = {-1, -1, -1, -1, -1, -1};
-        if (!seen.is_empty()) {
-          Direct<Element>::chunk(heads, call, pieces, following, following_head, s, vector, kv_head, seen, largest,
-                                 totals);
-        }
-        for (int64_t h = 0; h < heads; ++h) {
-          if (totals[h] < 0 && item.partial < 0) continue;
-          keep_result(call, item, s, vector + h, head + h, chunk, largest[h], totals[h]);
-        }
-        head += heads;
-      }
+    Direct<Element>::chunk(call, item, pieces, next_item, next_pieces, s, seen);
+    for (int64_t v = 0; v < num_vectors; ++v) {
+      keep_result(call, item, s, v, first_head + v, chunk, s.chunk_largest[v], s.chunk_totals[v]);
     }
     pieces = next_pieces;
   }

@@ -177,6 +177,16 @@ OCTAVO_INLINE __m256 bf16_half(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 OCTAVO_INLINE F32x16 load_bf16(const uint16_t* p) { return {bf16_half(p), bf16_half(p + 8)}; }
+// The same in another order of lanes, which takes half the operations; `in_order` puts them right.
+OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) {  // even lanes, then odd ones
+  __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), _mm256_castsi256_ps(_mm256_and_si256(pairs, upper))};
+}
+OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) {
+  __m256 low = _mm256_unpacklo_ps(a.lo, a.hi), high = _mm256_unpackhi_ps(a.lo, a.hi);
+  return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
 OCTAVO_INLINE F32x16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
@@ -404,25 +414,39 @@ OCTAVO_INLINE F32x16 exp(F32x16 x) {
 #endif
 }
 
-// Element types of stored keys, values and weights; each loads into and is stored from sixteen float32 lanes.
-struct Float32 {
+#if !defined(__AVX2__) || defined(__AVX512F__)
+OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) { return load_bf16(p); }
+OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) { return a; }
+#endif
+
+// Element types of stored keys, values and weights; each loads into and is stored from sixteen float32 lanes. Where many
+// are loaded for each result, `load16_mixed` may be cheaper: `in_order` puts the result's lanes right.
+struct InOrder {
+  static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return a; }
+};
+struct Float32 : InOrder {
   using Stored = float;
   static OCTAVO_INLINE F32x16 load16(const float* p) { return load(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const float* p) { return load(p); }
   static OCTAVO_INLINE void store16(float* p, F32x16 a) { store(p, a); }
 };
 struct BFloat16 {
   using Stored = uint16_t;
   static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_bf16(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_bf16_mixed(p); }
+  static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return bf16_in_order(a); }
   static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_bf16(p, a); }
 };
-struct Float16 {
+struct Float16 : InOrder {
   using Stored = uint16_t;
   static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_f16(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_f16(p); }
   static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_f16(p, a); }
 };
-struct Int8 {
+struct Int8 : InOrder {
   using Stored = int8_t;
   static OCTAVO_INLINE F32x16 load16(const int8_t* p) { return load_i8(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const int8_t* p) { return load_i8(p); }
   static OCTAVO_INLINE void store16(int8_t* p, F32x16 a) { store_i8(p, a); }
 };
 
