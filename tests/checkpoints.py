@@ -106,13 +106,15 @@ def make_gguf(
     folder: Path,
     quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     metadata: dict[str, Any] | None = None,
+    tensors_per_file: int = 0,
 ) -> Path:
     """Write a folder's LLaMA as a GGUF file, as llama.cpp's converter lays it out.
 
-    Matrices are quantized, vectors stay float32. `metadata` is added as it is.
+    Matrices are quantized, vectors stay float32. `metadata` is added as it is. With `tensors_per_file` the model is
+    split into files `-00001-of-0000N.gguf` and on.
     """
     config: Any = transformers.LlamaConfig.from_pretrained(folder)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_file)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

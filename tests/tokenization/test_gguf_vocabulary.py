@@ -218,6 +218,21 @@ def test_unused_tokens_are_not_made_and_unknown_text_without_bytes_is_one_token(
     assert Tokenizer.from_gguf(path).encode("abba쪽쪽a") == [1, 3, 4, 5, 7, 0, 4]
 
 
+def test_runs_of_spaces_that_a_user_defined_are_made_before_all_words(write_gguf: GGUFMaker, tmp_path: Path) -> None:
+    # Converters write such tokens with spaces in them, where all others have ▁.
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁a", 1), ("  ", 4), ("   ", 4), ("▁", 1), ("a", 1), ("\n\n", 4)]
+    tokens, kinds = zip(*pieces, strict=True)
+    scores = [0.0, 0.0, 0.0, -1.0, -1000.0, -1000.0, -3.0, -4.0, -1000.0]
+    path = tmp_path / "model.gguf"
+    more = {"scores": scores, "add_bos": False, "add_space_prefix": False}
+    write_gguf(path, model="llama", tokens=tokens, token_types=kinds, bos=1, eos=2, unk=0, **more)
+    tokenizer = Tokenizer.from_gguf(path)
+    assert tokenizer.encode(" a") == [3]
+    assert tokenizer.encode("  a") == [4, 7]
+    assert tokenizer.encode("   a a\n\n  ") == [5, 7, 3, 8, 4]
+    assert tokenizer.decode([5, 7, 3, 8, 4]) == "   a a\n\n  "
+
+
 @pytest.mark.parametrize(
     ("fields", "cause"),
     [

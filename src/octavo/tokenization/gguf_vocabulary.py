@@ -1,5 +1,6 @@
 """Building a tokenizer from the vocabulary inside a GGUF file, as the model's own tokenizer.json would."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 """Here words that are tokens are taken whole, and a text begins with BOS unless the file says otherwise."""
 
 
-def read_gguf_vocabulary(path: Path) -> Vocabulary:
+def read_gguf_vocabulary(*pieces: Path) -> Vocabulary:
     """Read the vocabulary of a GGUF file: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE with byte fallback).
+
+    Args:
+        pieces: the file, as for `read_header`.
 
     Raises:
         ModelError: the file cannot be read, or its vocabulary is of an unknown kind, incomplete or inconsistent.
     """
-    metadata = read_header(path).metadata
+    path, metadata = pieces[0], read_header(*pieces).metadata
     kind = metadata.get(Keys.Tokenizer.MODEL)
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if kind not in builders:
@@ -80,9 +84,11 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
 
     A space is written ▁, and one goes before every text; characters outside the vocabulary become bytes.
     """
-    merges = _merges(metadata) if Keys.Tokenizer.MERGES in metadata else _merges_from_scores(metadata)
+    tokens = [_written(token) for token in metadata[Keys.Tokenizer.LIST]]
+    merges = _merges(metadata) if Keys.Tokenizer.MERGES in metadata else _merges_from_scores(tokens, metadata)
     unknown = _token(metadata, Keys.Tokenizer.UNK_ID) if Keys.Tokenizer.UNK_ID in metadata else None
-    bpe = models.BPE(vocab=_ids(metadata), merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    vocab = {token: index for index, token in enumerate(tokens)}
+    bpe = models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     backend = Tokenizer(bpe)
     has_prefix = metadata.get(Keys.Tokenizer.ADD_PREFIX, True)
     prefix = [normalizers.Prepend("▁")] if has_prefix else []
@@ -90,6 +96,11 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
     strip = [decoders.Strip(" ", 1, 0)] if has_prefix else []
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     return backend
+
+
+def _written(token: str) -> str:
+    """A token as a normalized text has it: converters write Gemma's runs of spaces, and those only, as such."""
+    return token if token.strip(" ") else token.replace(" ", "▁")
 
 
 def _ids(metadata: dict[str, Any]) -> dict[str, int]:
@@ -117,30 +128,38 @@ def _merges(metadata: dict[str, Any]) -> list[tuple[str, str]]:
     return [(left, right) for left, _, right in halves]
 
 
-def _merges_from_scores(metadata: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every way to make a normal token of two others, best score of the result first.
+def _merges_from_scores(tokens: list[str], metadata: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every way to make a token of two others, best score of the result first, the longest left half first of equals.
 
-    Control, byte and user-defined tokens are never merged from text. Ties go by the ids of the result and the halves.
+    Control, byte and user-defined tokens are never merged from text, but for the runs of spaces that a user defined:
+    those are made before anything else, as SentencePiece takes such tokens from a text before it looks at scores.
     """
-    scores = metadata[Keys.Tokenizer.SCORES]
-    tokens = zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
-    ids = {token: index for index, (token, kind) in enumerate(tokens) if kind == TokenType.NORMAL}
-    merges: list[tuple[str, str]] = []
-    for token in sorted(ids, key=lambda token: -scores[ids[token]]):
-        halves = ((token[:middle], token[middle:]) for middle in range(1, len(token)))
-        pairs = [(left, right) for left, right in halves if left in ids and right in ids]
-        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-    return merges
+    kinds, scores = _types(metadata), metadata[Keys.Tokenizer.SCORES]
+    defined = (index for index, kind in enumerate(kinds) if kind == TokenType.USER_DEFINED)
+    runs = {index for index in defined if not tokens[index].strip("▁")}
+    made = [index for index, kind in enumerate(kinds) if kind == TokenType.NORMAL or index in runs]
+    ids = {tokens[index]: index for index in made}
+    found = []
+    for index in made:
+        token, rank = tokens[index], -math.inf if index in runs else -scores[index]
+        for middle in range(len(token) - 1, 0, -1):  # kept tight: a vocabulary has some million halves
+            left = token[:middle]
+            if left in ids and (right := token[middle:]) in ids:
+                found.append((rank, -middle, middle - len(token), index, left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
 
 
 def _add_marked_tokens(backend: Tokenizer, metadata: dict[str, Any]) -> None:
-    """Control, unknown and user-defined tokens are taken whole wherever a text has them; the first two are special."""
+    """Control, unknown and user-defined tokens are taken whole wherever a text has them; the first two are special.
+
+    Runs of spaces are not: merges make them.
+    """
     special = (TokenType.CONTROL, TokenType.UNKNOWN)
     backend.add_tokens(
         [
             AddedToken(token, normalized=False, special=kind in special)
             for token, kind in zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
-            if kind in special or kind == TokenType.USER_DEFINED
+            if kind in special or (kind == TokenType.USER_DEFINED and token.strip(" ▁"))
         ]
     )
 

