@@ -84,7 +84,7 @@ class GGUFTensors:
         tensors = self.header.tensors
         expert = _EXPERT.search(name)
         if expert is None:
-            info = tensors.get(self._names.get_name(name, try_suffixes=(".weight", ".bias")))
+            info = tensors.get(self._names.get_name(name, try_suffixes=(".weight", ".bias")) or "")
             return None if info is None else _Stored(info, info.shape)
         number = int(expert[1])
         merged: str = self._names.get_name(_EXPERT.sub(".experts.", name), try_suffixes=(".weight",)) or ""
@@ -106,7 +106,8 @@ class GGUFTensors:
             return wanted
         width = self.config.head_dim
         half, pair = np.divmod(wanted % width, width // 2)
-        return wanted - wanted % width + 2 * pair + half
+        stored: np.ndarray[Any, np.dtype[np.int64]] = wanted - wanted % width + 2 * pair + half
+        return stored
 
     def _has_one_added(self, name: str) -> bool:
         """Whether the file has a Gemma's norm as it is applied, where a checkpoint's is one less."""
