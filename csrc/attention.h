@@ -1,4 +1,4 @@
-// Paged attention over a ragged batch (paper, section 4.1): rotation and KV write of new tokens, and causal attention of
+// Paged attention over a ragged batch (paper, section 4.1): norms, rotation and KV write of new tokens, and causal attention of
 // their queries over their rows' blocks.
 //
 // One algorithm on two paths. A chunk's scores are sums over the head's dimensions in order, its weights e^(score - the
@@ -8,6 +8,7 @@
 #pragma once
 
 #include "attention_kernels.h"
+#include "pointwise.h"
 #include "simd.h"
 
 namespace octavo {
@@ -43,6 +44,19 @@ OCTAVO_INLINE void rotate(float* head, const float* cos_sin, int64_t rotary_dim)
     const float a = head[i], b = head[half + i];
     head[i] = a * cosines[i] - b * sines[i];
     head[half + i] = b * cosines[i] + a * sines[i];
+  }
+}
+
+// Each head's RMS norm, in place.
+OCTAVO_INLINE void normalise_heads(float* heads, int64_t num_heads, const AttentionSpec& spec, const float* weight) {
+  if (!weight) return;
+  for (int64_t head = 0; head < num_heads; ++head) {
+    Norm call;
+    call.hidden = call.sum = call.normalised = heads + head * spec.head_dim;
+    call.weight = weight;
+    call.size = spec.head_dim;
+    call.eps = spec.norm_eps;
+    norm(call);
   }
 }
 
@@ -83,6 +97,8 @@ void write_token_as(const AttentionCall& call, int64_t token) {
   float* query = call.qkv + token * call.qkv_stride;
   float* key = query + spec.num_heads * spec.head_dim;
   float* value = key + spec.num_kv_heads * spec.head_dim;
+  normalise_heads(query, spec.num_heads, spec, spec.query_norm);
+  normalise_heads(key, spec.num_kv_heads, spec, spec.key_norm);
   if (spec.cos_sin) {
     const float* cos_sin = spec.cos_sin + call.positions[token] * spec.rotary_dim;
     for (int64_t head = 0; head < spec.num_heads + spec.num_kv_heads; ++head) {

@@ -24,6 +24,9 @@ struct AttentionSpec {
   float scale = 1;
   int64_t window = 0;              // 0 sees all
   float softcap = 0;               // 0 is none
+  const float* query_norm = nullptr;  // [head_dim] or null: the weight of an RMS norm of each query head
+  const float* key_norm = nullptr;    // and of each key head
+  float norm_eps = 0;
   const float* cos_sin = nullptr;  // [max_positions, rotary_dim] or null
   int64_t rotary_dim = 0;
 
@@ -75,7 +78,7 @@ struct AttentionMerge {
 };
 
 struct AttentionKernels {
-  // Rotate a token's queries, in place, and its key; write key and value into its slot.
+  // Normalise and rotate a token's queries, in place, and its key; write key and value into its slot.
   void (*write_token)(const AttentionCall&, int64_t token);
   // `scratch` has spec.scratch_floats() floats and is the thread's own; `next` is an item that the thread may take
   // afterwards, whose keys it brings nearer.

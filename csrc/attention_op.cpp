@@ -211,7 +211,8 @@ class AttentionOp final : public Op {
 std::shared_ptr<AttentionPlanner> make_attention_planner() { return std::make_shared<AttentionPlanner>(); }
 
 AttentionSpec make_attention_spec(int64_t layer, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float scale,
-                                  int64_t window, float softcap, const float* cos_sin, int64_t rotary_dim) {
+                                  int64_t window, float softcap, const float* query_norm, const float* key_norm,
+                                  float norm_eps, const float* cos_sin, int64_t rotary_dim) {
   AttentionSpec spec;
   spec.layer = layer;
   spec.num_heads = num_heads;
@@ -220,6 +221,9 @@ AttentionSpec make_attention_spec(int64_t layer, int64_t num_heads, int64_t num_
   spec.scale = scale;
   spec.window = window;
   spec.softcap = softcap;
+  spec.query_norm = query_norm;
+  spec.key_norm = key_norm;
+  spec.norm_eps = norm_eps;
   spec.cos_sin = cos_sin;
   spec.rotary_dim = rotary_dim;
   return spec;

@@ -176,17 +176,18 @@ NB_MODULE(_cpu, m) {
       .def(
           "attention",
           [](BoundProgram& self, int qkv, int out, int64_t layer, int64_t num_heads, int64_t num_kv_heads,
-             int64_t head_dim, float scale, int64_t window, float softcap, uintptr_t cos_sin, int64_t rotary_dim,
-             uintptr_t cache, int64_t num_blocks, int64_t num_layers, int64_t block_size, int cache_type) {
+             int64_t head_dim, float scale, int64_t window, float softcap, uintptr_t query_norm, uintptr_t key_norm,
+             float norm_eps, uintptr_t cos_sin, int64_t rotary_dim, uintptr_t cache, int64_t num_blocks, int64_t num_layers, int64_t block_size, int cache_type) {
             const auto type = static_cast<DataType>(cache_type);
             self.attention(make_attention_spec(layer, num_heads, num_kv_heads, head_dim, scale, window, softcap,
+                                               pointer<const float>(query_norm), pointer<const float>(key_norm), norm_eps,
                                                pointer<const float>(cos_sin), rotary_dim),
                            make_kv_cache_view(pointer<uint8_t>(cache), num_blocks, num_layers, block_size, num_kv_heads,
                                               head_dim, type),
                            type, qkv, out);
           },
           "qkv"_a, "out"_a, nb::kw_only(), "layer"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "scale"_a,
-          "window"_a, "softcap"_a, "cos_sin"_a, "rotary_dim"_a, "cache"_a, "num_blocks"_a, "num_layers"_a,
+          "window"_a, "softcap"_a, "query_norm"_a, "key_norm"_a, "norm_eps"_a, "cos_sin"_a, "rotary_dim"_a, "cache"_a, "num_blocks"_a, "num_layers"_a,
           "block_size"_a, "cache_type"_a)
       .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,

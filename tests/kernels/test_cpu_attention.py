@@ -52,6 +52,7 @@ class Shape:
     window: int | None = None
     softcap: float | None = None
     rotary_dim: int = 0
+    normalises: bool = False
     num_layers: int = 2
     layer: int = 1
 
@@ -65,6 +66,7 @@ class Shape:
         if self.rotary_dim:
             angles = torch.outer(torch.arange(4096.0), 100.0 ** -torch.linspace(0, 1, self.rotary_dim // 2))
             cos_sin = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        query_norm, key_norm = torch.linspace(-1, 2, 2 * self.head_dim).chunk(2) if self.normalises else (None, None)
         return AttentionSpec(
             self.layer,
             self.group * self.num_kv_heads,
@@ -73,6 +75,9 @@ class Shape:
             scale=self.head_dim**-0.5,
             window=self.window,
             softcap=self.softcap,
+            query_norm=query_norm,
+            key_norm=key_norm,
+            norm_eps=0.1,
             cos_sin=cos_sin,
         )
 
@@ -172,6 +177,7 @@ def in_steps(
     window=st.one_of(st.none(), st.integers(1, 60)),
     softcap=st.one_of(st.none(), st.floats(0.5, 30)),
     rotates=st.booleans(),
+    normalises=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_ragged_batch_is_attended_as_by_the_reference(
@@ -186,10 +192,11 @@ def test_any_ragged_batch_is_attended_as_by_the_reference(
     window: int | None,
     softcap: float | None,
     rotates: bool,
+    normalises: bool,
     seed: int,
 ) -> None:
     rotary_dim = (head_dim if seed % 2 else head_dim // 4 * 2) if rotates else 0
-    shape = Shape(num_kv_heads, group, head_dim, block_size, dtype, window, softcap, rotary_dim)
+    shape = Shape(num_kv_heads, group, head_dim, block_size, dtype, window, softcap, rotary_dim, normalises)
     actual = in_steps(kernels_for(instruction_set), shape, lengths, sizes, seed=seed)
     expected = in_steps(ReferenceKernels(), shape, lengths, sizes, seed=seed)
     for ours, theirs in zip(actual, expected, strict=True):
@@ -215,7 +222,7 @@ def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
 ) -> None:
     """Each way of cutting the same tokens into steps takes another path through the kernels."""
     kernels = kernels_for(instruction_set)
-    shape = Shape(num_kv_heads=2, group=3, head_dim=head_dim, block_size=block_size, dtype=dtype, rotary_dim=8)
+    shape = Shape(num_kv_heads=2, group=3, head_dim=head_dim, block_size=block_size, dtype=dtype, rotary_dim=8, normalises=True)
     lengths = [530, 40]
     whole = in_steps(kernels, shape, lengths, [1000])
     for sizes, count in [([500, 1], 1), ([500, 1], 2), ([3], 2), ([256, 17], 2), ([97], 3)]:

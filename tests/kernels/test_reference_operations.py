@@ -7,11 +7,13 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.activations import ACT2FN
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from octavo.kernels.interface import CacheShape
+from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.models.config import ACTIVATIONS
+from octavo.kernels.reference_attention import prepare
 
 CPU = torch.device("cpu")
 KERNELS = ReferenceKernels()
@@ -92,6 +94,36 @@ def test_rms_norm_of_float64_loses_nothing() -> None:
     expected = hidden / (hidden.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     actual, _ = KERNELS.rms_norm(hidden, torch.ones(32, dtype=torch.float64), 1e-6)
     torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_with_a_float32_weight_is_that_of_transformers_gemma3(dtype: torch.dtype) -> None:
+    theirs = Gemma3RMSNorm(96, eps=1e-5).to(dtype)
+    theirs.weight.data.normal_()
+    hidden = (torch.randn(7, 96) * 30).to(dtype)
+    normalised, _ = KERNELS.rms_norm(hidden, 1 + theirs.weight.data.float(), 1e-5)
+    assert normalised.dtype == dtype
+    torch.testing.assert_close(normalised, theirs(hidden).detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_attention_normalises_each_query_and_key_head_before_it_rotates_them() -> None:
+    norms = torch.rand(2, 8) + 0.5
+    angles = torch.rand(3, 4)
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    plain = AttentionSpec(0, num_heads=4, num_kv_heads=2, head_dim=8, scale=0.5, cos_sin=cos_sin)
+    normed = dataclasses.replace(plain, query_norm=norms[0], key_norm=norms[1], norm_eps=0.1)
+    heads = torch.randn(3, 8, 8)
+    by_hand = heads / (heads.square().mean(-1, keepdim=True) + 0.1).sqrt()
+    by_hand = torch.cat([by_hand[:, :4] * norms[0], by_hand[:, 4:6] * norms[1], heads[:, 6:]], dim=1)
+
+    def attend(qkv: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+        cache = KERNELS.allocate_cache(CacheShape(1, 1, 4, 2, 8, torch.float32), CPU)
+        own = torch.arange(3)
+        batch = RaggedBatch(own, own, own, torch.tensor([0, 3]), torch.tensor([3]), torch.zeros(1, 1, dtype=torch.int64))
+        return KERNELS.attention(qkv.flatten(1), AttentionStep(cache, batch, prepare(batch, cache)), spec)
+
+    torch.testing.assert_close(attend(heads, normed), attend(by_hand, plain))
+    assert not torch.allclose(attend(heads, normed), attend(heads, plain), atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -127,7 +127,7 @@ class CpuKernels:
         return self._open.activation(gate_up, kind, gate_up.width // 2)
 
     def attention(self, qkv: Any, step: Any, spec: AttentionSpec) -> Any:
-        """Record rotation, KV write and attention."""
+        """Record norms, rotation, KV write and attention."""
         return self._open.attention(qkv, spec)
 
     @property
@@ -209,10 +209,6 @@ class Recording:
     def attention(self, qkv: Activation, spec: AttentionSpec) -> Activation:
         out = self._new(spec.num_heads * spec.head_dim)
         shape = self._cache.shape
-        table = spec.cos_sin
-        if table is not None:
-            table = table.to(torch.float32).contiguous()
-            self._tables.append(table)
         self._program.attention(
             qkv.buffer,
             out.buffer,
@@ -223,8 +219,11 @@ class Recording:
             scale=spec.scale,
             window=spec.window or 0,
             softcap=spec.softcap or 0.0,
-            cos_sin=0 if table is None else table.data_ptr(),
-            rotary_dim=0 if table is None else table.shape[1],
+            query_norm=self._address(spec.query_norm),
+            key_norm=self._address(spec.key_norm),
+            norm_eps=spec.norm_eps,
+            cos_sin=self._address(spec.cos_sin),
+            rotary_dim=0 if spec.cos_sin is None else spec.cos_sin.shape[1],
             cache=self._cache.records.data_ptr(),
             num_blocks=shape.num_blocks,
             num_layers=shape.num_layers,
@@ -232,6 +231,14 @@ class Recording:
             cache_type=DATA_TYPES[shape.dtype],
         )
         return out
+
+    def _address(self, table: torch.Tensor | None) -> int:
+        """Where a table lies as float32, kept as long as the program; 0 where there is none."""
+        if table is None:
+            return 0
+        table = table.detach().to(torch.float32).contiguous()
+        self._tables.append(table)
+        return table.data_ptr()
 
     def _new(self, width: int) -> Activation:
         return Activation(self._program.buffer(width), width)

@@ -103,6 +103,12 @@ class AttentionSpec:
     """A token sees itself and the `window - 1` tokens before it; None sees all."""
     softcap: float | None = None
     """Scores become `softcap * tanh(score / softcap)` before masking."""
+    query_norm: torch.Tensor | None = None
+    """`[head_dim]`: the weight of an RMS norm of each query head, before rotation; None leaves them as they are."""
+    key_norm: torch.Tensor | None = None
+    """`[head_dim]`: the same for key heads."""
+    norm_eps: float = 0.0
+    """Of both norms."""
     cos_sin: torch.Tensor | None = None
     """`[max_positions, rotary_dim]`: the cosines of `rotary_dim / 2` frequencies, then their sines. None rotates
     nothing."""
@@ -211,7 +217,7 @@ class Kernels(Protocol):
         ...
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
-        """Rotate the new tokens' queries and keys by their positions, write their K and V into their slots, and attend
+        """Normalise the new tokens' query and key heads, rotate them by their positions, write their K and V into their slots, and attend
         causally over their rows' blocks (paper, section 4.1, equation 4).
 
         Args:

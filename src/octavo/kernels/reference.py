@@ -102,14 +102,9 @@ class ReferenceKernels:
         eps: float,
         residual: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add `residual` and normalise (Zhang and Sennrich, Root Mean Square Layer Normalization, 2019).
-
-        As in Hugging Face's LlamaRMSNorm, 16-bit input is normalised in float32 and rounded to its own dtype before
-        the product with `weight`.
-        """
+        """Add `residual` and normalise."""
         total = hidden if residual is None else hidden + residual
-        normalised = functional.rms_norm(total.to(accumulation_dtype(total.dtype)), total.shape[-1:], eps=eps)
-        return normalised.to(total.dtype) * weight, total
+        return _rms_norm(total, weight, eps), total
 
     def layer_norm(
         self,
@@ -133,10 +128,14 @@ class ReferenceKernels:
         return ACTIVATIONS[kind](gate) * up
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
-        """Rotate, write, attend: `Kernels.attention` gives the shapes."""
+        """Normalise, rotate, write, attend: `Kernels.attention` gives the shapes."""
         heads = qkv.view(len(qkv), -1, spec.head_dim)
         parts = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
         query, key, value = torch.split_with_sizes(heads, parts, dim=1)
+        if spec.query_norm is not None:
+            query = _rms_norm(query, spec.query_norm, spec.norm_eps)
+        if spec.key_norm is not None:
+            key = _rms_norm(key, spec.key_norm, spec.norm_eps)
         if spec.cos_sin is not None:
             query, key = rotary(query, key, step.batch.positions, spec.cos_sin)
         write_kv(step.prepared, spec.layer, key, value)
@@ -159,6 +158,16 @@ def rotary(
     """
     cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
     return _rotate(query, cos, sin), _rotate(key, cos, sin)
+
+
+def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root mean square normalisation over the last dimension (Zhang and Sennrich, 2019).
+
+    16-bit input is normalised in float32 and rounded to the dtype of `weight` before the product with it: to 16 bits,
+    as Hugging Face's LLaMA does, or not at all, as its Gemma does, where the weight is float32.
+    """
+    normalised = functional.rms_norm(hidden.to(accumulation_dtype(hidden.dtype)), hidden.shape[-1:], eps=eps)
+    return (normalised.to(weight.dtype) * weight).to(hidden.dtype)
 
 
 def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
