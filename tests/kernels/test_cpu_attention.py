@@ -222,7 +222,9 @@ def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
 ) -> None:
     """Each way of cutting the same tokens into steps takes another path through the kernels."""
     kernels = kernels_for(instruction_set)
-    shape = Shape(num_kv_heads=2, group=3, head_dim=head_dim, block_size=block_size, dtype=dtype, rotary_dim=8, normalises=True)
+    shape = Shape(
+        num_kv_heads=2, group=3, head_dim=head_dim, block_size=block_size, dtype=dtype, rotary_dim=8, normalises=True
+    )
     lengths = [530, 40]
     whole = in_steps(kernels, shape, lengths, [1000])
     for sizes, count in [([500, 1], 1), ([500, 1], 2), ([3], 2), ([256, 17], 2), ([97], 3)]:

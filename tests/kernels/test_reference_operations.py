@@ -12,8 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels, rotary
-from octavo.models.config import ACTIVATIONS
 from octavo.kernels.reference_attention import prepare
+from octavo.models.config import ACTIVATIONS
 
 CPU = torch.device("cpu")
 KERNELS = ReferenceKernels()
@@ -119,7 +119,9 @@ def test_attention_normalises_each_query_and_key_head_before_it_rotates_them() -
     def attend(qkv: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
         cache = KERNELS.allocate_cache(CacheShape(1, 1, 4, 2, 8, torch.float32), CPU)
         own = torch.arange(3)
-        batch = RaggedBatch(own, own, own, torch.tensor([0, 3]), torch.tensor([3]), torch.zeros(1, 1, dtype=torch.int64))
+        batch = RaggedBatch(
+            own, own, own, torch.tensor([0, 3]), torch.tensor([3]), torch.zeros(1, 1, dtype=torch.int64)
+        )
         return KERNELS.attention(qkv.flatten(1), AttentionStep(cache, batch, prepare(batch, cache)), spec)
 
     torch.testing.assert_close(attend(heads, normed), attend(by_hand, plain))

@@ -217,8 +217,8 @@ class Kernels(Protocol):
         ...
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
-        """Normalise the new tokens' query and key heads, rotate them by their positions, write their K and V into their slots, and attend
-        causally over their rows' blocks (paper, section 4.1, equation 4).
+        """Normalise the new tokens' query and key heads, rotate them by their positions, write the tokens' K and V into
+        their slots, and attend causally over their rows' blocks (paper, section 4.1, equation 4).
 
         Args:
             qkv: `[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: query heads, key heads, value heads.

@@ -1,6 +1,7 @@
 """Which class runs which architecture, and whether it does all that a model's config asks for."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
@@ -11,7 +12,6 @@ from octavo.kernels.interface import Model
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placements
 from octavo.models.config import ModelConfig, parse_config
-from octavo.models.llama import LlamaForCausalLM
 
 
 class CausalLM(Model, Protocol):
@@ -49,14 +49,15 @@ class CausalLM(Model, Protocol):
         ...
 
 
-_ARCHITECTURES: dict[str, type[CausalLM]] = {
-    "LlamaForCausalLM": LlamaForCausalLM,
+_MODULES = {
+    "LlamaForCausalLM": "llama",
 }
+"""By a class's name, which is also that in config.json, its module in this package: imported when it is asked for."""
 
 
 def known_architectures() -> list[str]:
     """The architectures that can be run, as config.json names them."""
-    return sorted(_ARCHITECTURES)
+    return sorted(_MODULES)
 
 
 def translated(raw: dict[str, Any], source: str) -> dict[str, Any]:
@@ -118,10 +119,10 @@ def _class_named(fields: dict[str, Any], source: str) -> type[CausalLM]:
 
 
 def _class_by_name(architecture: str) -> type[CausalLM]:
-    model_class = _ARCHITECTURES.get(architecture)
-    if model_class is None:
+    if architecture not in _MODULES:
         known = ", ".join(known_architectures())
         raise ModelError(f"unknown architecture {architecture!r}; known ones: {known}")
+    model_class: type[CausalLM] = getattr(import_module(f"octavo.models.{_MODULES[architecture]}"), architecture)
     return model_class
 
 

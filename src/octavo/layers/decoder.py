@@ -1,0 +1,129 @@
+"""A decoder: an embedding, a stack of layers, a norm and a head."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol, cast
+
+import torch
+from torch import nn
+
+from octavo.kernels.interface import AttentionStep
+from octavo.layers.attention import Attention
+from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from octavo.layers.norm import RMSNorm
+from octavo.layers.placement import Placements, prefixed
+
+
+class Layer(Protocol):
+    """One of a decoder's layers; a torch module.
+
+    The residual travels beside the hidden states, so that each norm can add it on its way (`Kernels.rms_norm`).
+    """
+
+    def __call__(
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[num_tokens, hidden_size]` -> (the layer's output, the residual to add to it)."""
+        ...
+
+    def placements(self) -> Placements:
+        """By the names below the layer's."""
+        ...
+
+
+class FeedForward(Protocol):
+    """The half of a layer that looks at one token; a torch module."""
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[num_tokens, hidden_size]` -> the same shape."""
+        ...
+
+    def placements(self) -> Placements:
+        """By the names below the feed-forward's."""
+        ...
+
+
+class Decoder(nn.Module):
+    """A causal language model over the paged cache. An architecture is a subclass, whose constructor makes the parts.
+
+    Use it under `torch.inference_mode()`.
+    """
+
+    understands: ClassVar[frozenset[str]] = frozenset()
+    base_prefix: ClassVar[str] = "model."
+    transposed_tensors: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        embed_tokens: VocabParallelEmbedding,
+        layers: Iterable[Layer],
+        norm: RMSNorm,
+        head: VocabParallelEmbedding | None = None,
+    ) -> None:
+        """Join the parts. Without a `head` the embedding's table is it, too."""
+        super().__init__()
+        tied = () if head is not None else ("lm_head.weight",)
+        self.ignored_tensors: tuple[str, ...] = ("rotary_emb.inv_freq", *tied)
+        self.embed_tokens = embed_tokens
+        self.layers = nn.ModuleList(cast(Iterable[nn.Module], layers))
+        self.norm = norm
+        self.lm_head = ParallelLMHead(embed_tokens if head is None else head)
+
+    @staticmethod
+    def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
+        """As they are, where the names and defaults are those of `parse_config`."""
+        return raw
+
+    def forward(self, step: AttentionStep) -> torch.Tensor:
+        """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
+        hidden: torch.Tensor = self.embed_tokens(step.batch.token_ids)
+        residual: torch.Tensor | None = None
+        for layer in self.layers:
+            hidden, residual = layer(hidden, residual, step)
+        normalised: torch.Tensor = self.norm(hidden, residual)[0]
+        return normalised
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, vocab_size]`, in the model's dtype."""
+        logits: torch.Tensor = self.lm_head(hidden)
+        return logits
+
+    def placements(self) -> Placements:
+        """Where each tensor of a checkpoint goes, by its Hugging Face name."""
+        found = prefixed("model.embed_tokens.", self.embed_tokens.placements())
+        for index, layer in enumerate(cast(Iterable[Layer], self.layers)):
+            found |= prefixed(f"model.layers.{index}.", layer.placements())
+        found |= prefixed("model.norm.", self.norm.placements())
+        if self.lm_head.table is not self.embed_tokens:
+            found |= prefixed("lm_head.", self.lm_head.table.placements())
+        return found
+
+
+class PreNormLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm (Xiong et al., 2020): LLaMA's layer and that of its kin."""
+
+    def __init__(
+        self, attention: Attention, feed_forward: FeedForward, input_norm: RMSNorm, post_attention_norm: RMSNorm
+    ) -> None:
+        super().__init__()
+        self.input_layernorm = input_norm
+        self.self_attn = attention
+        self.post_attention_layernorm = post_attention_norm
+        self.mlp = feed_forward
+
+    def forward(
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[num_tokens, hidden_size]` -> (the feed-forward's output, the residual to add to it)."""
+        hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.self_attn(hidden, step)
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        return self.mlp(hidden), residual
+
+    def placements(self) -> Placements:
+        """By the names below `model.layers.<index>.`."""
+        return {
+            **prefixed("input_layernorm.", self.input_layernorm.placements()),
+            **prefixed("self_attn.", self.self_attn.placements()),
+            **prefixed("post_attention_layernorm.", self.post_attention_layernorm.placements()),
+            **prefixed("mlp.", self.mlp.placements()),
+        }
