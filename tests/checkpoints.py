@@ -36,6 +36,12 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 
+SLIDING = {"use_sliding_window": True, "sliding_window": 7}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+}
+
 
 @dataclass(frozen=True)
 class Family:
@@ -60,6 +66,42 @@ FAMILIES: dict[str, Family] = {
             "another activation": {"hidden_act": "gelu"},
             "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}},
             "llama3 rope": {"rope_parameters": LLAMA3},
+        },
+    ),
+    "MistralForCausalLM": Family(
+        {**TINY, "sliding_window": None},
+        {
+            "no window": {},
+            "a window": {"sliding_window": 7},
+            "explicit head_dim": {"head_dim": 20, "sliding_window": 16},
+        },
+    ),
+    "Qwen2ForCausalLM": Family(
+        TINY,
+        {
+            "no window": {"sliding_window": 7, "max_window_layers": 0},
+            "a window in later layers": {**SLIDING, "max_window_layers": 1},
+            "a window by the layers' types": {**SLIDING, "layer_types": ["sliding_attention", "full_attention"]},
+            "tied embeddings": {"tie_word_embeddings": True},
+        },
+    ),
+    "Qwen3ForCausalLM": Family(
+        {**TINY, "head_dim": 16},
+        {
+            "norms of heads": {},
+            "biases": {"attention_bias": True, "rms_norm_eps": 0.1},
+            "a window in later layers": {**SLIDING, "max_window_layers": 1},
+            "tied embeddings": {"tie_word_embeddings": True, "num_key_value_heads": 1},
+        },
+    ),
+    "Gemma3ForCausalLM": Family(
+        {**TINY, "head_dim": 16, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
+        {
+            "windows and full attention": {},
+            "windows by a pattern": {"layer_types": None, "sliding_window_pattern": 2},
+            "biases and an untied head": {"attention_bias": True, "tie_word_embeddings": False},
+            "another scale and activation": {"query_pre_attn_scalar": 24, "hidden_activation": "silu"},
+            "scaled rotary positions": {"rope_parameters": GEMMA3_ROPE, "rms_norm_eps": 0.1},
         },
     ),
 }

@@ -24,9 +24,9 @@ class ModelBuild:
     max_model_len: int | None = None
     """The longest sequence to be computed, in tokens: tables over positions end there. None is the model's own."""
 
-    def parameter(self, *shape: int) -> nn.Parameter:
-        """An unfilled parameter, to be filled through a `Placement`."""
-        return nn.Parameter(torch.empty(shape, dtype=self.dtype, device=self.device), requires_grad=False)
+    def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
+        """An unfilled parameter, to be filled through a `Placement`; its dtype is the model's where none is given."""
+        return nn.Parameter(torch.empty(shape, dtype=dtype or self.dtype, device=self.device), requires_grad=False)
 
     def weight(self, out_features: int, in_features: int) -> nn.Parameter | QuantizedWeight:
         """An unfilled matrix that products read."""

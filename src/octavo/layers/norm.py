@@ -8,13 +8,18 @@ from octavo.layers.placement import Placements, whole
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation (Zhang and Sennrich, 2019) of the last dimension, of `size`."""
+    """Root-mean-square normalisation (Zhang and Sennrich, 2019) of the last dimension, of `size`.
 
-    def __init__(self, size: int, eps: float, build: ModelBuild) -> None:
+    `offset` is what a checkpoint's weights are short of. Their sum is kept in float32 at the least, as it may not be a
+    number of 16 bits.
+    """
+
+    def __init__(self, size: int, eps: float, build: ModelBuild, *, offset: float = 0.0) -> None:
         super().__init__()
         self.eps = eps
+        self.offset = offset
         self.kernels = build.kernels
-        self.weight = build.parameter(size)
+        self.weight = build.parameter(size, dtype=torch.promote_types(build.dtype, torch.float32) if offset else None)
 
     def forward(self, hidden: torch.Tensor, residual: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """`[num_tokens, size]` twice -> (their sum normalised, their sum)."""
@@ -22,7 +27,7 @@ class RMSNorm(nn.Module):
 
     def placements(self) -> Placements:
         """`weight`."""
-        return {"weight": whole(self.weight)}
+        return {"weight": whole(self.weight, offset=self.offset)}
 
 
 class LayerNorm(nn.Module):

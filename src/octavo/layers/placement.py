@@ -27,6 +27,8 @@ class Placement:
     """Of the checkpoint tensor, those held here; None is all."""
     scales: nn.Parameter | None = None
     """Where `parameter` is int8: `[rows]`, its rows' scales."""
+    offset: float = 0.0
+    """Added to the values, in the parameter's dtype; not where it is int8."""
 
     @property
     def num_elements(self) -> int:
@@ -44,7 +46,9 @@ class Placement:
             values = values[:, self.columns.start : self.columns.stop]
         row = self.first_row + start_row - self.rows.start
         if self.scales is None:
-            self.parameter[row : row + len(values)].copy_(values)
+            own_rows = self.parameter[row : row + len(values)].copy_(values)
+            if self.offset:
+                own_rows += self.offset
             return
         at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
         for start in range(0, len(values), at_once):
@@ -70,9 +74,9 @@ def place_weight(
     return Placement(weight, shape, rows, first_row, columns)
 
 
-def whole(parameter: nn.Parameter) -> list[Placement]:
+def whole(parameter: nn.Parameter, offset: float = 0.0) -> list[Placement]:
     """The placement of a tensor that every rank holds whole."""
-    return [Placement(parameter, tuple(parameter.shape), range(parameter.shape[0]))]
+    return [Placement(parameter, tuple(parameter.shape), range(parameter.shape[0]), offset=offset)]
 
 
 def prefixed(prefix: str, placements: Mapping[str, list[Placement]]) -> Placements:

@@ -77,6 +77,7 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
     "logits_scaling": (1,),
     "num_experts": (0,),
     "num_local_experts": (0,),
+    "use_bidirectional_attention": (False,),
     "quantization_config": (),
 }
 """Fields that change what a model computes, each with the values (beside null) that leave it as in LLaMA."""
@@ -113,6 +114,8 @@ class _Fields(msgspec.Struct, kw_only=True):
     torch_dtype: str | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
     layer_types: list[str] | None = None
+    sliding_window: Annotated[int, msgspec.Meta(ge=0, le=2**27)] | None = None
+    max_window_layers: int | None = None
 
 
 def parse_config(

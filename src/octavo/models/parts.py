@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from octavo.errors import ModelError
 from octavo.layers.attention import Attention, Heads
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import PreNormLayer
@@ -17,14 +18,40 @@ def heads_of(config: ModelConfig) -> Heads:
     return Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
 
 
-def rotary_of(config: ModelConfig, build: ModelBuild) -> RotaryEmbedding:
+def rotary_of(config: ModelConfig, build: ModelBuild, *, local_theta: float | None = None) -> RotaryEmbedding:
     """The model's rotary table, as long as the sequences that are to be computed.
+
+    `local_theta` is the base of layers that see a window, where it is their own: their frequencies are not scaled.
 
     Raises:
         ModelError: the rope scaling is of an unknown kind.
     """
     max_positions = build.max_model_len or config.max_position_embeddings
-    return RotaryEmbedding(config.head_dim, max_positions, config.rope_theta, config.rope_scaling, build)
+    theta, scaling = (config.rope_theta, config.rope_scaling) if local_theta is None else (local_theta, None)
+    return RotaryEmbedding(config.head_dim, max_positions, theta, scaling, build)
+
+
+def windows_of(config: ModelConfig) -> list[int | None]:
+    """How many tokens each layer sees, None for all: `sliding_window` where `layer_types` says so or, without types,
+    from layer `max_window_layers` on.
+
+    Raises:
+        ModelError: there are not as many types as layers, one is unknown, or there is no window for them.
+    """
+    extra, count = config.extra, config.num_hidden_layers
+    window, types = extra.get("sliding_window"), extra.get("layer_types")
+    if types is None:
+        first = extra.get("max_window_layers", 0)
+        return [window if index >= first else None for index in range(count)]
+    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+    if unknown or len(types) != count:
+        raise ModelError(
+            f"the model's config has layer_types of {len(types)} layers (num_hidden_layers is {count}), of which "
+            f"Octavo's {config.architecture} does not know {', '.join(unknown) or 'none'}"
+        )
+    if window is None and "sliding_attention" in types:
+        raise ModelError("the model's config has sliding_attention in layer_types, and no sliding_window")
+    return [window if kind == "sliding_attention" else None for kind in types]
 
 
 def norm_of(config: ModelConfig, build: ModelBuild) -> RMSNorm:
@@ -33,11 +60,11 @@ def norm_of(config: ModelConfig, build: ModelBuild) -> RMSNorm:
 
 
 def embedding_and_head(
-    config: ModelConfig, build: ModelBuild
+    config: ModelConfig, build: ModelBuild, scale: float = 1.0
 ) -> tuple[VocabParallelEmbedding, VocabParallelEmbedding | None]:
-    """The token embedding, and the table of the head where the two are not tied."""
+    """The token embedding, its vectors multiplied by `scale`, and the table of the head where the two are not tied."""
     size, tied = (config.vocab_size, config.hidden_size), config.tie_word_embeddings
-    embed_tokens = VocabParallelEmbedding(*size, build, is_head=tied)
+    embed_tokens = VocabParallelEmbedding(*size, build, is_head=tied, scale=scale)
     return embed_tokens, None if tied else VocabParallelEmbedding(*size, build, is_head=True)
 
 

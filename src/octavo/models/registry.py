@@ -50,7 +50,11 @@ class CausalLM(Model, Protocol):
 
 
 _MODULES = {
+    "Gemma3ForCausalLM": "gemma3",
     "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
 }
 """By a class's name, which is also that in config.json, its module in this package: imported when it is asked for."""
 

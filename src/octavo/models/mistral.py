@@ -1,0 +1,30 @@
+"""Mistral 7B (Jiang et al., 2023) and its kin: LLaMA with a sliding window."""
+
+from typing import ClassVar
+
+from octavo.layers.attention import Attention
+from octavo.layers.build import ModelBuild
+from octavo.layers.decoder import Decoder
+from octavo.models.config import ModelConfig
+from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+
+
+class MistralForCausalLM(Decoder):
+    """RMS norms, rotary positions, grouped heads that see a window, SwiGLU; no biases."""
+
+    understands: ClassVar[frozenset[str]] = frozenset({"sliding_window"})
+
+    def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
+        """Build the modules without weights.
+
+        Raises:
+            ModelError: the rope scaling is of an unknown kind.
+            ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
+        """
+        heads, rotary, windows = heads_of(config), rotary_of(config, build), windows_of(config)
+
+        def attention(index: int) -> Attention:
+            return Attention(index, config.hidden_size, heads, build, rotary=rotary, window=windows[index])
+
+        embed_tokens, head = embedding_and_head(config, build)
+        super().__init__(embed_tokens, pre_norm_layers(config, build, attention), norm_of(config, build), head)

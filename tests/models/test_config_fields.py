@@ -1,0 +1,86 @@
+"""What config.json says of windows and positions is read as transformers reads it, or refused by name."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from octavo.errors import ModelError
+from octavo.kernels.reference import ReferenceKernels
+from octavo.layers.build import ModelBuild
+from octavo.models.config import ModelConfig
+from octavo.models.parts import windows_of
+from octavo.models.registry import build_model, config_of, translated
+
+META = ModelBuild(torch.float32, torch.device("meta"), ReferenceKernels())
+SIZES: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def read(architecture: str, **fields: Any) -> ModelConfig:
+    raw = {"architectures": [architecture], **SIZES, **fields}
+    return config_of(translated(raw, "config.json"), "config.json")
+
+
+def test_both_spellings_of_gemma3s_positions_mean_the_same() -> None:
+    old = read(
+        "Gemma3ForCausalLM",
+        rope_theta=2e6,
+        rope_local_base_freq=500.0,
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+        sliding_window_pattern=2,
+    )
+    new = read(
+        "Gemma3ForCausalLM",
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        },
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+    assert old == new
+    assert (old.rope_theta, old.extra["rope_local_base_freq"]) == (2e6, 500.0)
+
+
+def test_gemma3s_absent_fields_have_the_defaults_of_transformers() -> None:
+    config = read("Gemma3ForCausalLM")
+    assert (config.head_dim, config.tie_word_embeddings, config.hidden_act) == (256, True, "gelu_tanh")
+    assert (config.rope_theta, config.extra["rope_local_base_freq"]) == (1e6, 1e4)
+    assert windows_of(config) == [4096] * 4
+
+
+def test_a_window_of_qwen_is_used_where_use_sliding_window_says_so() -> None:
+    assert windows_of(read("Qwen2ForCausalLM", sliding_window=9, max_window_layers=0)) == [None] * 4
+    used = {"use_sliding_window": True, "sliding_window": 9}
+    assert windows_of(read("Qwen2ForCausalLM", **used, max_window_layers=3)) == [None, None, None, 9]
+    types = ["sliding_attention", "full_attention"] * 2
+    assert windows_of(read("Qwen3ForCausalLM", **used, layer_types=types)) == [9, None, 9, None]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "named"),
+    [
+        ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "linear_attention"] * 2}, "linear_attention"),
+        ("Qwen3ForCausalLM", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 9}, "layer_types"),
+        ("Qwen3ForCausalLM", {"layer_types": ["sliding_attention"] * 4}, "sliding_window"),
+        ("Qwen2ForCausalLM", {"sliding_window": "wide"}, "sliding_window"),
+        ("MistralForCausalLM", {"layer_types": ["full_attention", "sliding_attention"] * 2}, "layer_types"),
+        ("Gemma3ForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("Gemma3ForCausalLM", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ("Gemma3ForCausalLM", {"rope_local_base_freq": "low"}, "Gemma3ForCausalLM"),
+        (
+            "Gemma3ForCausalLM",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "sliding_attention",
+        ),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(architecture: str, fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        build_model(read(architecture, **fields), META)
