@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "attention_op.h"
+#include "experts_op.h"
 #include "kernels.h"
 #include "kv_cache.h"
 #include "ops.h"
@@ -86,6 +87,29 @@ class BoundProgram {
   }
 
   void sum(int a, int b, int out) { add(make_add_op(kernels_, at(a), at(b), at(out)), {a, b, out}); }
+
+  void experts(const std::vector<std::shared_ptr<Weight>>& gate_up, const std::vector<std::shared_ptr<Weight>>& down,
+               int64_t num_chosen, int kind, int hidden, int scores, int out) {
+    Experts experts;
+    for (const auto& weight : gate_up) experts.gate_up.push_back(&weight->packed());
+    for (const auto& weight : down) experts.down.push_back(&weight->packed());
+    if (gate_up.empty() || down.empty()) throw std::invalid_argument("a layer of experts needs some");
+    experts.num_chosen = num_chosen;
+    experts.activation = static_cast<Activation>(kind);
+    const PackedWeight &up_weight = *experts.gate_up[0], &down_weight = *experts.down[0];
+    const ExpertBuffers buffers{at(hidden),
+                                at(scores),
+                                program_.add_buffer(up_weight.num_outputs, num_chosen),
+                                program_.add_buffer(down_weight.num_inputs, num_chosen),
+                                program_.add_buffer(down_weight.num_outputs, num_chosen),
+                                at(out)};
+    buffers.hidden->take_form(kernels_.form_for(up_weight.type));
+    buffers.activated->take_form(kernels_.form_for(down_weight.type));
+    program_.add(make_experts_op(kernels_, std::move(experts), buffers),
+                 {buffers.hidden, buffers.scores, buffers.gate_up, buffers.activated, buffers.results, buffers.out});
+    weights_.insert(weights_.end(), gate_up.begin(), gate_up.end());
+    weights_.insert(weights_.end(), down.begin(), down.end());
+  }
 
   void attention(const AttentionSpec& spec, const KVCacheView& cache, DataType cache_type, int qkv, int out) {
     add(make_attention_op(kernels_, spec, planner_, cache, cache_type, at(qkv), at(out)), {qkv, out});
@@ -173,6 +197,8 @@ NB_MODULE(_cpu, m) {
       .def("product", &BoundProgram::product, "weight"_a, "bias"_a.none(), "input"_a, "out"_a)
       .def("activation", &BoundProgram::activation, "kind"_a, "input"_a, "out"_a)
       .def("add", &BoundProgram::sum, "a"_a, "b"_a, "out"_a)
+      .def("experts", &BoundProgram::experts, "gate_up"_a, "down"_a, "num_chosen"_a, "kind"_a, "hidden"_a, "scores"_a,
+           "out"_a)
       .def(
           "attention",
           [](BoundProgram& self, int qkv, int out, int64_t layer, int64_t num_heads, int64_t num_kv_heads,

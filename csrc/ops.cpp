@@ -5,17 +5,10 @@
 #include <algorithm>
 #include <atomic>
 
+#include "product_cut.h"
+
 namespace octavo {
 namespace {
-
-// Activations that a task of a product goes over for each panel; they should stay in the second-level cache.
-constexpr int64_t BLOCK_BYTES = 384 << 10;
-// Tasks for each thread that a product is cut into where it is large enough: fine enough that threads end together.
-constexpr int64_t TASKS_A_THREAD = 8;
-// Panels that go through a kernel together where there is a single row: a task has whole groups of them.
-constexpr int64_t PANELS_TOGETHER = 4;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Brings a row nearer that other threads have just written in parts.
 void fetch_row(const float* row, int64_t width) {
@@ -146,44 +139,6 @@ class AddOp final : public RowOp {
   const KernelTable& kernels_;
   Buffer *a_, *b_, *out_;
 };
-
-// How a product is cut: blocks of rows, whose activations stay in cache, by chunks of panels.
-struct Cut {
-  int64_t num_rows, rows_a_block, num_chunks, panels_a_chunk, num_threads;
-
-  Cut(const PackedWeight& weight, const Buffer& in, int64_t rows, int threads) : num_rows(rows), num_threads(threads) {
-    const int64_t row_bytes = in.form == Form::float32 ? weight.num_inputs * 4 : in.values_stride;
-    const int64_t most = std::max<int64_t>(24, BLOCK_BYTES / row_bytes / 12 * 12);
-    const int64_t num_blocks = std::max<int64_t>(1, divide_up(rows, most));
-    rows_a_block = std::max<int64_t>(1, divide_up(rows, num_blocks));
-    const int64_t chunks_wanted = divide_up(threads * TASKS_A_THREAD, num_blocks);
-    panels_a_chunk = std::max<int64_t>(1, weight.num_panels() / chunks_wanted);
-    if (rows < 4) panels_a_chunk = divide_up(panels_a_chunk, PANELS_TOGETHER) * PANELS_TOGETHER;
-    num_chunks = divide_up(weight.num_panels(), panels_a_chunk);
-  }
-  int64_t num_tasks() const { return divide_up(num_rows, rows_a_block) * num_chunks; }
-  void run(const KernelTable& kernels, const Product& product, int64_t task) const {
-    const int64_t row = task / num_chunks * rows_a_block, panel = first_panel(task);
-    kernels.product(product, row, std::min(num_rows, row + rows_a_block), panel,
-                    std::min(product.weight->num_panels(), panel + panels_a_chunk),
-                    first_panel(std::min(task + num_threads, num_tasks() - 1)));
-  }
-
- private:
-  int64_t first_panel(int64_t task) const { return task % num_chunks * panels_a_chunk; }
-};
-
-Product bind_product(const PackedWeight& weight, const Buffer& in) {
-  Product product;
-  product.weight = &weight;
-  product.x = in.data;
-  product.x_stride = in.width;
-  product.values = in.values;
-  product.values_stride = in.values_stride;
-  product.scales = in.scales;
-  product.sums = in.sums;
-  return product;
-}
 
 class ProductOp final : public Op {
  public:

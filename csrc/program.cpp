@@ -32,7 +32,7 @@ int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * AL
 // The bytes that a buffer takes for each token; its parts follow one another, each a token's share of an array.
 int64_t row_bytes(const Buffer& buffer) {
   const int64_t more = buffer.form == Form::float32 ? 0 : buffer.values_stride + buffer.num_groups() * 8;
-  return buffer.width * 4 + more;
+  return buffer.rows_a_token * (buffer.width * 4 + more);
 }
 
 }  // namespace
@@ -68,11 +68,12 @@ void Barrier::wait() {
 
 Program::Program(int num_threads) : num_threads_(num_threads) {}
 
-Buffer* Program::add_buffer(int64_t width) {
+Buffer* Program::add_buffer(int64_t width, int64_t rows_a_token) {
   buffers_.push_back(std::make_unique<Buffer>());
   lives_.emplace_back();
   Buffer* buffer = buffers_.back().get();
   buffer->width = width;
+  buffer->rows_a_token = rows_a_token;
   return buffer;
 }
 
@@ -140,11 +141,12 @@ void Program::make_room(int64_t num_tokens) {
       next += aligned(bytes);
       return taken;
     };
-    buffer.data = reinterpret_cast<float*>(take(buffer.width * 4 * capacity_));
+    const int64_t num_rows = capacity_ * buffer.rows_a_token;
+    buffer.data = reinterpret_cast<float*>(take(buffer.width * 4 * num_rows));
     if (buffer.form == Form::float32) continue;
-    buffer.values = take(buffer.values_stride * capacity_);
-    buffer.scales = reinterpret_cast<float*>(take(4 * buffer.num_groups() * capacity_));
-    buffer.sums = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * capacity_));
+    buffer.values = take(buffer.values_stride * num_rows);
+    buffer.scales = reinterpret_cast<float*>(take(4 * buffer.num_groups() * num_rows));
+    buffer.sums = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * num_rows));
   }
 }
 

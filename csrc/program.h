@@ -25,16 +25,17 @@ struct Step {
   const int64_t* block_tables = nullptr;  // [num_rows, max_blocks]
 };
 
-// Activations of a step, [num_tokens, width] float32, and beside it the form that the products reading it take.
+// Activations of a step, [num_tokens * rows_a_token, width] float32, and beside it the form that the products reading it take.
 // The memory belongs to the program and moves when it grows: read the pointers when running, not when binding.
 struct Buffer {
   int64_t width = 0;
+  int64_t rows_a_token = 1;
   float* data = nullptr;
   Form form = Form::float32;
   int64_t values_stride = 0;    // bytes of a row of values: whole groups, zeros at its end
   uint8_t* values = nullptr;    // bfloat16, int8 or int16
-  float* scales = nullptr;      // int8: [num_tokens, num_groups], value = scale * int8
-  int32_t* sums = nullptr;      // int8: [num_tokens, num_groups], of a group's values
+  float* scales = nullptr;      // int8: [rows, num_groups], value = scale * int8
+  int32_t* sums = nullptr;      // int8: [rows, num_groups], of a group's values
 
   int64_t num_groups() const { return (width + GROUP - 1) / GROUP; }
 
@@ -76,7 +77,7 @@ class Program {
 
   // A buffer that lives from the first operation that is given it to the last. Buffers whose lives do not overlap share
   // memory. The pointer stays valid as long as the program.
-  Buffer* add_buffer(int64_t width);
+  Buffer* add_buffer(int64_t width, int64_t rows_a_token = 1);
   // `buffers`: all that the operation reads or writes.
   void add(std::unique_ptr<Op> op, const std::vector<Buffer*>& buffers);
   // Keep a buffer's content after the program has run.

@@ -94,6 +94,14 @@ FAMILIES: dict[str, Family] = {
             "tied embeddings": {"tie_word_embeddings": True, "num_key_value_heads": 1},
         },
     ),
+    "MixtralForCausalLM": Family(
+        {**TINY, "num_local_experts": 4},
+        {
+            "two of four experts": {},
+            "one of three experts": {"num_local_experts": 3, "num_experts_per_tok": 1},
+            "all experts, a window": {"num_experts_per_tok": 4, "sliding_window": 7, "hidden_act": "gelu"},
+        },
+    ),
     "Gemma3ForCausalLM": Family(
         {**TINY, "head_dim": 16, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
         {

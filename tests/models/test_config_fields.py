@@ -1,4 +1,4 @@
-"""What config.json says of windows and positions is read as transformers reads it, or refused by name."""
+"""What config.json says of windows, positions and experts is read as transformers reads it, or refused by name."""
 
 from typing import Any
 
@@ -79,6 +79,8 @@ def test_a_window_of_qwen_is_used_where_use_sliding_window_says_so() -> None:
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             "sliding_attention",
         ),
+        ("MixtralForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok"),
+        ("MixtralForCausalLM", {"num_local_experts": "many"}, "num_local_experts"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(architecture: str, fields: dict[str, Any], named: str) -> None:

@@ -1,5 +1,7 @@
 """What csrc/module.cpp offers. Addresses are those of contiguous memory that outlives the object it is given to."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +42,16 @@ class Program:
     def product(self, weight: Weight, bias: Floats | None, input: int, out: int) -> None: ...
     def activation(self, kind: int, input: int, out: int) -> None: ...
     def add(self, a: int, b: int, out: int) -> None: ...
+    def experts(
+        self,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: int,
+        hidden: int,
+        scores: int,
+        out: int,
+    ) -> None: ...
     def attention(
         self,
         qkv: int,

@@ -9,6 +9,7 @@ Activations are float32 throughout, sums too, whatever the weights are stored in
 """
 
 import mmap
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,18 @@ class CpuKernels:
         """Record the activation and product."""
         return self._open.activation(gate_up, kind, gate_up.width // 2)
 
+    def experts(
+        self,
+        hidden: Any,
+        router: torch.Tensor,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: ActivationKind,
+    ) -> Any:
+        """Record the scores and the experts; their products are int8 where the weights are."""
+        return self._open.experts(hidden, router, gate_up, down, num_chosen, kind)
+
     def attention(self, qkv: Any, step: Any, spec: AttentionSpec) -> Any:
         """Record norms, rotation, KV write and attention."""
         return self._open.attention(qkv, spec)
@@ -204,6 +217,29 @@ class Recording:
     def activation(self, hidden: Activation, kind: ActivationKind, width: int) -> Activation:
         out = self._new(width)
         self._program.activation(ACTIVATIONS[kind], hidden.buffer, out.buffer)
+        return out
+
+    def experts(
+        self,
+        hidden: Activation,
+        router: torch.Tensor,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: ActivationKind,
+    ) -> Activation:
+        scores, out = self._new(len(router)), self._new(hidden.width)
+        # In float32 the router reads what any other product of `hidden` can be beside.
+        self._program.product(_pack(router.detach().to(torch.float32)), None, hidden.buffer, scores.buffer)
+        self._program.experts(
+            [self._pack(weight) for weight in gate_up],
+            [self._pack(weight) for weight in down],
+            num_chosen,
+            ACTIVATIONS[kind],
+            hidden.buffer,
+            scores.buffer,
+            out.buffer,
+        )
         return out
 
     def attention(self, qkv: Activation, spec: AttentionSpec) -> Activation:

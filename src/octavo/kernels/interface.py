@@ -1,6 +1,7 @@
 """What a kernel backend offers, and the shapes it is handed. Layers and the model runner know backends only through
 this."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -214,6 +215,30 @@ class Kernels(Protocol):
     def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: activation(first half) * second half (Shazeer, GLU
         variants improve transformer, 2020)."""
+        ...
+
+    def experts(
+        self,
+        hidden: torch.Tensor,
+        router: torch.Tensor,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: ActivationKind,
+    ) -> torch.Tensor:
+        """Send each token through the experts that score highest for it, and add up their results, weighted by the
+        softmax of the chosen ones' scores (Shazeer et al., 2017; Jiang et al., Mixtral of Experts, 2024).
+
+        Args:
+            hidden: `[num_tokens, hidden_size]`.
+            router: `[num_experts, hidden_size]`: the scores are products with it, in float32 at the least.
+            gate_up: of each expert, `[2 * inner, hidden_size]`, for `activation_and_mul`.
+            down: of each expert, `[hidden_size, inner]`.
+            num_chosen: experts a token; the first among equals.
+
+        Returns:
+            `[num_tokens, hidden_size]`.
+        """
         ...
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:

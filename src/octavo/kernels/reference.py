@@ -1,6 +1,6 @@
 """The plain torch backend: every operation in its simplest right form, which faster backends are tested against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -126,6 +126,29 @@ class ReferenceKernels:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: activation(first half) * second half."""
         gate, up = gate_up.chunk(2, dim=-1)
         return ACTIVATIONS[kind](gate) * up
+
+    def experts(
+        self,
+        hidden: torch.Tensor,
+        router: torch.Tensor,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: ActivationKind,
+    ) -> torch.Tensor:
+        """Expert by expert, its tokens together: `Kernels.experts` gives the shapes."""
+        wide = accumulation_dtype(hidden.dtype)
+        scores = functional.linear(hidden.to(wide), router.to(wide))
+        highest, chosen = scores.topk(num_chosen, dim=-1)
+        shares = highest.softmax(dim=-1)
+        total = torch.zeros_like(hidden, dtype=wide)
+        for expert, (inner, outer) in enumerate(zip(gate_up, down, strict=True)):
+            tokens, places = torch.where(chosen == expert)
+            if len(tokens):
+                activated = self.activation_and_mul(self.linear(hidden[tokens], inner), kind)
+                result = self.linear(activated, outer) * shares[tokens, places].unsqueeze(1)
+                total.index_add_(0, tokens, result.to(wide))
+        return total.to(hidden.dtype)
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
         """Normalise, rotate, write, attend: `Kernels.attention` gives the shapes."""

@@ -99,12 +99,22 @@ class Decoder(nn.Module):
 
 
 class PreNormLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm (Xiong et al., 2020): LLaMA's layer and that of its kin."""
+    """Attention and feed-forward, each behind a norm (Xiong et al., 2020): LLaMA's layer and that of its kin.
+
+    `feed_forward_name` is what checkpoints call that half.
+    """
 
     def __init__(
-        self, attention: Attention, feed_forward: FeedForward, input_norm: RMSNorm, post_attention_norm: RMSNorm
+        self,
+        attention: Attention,
+        feed_forward: FeedForward,
+        input_norm: RMSNorm,
+        post_attention_norm: RMSNorm,
+        *,
+        feed_forward_name: str = "mlp",
     ) -> None:
         super().__init__()
+        self.feed_forward_name = feed_forward_name
         self.input_layernorm = input_norm
         self.self_attn = attention
         self.post_attention_layernorm = post_attention_norm
@@ -125,5 +135,5 @@ class PreNormLayer(nn.Module):
             **prefixed("input_layernorm.", self.input_layernorm.placements()),
             **prefixed("self_attn.", self.self_attn.placements()),
             **prefixed("post_attention_layernorm.", self.post_attention_layernorm.placements()),
-            **prefixed("mlp.", self.mlp.placements()),
+            **prefixed(f"{self.feed_forward_name}.", self.mlp.placements()),
         }
