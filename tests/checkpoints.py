@@ -1,17 +1,13 @@
-"""Tiny checkpoints made with transformers, the same as GGUF files, and what transformers computes with them."""
+"""Tiny checkpoints made with transformers, and what transformers computes with them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import torch
 import transformers
-from safetensors.torch import load_file
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -151,45 +147,6 @@ def make_llama(folder: Path, **options: Any) -> Path:
     return make_checkpoint(folder, "LlamaForCausalLM", **options)
 
 
-def make_gguf(
-    path: Path,
-    folder: Path,
-    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
-    metadata: dict[str, Any] | None = None,
-    tensors_per_file: int = 0,
-) -> Path:
-    """Write a folder's LLaMA as a GGUF file, as llama.cpp's converter lays it out.
-
-    Matrices are quantized, vectors stay float32. `metadata` is added as it is. With `tensors_per_file` the model is
-    split into files `-00001-of-0000N.gguf` and on.
-    """
-    config: Any = transformers.LlamaConfig.from_pretrained(folder)
-    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_file)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_bos_token_id(config.bos_token_id)
-    writer.add_eos_token_id(config.eos_token_id)
-    for key, value in (metadata or {}).items():
-        kind = gguf.GGUFValueType.ARRAY if isinstance(value, list) else gguf.GGUFValueType.get_type(value)
-        writer.add_key_value(key, value, kind)
-    _write_tensors(writer, config, folder, quantization)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @lru_cache(maxsize=1)
 def transformers_from_gguf(path: Path, num_layers: int) -> Any:
     """A LLaMA in a GGUF file as transformers reads it, in float32.
@@ -210,33 +167,3 @@ def transformers_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         logits: torch.Tensor = model(input_ids=torch.tensor([token_ids])).logits[0]
     return logits
-
-
-def _write_tensors(writer: gguf.GGUFWriter, config: Any, folder: Path, quantization: gguf.GGMLQuantizationType) -> None:
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        values = tensor.float().numpy()
-        if ".q_proj." in name:
-            values = _interleave(values, config.num_attention_heads)
-        if ".k_proj." in name:
-            values = _interleave(values, config.num_key_value_heads)
-        stored = str(names.get_name(name, try_suffixes=(".weight", ".bias")))
-        kind = quantization if values.ndim > 1 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(stored, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    scaling = config.rope_parameters
-    if scaling["rope_type"] == "llama3":
-        writer.add_tensor("rope_freqs.weight", _rotary_factors(config.head_dim, scaling))
-
-
-def _interleave(rows: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
-    """The two halves of each head's rows, alternating."""
-    halves = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def _rotary_factors(head_dim: int, scaling: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Unscaled over scaled frequencies, from transformers' own."""
-    config = transformers.LlamaConfig(head_dim=head_dim, rope_parameters=scaling)
-    scaled = LlamaRotaryEmbedding(config).inv_freq.numpy()
-    unscaled = scaling["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
-    return np.asarray(unscaled / scaled, dtype=np.float32)

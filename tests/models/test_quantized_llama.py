@@ -8,7 +8,8 @@ import gguf
 import pytest
 import torch
 
-from checkpoints import make_gguf, make_llama
+from checkpoints import make_llama
+from gguf_files import make_gguf
 from octavo.kernels.quantized import quantize_rows
 from octavo.models.registry import CausalLM
 from parallel_ranks import check_quantized_llama, on_two_ranks

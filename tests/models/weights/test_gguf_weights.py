@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import make_gguf, make_llama
+from checkpoints import make_llama
+from gguf_files import make_gguf
 from octavo.errors import ModelError
 from octavo.models.config import ModelConfig
 from octavo.models.weights.gguf import GGUFTensors
@@ -173,6 +174,12 @@ def test_all_end_tokens_of_the_metadata_end_a_sequence(tmp_path: Path) -> None:
     config = read_config(locate(str(path)))
     assert config.eos_token_ids == (2, 9, 8)
     assert config.checkpoint_dtype == torch.bfloat16
+
+
+def test_the_end_of_a_turn_is_known_by_its_text_where_the_metadata_do_not_say(tmp_path: Path) -> None:
+    metadata = {"tokenizer.ggml.tokens": ["a", "b", "</s>", "<|end|>", "<end_of_turn>"]}
+    path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path), metadata=metadata)
+    assert read_config(locate(str(path))).eos_token_ids == (2, 3, 4)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ _GPT2_FIELDS = {
     "context_length": "n_positions",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
+_ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 _GEMMA3_LOCAL_THETA = 10000.0
 _GEMMA3_PERIOD = 6
 """Every sixth layer of a Gemma 3 attends to everything, unless the file says otherwise."""
@@ -91,9 +92,9 @@ def config_fields(header: GGUFHeader) -> Fields:
     fields = {name: own[key] for key, name in architecture.names.items() if key in own}
     fields["vocab_size"] = own.get("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())))
     fields["tie_word_embeddings"] = "output.weight" not in tensors
-    fields["eos_token_id"] = [
-        metadata[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in metadata
-    ]
+    fields["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    fields["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
+    fields["eos_token_id"] = _end_ids(metadata)
     try:
         fields["architectures"] = [architecture.refine(fields, own, header)]
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -101,10 +102,15 @@ def config_fields(header: GGUFHeader) -> Fields:
     return fields
 
 
+def _end_ids(metadata: Fields) -> list[int]:
+    """The tokens that end an answer. Older files do not say which token ends a turn: it is known by its text."""
+    ids = [metadata[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in metadata]
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    return ids + [tokens.index(token) for token in _ENDS_OF_TURN if token in tokens]
+
+
 def _llama(fields: Fields, own: Fields, header: GGUFHeader) -> str:
     """LLaMA, and Mistral and Mixtral, whose files go by the same name."""
-    fields["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
-    fields["mlp_bias"] = "blk.0.ffn_up.bias" in header.tensors
     _add_rotary(fields, own, header)
     _check_rotary_width(fields, own, header)
     if fields.get("num_local_experts"):
@@ -144,7 +150,7 @@ def _gemma3(fields: Fields, own: Fields, header: GGUFHeader) -> str:
 
 
 def _phi3(fields: Fields, own: Fields, header: GGUFHeader) -> str:
-    width = fields["hidden_size"] // fields["num_attention_heads"]
+    width = fields.get("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
     fields["partial_rotary_factor"] = own.get("rope.dimension_count", width) / width
     fields["sliding_window"] = fields.get("sliding_window") or None
     fields["original_max_position_embeddings"] = own.get(

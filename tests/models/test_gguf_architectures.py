@@ -1,0 +1,27 @@
+"""Each architecture is in a GGUF file what it is in the checkpoint that the file was made from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints import make_checkpoint
+from gguf_files import GGUF_VARIANTS, IMPLIED, NAMES, make_gguf
+from octavo.models.registry import known_architectures
+from ragged_model import RaggedModel
+
+TOKENS = [(7 * place * place + 3) % 97 for place in range(40)]
+
+
+@pytest.mark.parametrize(("architecture", "variant"), GGUF_VARIANTS)
+def test_a_gguf_file_gives_the_logits_of_the_checkpoint_it_was_made_from(
+    tmp_path: Path, architecture: str, variant: str
+) -> None:
+    folder = make_checkpoint(tmp_path, architecture, variant, **IMPLIED.get(architecture, {}))
+    path = make_gguf(tmp_path / "model.gguf", folder)
+    expected = RaggedModel(folder).step({"row": TOKENS})["row"]
+    torch.testing.assert_close(RaggedModel(path).step({"row": TOKENS})["row"], expected, atol=1e-4, rtol=0)
+
+
+def test_every_known_architecture_but_opt_can_be_a_gguf_file() -> None:
+    assert set(known_architectures()) - set(NAMES) <= {"OPTForCausalLM"}
