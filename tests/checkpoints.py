@@ -39,6 +39,18 @@ GEMMA3_ROPE = {
 }
 
 
+def longrope(**more: Any) -> dict[str, Any]:
+    """LongRoPE for heads of 8 dimensions, over 16 positions."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0, 1.1, 1.3, 1.5],
+        "long_factor": [1.2, 2.0, 3.0, 7.0],
+        "original_max_position_embeddings": 16,
+        **more,
+    }
+
+
 @dataclass(frozen=True)
 class Family:
     """An architecture as the tests know it. Fields are those of its config's class in transformers."""
@@ -106,6 +118,70 @@ FAMILIES: dict[str, Family] = {
             "biases and an untied head": {"attention_bias": True, "tie_word_embeddings": False},
             "another scale and activation": {"query_pre_attn_scalar": 24, "hidden_activation": "silu"},
             "scaled rotary positions": {"rope_parameters": GEMMA3_ROPE, "rms_norm_eps": 0.1},
+        },
+    ),
+    "GPT2LMHeadModel": Family(
+        {
+            "vocab_size": 97,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 128,
+            "initializer_range": 0.25,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        {
+            "plain": {},
+            "another width, epsilon and activation": {
+                "n_inner": 56,
+                "layer_norm_epsilon": 0.1,
+                "activation_function": "relu",
+            },
+            "scores scaled by layer": {"scale_attn_by_inverse_layer_idx": True},
+            "scores not scaled": {"scale_attn_weights": False},
+            "a head of its own": {"tie_word_embeddings": False},
+        },
+    ),
+    "OPTForCausalLM": Family(
+        {
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "ffn_dim": 56,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "init_std": 0.25,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        {
+            "plain": {},
+            "norms after, narrow embeddings": {"do_layer_norm_before": False, "word_embed_proj_dim": 20},
+            "no final norm": {"_remove_final_layer_norm": True},
+            "no biases, bare norms, gelu": {
+                "enable_bias": False,
+                "layer_norm_elementwise_affine": False,
+                "activation_function": "gelu",
+            },
+            "a head of its own": {"tie_word_embeddings": False, "word_embed_proj_dim": 20},
+        },
+    ),
+    "Phi3ForCausalLM": Family(
+        {**TINY, "pad_token_id": 0},
+        {
+            "plain": {},
+            "sliding window": {"sliding_window": 9},
+            "partly rotated": {
+                "num_attention_heads": 2,
+                "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75},
+            },
+            "longrope": {"original_max_position_embeddings": 16, "rope_parameters": longrope()},
+            "longrope with a given factor, tied": {
+                "original_max_position_embeddings": 16,
+                "rope_parameters": longrope(attention_factor=1.5),
+                "tie_word_embeddings": True,
+            },
         },
     ),
 }

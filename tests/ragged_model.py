@@ -30,12 +30,13 @@ class RaggedModel:
         kernels: Kernels | None = None,
         quantization: Quantization = "none",
         cache_dtype: torch.dtype | None = None,
+        max_model_len: int | None = None,
     ) -> None:
         self.checkpoint = locate(str(model))
         self.config = read_config(self.checkpoint)
         tensor_parallel = tensor_parallel or TensorParallel()
         self.kernels = kernels or ReferenceKernels()
-        build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization)
+        build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
         self.model = load_model(self.config, build, self.checkpoint)
         kv_heads = tensor_parallel.share(self.config.num_key_value_heads, "KV heads", replicate=True)
         shape = CacheShape(

@@ -81,7 +81,7 @@ def test_a_table_made_in_parts_is_the_one_made_at_once(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 10**400}, LLAMA3 | {"factor": 10**400}])
 def test_scaling_by_what_no_float_can_be_is_refused(scaling: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="rope scaling of kind"):
-        rotary_frequencies(8, 10000.0, scaling, torch.float32)
+        rotary_frequencies(8, 10000.0, scaling, torch.float32, 64)
 
 
 def test_llama3_scaling_leaves_short_wavelengths_and_divides_long_ones() -> None:
@@ -92,8 +92,8 @@ def test_llama3_scaling_leaves_short_wavelengths_and_divides_long_ones() -> None
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    plain = rotary_frequencies(128, 500000.0, None, torch.float64)
-    scaled = rotary_frequencies(128, 500000.0, scaling, torch.float64)
+    plain = rotary_frequencies(128, 500000.0, None, torch.float64, 64)
+    scaled = rotary_frequencies(128, 500000.0, scaling, torch.float64, 64)
     wavelengths = 2 * math.pi / plain
     torch.testing.assert_close(scaled[wavelengths < 8192 / 4], plain[wavelengths < 8192 / 4])
     torch.testing.assert_close(scaled[wavelengths > 8192], plain[wavelengths > 8192] / 8)

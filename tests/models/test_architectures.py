@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from checkpoints import FAMILIES, VARIANTS, make_checkpoint, transformers_logits
 from octavo.kernels.cpu import CpuKernels
@@ -66,3 +67,35 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(tmp_path: Path, arch
 
 def test_every_known_architecture_is_tested() -> None:
     assert set(known_architectures()) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(("max_model_len", "is_long"), [(16, False), (17, True)])
+def test_longrope_has_the_long_factors_where_sequences_can_be_over_the_original_length(
+    tmp_path: Path, max_model_len: int, is_long: bool
+) -> None:
+    """transformers goes by the sequence itself."""
+    folder = make_checkpoint(tmp_path, "Phi3ForCausalLM", "longrope")
+    oracle = transformers.Phi3ForCausalLM.from_pretrained(folder)
+    token_ids = tokens(17, 6) if is_long else tokens(12, 5)
+    actual = RaggedModel(folder, max_model_len=max_model_len).step({"row": token_ids})["row"]
+    torch.testing.assert_close(actual, transformers_logits(oracle, token_ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "OPTForCausalLM"])
+def test_positions_that_no_sequence_reaches_are_not_kept(tmp_path: Path, architecture: str) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    whole, shorter = RaggedModel(folder), RaggedModel(folder, max_model_len=30)
+    sizes = [sum(p.numel() for _, p in model.model.named_parameters()) for model in (whole, shorter)]
+    assert sizes[0] - sizes[1] == (128 - 30) * 32
+    row = {"row": ROWS["whole"]}
+    assert torch.equal(whole.step(row)["row"], shorter.step(row)["row"])
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"])
+def test_a_checkpoint_saved_from_the_model_without_its_head_is_read(tmp_path: Path, architecture: str) -> None:
+    folder, row = make_checkpoint(tmp_path, architecture, tie_word_embeddings=True), {"row": ROWS["whole"]}
+    expected = RaggedModel(folder).step(row)["row"]
+    tensors = load_file(folder / "model.safetensors")
+    prefix = getattr(transformers, architecture).base_model_prefix + "."
+    save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    assert torch.equal(RaggedModel(folder).step(row)["row"], expected)

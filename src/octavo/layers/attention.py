@@ -39,6 +39,7 @@ class Attention(nn.Module):
         scale: float | None = None,
         window: int | None = None,
         head_norms: tuple[RMSNorm, RMSNorm] | None = None,
+        fused: str | None = None,
     ) -> None:
         """Build the projections without weights.
 
@@ -48,6 +49,7 @@ class Attention(nn.Module):
             scale: multiplies the scores; None is 1 / sqrt(head_dim).
             window: how many tokens a token sees, itself among them; None sees all before it.
             head_norms: of each query head and of each key head, alike in their `eps`; `[head_dim]` each.
+            fused: the checkpoint's tensor of queries, keys and values below each other; None where each has its own.
 
         Raises:
             ConfigError: the heads cannot be split over the tensor-parallel ranks.
@@ -59,7 +61,7 @@ class Attention(nn.Module):
             Part("k_proj", heads.num_kv_heads, width, replicate=True),
             Part("v_proj", heads.num_kv_heads, width, replicate=True),
         )
-        self.qkv_proj = MergedColumnParallelLinear(hidden_size, parts, build, bias=qkv_bias)
+        self.qkv_proj = MergedColumnParallelLinear(hidden_size, parts, build, bias=qkv_bias, fused=fused)
         self.o_proj = RowParallelLinear(heads.num_heads * width, hidden_size, build, bias=out_bias)
         self.rotary = rotary
         self.kernels = build.kernels

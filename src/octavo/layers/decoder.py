@@ -9,7 +9,7 @@ from torch import nn
 from octavo.kernels.interface import AttentionStep
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
-from octavo.layers.norm import RMSNorm
+from octavo.layers.norm import Norm, RMSNorm
 from octavo.layers.placement import Placements, prefixed
 
 
@@ -108,8 +108,8 @@ class PreNormLayer(nn.Module):
         self,
         attention: Attention,
         feed_forward: FeedForward,
-        input_norm: RMSNorm,
-        post_attention_norm: RMSNorm,
+        input_norm: Norm,
+        post_attention_norm: Norm,
         *,
         feed_forward_name: str = "mlp",
     ) -> None:

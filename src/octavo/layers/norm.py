@@ -48,3 +48,6 @@ class LayerNorm(nn.Module):
         """`weight` and `bias`, those that there are."""
         own = {"weight": self.weight, "bias": self.bias}
         return {name: whole(parameter) for name, parameter in own.items() if parameter is not None}
+
+
+Norm = RMSNorm | LayerNorm

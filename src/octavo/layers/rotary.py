@@ -1,7 +1,8 @@
-"""Rotary position embedding (Su et al., RoFormer, 2021) and the scalings of its frequencies that LLaMA models use."""
+"""Rotary position embedding (Su et al., RoFormer, 2021) and the scalings of its frequencies that models use."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,13 +25,14 @@ class RotaryEmbedding(nn.Module):
     """
 
     cos_sin: torch.Tensor
-    """`[max_positions, head_dim]`: cosines, then sines. Not in checkpoints."""
+    """`[max_positions, rotary_dim]`: cosines, then sines. Not in checkpoints."""
 
     def __init__(
-        self, head_dim: int, max_positions: int, theta: float, scaling: Scaling | None, build: ModelBuild
+        self, rotary_dim: int, max_positions: int, theta: float, scaling: Scaling | None, build: ModelBuild
     ) -> None:
-        """The table covers the positions below `max_positions`; which ones it covers changes none of its values.
+        """The table of a rotation of each head's first `rotary_dim` dimensions at the positions below `max_positions`.
 
+        Which positions it covers changes none of its values, but with longrope: there it chooses between two sets.
         `scaling` is None, or has `rope_type` and what that kind needs, as in Hugging Face's config.json.
 
         Raises:
@@ -38,7 +40,9 @@ class RotaryEmbedding(nn.Module):
         """
         super().__init__()
         self.max_positions = max_positions
-        self.frequencies = rotary_frequencies(head_dim, theta, scaling, torch.promote_types(build.dtype, torch.float32))
+        dtype = torch.promote_types(build.dtype, torch.float32)
+        self.frequencies = rotary_frequencies(rotary_dim, theta, scaling, dtype, max_positions)
+        self.amplitude = rotary_amplitude(scaling)
         self.fill_table(build.device)
 
     def fill_table(self, device: torch.device) -> None:
@@ -50,34 +54,59 @@ class RotaryEmbedding(nn.Module):
             for start in range(0, self.max_positions, POSITIONS_AT_ONCE):
                 part = slice(start, start + POSITIONS_AT_ONCE)
                 angles = torch.outer(positions[part], self.frequencies)
-                table[part] = torch.cat((angles.cos(), angles.sin()), dim=-1)
+                table[part] = torch.cat((angles.cos(), angles.sin()), dim=-1) * self.amplitude
         self.register_buffer("cos_sin", table, persistent=False)
 
 
-def rotary_frequencies(head_dim: int, theta: float, scaling: Scaling | None, dtype: torch.dtype) -> torch.Tensor:
-    """The angle per position of each pair of dimensions, `[head_dim / 2]`, in radians.
+def rotary_frequencies(
+    rotary_dim: int, theta: float, scaling: Scaling | None, dtype: torch.dtype, max_positions: int
+) -> torch.Tensor:
+    """The angle per position of each pair of dimensions, `[rotary_dim / 2]`, in radians.
 
     Raises:
         ModelError: the kind of scaling is unknown, or lacks a field.
     """
-    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=dtype) / head_dim)
+    frequencies = 1.0 / theta ** (torch.arange(0, rotary_dim, 2, dtype=dtype) / rotary_dim)
     if scaling is None:
         return frequencies
     kind = scaling.get("rope_type")
     if kind not in _SCALINGS:
         raise ModelError(f"unknown kind of rope scaling {kind!r}; known ones: default, {', '.join(_SCALINGS)}")
+    with _errors_named(scaling):
+        return _SCALINGS[kind](frequencies, scaling, max_positions)
+
+
+def rotary_amplitude(scaling: Scaling | None) -> float:
+    """What cosines and sines are multiplied by: 1, but for longrope, where it grows with the model's length.
+
+    Raises:
+        ModelError: a field is missing or not usable.
+    """
+    if scaling is None or scaling.get("rope_type") != "longrope":
+        return 1.0
+    with _errors_named(scaling):
+        if scaling.get("attention_factor") is not None:
+            return float(scaling["attention_factor"])
+        original = float(scaling["original_max_position_embeddings"])
+        factor = float(scaling.get("factor") or scaling["max_position_embeddings"] / original)
+        return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+
+
+@contextmanager
+def _errors_named(scaling: Scaling) -> Iterator[None]:
     try:
-        return _SCALINGS[kind](frequencies, scaling)
+        yield
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise ModelError(f"the model's rope scaling of kind {kind!r} is not usable: {error!r} in {scaling}") from error
+        shown = f"{error!r} in {scaling!s:.200}"
+        raise ModelError(f"the model's rope scaling of kind {scaling['rope_type']!r} is not usable: {shown}") from error
 
 
-def _linear(frequencies: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+def _linear(frequencies: torch.Tensor, scaling: Scaling, _: int) -> torch.Tensor:
     """Position interpolation (Chen et al., 2023): positions are divided by `factor`."""
     return frequencies / float(scaling["factor"])
 
 
-def _llama3(frequencies: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+def _llama3(frequencies: torch.Tensor, scaling: Scaling, _: int) -> torch.Tensor:
     """LLaMA 3.1's: long wavelengths are stretched by `factor`, short ones left alone, those between blended."""
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
@@ -85,13 +114,28 @@ def _llama3(frequencies: torch.Tensor, scaling: Scaling) -> torch.Tensor:
     return (1 - unscaled) * frequencies / float(scaling["factor"]) + unscaled * frequencies
 
 
-def _frequency_factors(frequencies: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+def _frequency_factors(frequencies: torch.Tensor, scaling: Scaling, _: int) -> torch.Tensor:
     """A GGUF's way to store llama3 scaling: one divisor a frequency, the tensor `rope_freqs.weight`."""
-    return frequencies / torch.tensor(scaling["factors"], dtype=frequencies.dtype)
+    return _divided(frequencies, scaling["factors"])
 
 
-_SCALINGS: dict[str, Callable[[torch.Tensor, Scaling], torch.Tensor]] = {
+def _longrope(frequencies: torch.Tensor, scaling: Scaling, max_positions: int) -> torch.Tensor:
+    """LongRoPE (Ding et al., 2024): a divisor a frequency, from one of two sets for short and for long sequences.
+
+    transformers changes over when a sequence outgrows the original length, with the states of its first tokens cached
+    as they are. Here all sequences have the set that the longest one needs, so that states can be shared.
+    """
+    is_long = max_positions > int(scaling["original_max_position_embeddings"])
+    return _divided(frequencies, scaling["long_factor" if is_long else "short_factor"])
+
+
+def _divided(frequencies: torch.Tensor, divisors: Sequence[float]) -> torch.Tensor:
+    return frequencies / torch.tensor(divisors, dtype=frequencies.dtype)
+
+
+_SCALINGS: dict[str, Callable[[torch.Tensor, Scaling, int], torch.Tensor]] = {
     "linear": _linear,
     "llama3": _llama3,
+    "longrope": _longrope,
     "frequency_factors": _frequency_factors,
 }

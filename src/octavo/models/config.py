@@ -1,6 +1,7 @@
 """What a model looks like: the facts that other parts need, read from config.json or a GGUF's metadata."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -116,6 +117,17 @@ class _Fields(msgspec.Struct, kw_only=True):
     layer_types: list[str] | None = None
     sliding_window: Annotated[int, msgspec.Meta(ge=0, le=2**27)] | None = None
     max_window_layers: int | None = None
+
+
+def renamed(raw: dict[str, Any], names: Mapping[str, str], **defaults: Any) -> dict[str, Any]:
+    """A config.json's fields under other names.
+
+    Args:
+        raw: the parsed file.
+        names: what its architecture calls a field, and what `parse_config` does.
+        defaults: of absent fields, under the names of `parse_config`.
+    """
+    return {**defaults, **raw, **{name: raw[own] for own, name in names.items() if own in raw}}
 
 
 def parse_config(

@@ -26,9 +26,12 @@ def rotary_of(config: ModelConfig, build: ModelBuild, *, local_theta: float | No
     Raises:
         ModelError: the rope scaling is of an unknown kind.
     """
+    width = int(config.head_dim * config.extra.get("partial_rotary_factor", 1.0))
     max_positions = build.max_model_len or config.max_position_embeddings
     theta, scaling = (config.rope_theta, config.rope_scaling) if local_theta is None else (local_theta, None)
-    return RotaryEmbedding(config.head_dim, max_positions, theta, scaling, build)
+    if scaling is not None:
+        scaling = {"max_position_embeddings": config.max_position_embeddings, **scaling}
+    return RotaryEmbedding(width, max_positions, theta, scaling, build)
 
 
 def windows_of(config: ModelConfig) -> list[int | None]:
@@ -69,14 +72,14 @@ def embedding_and_head(
 
 
 def pre_norm_layers(
-    config: ModelConfig, build: ModelBuild, attention: Callable[[int], Attention]
+    config: ModelConfig, build: ModelBuild, attention: Callable[[int], Attention], *, fused: str | None = None
 ) -> list[PreNormLayer]:
-    """LLaMA's stack: RMS norms before `attention(layer index)` and before a gated feed-forward."""
+    """LLaMA's stack: RMS norms before `attention(layer index)` and before a gated feed-forward, with gate and up in one
+    tensor named `fused`, or each in its own."""
+    width, inner, bias, activation = config.hidden_size, config.intermediate_size, config.mlp_bias, config.hidden_act
 
     def layer(index: int) -> PreNormLayer:
-        feed_forward = GatedFeedForward(
-            config.hidden_size, config.intermediate_size, build, bias=config.mlp_bias, activation=config.hidden_act
-        )
+        feed_forward = GatedFeedForward(width, inner, build, bias=bias, activation=activation, fused=fused)
         return PreNormLayer(attention(index), feed_forward, norm_of(config, build), norm_of(config, build))
 
     return [layer(index) for index in range(config.num_hidden_layers)]
