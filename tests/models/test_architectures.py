@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import FAMILIES, VARIANTS, make_checkpoint, transformers_logits
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import Kernels
+from octavo.kernels.quantized import quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.models.registry import known_architectures
 from ragged_model import RaggedModel
@@ -91,11 +92,40 @@ def test_positions_that_no_sequence_reaches_are_not_kept(tmp_path: Path, archite
     assert torch.equal(whole.step(row)["row"], shorter.step(row)["row"])
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"])
-def test_a_checkpoint_saved_from_the_model_without_its_head_is_read(tmp_path: Path, architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "masks"),
+    [("LlamaForCausalLM", []), ("GPT2LMHeadModel", ["h.0.attn.bias", "h.1.attn.masked_bias"]), ("OPTForCausalLM", [])],
+)
+def test_a_checkpoint_saved_from_the_model_without_its_head_is_read(
+    tmp_path: Path, architecture: str, masks: list[str]
+) -> None:
+    """GPT-2's own is one, and has the causal mask as tensors."""
     folder, row = make_checkpoint(tmp_path, architecture, tie_word_embeddings=True), {"row": ROWS["whole"]}
     expected = RaggedModel(folder).step(row)["row"]
-    tensors = load_file(folder / "model.safetensors")
     prefix = getattr(transformers, architecture).base_model_prefix + "."
-    save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    save_file(bare | {name: torch.ones(1, 1, 8, 8) for name in masks}, folder / "model.safetensors")
     assert torch.equal(RaggedModel(folder).step(row)["row"], expected)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_bin_checkpoint_is_the_same_model(tmp_path: Path, architecture: str) -> None:
+    folder, row = make_checkpoint(tmp_path, architecture), {"row": ROWS["whole"]}
+    expected = RaggedModel(folder).step(row)["row"]
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert torch.equal(RaggedModel(folder).step(row)["row"], expected)
+
+
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "OPTForCausalLM", "Phi3ForCausalLM"])
+def test_fused_and_transposed_matrices_are_quantized_by_output(tmp_path: Path, architecture: str) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    exact = dict(RaggedModel(folder).model.named_parameters())
+    rounded = dict(RaggedModel(folder, quantization="int8").model.named_parameters())
+    matrices = [name.removesuffix(".values") for name in rounded if name.endswith(".values")]
+    assert len(matrices) == 2 * 4 + 1
+    for name in matrices:
+        values, scales = quantize_rows(exact[name])
+        assert torch.equal(rounded[f"{name}.values"], values)
+        assert torch.equal(rounded[f"{name}.scales"], scales)

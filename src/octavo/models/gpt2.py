@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.interface import AttentionStep
-from octavo.layers.attention import Attention, Heads
+from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import PreNormLayer
 from octavo.layers.embedding import ParallelLMHead, PositionEmbedding, VocabParallelEmbedding
@@ -15,6 +15,7 @@ from octavo.layers.feed_forward import PlainFeedForward
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.models.config import ModelConfig, renamed
+from octavo.models.parts import heads_of
 
 NAMES = {
     "n_embd": "hidden_size",
@@ -90,7 +91,7 @@ def _norm(config: ModelConfig, build: ModelBuild) -> LayerNorm:
 
 
 def _block(index: int, config: ModelConfig, build: ModelBuild) -> PreNormLayer:
-    heads = Heads(config.num_attention_heads, config.num_attention_heads, config.head_dim)
+    heads = heads_of(config)
     scale = config.head_dim**-0.5 if config.extra.get("scale_attn_weights", True) else 1.0
     if config.extra.get("scale_attn_by_inverse_layer_idx", False):
         scale /= index + 1

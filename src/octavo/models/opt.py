@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.interface import AttentionStep
-from octavo.layers.attention import Attention, Heads
+from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import ParallelLMHead, PositionEmbedding, VocabParallelEmbedding
 from octavo.layers.feed_forward import PlainFeedForward
@@ -15,6 +15,7 @@ from octavo.layers.linear import ReplicatedLinear
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.models.config import ModelConfig, renamed
+from octavo.models.parts import heads_of
 
 UNUSED_POSITIONS = 2
 """Rows of the checkpoint's table before that of position 0."""
@@ -107,8 +108,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, index: int, config: ModelConfig, build: ModelBuild, *, norms_first: bool) -> None:
         super().__init__()
         width, bias = config.hidden_size, config.extra.get("enable_bias", True)
-        heads = Heads(config.num_attention_heads, config.num_attention_heads, config.head_dim)
-        self.self_attn = Attention(index, width, heads, build, qkv_bias=bias, out_bias=bias)
+        self.self_attn = Attention(index, width, heads_of(config), build, qkv_bias=bias, out_bias=bias)
         self.self_attn_layer_norm = _norm(config, build)
         self.feed_forward = PlainFeedForward(
             width, config.intermediate_size, build, activation=config.hidden_act, bias=bias
