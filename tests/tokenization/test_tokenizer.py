@@ -36,6 +36,32 @@ def test_a_folder_encodes_and_decodes_as_transformers_does(
             )
 
 
+@pytest.mark.parametrize("options", [{}, {"add_bos_token": True}, {"add_prefix_space": True}])
+def test_gpt2s_two_files_are_read_as_transformers_does(
+    byte_level_backend: tokenizers.Tokenizer, varied_texts: list[str], tmp_path: Path, options: dict[str, bool]
+) -> None:
+    byte_level_backend.model.save(str(tmp_path))
+    eos = {"__type": "AddedToken", "content": "<|endoftext|>", "special": True}
+    special = {"bos_token": "<|im_start|>", "eos_token": eos, "unk_token": "<|endoftext|>"}
+    config = {"tokenizer_class": "GPT2Tokenizer", **special, **options}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer, oracle = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*varied_texts, "<|im_start|>the<|endoftext|> dog"]:
+        token_ids = tokenizer.encode(text)
+        assert token_ids == oracle.encode(text)
+        assert tokenizer.decode(token_ids) == oracle.decode(token_ids, skip_special_tokens=True)
+    assert (tokenizer.encode("the")[0] == 1) == ("add_bos_token" in options)
+
+
+def test_two_files_of_another_kind_than_gpt2s_are_not_guessed_at(
+    byte_level_backend: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    byte_level_backend.model.save(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+        Tokenizer.from_folder(tmp_path)
+
+
 def test_special_tokens_are_known_by_text_or_object(byte_level_folder: Path, oracle: PreTrainedTokenizerBase) -> None:
     tokenizer = Tokenizer.from_folder(byte_level_folder, chat_template=SPECIAL_TOKENS)
     assert tokenizer.render_chat(MESSAGES) == f"{oracle.bos_token} {oracle.eos_token}"

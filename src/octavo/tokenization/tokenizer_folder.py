@@ -1,4 +1,4 @@
-"""Reading the vocabulary of a local Hugging Face folder: tokenizer.json and the small files beside it."""
+"""Reading the vocabulary of a local Hugging Face folder: tokenizer.json or GPT-2's two files, and those beside them."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,15 @@ from typing import Any
 
 import msgspec
 import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from octavo.errors import ModelError
 from octavo.tokenization.vocabulary import Vocabulary
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+BYTE_LEVEL_FILES = ("vocab.json", "merges.txt")
+"""What checkpoints of GPT-2's and OPT's time have in place of a tokenizer.json."""
+_BYTE_LEVEL_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 class _NamedTemplate(msgspec.Struct):
@@ -22,15 +26,17 @@ def read_tokenizer_folder(folder: Path) -> Vocabulary:
     """Read tokenizer.json and, where there, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
 
     Raises:
-        ModelError: there is no tokenizer.json, or a file cannot be read as what it should be.
+        ModelError: there is no tokenizer.json, and none can be made of what is there, or a file cannot be read as what
+            it should be.
     """
-    backend = _read_backend(folder / "tokenizer.json")
     config = _read_json(folder / "tokenizer_config.json")
-    return Vocabulary(
-        backend=backend,
-        special_tokens=_special_tokens(_read_json(folder / "special_tokens_map.json") | config),
-        chat_template=_chat_template(folder, config),
-    )
+    special_tokens = _special_tokens(_read_json(folder / "special_tokens_map.json") | config)
+    has_files = all((folder / name).is_file() for name in BYTE_LEVEL_FILES)
+    if has_files and config.get("tokenizer_class") in _BYTE_LEVEL_CLASSES and not (folder / "tokenizer.json").is_file():
+        backend = _byte_level_backend(folder, config, special_tokens)
+    else:
+        backend = _read_backend(folder / "tokenizer.json")
+    return Vocabulary(backend=backend, special_tokens=special_tokens, chat_template=_chat_template(folder, config))
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -45,6 +51,23 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     # Files keep the settings of the last training run; a prompt must be neither cut nor filled up.
     backend.no_truncation()
     backend.no_padding()
+    return backend
+
+
+def _byte_level_backend(folder: Path, config: dict[str, Any], special_tokens: dict[str, str]) -> tokenizers.Tokenizer:
+    """GPT-2's byte-level BPE, as transformers' GPT2Tokenizer makes it of the same files."""
+    vocab, merges = (folder / name for name in BYTE_LEVEL_FILES)
+    try:
+        backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:  # the library raises bare Exception for whatever is wrong with the files
+        raise ModelError(f"{vocab} and merges.txt cannot be read as a tokenizer: {error}") from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=config.get("add_prefix_space") is True)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(dict.fromkeys(special_tokens.values())))
+    bos = special_tokens.get("bos_token")
+    if config.get("add_bos_token") and bos is not None:
+        bos_id = backend.token_to_id(bos)
+        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, bos_id)])
     return backend
 
 

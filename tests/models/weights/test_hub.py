@@ -80,7 +80,7 @@ def test_a_second_start_downloads_nothing_and_a_commit_needs_no_network(hub: Hub
 
 def test_only_the_format_asked_for_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     assert (resolve(tmp_path, load_format="bin") / "pytorch_model.bin").read_bytes() == b"of no use"
-    assert set(hub.downloads()) == SMALL | {INDEX, "pytorch_model.bin"}
+    assert set(hub.downloads()) == SMALL | {"pytorch_model.bin"}
     assert resolve(tmp_path, load_format="gguf").name == "a.gguf"
     for knobs in ({"load_format": "dummy"}, {"weights": False}):
         hub.requests.clear()
@@ -127,7 +127,7 @@ def test_a_gated_model_needs_the_right_token(hub: Hub, tmp_path: Path, monkeypat
     with pytest.raises(ModelError, match=r"octavo/tiny is gated.*hf auth login.*HF_TOKEN"):
         resolve(tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    assert (resolve(tmp_path) / INDEX).is_file()
+    assert (resolve(tmp_path, load_format="dummy") / "config.json").is_file()
 
 
 def test_a_damaged_download_is_refused_with_its_tensors_and_not_kept(hub: Hub, folder: Path, tmp_path: Path) -> None:
@@ -192,6 +192,16 @@ def test_what_came_before_the_connection_was_lost_is_kept(hub: Hub, tmp_path: Pa
     hub.requests.clear()
     assert (resolve(tmp_path) / last).read_bytes() == kept
     assert hub.downloads() == [last]
+
+
+def test_a_vocabulary_in_two_files_is_downloaded_where_there_is_no_other(hub: Hub, tmp_path: Path) -> None:
+    files = dict.fromkeys(("config.json", "vocab.json", "merges.txt", "pytorch_model.bin"), b"{}")
+    hub.repositories["octavo/old"] = Repository()
+    hub.repositories["octavo/old"].commit(files)
+    assert {path.name for path in resolve(tmp_path, "octavo/old").iterdir()} == set(files)
+    hub.repositories["octavo/old"].commit(files | {"tokenizer.json": b"{}"})
+    found = {path.name for path in resolve(tmp_path, "octavo/old").iterdir()}
+    assert found == {"config.json", "tokenizer.json", "pytorch_model.bin"}
 
 
 def test_a_model_may_be_a_gguf_file_or_one_of_several(hub: Hub, tmp_path: Path) -> None:

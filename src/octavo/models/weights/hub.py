@@ -1,6 +1,5 @@
 """Gets a model's files from the Hugging Face hub into its cache: those that are needed, and no others. Torch-free."""
 
-import glob
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,10 +34,8 @@ class HubModel:
     offline: bool
 
     @classmethod
-    def find(
-        cls, name: str, revision: str | None, download_dir: str | None, offline: bool, wanted: Iterable[str]
-    ) -> "HubModel":
-        """Look a model up, and get those of its files that are `wanted`: small ones; not all need be there.
+    def find(cls, name: str, revision: str | None, download_dir: str | None, offline: bool) -> "HubModel":
+        """Look a model up.
 
         Without a network, what was downloaded before is taken.
 
@@ -53,7 +50,7 @@ class HubModel:
                 nothing was downloaded before.
         """
         with _explained(name, revision, offline):
-            folder = _download_small(name, revision, download_dir, offline, wanted)
+            folder = _find_commit(name, revision, download_dir, offline)
         return cls(name, folder, tuple(_file_names(name, folder, download_dir)), download_dir, offline)
 
     def fetch(self, names: Iterable[str]) -> None:
@@ -71,6 +68,15 @@ class HubModel:
                     self._download(name)
             verify(path, self.name, self.folder.parents[1] / "octavo-verified")
 
+    def read(self, name: str) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            ModelError: as `fetch`.
+        """
+        self.fetch([name])
+        return (self.folder / name).read_bytes()
+
     def _download(self, name: str) -> None:
         from huggingface_hub import hf_hub_download
 
@@ -84,10 +90,8 @@ class HubModel:
         )
 
 
-def _download_small(
-    name: str, revision: str | None, download_dir: str | None, offline: bool, wanted: Iterable[str]
-) -> Path:
-    """Get files that need no bar, and the commit's listing. Returns the commit's folder in the cache."""
+def _find_commit(name: str, revision: str | None, download_dir: str | None, offline: bool) -> Path:
+    """Get a commit's listing, and of its files one or two small ones. Returns its folder in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -100,7 +104,7 @@ def _download_small(
         revision=revision,
         cache_dir=download_dir,
         local_files_only=offline,
-        allow_patterns=[glob.escape(each) for each in wanted],
+        allow_patterns=["config.json", ".gitattributes"],
         tqdm_class=NoBar,
         library_name="octavo",
     )

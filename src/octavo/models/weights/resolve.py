@@ -1,27 +1,23 @@
 """From what `--model` names to files on this machine: what is on the hub is downloaded. Torch-free."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from octavo.config import EngineConfig
 from octavo.models.weights.hub import HubModel, is_hub_id
-from octavo.models.weights.weight_files import (
-    WHOLE,
-    choose_format,
-    choose_gguf,
-    index_name,
-    is_gguf,
-    weight_files,
-)
+from octavo.models.weights.weight_files import choose_format, choose_gguf, is_gguf, weight_files
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-SMALL_FILES = ("config.json", "generation_config.json", *map(index_name, WHOLE), *TOKENIZER_FILES)
-"""What is read of a model beside its weights, and what tells where these are."""
+"""What is read of a model beside its weights and its vocabulary."""
+VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""The files that a vocabulary may be in; the first that are there are read."""
 
 
 def resolve_model(config: EngineConfig, *, weights: bool = True) -> EngineConfig:
@@ -49,18 +45,21 @@ def resolve_model(config: EngineConfig, *, weights: bool = True) -> EngineConfig
 
 def _fetch(config: EngineConfig, weights: bool) -> Path:
     """Get a model from the hub. Returns its folder or GGUF file."""
-    found = HubModel.find(config.model, config.revision, config.download_dir, config.offline, SMALL_FILES)
+    found = HubModel.find(config.model, config.revision, config.download_dir, config.offline)
     names, where = found.file_names, f"{config.model} on the hub"
-    files = [name for name in SMALL_FILES if name in names]
     if is_gguf(names, config.load_format, config.gguf_file):
         pieces = choose_gguf(names, config.gguf_file, where)
-        found.fetch([*files, *pieces])
+        found.fetch(pieces)
         return found.folder / pieces[0]
+    found.fetch(name for name in (*SMALL_FILES, *_vocabulary(names)) if name in names)
     if weights:
         kind = choose_format(names, config.load_format, where)
-        files += weight_files(names, kind, where, lambda name: (found.folder / name).read_bytes())
-    found.fetch(files)
+        found.fetch(weight_files(names, kind, where, found.read))
     return found.folder
+
+
+def _vocabulary(names: Collection[str]) -> tuple[str, ...]:
+    return next((files for files in VOCABULARIES if set(files) <= set(names)), ())
 
 
 def _choose_in_folder(config: EngineConfig) -> str:
