@@ -1,21 +1,19 @@
 """`octavo bench`: what it prints and writes, and what it refuses before it measures."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from checkpoints import make_llama
+from cli.commands import octavo
 from e2e.server_process import serving
 
 SMALL = ("--max-model-len", "512", "--kv-cache-memory", "64MiB")
 
 
-def octavo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "octavo.cli.main", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+bench = partial(octavo, "bench")
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def test_throughput_prints_one_line_of_json_as_the_peers_do(
 ) -> None:
     out, plot = tmp_path / "figures.json", tmp_path / "figures.png"
     outputs = ("--json", str(out), "--plot", str(plot))
-    done = octavo("throughput", "--workload", str(workload), *outputs, *flags, *tiny)
+    done = bench("throughput", "--workload", str(workload), *outputs, *flags, *tiny)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert list(figures) == [
@@ -63,7 +61,7 @@ def test_throughput_prints_one_line_of_json_as_the_peers_do(
 def test_latency_prints_a_row_for_each_prompt_length(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     out, plot = tmp_path / "latency.json", tmp_path / "latency.png"
     flags = ("--input-tokens", "20", "60", "--output-tokens", "4", "--repeats", "2")
-    done = octavo("latency", *flags, "--json", str(out), "--plot", str(plot), *tiny)
+    done = bench("latency", *flags, "--json", str(out), "--plot", str(plot), *tiny)
     assert done.returncode == 0, done.stderr
     for line, length in zip(done.stdout.splitlines()[-2:], (20, 60), strict=True):
         prompt, *figures = map(float, line.split())
@@ -79,7 +77,7 @@ def test_serve_prints_a_row_for_each_request_rate(tmp_path: Path, tiny: tuple[st
     load = ("--request-rate", "20", "40", "--duration", "0.2", "--kind", "alpaca", "--scale", "0.2")
     with serving(*tiny, "--max-model-len", "512", "--api-key", "secret") as server:
         address = ("--base-url", server.url, "--api-key", "secret")
-        done = octavo("serve", *address, *load, "--json", str(out), "--plot", str(plot))
+        done = bench("serve", *address, *load, "--json", str(out), "--plot", str(plot))
     assert done.returncode == 0, done.stderr
     slow, fast = json.loads(out.read_text())
     assert [(slow["request_rate"], slow["requests"]), (fast["request_rate"], fast["requests"])] == [(20, 4), (40, 8)]
@@ -94,7 +92,7 @@ def test_serve_prints_a_row_for_each_request_rate(tmp_path: Path, tiny: tuple[st
 def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
     out, plot = tmp_path / "step.json", tmp_path / "step.png"
     flags = ("--sequences", "1", "3", "--context", "20", "--steps", "4", "--json", str(out), "--plot", str(plot))
-    done = octavo("step", *flags, *SMALL)
+    done = bench("step", *flags, *SMALL)
     assert done.returncode == 0, done.stderr
     one, three = json.loads(out.read_text())
     assert (one["sequences"], three["sequences"]) == (1, 3)
@@ -108,7 +106,7 @@ def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
 def test_kernels_are_shown_beside_what_the_machine_can_do(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     out, plot = tmp_path / "kernels.json", tmp_path / "kernels.png"
     flags = ("--only", "decode", "prefill", "--sequences", "2", "--context", "64", "--prefill", "128")
-    done = octavo("kernels", *flags, "--model", tiny[1], "--json", str(out), "--plot", str(plot))
+    done = bench("kernels", *flags, "--model", tiny[1], "--json", str(out), "--plot", str(plot))
     assert done.returncode == 0, done.stderr
     assert "memory read" in done.stdout
     figures = json.loads(out.read_text())
@@ -134,7 +132,7 @@ def test_kernels_are_shown_beside_what_the_machine_can_do(tmp_path: Path, tiny: 
     ],
 )
 def test_bad_flags_are_refused_before_a_model_is_loaded(arguments: tuple[str, ...], words: str) -> None:
-    done = octavo(*arguments, "--model", "/no/such/model")
+    done = bench(*arguments, "--model", "/no/such/model")
     assert done.returncode != 0
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -153,7 +151,7 @@ def test_bad_flags_are_refused_before_a_model_is_loaded(arguments: tuple[str, ..
     ],
 )
 def test_serve_refuses_bad_flags_in_one_line(arguments: tuple[str, ...], words: str) -> None:
-    done = octavo("serve", *arguments)
+    done = bench("serve", *arguments)
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -162,12 +160,12 @@ def test_serve_refuses_bad_flags_in_one_line(arguments: tuple[str, ...], words: 
 def test_beams_and_sharing_print_a_table_and_write_their_figures(tiny: tuple[str, ...], tmp_path: Path) -> None:
     out, plot = tmp_path / "figures.json", tmp_path / "figures.png"
     search = ("--prompts", "3", "--beam-width", "2", "--output-tokens", "4", "--max-model-len", "512")
-    done = octavo("beams", *search, "--json", str(out), *tiny)
+    done = bench("beams", *search, "--json", str(out), *tiny)
     assert done.returncode == 0, done.stderr
     assert "3 of 3" in done.stdout
     assert json.loads(out.read_text())["beam_width"] == 2
     few = ("--requests", "3", "--scale", "0.2", "--sequences", "2", "--kinds", "alpaca", "--max-model-len", "512")
-    done = octavo("sharing", *few, "--json", str(out), "--plot", str(plot), *tiny)
+    done = bench("sharing", *few, "--json", str(out), "--plot", str(plot), *tiny)
     assert done.returncode == 0, done.stderr
     cases = json.loads(out.read_text())
     assert [case["method"] for case in cases] == ["parallel", "beam"]
@@ -178,7 +176,7 @@ def test_beams_and_sharing_print_a_table_and_write_their_figures(tiny: tuple[str
 def test_prefix_prints_a_row_for_each_length_and_writes_its_figures(tiny: tuple[str, ...], tmp_path: Path) -> None:
     out, plot = tmp_path / "prefix.json", tmp_path / "prefix.png"
     flags = ("--prefix-tokens", "32", "80", "--requests", "3", "--rounds", "1", "--max-model-len", "512")
-    done = octavo("prefix", *flags, "--json", str(out), "--plot", str(plot), *tiny)
+    done = bench("prefix", *flags, "--json", str(out), "--plot", str(plot), *tiny)
     assert done.returncode == 0, done.stderr
     cases = json.loads(out.read_text())
     assert [case["prefix_tokens"] for case in cases] == [32, 80]
@@ -189,7 +187,7 @@ def test_prefix_prints_a_row_for_each_length_and_writes_its_figures(tiny: tuple[
 def test_swap_prints_a_row_for_each_block_size(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     out, plot = tmp_path / "swap.json", tmp_path / "swap.png"
     flags = ("--block-sizes", "1", "16", "--tokens", "40", "--repeats", "2", "--swap-space", "1MiB")
-    done = octavo("swap", *flags, "--json", str(out), "--plot", str(plot), *tiny)
+    done = bench("swap", *flags, "--json", str(out), "--plot", str(plot), *tiny)
     assert done.returncode == 0, done.stderr
     for line, (size, num_blocks) in zip(done.stdout.splitlines()[-2:], ((1, 40), (16, 3)), strict=True):
         row = [float(word) for word in line.split()]
@@ -197,6 +195,6 @@ def test_swap_prints_a_row_for_each_block_size(tmp_path: Path, tiny: tuple[str, 
         assert min(row) > 0
     assert [case["block_size"] for case in json.loads(out.read_text())] == [1, 16]
     assert plot.read_bytes().startswith(b"\x89PNG")
-    refused = octavo("swap", *flags, "--swap-space", "8KiB", *tiny)
+    refused = bench("swap", *flags, "--swap-space", "8KiB", *tiny)
     assert refused.returncode != 0
     assert "--swap-space" in refused.stderr

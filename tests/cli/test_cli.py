@@ -1,4 +1,4 @@
-"""The commands, run as a user runs them."""
+"""The commands: one as a process of its own, the others in this one."""
 
 import json
 import subprocess
@@ -6,17 +6,14 @@ import sys
 
 import pytest
 
+from cli.commands import octavo
 from octavo.cli.streams import StreamPrinter
-
-OCTAVO = [sys.executable, "-m", "octavo.cli.main"]
-
-
-def octavo(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
-    return subprocess.run([*OCTAVO, *arguments], input=stdin, capture_output=True, text=True)
 
 
 def test_generate_streams_n_samples_of_each_prompt_and_tells_what_the_memory_did():
-    done = octavo("generate", "-n", "2", "--max-tokens", "12", "--ignore-eos", "The capital of France is", "One, two,")
+    flags = ["generate", "-n", "2", "--max-tokens", "12", "--ignore-eos"]
+    command = [sys.executable, "-m", "octavo.cli.main", *flags, "The capital of France is", "One, two,"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     labels = {line.split(" ")[0] for line in done.stdout.splitlines()}
     assert labels == {"1.1", "1.2", "2.1", "2.2"}
