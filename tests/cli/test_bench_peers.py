@@ -45,16 +45,19 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def peers(home: Path) -> Run:
-    """Runs the script with a tiny model of Octavo's own and a runner of the peers."""
+    """Runs the script with a runner of the peers and, unless it is to fail at once, a tiny model of Octavo's own."""
     (home / "run.sh").write_text(RUNNER)
     (home / "run.sh").chmod(0o755)
     (home / "work.json").write_text(json.dumps([{"ids": [5, 6, 7], "out": 8}]))
     model = make_llama(home / "tiny", max_position_embeddings=512)
     flags = f"tiny: --model {model} --tokenizer smollm2 --kv-cache-memory 8MiB"
 
-    def run(*arguments: str, workloads: tuple[str, ...] = ("work.json",)) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, workloads: tuple[str, ...] = ("work.json",), octavo: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         paths = [str(home / workload) for workload in workloads]
-        command = [sys.executable, str(SCRIPT), *paths, "--peers-dir", str(home), "--octavo", flags]
+        own = flags if octavo else "none: --requests 0"
+        command = [sys.executable, str(SCRIPT), *paths, "--peers-dir", str(home), "--octavo", own]
         environment = {**os.environ, "PEERS_HOME": str(home)}
         return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
 
@@ -107,24 +110,24 @@ def test_workloads_are_measured_one_after_another(peers: Run, home: Path) -> Non
 
 def test_what_was_measured_is_kept_when_the_run_is_cut_off(peers: Run, home: Path) -> None:
     """The second round ends the script itself."""
-    done = peers("--peers", "deadly", "--rounds", "3", "--json", str(home / "out.json"))
+    done = peers("--peers", "fast", "deadly", "--rounds", "3", "--json", str(home / "out.json"), octavo=False)
     assert done.returncode != 0
     (figures,) = json.loads((home / "out.json").read_text())
-    assert {name: len(rounds) for name, rounds in figures["rounds"].items()} == {"octavo tiny": 1, "deadly": 1}
+    assert {name: len(rounds) for name, rounds in figures["rounds"].items()} == {"fast": 1, "deadly": 1}
 
 
 def test_a_peer_that_fails_is_reported_and_left_out_from_then_on(peers: Run, home: Path) -> None:
-    done = peers("--peers", "fickle", "mute", "--rounds", "3", "--json", str(home / "out.json"))
+    done = peers("--peers", "fickle", "mute", "fast", "--rounds", "3", "--json", str(home / "out.json"), octavo=False)
     assert done.returncode == 0, done.stderr
-    assert (home / "order").read_text().split() == ["fickle", "mute", "fickle"]
+    assert (home / "order").read_text().split() == ["fickle", "mute", "fast", "fickle", "fast", "fast"]
     assert "out of luck" in done.stderr
     assert "no line of figures" in done.stderr
     rounds = json.loads((home / "out.json").read_text())[0]["rounds"]
-    assert {name: len(figures) for name, figures in rounds.items()} == {"octavo tiny": 3, "fickle": 1}
+    assert {name: len(figures) for name, figures in rounds.items()} == {"fast": 3, "fickle": 1}
 
 
 def test_what_a_peer_leaves_running_is_ended(peers: Run, home: Path) -> None:
-    done = peers("--peers", "leaky", "--rounds", "1")
+    done = peers("--peers", "leaky", "--rounds", "1", octavo=False)
     assert done.returncode == 0, done.stderr
     child = int((home / "child").read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE

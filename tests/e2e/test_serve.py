@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -80,40 +81,43 @@ def test_the_engines_death_ends_open_requests_and_the_server():
         assert "the engine has failed" in server.printed
 
 
-def test_the_name_in_peoples_scripts_serves_too():
-    with serving(
-        "--tensor-parallel-size", "1", command=[sys.executable, "-m", "octavo.entrypoints.openai.api_server"]
-    ) as server:
-        assert server.client.models.list().data[0].id == "smollm2"
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Server]:
+    """A server started by the name in people's scripts."""
+    command = [sys.executable, "-m", "octavo.entrypoints.openai.api_server"]
+    with serving("--tensor-parallel-size", "1", command=command) as server:
+        yield server
 
 
-def test_an_idle_server_uses_next_to_no_processor_time():
-    with serving() as server:
-        server.client.completions.create(model="smollm2", prompt="Hi", max_tokens=2)
-        main = psutil.Process(server.process.pid)
-        processes = [main, *main.children()]
-        time.sleep(0.5)
-
-        def used() -> float:
-            return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-        before = used()
-        time.sleep(3)
-        assert used() - before <= 0.03
+def test_the_name_in_peoples_scripts_serves_too(scripted: Server):
+    assert scripted.client.models.list().data[0].id == "smollm2"
 
 
-def test_a_terminal_chat_talks_to_it():
-    with serving() as server:
-        done = subprocess.run(
-            [sys.executable, "-m", "octavo.cli.main", "chat", "--url", server.url, "--temperature", "0"],
-            input="What is the capital of France?\n/reset\nSay hello.\n",
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Paris" in done.stdout
-        assert "Traceback" not in done.stderr
+def test_an_idle_server_uses_next_to_no_processor_time(scripted: Server):
+    scripted.client.completions.create(model="smollm2", prompt="Hi", max_tokens=2)
+    main = psutil.Process(scripted.process.pid)
+    processes = [main, *main.children()]
+    time.sleep(0.5)
+
+    def used() -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    before = used()
+    time.sleep(3)
+    assert used() - before <= 0.03
+
+
+def test_a_terminal_chat_talks_to_it(scripted: Server):
+    done = subprocess.run(
+        [sys.executable, "-m", "octavo.cli.main", "chat", "--url", scripted.url, "--temperature", "0"],
+        input="What is the capital of France?\n/reset\nSay hello.\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -33,48 +33,62 @@ CONFIG = ModelConfig(
     checkpoint_dtype=torch.float16,
 )
 LOADS_SMOLLM2 = """
-import json, sys, threading, torch
+import json, os, sys, threading, torch
 
 def anonymous_bytes():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
 
-bare, peak, loaded = anonymous_bytes(), 0, threading.Event()
-
-def watch():
-    global peak
-    while not loaded.wait(0.002):
-        peak = max(peak, anonymous_bytes())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
+bare = anonymous_bytes()
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.models.weights.loader import load_model, read_config
 from octavo.models.weights.locate import locate
 
-checkpoint = locate("smollm2")
-dtype, quantization = sys.argv[1:]
-build = ModelBuild(getattr(torch, dtype), torch.device("cpu"), ReferenceKernels(), quantization=quantization)
-model = load_model(read_config(checkpoint), build, checkpoint)
-loaded.set()
-watcher.join()
-tensors = [*model.parameters(), *model.buffers()]
-size = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
-print(json.dumps({"size": size, "grown": anonymous_bytes() - bare, "peak": peak - bare}))
+def load(dtype, quantization):
+    peak, loaded = 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not loaded.wait(0.002):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    checkpoint = locate("smollm2")
+    build = ModelBuild(getattr(torch, dtype), torch.device("cpu"), ReferenceKernels(), quantization=quantization)
+    model = load_model(read_config(checkpoint), build, checkpoint)
+    loaded.set()
+    watcher.join()
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+    return {"size": size, "grown": anonymous_bytes() - bare, "peak": peak - bare}
+
+for case in sys.argv[1:]:  # each in a process of its own, all with what is imported here
+    if (child := os.fork()) == 0:
+        print(json.dumps([case, load(*case.split())]), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
+LOADED = {"float32 none": 4, "bfloat16 none": 2, "bfloat16 int8": 1}
+"""What SmolLM2 is loaded as, and the bytes of a weight then."""
+
+
+@pytest.fixture(scope="module")
+def memory() -> dict[str, dict[str, int]]:
+    """Bytes of the loaded model, and by how much the process grew in the end and at its peak, for each case."""
+    command = [sys.executable, "-c", LOADS_SMOLLM2, *LOADED]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return dict(json.loads(line) for line in printed.splitlines())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon from Linux's /proc")
-@pytest.mark.parametrize(
-    ("dtype", "quantization", "itemsize"), [("float32", "none", 4), ("bfloat16", "none", 2), ("bfloat16", "int8", 1)]
-)
-def test_loading_takes_the_models_size_and_little_more(dtype: str, quantization: str, itemsize: int) -> None:
-    command = [sys.executable, "-c", LOADS_SMOLLM2, dtype, quantization]
-    memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert 134_000_000 * itemsize < memory["size"] < 136_000_000 * itemsize + 2_500_000
-    assert memory["grown"] <= memory["size"] + 100 * 10**6
-    assert memory["peak"] <= memory["size"] + 100 * 10**6
+@pytest.mark.parametrize("case", LOADED)
+def test_loading_takes_the_models_size_and_little_more(memory: dict[str, dict[str, int]], case: str) -> None:
+    size = memory[case]["size"]
+    assert 134_000_000 * LOADED[case] < size < 136_000_000 * LOADED[case] + 2_500_000
+    assert memory[case]["grown"] <= size + 100 * 10**6
+    assert memory[case]["peak"] <= size + 100 * 10**6
 
 
 def test_auto_dtype_is_the_checkpoints_and_others_are_as_named() -> None:
