@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from octavo import LLM
 
@@ -26,6 +27,15 @@ def shared_folder(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder} with prompts and workloads (--shared)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tiny models: sharing out their work over threads costs many times what it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

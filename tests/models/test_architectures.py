@@ -16,6 +16,8 @@ from octavo.kernels.reference import ReferenceKernels
 from octavo.models.registry import known_architectures
 from ragged_model import RaggedModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_GENERATED = 12
 
 

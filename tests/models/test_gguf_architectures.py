@@ -10,6 +10,8 @@ from gguf_files import GGUF_VARIANTS, IMPLIED, NAMES, make_gguf
 from octavo.models.registry import known_architectures
 from ragged_model import RaggedModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENS = [(7 * place * place + 3) % 97 for place in range(40)]
 
 

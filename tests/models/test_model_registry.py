@@ -9,7 +9,7 @@ from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.models.config import parse_config
-from octavo.models.registry import build_model, check_supported, known_architectures, translated
+from octavo.models.registry import build_model, check_supported, config_of, known_architectures, translated
 
 MINIMAL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -73,8 +73,33 @@ def test_an_unknown_activation_is_refused_and_the_known_ones_are_listed() -> Non
 def test_what_an_architecture_understands_is_kept_and_all_else_ordinary_is_not() -> None:
     fields = {**MINIMAL, "sliding_window": 0, "partial_rotary_factor": 1.0, "resid_pdrop": 0.1, "n_inner": None}
     assert parse_config(fields, "config.json").extra == {}
-    understands = frozenset({"sliding_window", "n_inner", "resid_pdrop"})
+    understands = {"sliding_window": int, "n_inner": int, "resid_pdrop": float}
     assert parse_config(fields, "config.json", None, understands).extra == {"sliding_window": 0, "resid_pdrop": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change"),
+    [
+        ("Phi3ForCausalLM", {"sliding_window": "long"}),
+        ("Phi3ForCausalLM", {"partial_rotary_factor": 1.5}),
+        ("OPTForCausalLM", {"word_embed_proj_dim": -1}),
+        ("OPTForCausalLM", {"enable_bias": "yes"}),
+        ("GPT2LMHeadModel", {"layer_norm_epsilon": [1]}),
+        ("MixtralForCausalLM", {"num_local_experts": 0}),
+    ],
+)
+def test_what_an_architecture_understands_is_refused_by_name_where_it_is_of_a_wrong_type(
+    architecture: str, change: dict[str, Any]
+) -> None:
+    fields = translated({**MINIMAL, "architectures": [architecture], **change}, "some/config.json")
+    with pytest.raises(ModelError, match=rf"some/config.json: {next(iter(change))}"):
+        config_of(fields, "some/config.json")
+
+
+def test_a_head_that_is_rotated_by_half_a_pair_is_refused() -> None:
+    fields = {**MINIMAL, "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.33}
+    with pytest.raises(ModelError, match=r"partial_rotary_factor=0.33.*16 dimensions.*5"):
+        build_model(config_of(fields, "config.json"), META)
 
 
 @pytest.mark.parametrize("named", [{}, {"architectures": []}, {"architectures": "LlamaForCausalLM"}])

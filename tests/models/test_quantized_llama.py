@@ -15,6 +15,8 @@ from octavo.models.registry import CausalLM
 from parallel_ranks import check_quantized_llama, on_two_ranks
 from ragged_model import RaggedModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "tied embeddings": {"tie_word_embeddings": True},
     "a head of its own": {},

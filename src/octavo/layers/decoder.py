@@ -1,6 +1,6 @@
 """A decoder: an embedding, a stack of layers, a norm and a head."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -48,7 +48,7 @@ class Decoder(nn.Module):
     Use it under `torch.inference_mode()`.
     """
 
-    understands: ClassVar[frozenset[str]] = frozenset()
+    understands: ClassVar[Mapping[str, Any]] = {}
     base_prefix: ClassVar[str] = "model."
     transposed_tensors: ClassVar[tuple[str, ...]] = ()
 

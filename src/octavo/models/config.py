@@ -88,6 +88,10 @@ Layers = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
 Heads = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 Width = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
 Positions = Annotated[int, msgspec.Meta(ge=1, le=2**27)]
+Window = Annotated[int, msgspec.Meta(ge=0, le=2**27)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+NumExperts = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
@@ -115,8 +119,6 @@ class _Fields(msgspec.Struct, kw_only=True):
     torch_dtype: str | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
     layer_types: list[str] | None = None
-    sliding_window: Annotated[int, msgspec.Meta(ge=0, le=2**27)] | None = None
-    max_window_layers: int | None = None
 
 
 def renamed(raw: dict[str, Any], names: Mapping[str, str], **defaults: Any) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def parse_config(
     raw: dict[str, Any],
     source: str,
     generation: dict[str, Any] | None = None,
-    understands: frozenset[str] = frozenset(),
+    understands: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
     """Read a config.json, or a GGUF's metadata under the same names.
 
@@ -142,7 +144,7 @@ def parse_config(
         raw: the parsed file.
         source: where it came from, for errors.
         generation: the parsed generation_config.json beside it: its end-of-sequence ids are added.
-        understands: fields that go into `extra` whatever their value, unless it is null.
+        understands: fields that go into `extra` whatever their value, unless it is null, and the type of each.
 
     Raises:
         ModelError: a field is missing or not usable; the message names it and `source`.
@@ -173,7 +175,7 @@ def parse_config(
         hidden_act=_activation(fields.hidden_act, source),
         checkpoint_dtype=_dtype(fields.dtype or fields.torch_dtype or "bfloat16", source),
         eos_token_ids=tuple(dict.fromkeys(_ids(fields.eos_token_id) + _ids(more_eos))),
-        extra=_extra(raw, understands, fields.layer_types or []),
+        extra=_extra(raw, understands or {}, fields.layer_types or [], source),
     )
     _check_heads(config, source)
     return config
@@ -211,18 +213,26 @@ def _ids(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else [ids] if isinstance(ids, int) else ids
 
 
-def _extra(raw: dict[str, Any], understands: frozenset[str], layer_types: list[str]) -> dict[str, Any]:
+def _extra(raw: dict[str, Any], understands: Mapping[str, Any], layer_types: list[str], source: str) -> dict[str, Any]:
     """The fields that ask for more than the ordinary, and those that the architecture understands."""
     asked = {**raw, **{name: value for name, value in (raw.get("rope_parameters") or {}).items() if name in ORDINARY}}
-    extra = {name: asked[name] for name in sorted(understands) if asked.get(name) is not None}
+    own = {name: kind for name, kind in understands.items() if asked.get(name) is not None}
+    extra = {name: _typed(name, asked[name], kind, source) for name, kind in own.items()}
     for name, ordinary in ORDINARY.items():
-        if asked.get(name) is not None and asked[name] not in ordinary:
+        if name not in own and asked.get(name) is not None and asked[name] not in ordinary:
             extra[name] = asked[name]
     if raw.get("use_sliding_window") is False:
         extra.pop("sliding_window", None)
     if set(layer_types) - {"full_attention"}:
         extra.setdefault("layer_types", layer_types)
     return extra
+
+
+def _typed(name: str, value: Any, kind: Any, source: str) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{source}: {name} is not usable: {error}") from error
 
 
 def _check_heads(config: ModelConfig, source: str) -> None:

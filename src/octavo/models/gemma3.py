@@ -1,6 +1,7 @@
 """Gemma 3's text models (Gemma Team, 2025): most layers see a window, and both halves of a layer have a norm on each
 side."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from octavo.layers.feed_forward import GatedFeedForward
 from octavo.layers.norm import RMSNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.layers.rotary import RotaryEmbedding
-from octavo.models.config import ModelConfig
+from octavo.models.config import ModelConfig, Positive, Window
 from octavo.models.parts import embedding_and_head, heads_of, rotary_of, windows_of
 
 NORM_OFFSET = 1.0
@@ -24,9 +25,12 @@ NORM_OFFSET = 1.0
 class Gemma3ForCausalLM(Decoder):
     """RMS norms, of heads too; grouped heads; a rotary base for layers that see a window and one for the others."""
 
-    understands: ClassVar[frozenset[str]] = frozenset(
-        {"sliding_window", "layer_types", "rope_local_base_freq", "query_pre_attn_scalar"}
-    )
+    understands: ClassVar[Mapping[str, Any]] = {
+        "sliding_window": Window,
+        "layer_types": list[str],
+        "rope_local_base_freq": Positive,
+        "query_pre_attn_scalar": Positive,
+    }
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.

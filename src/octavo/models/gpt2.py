@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al., 2019)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -31,9 +31,11 @@ NAMES = {
 class GPT2LMHeadModel(nn.Module):
     """Learned positions, layer norms before attention and feed-forward, biases everywhere."""
 
-    understands: ClassVar[frozenset[str]] = frozenset(
-        {"layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"}
-    )
+    understands: ClassVar[Mapping[str, Any]] = {
+        "layer_norm_epsilon": float,
+        "scale_attn_weights": bool,
+        "scale_attn_by_inverse_layer_idx": bool,
+    }
     base_prefix: ClassVar[str] = "transformer."
     transposed_tensors: ClassVar[tuple[str, ...]] = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
 

@@ -1,18 +1,19 @@
 """Mistral 7B (Jiang et al., 2023) and its kin: LLaMA with a sliding window."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
-from octavo.models.config import ModelConfig
+from octavo.models.config import ModelConfig, Window
 from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
 
 
 class MistralForCausalLM(Decoder):
     """RMS norms, rotary positions, grouped heads that see a window, SwiGLU; no biases."""
 
-    understands: ClassVar[frozenset[str]] = frozenset({"sliding_window"})
+    understands: ClassVar[Mapping[str, Any]] = {"sliding_window": Window}
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.

@@ -1,6 +1,6 @@
 """OPT (Zhang et al., 2022), its 350M variant with norms after a layer's halves, and Galactica (Taylor et al., 2022)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,7 +14,7 @@ from octavo.layers.feed_forward import PlainFeedForward
 from octavo.layers.linear import ReplicatedLinear
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
-from octavo.models.config import ModelConfig, renamed
+from octavo.models.config import ModelConfig, Width, renamed
 from octavo.models.parts import heads_of
 
 UNUSED_POSITIONS = 2
@@ -25,15 +25,13 @@ EPSILON = 1e-5
 class OPTForCausalLM(nn.Module):
     """Learned positions, layer norms before or after each half of a layer, embeddings that may be narrower."""
 
-    understands: ClassVar[frozenset[str]] = frozenset(
-        {
-            "do_layer_norm_before",
-            "_remove_final_layer_norm",
-            "word_embed_proj_dim",
-            "enable_bias",
-            "layer_norm_elementwise_affine",
-        }
-    )
+    understands: ClassVar[Mapping[str, Any]] = {
+        "do_layer_norm_before": bool,
+        "_remove_final_layer_norm": bool,
+        "word_embed_proj_dim": Width,
+        "enable_bias": bool,
+        "layer_norm_elementwise_affine": bool,
+    }
     base_prefix: ClassVar[str] = "model."
     transposed_tensors: ClassVar[tuple[str, ...]] = ()
 

@@ -1,6 +1,7 @@
 """Layers as a model's config describes them, for the architectures' files to put together."""
 
 from collections.abc import Callable
+from typing import Any
 
 from octavo.errors import ModelError
 from octavo.layers.attention import Attention, Heads
@@ -10,7 +11,10 @@ from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.layers.feed_forward import GatedFeedForward
 from octavo.layers.norm import RMSNorm
 from octavo.layers.rotary import RotaryEmbedding
-from octavo.models.config import ModelConfig
+from octavo.models.config import ModelConfig, Window
+
+WINDOWS: dict[str, Any] = {"sliding_window": Window, "max_window_layers": Window, "layer_types": list[str]}
+"""The fields that `windows_of` reads, for an architecture to understand."""
 
 
 def heads_of(config: ModelConfig) -> Heads:
@@ -24,9 +28,15 @@ def rotary_of(config: ModelConfig, build: ModelBuild, *, local_theta: float | No
     `local_theta` is the base of layers that see a window, where it is their own: their frequencies are not scaled.
 
     Raises:
-        ModelError: the rope scaling is of an unknown kind.
+        ModelError: the rope scaling is of an unknown kind, or the rotated part of a head is odd.
     """
-    width = int(config.head_dim * config.extra.get("partial_rotary_factor", 1.0))
+    share = config.extra.get("partial_rotary_factor", 1.0)
+    width = int(config.head_dim * share)
+    if width == 0 or width % 2:
+        raise ModelError(
+            f"the model's config has partial_rotary_factor={share}: of a head's {config.head_dim} dimensions it "
+            f"rotates {width}, which must be an even number"
+        )
     max_positions = build.max_model_len or config.max_position_embeddings
     theta, scaling = (config.rope_theta, config.rope_scaling) if local_theta is None else (local_theta, None)
     if scaling is not None:
@@ -42,7 +52,7 @@ def windows_of(config: ModelConfig) -> list[int | None]:
         ModelError: there are not as many types as layers, one is unknown, or there is no window for them.
     """
     extra, count = config.extra, config.num_hidden_layers
-    window, types = extra.get("sliding_window"), extra.get("layer_types")
+    window, types = extra.get("sliding_window") or None, extra.get("layer_types")
     if types is None:
         first = extra.get("max_window_layers", 0)
         return [window if index >= first else None for index in range(count)]

@@ -1,12 +1,13 @@
 """Phi-3 and Phi-4-mini (Abdin et al., 2024)."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
-from octavo.models.config import ModelConfig
-from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of
+from octavo.models.config import ModelConfig, Share, Window
+from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
 
 LONGROPE = ("longrope", "su", "yarn")
 """Names of its one kind of rope scaling, the last two from its first versions."""
@@ -15,7 +16,7 @@ LONGROPE = ("longrope", "su", "yarn")
 class Phi3ForCausalLM(Decoder):
     """LLaMA with fused projections, sliding windows, partly rotated heads and positions scaled by LongRoPE."""
 
-    understands: ClassVar[frozenset[str]] = frozenset({"partial_rotary_factor", "sliding_window"})
+    understands: ClassVar[Mapping[str, Any]] = {"partial_rotary_factor": Share, "sliding_window": Window}
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.
@@ -24,10 +25,10 @@ class Phi3ForCausalLM(Decoder):
             ModelError: the rope scaling is of an unknown kind.
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
-        heads, rotary = heads_of(config), rotary_of(config, build)
-        window = config.extra.get("sliding_window") or None
+        heads, rotary, windows = heads_of(config), rotary_of(config, build), windows_of(config)
 
         def attention(index: int) -> Attention:
+            window = windows[index]
             return Attention(index, config.hidden_size, heads, build, rotary=rotary, window=window, fused="qkv_proj")
 
         embed_tokens, head = embedding_and_head(config, build)

@@ -1,18 +1,19 @@
 """Qwen 2 and 2.5 (Yang et al., 2024): LLaMA with biases on queries, keys and values, and windows in some layers."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
 from octavo.models.config import ModelConfig
-from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+from octavo.models.parts import WINDOWS, embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
 
 
 class Qwen2ForCausalLM(Decoder):
     """RMS norms, rotary positions, grouped heads with biases, SwiGLU."""
 
-    understands: ClassVar[frozenset[str]] = frozenset({"sliding_window", "max_window_layers", "layer_types"})
+    understands: ClassVar[Mapping[str, Any]] = WINDOWS
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.

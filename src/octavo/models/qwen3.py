@@ -1,5 +1,6 @@
 """Qwen 3 (Yang et al., 2025), its dense models: LLaMA with norms of each query and key head."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from octavo.layers.attention import Attention
@@ -7,13 +8,13 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
 from octavo.layers.norm import RMSNorm
 from octavo.models.config import ModelConfig
-from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+from octavo.models.parts import WINDOWS, embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
 
 
 class Qwen3ForCausalLM(Decoder):
     """RMS norms, also of heads, rotary positions, grouped heads, SwiGLU."""
 
-    understands: ClassVar[frozenset[str]] = frozenset({"sliding_window", "max_window_layers", "layer_types"})
+    understands: ClassVar[Mapping[str, Any]] = WINDOWS
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.

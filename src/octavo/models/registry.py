@@ -1,6 +1,6 @@
 """Which class runs which architecture, and whether it does all that a model's config asks for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -17,8 +17,9 @@ from octavo.models.config import ModelConfig, parse_config
 class CausalLM(Model, Protocol):
     """What every architecture's class offers the model runner and the loader."""
 
-    understands: ClassVar[frozenset[str]]
-    """The fields of config.json, beside those of `ModelConfig`, that the class computes: they are in its `extra`."""
+    understands: ClassVar[Mapping[str, Any]]
+    """The fields of config.json, beside those of `ModelConfig`, that the class computes, each with its type as msgspec
+    checks it: they are in the config's `extra`."""
     base_prefix: ClassVar[str]
     """What the names of all tensors but the head's begin with, unless they were saved without a head."""
     transposed_tensors: ClassVar[tuple[str, ...]]
