@@ -58,9 +58,9 @@ class BoundProgram {
     return static_cast<int>(buffers_.size()) - 1;
   }
 
-  void embedding(std::shared_ptr<Weight> weight, int out, bool of_positions, float scale) {
+  void embedding(std::shared_ptr<Weight> weight, int out, bool of_positions, float scale, int64_t first_id) {
     const Ids ids = of_positions ? Ids::positions : Ids::tokens;
-    add(make_embedding_op(kernels_, weight->packed(), ids, scale, at(out)), {out});
+    add(make_embedding_op(kernels_, weight->packed(), ids, first_id, scale, at(out)), {out});
     weights_.push_back(std::move(weight));
   }
 
@@ -109,6 +109,17 @@ class BoundProgram {
                  {buffers.hidden, buffers.scores, buffers.gate_up, buffers.activated, buffers.results, buffers.out});
     weights_.insert(weights_.end(), gate_up.begin(), gate_up.end());
     weights_.insert(weights_.end(), down.begin(), down.end());
+  }
+
+  // `reduce` is called with a buffer's [num_tokens, width] as a numpy array that it overwrites.
+  void all_reduce(nb::callable reduce, int buffer) {
+    const auto work = [reduce](float* data, int64_t num_tokens, int64_t width) {
+      nb::gil_scoped_acquire locked;
+      const nb::ndarray<nb::numpy, float, nb::ndim<2>> rows(
+          data, {static_cast<size_t>(num_tokens), static_cast<size_t>(width)});
+      reduce(nb::cast(rows, nb::rv_policy::reference));
+    };
+    add(make_elsewhere_op(kernels_, "all_reduce", work, at(buffer)), {buffer});
   }
 
   void attention(const AttentionSpec& spec, const KVCacheView& cache, DataType cache_type, int qkv, int out) {
@@ -191,7 +202,7 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<const std::string&, int>(), "instruction_set"_a, "num_threads"_a)
       .def_prop_ro("instruction_set", &BoundProgram::instruction_set)
       .def("buffer", &BoundProgram::buffer, "width"_a)
-      .def("embedding", &BoundProgram::embedding, "weight"_a, "out"_a, "of_positions"_a, "scale"_a)
+      .def("embedding", &BoundProgram::embedding, "weight"_a, "out"_a, "of_positions"_a, "scale"_a, "first_id"_a)
       .def("norm", &BoundProgram::norm, "weight"_a.none(), "bias"_a.none(), "eps"_a, "centred"_a, "hidden"_a, "residual"_a,
            "normalised"_a, "sum"_a)
       .def("product", &BoundProgram::product, "weight"_a, "bias"_a.none(), "input"_a, "out"_a)
@@ -199,6 +210,7 @@ NB_MODULE(_cpu, m) {
       .def("add", &BoundProgram::sum, "a"_a, "b"_a, "out"_a)
       .def("experts", &BoundProgram::experts, "gate_up"_a, "down"_a, "num_chosen"_a, "kind"_a, "hidden"_a, "scores"_a,
            "out"_a)
+      .def("all_reduce", &BoundProgram::all_reduce, "reduce"_a, "buffer"_a)
       .def(
           "attention",
           [](BoundProgram& self, int qkv, int out, int64_t layer, int64_t num_heads, int64_t num_kv_heads,

@@ -42,14 +42,20 @@ class RowOp : public Op {
 
 class EmbeddingOp final : public RowOp {
  public:
-  EmbeddingOp(const KernelTable& kernels, const PackedWeight& weight, Ids ids, float scale, Buffer* out)
-      : kernels_(kernels), weight_(weight), ids_(ids), scale_(scale), out_(out) {}
+  EmbeddingOp(const KernelTable& kernels, const PackedWeight& weight, Ids ids, int64_t first_id, float scale, Buffer* out)
+      : kernels_(kernels), weight_(weight), ids_(ids), first_id_(first_id), scale_(scale), out_(out) {}
   const char* name() const override { return "embedding"; }
 
  protected:
   void run_row(int64_t row) override {
-    const int64_t* ids = ids_ == Ids::positions ? step_->positions : step_->token_ids;
-    kernels_.embedding(weight_, ids[row], scale_, out_->data + row * out_->width);
+    const int64_t id = (ids_ == Ids::positions ? step_->positions : step_->token_ids)[row];
+    const int64_t weight_row = id - first_id_;
+    float* vector = out_->data + row * out_->width;
+    if (weight_row >= 0 && weight_row < weight_.num_outputs) {
+      kernels_.embedding(weight_, weight_row, scale_, vector);
+    } else {
+      std::fill_n(vector, out_->width, 0.0f);
+    }
     convert_row(kernels_, *out_, row);
   }
 
@@ -57,6 +63,7 @@ class EmbeddingOp final : public RowOp {
   const KernelTable& kernels_;
   const PackedWeight& weight_;
   Ids ids_;
+  int64_t first_id_;
   float scale_;
   Buffer* out_;
 };
@@ -140,6 +147,32 @@ class AddOp final : public RowOp {
   Buffer *a_, *b_, *out_;
 };
 
+class ElsewhereOp final : public RowOp {
+ public:
+  ElsewhereOp(const KernelTable& kernels, const char* name, Elsewhere work, Buffer* buffer)
+      : kernels_(kernels), name_(name), work_(std::move(work)), buffer_(buffer) {}
+  const char* name() const override { return name_; }
+  int num_phases() const override { return buffer_->form == Form::float32 ? 1 : 2; }
+  bool is_by_thread(int phase) const override { return phase == 1; }
+  int64_t num_tasks(int phase) const override { return phase == 0 ? 1 : RowOp::num_tasks(phase); }
+  void run(int phase, int64_t task, int thread) override {
+    if (phase == 0) {
+      work_(buffer_->data, step_->num_tokens, buffer_->width);
+    } else {
+      RowOp::run(phase, task, thread);
+    }
+  }
+
+ protected:
+  void run_row(int64_t row) override { convert_row(kernels_, *buffer_, row); }
+
+ private:
+  const KernelTable& kernels_;
+  const char* name_;
+  Elsewhere work_;
+  Buffer* buffer_;
+};
+
 class ProductOp final : public Op {
  public:
   ProductOp(const KernelTable& kernels, const PackedWeight& weight, Vector bias, Buffer* in, Buffer* out)
@@ -177,9 +210,13 @@ void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row) {
   }
 }
 
-std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Ids ids, float scale,
-                                      Buffer* out) {
-  return std::make_unique<EmbeddingOp>(kernels, weight, ids, scale, out);
+std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWeight& weight, Ids ids, int64_t first_id,
+                                      float scale, Buffer* out) {
+  return std::make_unique<EmbeddingOp>(kernels, weight, ids, first_id, scale, out);
+}
+
+std::unique_ptr<Op> make_elsewhere_op(const KernelTable& kernels, const char* name, Elsewhere work, Buffer* buffer) {
+  return std::make_unique<ElsewhereOp>(kernels, name, std::move(work), buffer);
 }
 
 std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred,

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <map>
 #include <stdexcept>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -161,17 +162,29 @@ void Program::run(Step& step) {
   if (counters_.size() != num_phases) counters_ = std::vector<Counter>(num_phases);
   for (Counter& counter : counters_) counter.next.store(0, std::memory_order_relaxed);
   seconds_.resize(ops_.size(), 0.0);
+  failed_phase_.store(NO_PHASE, std::memory_order_relaxed);
   if (num_threads_ == 1) {
     barrier_.reset(1);
     run_ops(0);
-    return;
-  }
+  } else {
 #pragma omp parallel num_threads(num_threads_)
-  {
-    // The runtime may give fewer threads than asked for.
+    {
+      // The runtime may give fewer threads than asked for.
 #pragma omp single
-    barrier_.reset(omp_get_num_threads());
-    run_ops(omp_get_thread_num());
+      barrier_.reset(omp_get_num_threads());
+      run_ops(omp_get_thread_num());
+    }
+  }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+// An exception must not leave a thread of the pool: it is kept until all threads have come to the phase's barrier.
+void Program::run_alone(Op& op, int phase, size_t counter) {
+  try {
+    op.run(phase, 0, 0);
+  } catch (...) {
+    error_ = std::current_exception();
+    failed_phase_.store(counter, std::memory_order_relaxed);
   }
 }
 
@@ -186,7 +199,7 @@ void Program::run_ops(int thread) {
       const int64_t num_tasks = op.num_tasks(phase);
       if (num_tasks == 0) continue;
       if (num_tasks == 1) {
-        if (thread == 0) op.run(phase, 0, thread);
+        if (thread == 0) run_alone(op, phase, counter);
       } else if (num_tasks <= MOST_OWN_TASKS && op.is_by_thread(phase)) {
         // Its own first; then what a thread that is late has left.
         std::atomic<int64_t>& taken = counters_[counter].next;
@@ -201,6 +214,8 @@ void Program::run_ops(int thread) {
         }
       }
       barrier_.wait();
+      // Of a phase behind this one a quick thread may have told already; its barrier needs this thread too.
+      if (failed_phase_.load(std::memory_order_relaxed) <= counter) return;
     }
     if (profiling) {
       const Clock::time_point now = Clock::now();

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,6 +56,7 @@ class Op {
   virtual int num_phases() const { return 1; }
   // Whether each thread has a task of its own in a phase, which it takes first: rows stay in its cache.
   virtual bool is_by_thread(int /*phase*/) const { return false; }
+  // A phase of one task runs on the thread that called the program, and may throw.
   virtual int64_t num_tasks(int phase) const = 0;
   virtual void run(int phase, int64_t task, int thread) = 0;
 };
@@ -73,6 +76,8 @@ class Barrier {
 
 class Program {
  public:
+  static constexpr size_t NO_PHASE = std::numeric_limits<size_t>::max();
+
   explicit Program(int num_threads);
 
   // A buffer that lives from the first operation that is given it to the last. Buffers whose lives do not overlap share
@@ -83,7 +88,7 @@ class Program {
   // Keep a buffer's content after the program has run.
   void keep(Buffer* buffer);
 
-  // Numbers the step and runs it.
+  // Numbers the step and runs it. Throws what an operation throws; what follows that operation has not run then.
   void run(Step& step);
 
   void set_profiling(bool on);
@@ -103,6 +108,7 @@ class Program {
   void assign_places();
   void make_room(int64_t num_tokens);
   void run_ops(int thread);
+  void run_alone(Op& op, int phase, size_t counter);
 
   int num_threads_;
   uint64_t num_steps_ = 0;
@@ -116,6 +122,8 @@ class Program {
     std::atomic<int64_t> next{0};
   };
   std::vector<Counter> counters_;  // one a phase
+  std::exception_ptr error_;             // what a phase threw…
+  std::atomic<size_t> failed_phase_{0};  // …and which one of the program's, after which threads leave
   bool profiling_ = false;
   std::vector<double> seconds_;  // by op
 };

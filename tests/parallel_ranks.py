@@ -1,13 +1,18 @@
-"""Runs a check in two processes joined by gloo. The checks live here, as a child imports them by name."""
+"""Runs a check in processes joined by gloo. The checks live here, as a child imports them by name."""
 
+import traceback
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 
+from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
@@ -19,20 +24,44 @@ from ragged_model import RaggedModel
 CPU = torch.device("cpu")
 
 
-def on_two_ranks(check: Callable[..., None], folder: Path, *arguments: Any) -> None:
-    """Call `check(tensor_parallel, *arguments)` on both ranks; its failure is raised here."""
-    start: Callable[..., Any] = spawn
-    start(_rank, args=(check, str(folder / "rendezvous"), arguments), nprocs=2)
+def on_ranks(size: int, check: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    """Call `check(tensor_parallel, *arguments)` on all ranks; the failure of one is raised here."""
+    rendezvous = folder / f"rendezvous-{size}-{check.__name__}"
+    ranks = [_process(rank) for rank in range(size)]
+    for rank, pipe in enumerate(ranks):
+        pipe.send((rank, size, check, str(rendezvous), arguments))
+    failures = [failure for pipe in ranks if (failure := pipe.recv()) is not None]
+    if failures:
+        pytest.fail("\n".join(failures), pytrace=False)
 
 
-def _rank(rank: int, check: Callable[..., None], rendezvous: str, arguments: tuple[Any, ...]) -> None:
+@cache
+def _process(rank: int) -> "Connection[Any, Any]":
+    """A process that is this rank in every check of the tests: its imports are most of what a check costs."""
+    ours, theirs = Pipe()
+    get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True).start()
+    theirs.close()
+    return ours
+
+
+def _serve(pipe: "Connection[Any, Any]") -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    while True:
+        pipe.send(_failure(*pipe.recv()))
+
+
+def _failure(
+    rank: int, size: int, check: Callable[..., None], rendezvous: str, arguments: tuple[Any, ...]
+) -> str | None:
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
     try:
         with torch.inference_mode():
-            check(TensorParallel(rank, 2), *arguments)
-    finally:
+            check(TensorParallel(rank, size), *arguments)
+    except Exception:
+        return f"rank {rank} of {size}: {traceback.format_exc()}"
+    finally:  # whoever waits for this rank fails, too
         distributed.destroy_process_group()
+    return None
 
 
 def check_column_then_row_parallel(tensor_parallel: TensorParallel) -> None:
@@ -77,7 +106,9 @@ def check_embedding_and_head(tensor_parallel: TensorParallel) -> None:
     token_ids = torch.tensor([10, 0, 5, 6, 6, 3])
     torch.testing.assert_close(embedding(token_ids), table[token_ids])
     hidden = _random(3, 4)
-    torch.testing.assert_close(ParallelLMHead(embedding)(hidden), hidden @ table.T)
+    logits = ParallelLMHead(embedding)(hidden)
+    if tensor_parallel.rank == 0:
+        torch.testing.assert_close(logits, hidden @ table.T)
 
 
 def check_layers(tensor_parallel: TensorParallel) -> None:
@@ -87,20 +118,29 @@ def check_layers(tensor_parallel: TensorParallel) -> None:
     check_embedding_and_head(tensor_parallel)
 
 
-def check_llama(tensor_parallel: TensorParallel, folder: Path, token_ids: list[int], expected: torch.Tensor) -> None:
-    """A checkpoint loaded by halves gives the logits `expected` of the whole, prefilled in part and then decoded."""
-    model = RaggedModel(folder, dtype=torch.float64, tensor_parallel=tensor_parallel)
-    logits = [model.step({"row": token_ids[:-1]})["row"], model.step({"row": token_ids[-1:]})["row"]]
-    torch.testing.assert_close(torch.cat(logits), expected)
+def check_models(
+    tensor_parallel: TensorParallel, folders: dict[str, Path], token_ids: list[int], expected: dict[str, torch.Tensor]
+) -> None:
+    """Checkpoints loaded in parts give the logits `expected` of the whole ones, prefilled in part and then decoded, on
+    the reference and on the C++ kernels."""
+    for name, folder in folders.items():
+        for kernels in (ReferenceKernels(), CpuKernels()):
+            model = RaggedModel(folder, kernels=kernels, tensor_parallel=tensor_parallel)
+            logits = [model.step({"row": part})["row"] for part in (token_ids[:-2], token_ids[-2:-1], token_ids[-1:])]
+            if tensor_parallel.rank == 0:
+                difference = float((torch.cat(logits) - expected[name]).abs().max())
+                assert difference < 1e-4, f"{name}, {kernels.name} kernels: {difference}"
 
 
 def check_quantized_llama(
     tensor_parallel: TensorParallel, folder: Path, token_ids: list[int], exact: torch.Tensor, tolerance: float
 ) -> None:
-    """A checkpoint loaded by halves as int8 stays close to the float logits of the whole."""
-    model = RaggedModel(folder, tensor_parallel=tensor_parallel, quantization="int8")
-    logits = model.step({"row": token_ids})["row"]
-    assert (logits - exact).abs().mean() < tolerance * exact.std()
+    """A checkpoint loaded in parts as int8 stays close to the float logits of the whole, on both kernels."""
+    for kernels in (ReferenceKernels(), CpuKernels()):
+        model = RaggedModel(folder, kernels=kernels, tensor_parallel=tensor_parallel, quantization="int8")
+        logits = model.step({"row": token_ids})["row"]
+        if tensor_parallel.rank == 0:
+            assert (logits - exact).abs().mean() < tolerance * exact.std(), kernels.name
 
 
 def _random(*shape: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ PrefixCacheScope = Literal["tenant", "global", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 
 MAX_THREADS = 1024
+MAX_RANKS = 64
 
 _UNITS = {
     "": 1,
@@ -165,9 +166,16 @@ class EngineConfig:
     kernels: KernelName = knob(
         "auto", "cpu is C++, reference plain torch; auto takes the best that can serve", group="machine"
     )
+    tensor_parallel_size: int = knob(
+        1,
+        "processes that hold the model together, each a part of every layer, and share the machine's memory and "
+        "threads as the other flags give them",
+        group="machine",
+        metavar="N",
+    )
     num_threads: int | None = knob(
         None,
-        "threads for the CPU kernels; torch's choice by default (one a core, or OMP_NUM_THREADS)",
+        "threads for the CPU kernels of all processes; torch's choice by default (one a core, or OMP_NUM_THREADS)",
         group="machine",
         metavar="N",
     )
@@ -180,9 +188,12 @@ class EngineConfig:
                 raise ConfigError(
                     f"{flag(name)} is {getattr(self, name)!r}; it is one of {', '.join(get_args(hints[name]))}"
                 )
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_threads"):
+        counts = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_threads")
+        for name in (*counts, "tensor_parallel_size"):
             if getattr(self, name) is not None:
                 check_whole(self, name, 1)
+        if self.tensor_parallel_size > MAX_RANKS:
+            raise ConfigError(f"--tensor-parallel-size must be at most {MAX_RANKS}, got {self.tensor_parallel_size}")
         for name in ("seed", "max_logprobs"):
             check_whole(self, name, 0)
         if self.num_threads is not None and self.num_threads > MAX_THREADS:

@@ -20,3 +20,13 @@ class RequestError(OctavoError, ValueError):
 
 class EngineError(OctavoError, RuntimeError):
     """The engine is not able to go on: a broken invariant or a dead executor."""
+
+
+class LostRankError(EngineError):
+    """A rank waits in vain for another one of its model, which has ended."""
+
+
+def error_named(kind: str, message: str) -> OctavoError:
+    """The error of a class in this module that another process has told of by name."""
+    error: OctavoError = globals().get(kind, EngineError)(message)
+    return error

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, EngineError, RequestError
-from octavo.execution.local import LocalExecutor
+from octavo.execution.launch import executor_class
 from octavo.memory import Ledger
 from octavo.models.weights.resolve import resolve_model
 from octavo.outputs import RequestOutput
@@ -49,7 +49,10 @@ class LLM:
         self.config = EngineConfig(model=model, **knobs)
         local = resolve_model(self.config)
         self.tokenizer = load_tokenizer(local)
-        self.engine = Engine.configured(LocalExecutor(local, progress=sys.stderr.isatty()), self.config)
+        executor = executor_class(local)(local, progress=sys.stderr.isatty())
+        self.loaded = executor.loaded
+        """What has been loaded: its bytes, dtype and kernels."""
+        self.engine = Engine.configured(executor, self.config)
         for path in self.config.pin_prefix:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._num_requests = 0

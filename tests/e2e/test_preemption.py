@@ -17,6 +17,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "float64 on the reference": {"dtype": "float64"},
     "int8 on C++": {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "int8"},
 }
+ON_RANKS: dict[str, Any] = {"dtype": "float32", "tensor_parallel_size": 2}
 BLOCK_SIZE = 8
 
 
@@ -48,10 +49,14 @@ def demand() -> int:
 
 
 def open_tiny(
-    folder: Path, precision: str, num_blocks: int = 4000, num_swap_blocks: int = 0, mode: PreemptionMode = "auto"
+    folder: Path,
+    knobs: dict[str, Any],
+    num_blocks: int = 4000,
+    num_swap_blocks: int = 0,
+    mode: PreemptionMode = "auto",
 ) -> LLM:
-    common = {"tokenizer": "smollm2", "block_size": BLOCK_SIZE, **PRECISIONS[precision]}
-    with LLM(str(folder), kv_cache_memory="1MiB", **common) as llm:
+    common: dict[str, Any] = {"tokenizer": "smollm2", "block_size": BLOCK_SIZE, **knobs}
+    with LLM(str(folder), kv_cache_memory="1MiB", **{**common, "tensor_parallel_size": 1}) as llm:
         block_bytes = llm.engine.executor.capacity.block_bytes
     return LLM(
         str(folder),
@@ -76,7 +81,7 @@ def tokens(outputs: list[RequestOutput]) -> list[list[list[int]]]:
 @pytest.fixture(scope="module", params=PRECISIONS)
 def unlimited(request: pytest.FixtureRequest, tiny: Path) -> tuple[str, list[list[list[int]]]]:
     """A precision, and the tokens that an unlimited pool gives in it."""
-    with open_tiny(tiny, request.param) as llm:
+    with open_tiny(tiny, PRECISIONS[request.param]) as llm:
         wanted = tokens(run(llm))
         assert llm.engine.scheduler.num_preemptions == 0
     return request.param, wanted
@@ -92,7 +97,7 @@ def test_every_mode_ends_with_the_tokens_of_an_unlimited_pool(
 ) -> None:
     precision, wanted = unlimited
     num_blocks = demand() // 10
-    with open_tiny(tiny, precision, num_blocks, int(num_blocks * room), mode) as llm:
+    with open_tiny(tiny, PRECISIONS[precision], num_blocks, int(num_blocks * room), mode) as llm:
         outputs = run(llm)
         totals = llm.ledger().totals
     assert tokens(outputs) == wanted
@@ -106,11 +111,26 @@ def test_every_mode_ends_with_the_tokens_of_an_unlimited_pool(
     assert sum(memory.num_recomputed_tokens for memory in told) == totals.num_recomputed_tokens
 
 
+def test_two_ranks_share_preempt_and_swap_as_one_process_does(tiny: Path) -> None:
+    """Forks, copies on write, cached prefixes, blocks moved out and back: in each rank's part of every block."""
+    with open_tiny(tiny, {"dtype": "float32"}) as llm:
+        wanted = tokens(run(llm))
+    num_blocks = demand() // 10
+    with open_tiny(tiny, ON_RANKS, num_blocks, num_blocks // 4, "swap") as llm:
+        assert tokens(run(llm)) == wanted
+        totals = llm.ledger().totals
+        prompt, greedy = [5 * j % 97 for j in range(20)], SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+        computed, found = (llm.generate(prompt, greedy, use_tqdm=False)[0] for _ in range(2))
+    assert min(totals.num_swaps, totals.num_recomputes, totals.num_copied_blocks) > 0
+    assert found.metrics.memory.num_cached_tokens == 2 * BLOCK_SIZE
+    assert found.outputs[0].token_ids == computed.outputs[0].token_ids
+
+
 def test_each_preemption_is_one_line_in_the_log(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     num_blocks = demand() // 10
     with (
         caplog.at_level(logging.INFO, logger="octavo.scheduling.scheduler"),
-        open_tiny(tiny, "int8 on C++", num_blocks, num_blocks // 4) as llm,
+        open_tiny(tiny, PRECISIONS["int8 on C++"], num_blocks, num_blocks // 4) as llm,
     ):
         run(llm)
         totals = llm.ledger().totals

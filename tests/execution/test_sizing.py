@@ -7,9 +7,16 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
-from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, weight_bytes
+from octavo.execution.sizing import (
+    check_weights_fit,
+    resolve_max_model_len,
+    size_cache,
+    size_swap_space,
+    weight_bytes,
+)
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
+from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
 from octavo.models.weights.loader import load_model
 
@@ -108,6 +115,26 @@ def test_an_int8_cache_has_room_for_its_scales() -> None:
     shape = size_cache(EngineConfig(kv_cache_memory="50%"), MODEL, torch.int8, 256, 100 * BLOCK_BYTES)
     assert shape.block_bytes == BLOCK_BYTES * (8 + 4) // (8 * 4)
     assert shape.num_blocks == 50 * BLOCK_BYTES // shape.block_bytes
+
+
+def test_memory_flags_are_totals_of_all_ranks() -> None:
+    """Two ranks have a KV head each; four hold each head twice."""
+    shares = {}
+    for ranks in (1, 2, 4):
+        config = EngineConfig(kv_cache_memory=str(40 * BLOCK_BYTES), swap_space="100%", tensor_parallel_size=ranks)
+        cache = size_cache(config, MODEL, torch.float32, 256, 50 * BLOCK_BYTES)
+        swap = size_swap_space(config, cache, 50 * BLOCK_BYTES)
+        shares[ranks] = (cache.num_kv_heads, cache.block_bytes, cache.num_blocks, swap.num_blocks)
+    assert shares == {
+        1: (2, BLOCK_BYTES, 40, 10),
+        2: (1, BLOCK_BYTES // 2, 40, 10),
+        4: (1, BLOCK_BYTES // 2, 20, 5),
+    }
+    split = replace(BUILD, tensor_parallel=TensorParallel(0, 2), max_model_len=256)
+    whole_on_both = 5 * 32 * 4
+    assert weight_bytes(MODEL, split) == weight_bytes(MODEL, BUILD) + whole_on_both
+    with pytest.raises(ConfigError, match=r"2 KV heads cannot be split evenly over 3 .*--tensor-parallel-size"):
+        size_cache(EngineConfig(tensor_parallel_size=3), MODEL, torch.float32, 256, 50 * BLOCK_BYTES)
 
 
 def test_less_than_a_block_is_refused() -> None:

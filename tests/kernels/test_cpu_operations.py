@@ -226,6 +226,92 @@ def test_an_embedding_gives_the_rows_of_its_table(instruction_set: str, kind: st
     assert torch.equal(forward.logits(torch.arange(70).numpy()), expected)
 
 
+class TwoAlike:
+    """Two ranks that hold the same, as one of them sees them. The call that is the `failing`th fails."""
+
+    rank, size = 0, 2
+
+    def __init__(self, failing: int = 0) -> None:
+        self.num_calls, self.failing = 0, failing
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.num_calls += 1
+        if self.num_calls == self.failing:
+            raise LookupError("the other rank is gone")
+        return tensor.mul_(2)
+
+    def gather(self, tensor: torch.Tensor, width: int) -> torch.Tensor:
+        return torch.cat((tensor, tensor), dim=-1)[:, :width]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_a_sum_over_ranks_is_what_the_next_product_reads(kind: str) -> None:
+    kernels, reference, inputs = CpuKernels(), ReferenceKernels(), random(7, 64)
+
+    def operations(k: Any) -> Any:
+        table = random(48, 64, seed=1)
+        weight: Weight = quantized(table) if kind == "int8" else table.to(getattr(torch, kind))
+        return lambda x: k.linear(k.all_reduce(x, TwoAlike()), weight if k is kernels or kind == "int8" else table)
+
+    expected = operations(reference)(inputs.clone())
+    rounding = 0.05 if kind == "bfloat16" else 1e-4
+    torch.testing.assert_close(
+        outcome(kernels, inputs, operations(kernels), 48), expected, rtol=rounding, atol=rounding
+    )
+
+
+def test_a_token_of_another_rank_is_embedded_as_zeros() -> None:
+    kernels, table = CpuKernels(), random(4, 36)
+    expected = torch.zeros(9, 36)
+    expected[3:7] = table
+    own = table.clone()
+
+    class Lookup(Recipe):
+        def __call__(self, step: AttentionStep) -> torch.Tensor:
+            out: torch.Tensor = self.kernels.embedding(step.batch.token_ids, own, first_id=3)
+            return out
+
+    forward = bind(kernels, Lookup(kernels, table, None, 36))
+    forward.run(batch_of(9))
+    assert torch.equal(forward.logits(torch.arange(9).numpy()), expected)
+    assert torch.equal(ReferenceKernels().embedding(torch.arange(9), table, first_id=3), expected)
+
+
+def test_the_heads_products_of_all_ranks_are_gathered() -> None:
+    kernels, inputs = CpuKernels(), random(5, 24)
+
+    class Gathered(Recipe):
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.kernels.gather(super().logits(hidden), TwoAlike(), 40)
+            return out
+
+    forward = bind(kernels, Gathered(kernels, inputs, lambda x: x, 24))
+    forward.run(batch_of(5))
+    assert torch.equal(forward.logits(torch.arange(5).numpy()), torch.cat((inputs, inputs[:, :16]), dim=1))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_an_error_in_a_collective_leaves_the_program_and_the_next_step_runs(num_threads: int) -> None:
+    kernels, ranks, inputs = CpuKernels(), TwoAlike(failing=2), random(6, 16)
+
+    def operations(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            x = kernels.all_reduce(x, ranks)
+        return x
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        forward = bind(kernels, Recipe(kernels, inputs, operations, 16))
+    finally:
+        torch.set_num_threads(usual)
+    with pytest.raises(LookupError, match="the other rank is gone"):
+        forward.run(batch_of(6))
+    assert ranks.num_calls == 2, "what follows has not run"
+    forward.run(batch_of(6))
+    assert torch.equal(forward.logits(torch.arange(6).numpy()), inputs * 8)
+
+
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_tokens_and_positions_are_looked_up_each_in_its_table_scaled_and_added(instruction_set: str) -> None:
     kernels = kernels_for(instruction_set)

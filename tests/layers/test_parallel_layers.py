@@ -6,11 +6,11 @@ import pytest
 
 from octavo.errors import ConfigError
 from octavo.layers.parallel import TensorParallel
-from parallel_ranks import check_layers, on_two_ranks
+from parallel_ranks import check_layers, on_ranks
 
 
 def test_split_layers_compute_what_whole_ones_do(tmp_path: Path) -> None:
-    on_two_ranks(check_layers, tmp_path)
+    on_ranks(2, check_layers, tmp_path)
     check_layers(TensorParallel())
 
 
@@ -29,3 +29,11 @@ def test_fewer_units_than_ranks_are_replicated_where_allowed() -> None:
 def test_units_that_cannot_be_shared_evenly_are_refused_naming_the_flag(num_units: int, replicate: bool) -> None:
     with pytest.raises(ConfigError, match=rf"{num_units} heads.*--tensor-parallel-size"):
         TensorParallel(0, 4).share(num_units, "heads", replicate=replicate)
+
+
+def test_a_vocabulary_may_leave_the_last_ranks_less_but_never_nothing() -> None:
+    shares = [TensorParallel(rank, 4).uneven_share(97, "tokens") for rank in range(4)]
+    assert [unit for share in shares for unit in share] == list(range(97))
+    assert [len(share) for share in shares] == [25, 25, 25, 22]
+    with pytest.raises(ConfigError, match=r"6 tokens.*--tensor-parallel-size"):
+        TensorParallel(0, 4).uneven_share(6, "tokens")

@@ -1,6 +1,7 @@
 """Each architecture computes what transformers does, in prefill and decode, on the reference and the C++ kernels."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from octavo.kernels.interface import Kernels
 from octavo.kernels.quantized import quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.models.registry import known_architectures
+from parallel_ranks import check_models, on_ranks
 from ragged_model import RaggedModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,6 +68,38 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(tmp_path: Path, arch
         for row, logits in ragged_logits(model).items():
             torch.testing.assert_close(logits, expected[row], atol=1e-4, rtol=0)
         assert greedy(model, ROWS["chunked"]) == generated[0, prompt.shape[1] :].tolist()
+
+
+@dataclass(frozen=True)
+class Unsplit:
+    """A variant's folder, and a row's logits in one process."""
+
+    architecture: str
+    folder: Path
+    num_heads: int
+    logits: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def unsplit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Unsplit]:
+    root, found = tmp_path_factory.mktemp("variants"), {}
+    for number, (architecture, variant) in enumerate(VARIANTS):
+        folder = make_checkpoint(root / str(number), architecture, variant)
+        model = RaggedModel(folder)
+        logits = model.step({"row": ROWS["whole"]})["row"]
+        found[f"{architecture}, {variant}"] = Unsplit(architecture, folder, model.config.num_attention_heads, logits)
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_split_over_ranks_each_gives_the_logits_of_one_process(
+    tmp_path: Path, unsplit: dict[str, Unsplit], size: int
+) -> None:
+    splittable = {name: each for name, each in unsplit.items() if each.num_heads % size == 0}
+    assert {each.architecture for each in splittable.values()} == set(FAMILIES)
+    folders = {name: each.folder for name, each in splittable.items()}
+    expected = {name: each.logits for name, each in splittable.items()}
+    on_ranks(size, check_models, tmp_path, folders, ROWS["whole"], expected)
 
 
 def test_every_known_architecture_is_tested() -> None:

@@ -2,14 +2,12 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
 
 from checkpoints import LLAMA3, make_llama, transformers_from_gguf, transformers_logits
-from parallel_ranks import check_llama, on_two_ranks
 from ragged_model import RaggedModel
 
 
@@ -46,13 +44,3 @@ def test_the_packaged_smollm2_gives_the_logits_of_transformers_on_the_same_file(
     prefilled = model.step({"row": token_ids[:7]})["row"]
     decoded = [model.step({"row": [token]})["row"] for token in token_ids[7:]]
     torch.testing.assert_close(torch.cat([prefilled, *decoded]), expected, atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("overrides", [{"attention_bias": True, "mlp_bias": True}, {"num_key_value_heads": 1}])
-def test_a_checkpoint_split_over_two_ranks_gives_the_logits_of_the_whole(
-    tmp_path: Path, overrides: dict[str, Any]
-) -> None:
-    folder = make_llama(tmp_path / "model", **overrides)
-    token_ids = tokens(21, 6)
-    whole = RaggedModel(folder, dtype=torch.float64).step({"row": token_ids})["row"]
-    on_two_ranks(check_llama, tmp_path, folder, token_ids, whole)

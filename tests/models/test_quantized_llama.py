@@ -12,7 +12,7 @@ from checkpoints import make_llama
 from gguf_files import make_gguf
 from octavo.kernels.quantized import quantize_rows
 from octavo.models.registry import CausalLM
-from parallel_ranks import check_quantized_llama, on_two_ranks
+from parallel_ranks import check_quantized_llama, on_ranks
 from ragged_model import RaggedModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,4 +113,4 @@ def test_a_weight_loaded_in_pieces_is_the_one_quantized_at_once(
 def test_an_int8_checkpoint_split_over_two_ranks_is_as_close_to_the_float_one(tmp_path: Path) -> None:
     folder, token_ids = make_llama(tmp_path / "model", **WIDE, tie_word_embeddings=True), tokens(21, 6)
     exact = RaggedModel(folder).step({"row": token_ids})["row"]
-    on_two_ranks(check_quantized_llama, tmp_path, folder, token_ids, exact, TOLERANCE)
+    on_ranks(2, check_quantized_llama, tmp_path, folder, token_ids, exact, TOLERANCE)

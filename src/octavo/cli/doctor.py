@@ -49,6 +49,7 @@ def _print_section(title: str, rows: dict[str, str]) -> None:
 def _print_machine(config: EngineConfig) -> None:
     import torch
 
+    from octavo.execution.local import threads_of_a_rank
     from octavo.execution.machine import free_memory_bytes, num_cores, total_memory_bytes
     from octavo.kernels import why_not_built
 
@@ -59,8 +60,8 @@ def _print_machine(config: EngineConfig) -> None:
             "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "processor": model_name,
             "instructions": " ".join(name for name in _SHOWN_FEATURES if name in features) or "portable",
-            "cores": f"{num_cores()} usable, {config.num_threads or torch.get_num_threads()} threads for "
-            "the kernels (--num-threads)",
+            "cores": f"{num_cores()} usable, {threads_of_a_rank(config)} threads for the kernels (--num-threads)"
+            + (f" of each of {config.tensor_parallel_size} processes" if config.tensor_parallel_size > 1 else ""),
             "memory": f"{free_memory_bytes() / MIB:,.0f} MiB free of {total_memory_bytes() / MIB:,.0f} MiB",
         },
     )
@@ -97,6 +98,7 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, weight_bytes
     from octavo.kernels import Needs, select_kernels
     from octavo.layers.build import ModelBuild
+    from octavo.layers.parallel import TensorParallel
     from octavo.models.weights.loader import read_config, resolve_cache_dtype, resolve_dtype
     from octavo.models.weights.locate import locate
     from octavo.models.weights.resolve import resolve_model
@@ -108,7 +110,8 @@ def _print_model(config: EngineConfig) -> None:
     device = torch.device("cpu")
     cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
     choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
-    build = ModelBuild(dtype, device, choice.kernels, quantization=config.quantization)
+    ranks = TensorParallel(0, config.tensor_parallel_size)
+    build = ModelBuild(dtype, device, choice.kernels, ranks, config.quantization)
     weights, free = weight_bytes(model, build), free_memory_bytes()
     _print_section(
         f"Model {config.model}",
@@ -128,17 +131,18 @@ def _print_model(config: EngineConfig) -> None:
 
 
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
-    slots = cache.num_blocks * cache.block_size
+    num_blocks, slots = cache.num_blocks, cache.num_blocks * cache.block_size
+    block_bytes = cache.block_bytes * config.tensor_parallel_size
     full_length, short = -(-max_model_len // cache.block_size), min(512, max_model_len)
     _print_section(
         f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
         {
-            "one token": f"{cache.block_bytes / cache.block_size / 1024:,.1f} KiB in "
+            "one token": f"{block_bytes / cache.block_size / 1024:,.1f} KiB in "
             f"{str(cache.dtype).removeprefix('torch.')} (--kv-cache-dtype)",
-            "one block": f"{cache.block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)",
-            "blocks": f"{cache.num_blocks:,} ({cache.num_bytes / MIB:,.0f} MiB), room for {slots:,} tokens",
-            "sequences": f"{cache.num_blocks // full_length:,} at the full {max_model_len} tokens, "
-            f"{min(cache.num_blocks // -(-short // cache.block_size), config.max_num_seqs):,} of {short} tokens "
+            "one block": f"{block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)",
+            "blocks": f"{num_blocks:,} ({num_blocks * block_bytes / MIB:,.0f} MiB), room for {slots:,} tokens",
+            "sequences": f"{num_blocks // full_length:,} at the full {max_model_len} tokens, "
+            f"{min(num_blocks // -(-short // cache.block_size), config.max_num_seqs):,} of {short} tokens "
             f"(at most {config.max_num_seqs} at once, --max-num-seqs)",
         },
     )

@@ -14,12 +14,10 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from octavo import errors
 from octavo.config import EngineConfig
 from octavo.engine.wire import (
     Abort,
     EngineLoad,
-    Failure,
     Pin,
     Pinned,
     Ready,
@@ -30,7 +28,7 @@ from octavo.engine.wire import (
     decode_event,
     encode,
 )
-from octavo.errors import EngineError, OctavoError, RequestError
+from octavo.errors import EngineError, OctavoError, RequestError, error_named
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
@@ -222,7 +220,7 @@ class EngineClient:
                 if self._pinned is not None and not self._pinned.done():
                     self._pinned.set_result(event)
             else:
-                self._die(_error_of(event))
+                self._die(error_named(event.kind, event.message))
 
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)
@@ -255,10 +253,3 @@ class EngineClient:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
-
-
-def _error_of(failure: Failure) -> OctavoError:
-    """The error that the engine named."""
-    kind = getattr(errors, failure.kind, EngineError)
-    error: OctavoError = kind(failure.message)
-    return error

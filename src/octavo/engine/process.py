@@ -28,6 +28,8 @@ from octavo.engine.wire import (
     encode,
 )
 from octavo.errors import OctavoError, RequestError
+from octavo.execution.launch import executor_class
+from octavo.execution.multiprocess import MultiProcessExecutor
 
 
 def main(commands_address: str, events_address: str, config_json: str) -> int:
@@ -64,20 +66,22 @@ class EngineProcess:
         # The front holds the other end of standard input: it reads as closed once the front is gone, however it went.
         self._poller.register(sys.stdin.fileno(), zmq.POLLIN)
         start_s = time.monotonic()
-        from octavo.execution.local import LocalExecutor
-
+        make_executor = executor_class(config)
         imported_s = time.monotonic()
-        executor = LocalExecutor(config, progress=sys.stderr.isatty())
+        executor = make_executor(config, progress=sys.stderr.isatty())
         self._engine = Engine.configured(executor, config)
+        self._ranks = executor if isinstance(executor, MultiProcessExecutor) else None
+        for descriptor in self._ranks.sockets if self._ranks else ():
+            self._poller.register(descriptor, zmq.POLLIN)
         phases_s = {"import torch": imported_s - start_s, "load the model": time.monotonic() - imported_s}
         self._send(
             Ready(
                 limits=self._engine.scheduler.limits,
                 block_bytes=executor.capacity.block_bytes,
                 num_swap_blocks=executor.capacity.num_swap_blocks,
-                weight_bytes=executor.weight_bytes,
-                dtype=str(executor.dtype).removeprefix("torch."),
-                kernels=executor.kernel_choice.why,
+                weight_bytes=executor.loaded.weight_bytes,
+                dtype=executor.loaded.dtype,
+                kernels=executor.loaded.kernels,
                 phases_s=phases_s,
             )
         )
@@ -89,6 +93,8 @@ class EngineProcess:
             ready = dict(self._poller.poll(0 if self._engine.has_unfinished else None))
             if sys.stdin.fileno() in ready:
                 return
+            if self._ranks and not ready.keys().isdisjoint(self._ranks.sockets):
+                self._ranks.check()
             is_changed = False
             for command in self._received():
                 if isinstance(command, Shutdown):

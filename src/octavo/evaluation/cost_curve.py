@@ -167,9 +167,9 @@ def _cost_of(executor: LocalExecutor, config: EngineConfig) -> StepCost:
     numbers = weight_bytes(model, build) // executor.dtype.itemsize
     looked_up = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     return StepCost(
-        weight_bytes=executor.weight_bytes - looked_up * executor.dtype.itemsize,
+        weight_bytes=executor.loaded.weight_bytes - looked_up * executor.dtype.itemsize,
         num_weights=numbers - looked_up,
-        precision="int8" if config.quantization == "int8" else str(executor.dtype).removeprefix("torch."),
+        precision="int8" if config.quantization == "int8" else executor.loaded.dtype,
         kv_bytes=shape.block_bytes / shape.block_size,
         attention_operations=4.0 * shape.num_layers * model.num_attention_heads * model.head_dim,
         logits_bytes=4 * model.vocab_size,

@@ -13,12 +13,24 @@ class Capacity:
     num_blocks: int
     block_size: int
     block_bytes: int
-    """Bytes of one block, K and V of all layers."""
+    """Bytes of one block, K and V of all layers, on all ranks together."""
     num_swap_blocks: int = 0
     """Blocks that the swap space holds."""
     max_model_len: int
     vocab_size: int
     eos_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """What an executor has loaded, for people to read."""
+
+    weight_bytes: int
+    """On all ranks together."""
+    dtype: str
+    """Of weights and activations, without the torch."""
+    kernels: str
+    """Which kernels were chosen, and why."""
 
 
 class Step(Protocol):

@@ -1,18 +1,19 @@
-"""The local executor: the model, its KV cache and its runner in this very process."""
+"""The local executor: a model, or one rank's share of it, its KV cache and its runner in this very process."""
 
 import logging
 
 import torch
 
 from octavo.config import EngineConfig
-from octavo.errors import EngineError
-from octavo.execution.executor import Capacity, FinishedStep
+from octavo.errors import ConfigError, EngineError
+from octavo.execution.executor import Capacity, FinishedStep, LoadedModel
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner
 from octavo.execution.plan import Plan
 from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, size_swap_space
 from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
+from octavo.layers.parallel import TensorParallel
 from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
 from octavo.models.weights.locate import locate
 from octavo.models.weights.resolve import resolve_model
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 class LocalExecutor:
     """Loads the model and runs plans on the CPU, one at a time.
 
+    Args:
+        ranks: this process's place among those that run the model together, each in a local executor that is given the
+            same plans; rank 0's outputs count. By default it is the only one.
+
     Raises:
         ModelError: the model cannot be found, downloaded or read.
         ConfigError: the model, its length or its cache does not fit; the message names the flag to change.
@@ -30,38 +35,47 @@ class LocalExecutor:
 
     depth = 1
 
-    def __init__(self, config: EngineConfig, *, progress: bool = False) -> None:
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
+    def __init__(self, config: EngineConfig, ranks: TensorParallel | None = None, *, progress: bool = False) -> None:
+        ranks = ranks or TensorParallel()
+        if config.tensor_parallel_size != ranks.size:
+            raise ConfigError(
+                f"this command runs the model in one process, and --tensor-parallel-size is "
+                f"{config.tensor_parallel_size}: leave it at 1"
+            )
+        torch.set_num_threads(threads_of_a_rank(config))
         device = torch.device("cpu")
         config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint)
-        self.dtype = resolve_dtype(config.dtype, self.model_config)
-        cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, self.dtype)
-        self.kernel_choice = select_kernels(Needs(device, self.dtype, cache_dtype), config.kernels)
+        self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
+        cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
+        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
-        build = ModelBuild(self.dtype, device, kernels, quantization=config.quantization, max_model_len=max_model_len)
-        self.weight_bytes = check_weights_fit(config, self.model_config, build, free_memory_bytes())
+        build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
+        weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(free_memory_bytes))
         model = load_model(
             self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
         )
-        shape = size_cache(config, self.model_config, cache_dtype, max_model_len, free_memory_bytes())
+        free_bytes = ranks.smallest(free_memory_bytes)
+        shape = size_cache(config, self.model_config, cache_dtype, max_model_len, free_bytes)
         cache = kernels.allocate_cache(shape, device)
-        swap_shape = size_swap_space(config, shape, free_memory_bytes())
+        swap_shape = size_swap_space(config, shape, free_bytes)
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
-        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len, swap_space)
+        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len, swap_space, ranks)
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
             block_size=shape.block_size,
-            block_bytes=shape.block_bytes,
+            block_bytes=shape.block_bytes * ranks.size,
             num_swap_blocks=swap_shape.num_blocks,
             max_model_len=max_model_len,
             vocab_size=self.model_config.vocab_size,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
+        )
+        self.loaded = LoadedModel(
+            weight_bytes=weight_bytes, dtype=str(dtype).removeprefix("torch."), kernels=self.kernel_choice.why
         )
 
     @property
@@ -81,3 +95,8 @@ class LocalExecutor:
     def close(self) -> None:
         """Drop the weights and the cache."""
         self._runner = None
+
+
+def threads_of_a_rank(config: EngineConfig) -> int:
+    """Threads for the kernels of one process: the machine's, shared out evenly, and at least one."""
+    return max(1, (config.num_threads or torch.get_num_threads()) // config.tensor_parallel_size)

@@ -8,6 +8,7 @@ import torch
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.kernels.interface import Kernels, KVCache, Model, RaggedBatch
+from octavo.layers.parallel import TensorParallel
 from octavo.outputs import TokenLogprobs
 from octavo.sampling.logprobs import score_prompt
 from octavo.sampling.sampler import NO_TOKEN, SampleResult, sample
@@ -21,13 +22,22 @@ class ModelRunner:
     """One model, its KV cache and the rows it is working on."""
 
     def __init__(
-        self, model: Model, kernels: Kernels, cache: KVCache, max_model_len: int, swap_space: KVCache | None = None
+        self,
+        model: Model,
+        kernels: Kernels,
+        cache: KVCache,
+        max_model_len: int,
+        swap_space: KVCache | None = None,
+        ranks: TensorParallel | None = None,
     ) -> None:
+        """`ranks` are the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it
+        samples, and tells the others."""
         self.forward = kernels.bind(model, cache)
         self.kernels = kernels
         self.cache = cache
         self.swap_space = swap_space
         """Records of the same shape as the cache's, for the blocks of preempted requests."""
+        self.ranks = ranks or TensorParallel()
         self.rows = RowTables(max_model_len, cache.shape.block_size)
         self.sampling = SamplingTable()
 
@@ -122,9 +132,12 @@ class ModelRunner:
             place = {source: index for index, source in enumerate(sources)}
             logits = logits[[place[source] for source in plan.logits_from]]
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
-        result = sample(logits, self.sampling, rows, num_generated, self.rows.token_ids, plan.masks)
-        token_ids = result.token_ids.cpu().numpy()
+        if self.ranks.rank == 0:
+            num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
+            result = sample(logits, self.sampling, rows, num_generated, self.rows.token_ids, plan.masks)
+        else:
+            result = SampleResult(self._tensor(np.empty_like(rows)), [], [])
+        token_ids = self.ranks.from_first(result.token_ids).cpu().numpy()
         drawn = token_ids != NO_TOKEN
         self.rows.append(rows[drawn], token_ids[drawn])
         return [[token] if token != NO_TOKEN else [] for token in token_ids.tolist()], result
@@ -140,5 +153,6 @@ class ModelRunner:
         for offset in range(0, len(targets), SCORED_AT_ONCE):
             chunk = targets[offset : offset + SCORED_AT_ONCE]
             logits = self.forward.logits(np.arange(first + offset, first + offset + len(chunk)))
-            scores += score_prompt(logits, chunk, num_top)
+            if self.ranks.rank == 0:
+                scores += score_prompt(logits, chunk, num_top)
         return scores

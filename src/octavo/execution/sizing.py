@@ -10,6 +10,7 @@ from octavo.config import EngineConfig, parse_size
 from octavo.errors import ConfigError
 from octavo.kernels.interface import CacheShape
 from octavo.layers.build import ModelBuild
+from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
 from octavo.models.registry import build_model
 
@@ -19,16 +20,17 @@ MIB = 2**20
 
 
 def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
-    """Bytes that the weights take as the build keeps them, counted on the meta device."""
+    """Bytes that the weights take on all ranks as the build keeps them, counted on the meta device."""
     return _weight_and_table_bytes(model, build)[0]
 
 
 def _weight_and_table_bytes(model: ModelConfig, build: ModelBuild) -> tuple[int, int]:
-    """Bytes of the parameters, and of what is computed from the config beside them."""
+    """Bytes of the parameters, and of what is computed from the config beside them; a rank's, times the ranks."""
+    size = build.tensor_parallel.size
     modules = build_model(model, replace(build, device=torch.device("meta")))
     weights = sum(parameter.nbytes for _, parameter in modules.named_parameters())
     tables = sum(table.nbytes for module in modules.modules() for table in module.buffers(recurse=False))
-    return weights, tables
+    return size * weights, size * tables
 
 
 def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int) -> int:
@@ -73,23 +75,27 @@ def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
 def size_cache(
     config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max_model_len: int, free_bytes: int
 ) -> CacheShape:
-    """The KV cache of `dtype` that `--kv-cache-memory` buys, no more than all sequences at full length could use.
+    """A rank's part of the KV cache of `dtype` that `--kv-cache-memory` buys for all of them, no more than all
+    sequences at full length could use.
 
     Raises:
         ConfigError: this cache is more than is free, or less than one block.
     """
-    block = CacheShape(1, model.num_hidden_layers, config.block_size, model.num_key_value_heads, model.head_dim, dtype)
+    ranks = TensorParallel(0, config.tensor_parallel_size)
+    heads = len(ranks.share(model.num_key_value_heads, "KV heads", replicate=True))
+    block = CacheShape(1, model.num_hidden_layers, config.block_size, heads, model.head_dim, dtype)
+    block_bytes = block.block_bytes * ranks.size
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
     most_useful = config.max_num_seqs * -(-max_model_len // config.block_size)
-    num_blocks = min(wanted_bytes // block.block_bytes, most_useful)
+    num_blocks = min(wanted_bytes // block_bytes, most_useful)
     if num_blocks < 1:
         raise ConfigError(
-            f"--kv-cache-memory {config.kv_cache_memory} is less than one KV block of {block.block_bytes:,} bytes "
+            f"--kv-cache-memory {config.kv_cache_memory} is less than one KV block of {block_bytes:,} bytes "
             f"({config.block_size} tokens): raise it or lower --block-size"
         )
-    if num_blocks * block.block_bytes > free_bytes:
+    if num_blocks * block_bytes > free_bytes:
         raise ConfigError(
-            f"--kv-cache-memory {config.kv_cache_memory} makes a cache of {num_blocks * block.block_bytes / MIB:,.0f} "
+            f"--kv-cache-memory {config.kv_cache_memory} makes a cache of {num_blocks * block_bytes / MIB:,.0f} "
             f"MiB and only {free_bytes / MIB:,.0f} MiB are free: lower it"
         )
     servable = num_blocks * config.block_size
@@ -100,13 +106,14 @@ def size_cache(
             "(%d MiB for one sequence of full length)",
             servable,
             max_model_len,
-            -(-block.block_bytes * -(-max_model_len // config.block_size) // MIB),
+            -(-block_bytes * -(-max_model_len // config.block_size) // MIB),
         )
     return replace(block, num_blocks=num_blocks)
 
 
 def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) -> CacheShape:
-    """The swap space that `--swap-space` buys beside a cache, which is not in use yet: its pages are still free.
+    """A rank's part of the swap space that `--swap-space` buys beside a cache, which is not in use yet: its pages are
+    still free.
 
     It is never larger than the cache: only what has been in the pool is moved out, and nothing new is admitted before
     all of it is back.
@@ -116,17 +123,18 @@ def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) ->
     """
     if config.preemption_mode == "recompute":
         return replace(cache, num_blocks=0)
-    free_bytes = max(0, free_bytes - cache.num_bytes)
+    block_bytes = cache.block_bytes * config.tensor_parallel_size
+    free_bytes = max(0, free_bytes - cache.num_blocks * block_bytes)
     wanted_bytes = parse_size(config.swap_space, free_bytes, "--swap-space", least=0)
-    num_blocks = min(wanted_bytes // cache.block_bytes, cache.num_blocks)
-    if num_blocks * cache.block_bytes > free_bytes:
+    num_blocks = min(wanted_bytes // block_bytes, cache.num_blocks)
+    if num_blocks * block_bytes > free_bytes:
         raise ConfigError(
-            f"--swap-space {config.swap_space} is {num_blocks * cache.block_bytes / MIB:,.0f} MiB, and beside the KV "
+            f"--swap-space {config.swap_space} is {num_blocks * block_bytes / MIB:,.0f} MiB, and beside the KV "
             f"cache {free_bytes / MIB:,.0f} MiB are free: lower it, or --kv-cache-memory"
         )
     if config.preemption_mode == "swap" and num_blocks == 0:
         raise ConfigError(
             f"--preemption-mode swap needs room to swap to, and --swap-space {config.swap_space} is less than one KV "
-            f"block of {cache.block_bytes:,} bytes: raise it"
+            f"block of {block_bytes:,} bytes: raise it"
         )
     return replace(cache, num_blocks=num_blocks)

@@ -1,6 +1,6 @@
 """What csrc/module.cpp offers. Addresses are those of contiguous memory that outlives the object it is given to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class Program:
     @property
     def instruction_set(self) -> str: ...
     def buffer(self, width: int) -> int: ...
-    def embedding(self, weight: Weight, out: int, of_positions: bool, scale: float) -> None: ...
+    def embedding(self, weight: Weight, out: int, of_positions: bool, scale: float, first_id: int) -> None: ...
     def norm(
         self,
         weight: Floats | None,
@@ -52,6 +52,7 @@ class Program:
         scores: int,
         out: int,
     ) -> None: ...
+    def all_reduce(self, reduce: Callable[[Floats], object], buffer: int) -> None: ...
     def attention(
         self,
         qkv: int,

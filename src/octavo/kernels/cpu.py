@@ -9,7 +9,7 @@ Activations are float32 throughout, sums too, whatever the weights are stored in
 """
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ from octavo.kernels.interface import (
     KVCache,
     Model,
     RaggedBatch,
+    Ranks,
     Weight,
 )
 from octavo.kernels.quantized import QuantizedWeight
@@ -97,9 +98,9 @@ class CpuKernels:
         finally:
             self._recording = None
 
-    def embedding(self, ids: Any, weight: Weight, scale: float = 1.0) -> Any:
+    def embedding(self, ids: Any, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> Any:
         """Record the lookup of each token's row."""
-        return self._open.embedding(ids, weight, scale)
+        return self._open.embedding(ids, weight, scale, first_id)
 
     def add(self, a: Any, b: Any) -> Any:
         """Record a sum."""
@@ -139,6 +140,14 @@ class CpuKernels:
         """Record the scores and the experts; their products are int8 where the weights are."""
         return self._open.experts(hidden, router, gate_up, down, num_chosen, kind)
 
+    def all_reduce(self, hidden: Any, ranks: Ranks) -> Any:
+        """Record a call of `ranks`, in which the step's threads wait."""
+        return hidden if ranks.size == 1 else self._open.all_reduce(hidden, ranks)
+
+    def gather(self, logits: Any, ranks: Ranks, width: int) -> Any:
+        """Take note that the head's products are to be gathered."""
+        return logits if ranks.size == 1 else self._open.gather(logits, ranks, width)
+
     def attention(self, qkv: Any, step: Any, spec: AttentionSpec) -> Any:
         """Record norms, rotation, KV write and attention."""
         return self._open.attention(qkv, spec)
@@ -160,6 +169,7 @@ class Recording:
         self._tables: list[torch.Tensor] = []
         self._head: _cpu.Weight | None = None
         self._hidden: Activation | None = None
+        self._gather: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def of(self, model: Model) -> "RecordedForward":
         """Run the model's forward on handles, then its head.
@@ -174,12 +184,12 @@ class Recording:
         if self._head is None or logits is not hidden:
             raise ModelError("the model's head is not a single product, which the CPU kernels need")
         self._program.keep(hidden.buffer, self._head)
-        return RecordedForward(self._program, hidden, self._head, self._cache, self._tables)
+        return RecordedForward(self._program, hidden, self._head, self._gather, self._cache, self._tables)
 
-    def embedding(self, ids: object, weight: Weight, scale: float) -> Activation:
+    def embedding(self, ids: object, weight: Weight, scale: float, first_id: int) -> Activation:
         packed = self._pack(weight)
         out = self._new(packed.num_inputs)
-        self._program.embedding(packed, out.buffer, ids is _AnyBatch.positions, scale)
+        self._program.embedding(packed, out.buffer, ids is _AnyBatch.positions, scale, first_id)
         return out
 
     def add(self, a: Activation, b: Activation) -> Activation:
@@ -242,6 +252,16 @@ class Recording:
         )
         return out
 
+    def all_reduce(self, hidden: Activation, ranks: Ranks) -> Activation:
+        self._program.all_reduce(lambda array: ranks.all_reduce(torch.from_numpy(array)), hidden.buffer)
+        return hidden
+
+    def gather(self, logits: Activation, ranks: Ranks, width: int) -> Activation:
+        if logits is not self._hidden:
+            raise ModelError("the CPU kernels gather a model's logits, and nothing else")
+        self._gather = lambda own: ranks.gather(own, width)
+        return logits
+
     def attention(self, qkv: Activation, spec: AttentionSpec) -> Activation:
         out = self._new(spec.num_heads * spec.head_dim)
         shape = self._cache.shape
@@ -297,12 +317,14 @@ class RecordedForward:
         program: "_cpu.Program",
         hidden: Activation,
         head: "_cpu.Weight",
+        gather: Callable[[torch.Tensor], torch.Tensor] | None,
         cache: KVCache,
         tables: list[torch.Tensor],
     ) -> None:
         self._program = program
         self._hidden = hidden
         self._head = head
+        self._gather = gather
         self._owned = (cache, tables)
         """The program has pointers into these."""
         self._logits = torch.empty(0, head.num_outputs)
@@ -324,7 +346,7 @@ class RecordedForward:
             self._logits = torch.empty(len(tokens), self._head.num_outputs)
         logits = self._logits[: len(tokens)]
         self._program.logits(self._head, self._hidden.buffer, tokens, logits.numpy())
-        return logits
+        return logits if self._gather is None else self._gather(logits)
 
     def seconds_by_operation(self) -> dict[str, float]:
         """Time by operation since `profile` was called."""

@@ -146,6 +146,25 @@ class Model(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """The processes that hold one model together, each calling the same operations in the same order:
+    `layers.parallel.TensorParallel`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks; `tensor` is overwritten with it."""
+        ...
+
+    def gather(self, tensor: torch.Tensor, width: int) -> torch.Tensor:
+        """`[n, own]` of every rank, side by side on rank 0: `[n, width]`. Other ranks get their own back."""
+        ...
+
+
 class Kernels(Protocol):
     """One device's operations. `kernels/reference.py` is the plain torch version that every other is tested against.
 
@@ -172,9 +191,12 @@ class Kernels(Protocol):
         afterwards."""
         ...
 
-    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0) -> torch.Tensor:
+    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """`[num_tokens]` int64, a batch's token ids or its positions -> the weight's rows times `scale`,
-        `[num_tokens, in_features]`."""
+        `[num_tokens, in_features]`.
+
+        The rows belong to the ids from `first_id` on; where an id has none, there are zeros.
+        """
         ...
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -239,6 +261,14 @@ class Kernels(Protocol):
         Returns:
             `[num_tokens, hidden_size]`.
         """
+        ...
+
+    def all_reduce(self, hidden: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+        """The sum of all ranks' `hidden`, whose own content is lost."""
+        ...
+
+    def gather(self, logits: torch.Tensor, ranks: Ranks, width: int) -> torch.Tensor:
+        """`[n, own]` of every rank -> `[n, width]` on rank 0; what other ranks get is not to be used."""
         ...
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:

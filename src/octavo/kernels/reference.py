@@ -17,6 +17,7 @@ from octavo.kernels.interface import (
     KVCache,
     Model,
     RaggedBatch,
+    Ranks,
     Weight,
 )
 from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
@@ -73,13 +74,12 @@ class ReferenceKernels:
         """The model as it is."""
         return EagerForward(model, cache)
 
-    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0) -> torch.Tensor:
-        """`[num_tokens]` int64 -> `[num_tokens, in_features]`."""
-        if isinstance(weight, QuantizedWeight):
-            rows = (weight.values[ids] * weight.scales[ids].unsqueeze(1)).to(weight.dtype)
-        else:
-            rows = functional.embedding(ids, weight)
-        return rows if scale == 1.0 else rows * scale
+    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
+        """`[num_tokens]` int64 -> `[num_tokens, in_features]`, zeros for the ids of other ranks."""
+        num_rows = len(weight.scales) if isinstance(weight, QuantizedWeight) else len(weight)
+        is_here = (ids >= first_id) & (ids < first_id + num_rows)
+        found = _rows(weight, torch.where(is_here, ids - first_id, 0))
+        return torch.where(is_here.unsqueeze(1), found if scale == 1.0 else found * scale, 0)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The sum of two activations of one shape."""
@@ -150,6 +150,14 @@ class ReferenceKernels:
                 total.index_add_(0, tokens, result.to(wide))
         return total.to(hidden.dtype)
 
+    def all_reduce(self, hidden: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+        """The sum over all ranks."""
+        return ranks.all_reduce(hidden)
+
+    def gather(self, logits: torch.Tensor, ranks: Ranks, width: int) -> torch.Tensor:
+        """`[n, own]` of every rank -> `[n, width]` on rank 0."""
+        return ranks.gather(logits, width)
+
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
         """Normalise, rotate, write, attend: `Kernels.attention` gives the shapes."""
         heads = qkv.view(len(qkv), -1, spec.head_dim)
@@ -191,6 +199,12 @@ def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.T
     """
     normalised = functional.rms_norm(hidden.to(accumulation_dtype(hidden.dtype)), hidden.shape[-1:], eps=eps)
     return (normalised.to(weight.dtype) * weight).to(hidden.dtype)
+
+
+def _rows(weight: Weight, rows: torch.Tensor) -> torch.Tensor:
+    if isinstance(weight, QuantizedWeight):
+        return (weight.values[rows] * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
+    return functional.embedding(rows, weight)
 
 
 def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:

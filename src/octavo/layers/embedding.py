@@ -3,7 +3,6 @@ positions."""
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placement, Placements, place_weight
@@ -22,9 +21,7 @@ class VocabParallelEmbedding(nn.Module):
         super().__init__()
         self.shape = (vocab_size, hidden_size)
         self.tensor_parallel = build.tensor_parallel
-        self.rows_per_rank = -(-vocab_size // build.tensor_parallel.size)
-        start = min(vocab_size, build.tensor_parallel.rank * self.rows_per_rank)
-        self.rows = range(start, min(vocab_size, start + self.rows_per_rank))
+        self.rows = build.tensor_parallel.uneven_share(vocab_size, "tokens")
         self.scale = scale
         self.kernels = build.kernels
         make = build.weight if is_head else build.parameter
@@ -32,12 +29,8 @@ class VocabParallelEmbedding(nn.Module):
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """`[num_tokens]` int64 -> `[num_tokens, hidden_size]`, whole on every rank."""
-        if self.tensor_parallel.size == 1:
-            return self.kernels.embedding(token_ids, self.weight, self.scale)
-        here = (token_ids >= self.rows.start) & (token_ids < self.rows.stop)
-        own_ids = torch.where(here, token_ids - self.rows.start, 0)
-        embedded = self.kernels.embedding(own_ids, self.weight, self.scale)
-        return self.tensor_parallel.all_reduce(embedded.masked_fill(~here.unsqueeze(1), 0))
+        own = self.kernels.embedding(token_ids, self.weight, self.scale, first_id=self.rows.start)
+        return self.kernels.all_reduce(own, self.tensor_parallel)
 
     def placements(self) -> Placements:
         """`weight`."""
@@ -75,10 +68,7 @@ class ParallelLMHead(nn.Module):
         self.table = table
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[n, hidden_size]` -> `[n, vocab_size]`, whole on every rank."""
+        """`[n, hidden_size]` -> `[n, vocab_size]` on rank 0; what other ranks get is not to be used."""
         table = self.table
         logits = table.kernels.linear(hidden, table.weight)
-        if table.tensor_parallel.size == 1:
-            return logits
-        padded = functional.pad(logits, (0, table.rows_per_rank - len(table.rows)))
-        return table.tensor_parallel.all_gather(padded)[:, : table.shape[0]]
+        return table.kernels.gather(logits, table.tensor_parallel, table.shape[0])

@@ -41,7 +41,7 @@ class Experts(nn.Module):
         experts = list(cast(Iterable[Expert], self.experts))
         gate_up, down = [expert.gate_up.weight for expert in experts], [expert.down.weight for expert in experts]
         results = self.kernels.experts(hidden, self.router, gate_up, down, self.num_chosen, self.activation)
-        return self.tensor_parallel.all_reduce(results)
+        return self.kernels.all_reduce(results, self.tensor_parallel)
 
     def placements(self) -> Placements:
         """`gate.weight`, the router, and each expert's: `experts.0.w1.weight`."""

@@ -46,7 +46,9 @@ class MergedColumnParallelLinear(nn.Module):
         self.parts = tuple(parts)
         self.fused = fused
         tensor_parallel = build.tensor_parallel
-        self.shares = [tensor_parallel.share(part.num_units, part.name, replicate=part.replicate) for part in parts]
+        self.shares = [
+            tensor_parallel.share(part.num_units, f"units of {part.name}", replicate=part.replicate) for part in parts
+        ]
         self.widths = [len(share) * part.unit_rows for share, part in zip(self.shares, parts, strict=True)]
         """The outputs of each part on this rank: where to split the result."""
         self.in_features = in_features
@@ -137,10 +139,8 @@ class RowParallelLinear(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[num_tokens, in_features / size]`, this rank's part -> `[num_tokens, out_features]`, whole on every rank."""
-        if self.tensor_parallel.size == 1:
-            return self.kernels.linear(hidden, self.weight, self.bias)
-        summed = self.tensor_parallel.all_reduce(self.kernels.linear(hidden, self.weight))
-        return summed if self.bias is None else summed + self.bias
+        bias = self.bias if self.tensor_parallel.rank == 0 else None  # in the sum once
+        return self.kernels.all_reduce(self.kernels.linear(hidden, self.weight, bias), self.tensor_parallel)
 
     def placements(self) -> Placements:
         """`weight`, and `bias` where there is one."""

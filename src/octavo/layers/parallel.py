@@ -1,11 +1,14 @@
 """How a model is split over processes, and what each rank holds of a dimension (Megatron-LM, Shoeybi et al., 2019)."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import distributed
+from torch.nn import functional
 
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, LostRankError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +38,81 @@ class TensorParallel:
         if replicate and self.size % num_units == 0:
             unit = self.rank // (self.size // num_units)
             return range(unit, unit + 1)
-        raise ConfigError(
+        raise self._refusal(num_units, what)
+
+    def uneven_share(self, num_units: int, what: str) -> range:
+        """As `share`, but the last ranks may hold fewer units than `ceil(num_units / size)`.
+
+        Raises:
+            ConfigError: one would hold none.
+        """
+        most = -(-num_units // self.size)
+        if most * (self.size - 1) >= num_units:
+            raise self._refusal(num_units, what)
+        return range(self.rank * most, min(num_units, (self.rank + 1) * most))
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks; `tensor` is overwritten with it.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size > 1:
+            with self._together():
+                distributed.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: torch.Tensor, width: int) -> torch.Tensor:
+        """`[n, own]` of every rank side by side, in rank order: `[n, width]` on rank 0; others get their own back.
+
+        `width` is shared as by `uneven_share`.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size == 1:
+            return tensor
+        padded = functional.pad(tensor, (0, -(-width // self.size) - tensor.shape[-1])).contiguous()
+        pieces = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == 0 else None
+        with self._together():
+            distributed.gather(padded, pieces)
+        return tensor if pieces is None else torch.cat(pieces, dim=-1)[:, :width]
+
+    def from_first(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Rank 0's `tensor`, on all ranks; the others' are overwritten with it.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size > 1:
+            with self._together():
+                distributed.broadcast(tensor, 0)
+        return tensor
+
+    def smallest(self, value: Callable[[], int]) -> int:
+        """The smallest of all ranks' values, which each takes once all have come here.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size == 1:
+            return value()
+        with self._together():
+            distributed.barrier()
+            tensor = torch.tensor(value())
+            distributed.all_reduce(tensor, distributed.ReduceOp.MIN)
+        return int(tensor)
+
+    def _refusal(self, num_units: int, what: str) -> ConfigError:
+        return ConfigError(
             f"the model's {num_units} {what} cannot be split evenly over {self.size} processes; "
             "change --tensor-parallel-size"
         )
 
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks; `tensor` is overwritten with it."""
-        if self.size > 1:
-            distributed.all_reduce(tensor)
-        return tensor
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`[..., n]` of every rank, all of one shape, side by side in rank order: `[..., size * n]`."""
-        if self.size == 1:
-            return tensor
-        pieces = [torch.empty_like(tensor) for _ in range(self.size)]
-        distributed.all_gather(pieces, tensor.contiguous())
-        return torch.cat(pieces, dim=-1)
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Tell a peer's end, which ends a collective, from an error of this rank's own."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise LostRankError(f"rank {self.rank} has lost another: {error}") from error

@@ -38,10 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
     check_output_flags(arguments)
     config = read_config_flags(arguments, EngineConfig)
     from octavo.evaluation.shared_prefix import measure, plot
-    from octavo.execution.local import LocalExecutor
+    from octavo.execution.launch import executor_class
 
     work = draw_workload("alpaca", arguments.requests, 1.0, arguments.workload_seed)
-    executor = LocalExecutor(config)
+    executor = executor_class(config)(config)
     figures = []
     print(f"{'prefix':>7} {'shared tok/s':>13} {'unshared tok/s':>15} {'gain':>6} {'paper':>6} {'tokens cached':>14}")
     total = 2 * arguments.rounds * len(arguments.prefix_tokens) * sum(each.out for each in work)

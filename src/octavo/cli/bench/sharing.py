@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_output_flags(arguments)
     config = read_config_flags(arguments, EngineConfig)
     from octavo.evaluation.sharing import measure, plot
-    from octavo.execution.local import LocalExecutor
+    from octavo.execution.launch import executor_class
 
     works = {
         kind: draw_workload(kind, arguments.requests, arguments.scale, arguments.workload_seed)
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     cases = list(itertools.product(arguments.kinds, arguments.methods, arguments.sequences))
     num_tokens = sum(num * sum(work.out for work in works[kind]) for kind, _, num in cases)
-    executor = LocalExecutor(config)
+    executor = executor_class(config)(config)
     figures = []
     print(f"{'lengths':>9} {'method':>9} {'sequences':>9} {'steps':>6} {'ledger':>8} {'offline':>8} {'paper':>7}")
     with progress_bar(num_tokens, "token") as bar:

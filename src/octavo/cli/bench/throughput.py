@@ -55,9 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _precision(llm: "LLM") -> str:
     """Of the products' weights, in the words that peers use."""
-    from octavo.execution.local import LocalExecutor
-
-    executor = llm.engine.executor
-    if llm.config.quantization != "none" or not isinstance(executor, LocalExecutor):
+    if llm.config.quantization != "none":
         return llm.config.quantization
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "f32"}[str(executor.dtype).removeprefix("torch.")]
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "f32"}[llm.loaded.dtype]

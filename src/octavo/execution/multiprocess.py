@@ -1,0 +1,220 @@
+"""The multi-process executor: one process a rank, each with its share of every layer (tensor parallelism).
+
+All ranks are processes of their own, rank 0 too. So the engine is never inside a collective: it waits for rank 0's
+output and for the end of any rank at once, an interrupted step does no harm to the next, and it loads no torch.
+"""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from octavo.config import EngineConfig
+from octavo.errors import EngineError, LostRankError, OctavoError, error_named
+from octavo.execution.executor import Capacity, LoadedModel
+from octavo.execution.messages import Done, Failed, Report, Run, Start, Started, decode_report, encode
+from octavo.execution.plan import Plan, StepOutput
+from octavo.models.weights.resolve import resolve_model
+
+BLAME_WAIT_S = 2.0
+"""How long to look for the rank that failed, once another says that it has lost one."""
+
+
+class MultiProcessExecutor:
+    """Runs plans on `--tensor-parallel-size` ranks. Where one of them ends or fails, all end.
+
+    Raises:
+        ModelError: the model cannot be found, downloaded or read.
+        ConfigError: the model, its length or its cache does not fit, or cannot be split over so many ranks.
+        EngineError: a rank ended while loading; the message says which and how.
+    """
+
+    depth = 1
+
+    def __init__(self, config: EngineConfig, *, progress: bool = False) -> None:
+        config = resolve_model(config)
+        self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))
+        self._ranks: list[RankProcess] = []
+        self._num_running = 0
+        """Steps whose output has not come. Not 0 in `submit` where Ctrl-C ended the wait for the last one."""
+        self._failure: OctavoError | None = None
+        try:
+            for rank in range(config.tensor_parallel_size):
+                self._ranks.append(RankProcess(Start(config, rank, str(self._folder / "rendezvous"), progress)))
+            self.capacity, self.loaded = self._started()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the ranks, in their order."""
+        return [rank.process.pid for rank in self._ranks]
+
+    @property
+    def sockets(self) -> list[int]:
+        """File descriptors of which one becomes readable where a rank ends while no step runs; then `check` raises."""
+        return [rank.socket.fileno() for rank in self._ranks]
+
+    def check(self) -> None:
+        """Hear what a rank says between steps.
+
+        Raises:
+            EngineError: it has failed or ended.
+        """
+        self._next_report()
+
+    def submit(self, plan: Plan) -> "RunningStep":
+        """Hand a plan to all ranks.
+
+        Raises:
+            EngineError: the executor is closed, or a rank has failed.
+        """
+        self.collect()
+        message = encode(Run(plan))
+        with self._unless_interrupted():
+            for rank in self._ranks:
+                rank.send(message)
+        self._num_running += 1
+        return RunningStep(self)
+
+    def collect(self) -> StepOutput:
+        """Wait for all that runs. Returns the last step's output.
+
+        Raises:
+            EngineError: the executor is closed, or a rank has failed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        output = StepOutput([])
+        while self._num_running:
+            _, report = self._next_report()
+            if isinstance(report, Done):
+                output = report.output
+                self._num_running -= 1
+        return output
+
+    def close(self) -> None:
+        """End the ranks."""
+        self._end(EngineError("this engine has been closed"))
+
+    def _started(self) -> tuple[Capacity, LoadedModel]:
+        """Wait until all ranks have loaded their shares."""
+        started: dict[RankProcess, Started] = {}
+        while len(started) < len(self._ranks):
+            rank, report = self._next_report()
+            if isinstance(report, Started):
+                started[rank] = report
+        first = started[self._ranks[0]]
+        return first.capacity, first.loaded
+
+    def _next_report(self) -> tuple["RankProcess", Report]:
+        """Wait for a report of any rank.
+
+        Raises:
+            OctavoError: what one has failed with; all have ended then.
+        """
+        rank = _with_news(self._ranks)[0]
+        with self._unless_interrupted():
+            report = rank.receive()
+        if isinstance(report, Failed):
+            cause = self._cause_of(report, rank)
+            error = error_named(cause.kind, cause.message)
+            self._end(error)
+            raise error
+        return rank, report
+
+    def _cause_of(self, failure: Failed, rank: "RankProcess") -> Failed:
+        """What is behind a rank's failure: where it has lost another one, that one knows more."""
+        others = set(self._ranks) - {rank}
+        while failure.kind == LostRankError.__name__ and (told := _with_news(others, BLAME_WAIT_S)):
+            report = told[0].receive()
+            if isinstance(report, Failed):
+                others.remove(told[0])
+                failure = report if report.kind != LostRankError.__name__ else failure
+        return failure
+
+    @contextlib.contextmanager
+    def _unless_interrupted(self) -> Iterator[None]:
+        """For messages: half of one, or one that only some ranks have, leaves no way on."""
+        try:
+            yield
+        except BaseException:
+            self._end(EngineError("interrupted in the middle of a message to or from the model's processes"))
+            raise
+
+    def _end(self, reason: OctavoError) -> None:
+        """End all ranks; `reason` is what later steps are told, unless there was one before."""
+        self._failure = self._failure or reason
+        for rank in self._ranks:
+            rank.process.kill()
+        for rank in self._ranks:
+            rank.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class RunningStep:
+    """The step that was submitted last."""
+
+    def __init__(self, executor: MultiProcessExecutor) -> None:
+        self._executor = executor
+
+    def result(self) -> StepOutput:
+        """Wait for rank 0's output.
+
+        Raises:
+            EngineError: a rank has failed.
+        """
+        return self._executor.collect()
+
+
+class RankProcess:
+    """A rank's process and the socket to it. The process ends when its standard input closes, as it does with us."""
+
+    def __init__(self, start: Start) -> None:
+        self.rank = start.rank
+        self.socket, theirs = Pipe()
+        """Readable when there is news: a report, or the process's end."""
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "octavo.execution.rank", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the engine
+            )
+        self.send(encode(start))
+
+    def send(self, message: bytes) -> None:
+        """Send an order; to one that has ended it is lost, and `receive` tells of the end."""
+        with contextlib.suppress(OSError):
+            self.socket.send_bytes(message)
+
+    def receive(self) -> Report:
+        """The next report; of a process that has ended, how."""
+        try:
+            report: Report = decode_report(self.socket.recv_bytes())
+            return report
+        except (EOFError, OSError):
+            status = self.process.wait()
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        hint = "; the system may be out of memory" if status == -signal.SIGKILL else ""
+        return Failed("EngineError", f"rank {self.rank} of the model (process {self.process.pid}) {how}{hint}")
+
+    def close(self) -> None:
+        """Take leave of a process that has been told to end."""
+        self.process.wait()
+        self.socket.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+def _with_news(ranks: Collection[RankProcess], timeout_s: float | None = None) -> list[RankProcess]:
+    """Wait for ranks that have something to say; none once `timeout_s` is over."""
+    ready = wait([rank.socket for rank in ranks], timeout_s)
+    return [rank for rank in ranks if rank.socket in ready]

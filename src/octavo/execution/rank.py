@@ -1,0 +1,77 @@
+"""One rank of a model that several processes hold: `python -m octavo.execution.rank DESCRIPTOR`.
+
+The process loads its share as a local executor does, and follows the plans that come. It lives as long as its standard
+input is open, which the executor holds: however that one ends, no rank is left behind.
+"""
+
+import datetime
+import logging
+import os
+import socket
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+
+from octavo.errors import OctavoError
+from octavo.execution.messages import Done, Failed, Run, Start, Started, decode_order, encode
+
+PATIENCE = datetime.timedelta(days=1)
+"""How long a rank waits for another: one may load for long, and the executor notices one that has ended."""
+
+
+def main(descriptor: int) -> None:
+    """Take orders from a socket until the executor is gone, or until this rank or another fails."""
+    threading.Thread(target=_end_with_the_executor, daemon=True).start()
+    orders = Connection(descriptor)
+    start = decode_order(orders.recv_bytes())
+    assert isinstance(start, Start), "the first order"
+    try:
+        _serve(orders, start)
+    except OctavoError as error:
+        orders.send_bytes(encode(Failed(type(error).__name__, str(error))))
+    except BaseException:
+        message = f"rank {start.rank} of the model failed:\n{traceback.format_exc()}"
+        orders.send_bytes(encode(Failed("EngineError", message)))
+    sys.stderr.flush()
+    os._exit(1)  # at once: what waits in a collective would keep the interpreter from ending
+
+
+def _end_with_the_executor() -> None:
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(0)
+
+
+def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
+    if start.rank > 0:  # one rank tells what all find
+        logging.getLogger("octavo").setLevel(logging.ERROR)
+    from octavo.execution.local import LocalExecutor
+    from octavo.layers.parallel import TensorParallel
+
+    _join(start)
+    ranks = TensorParallel(start.rank, start.config.tensor_parallel_size)
+    executor = LocalExecutor(start.config, ranks, progress=start.progress and start.rank == 0)
+    orders.send_bytes(encode(Started(executor.capacity, executor.loaded)))
+    while True:
+        order = decode_order(orders.recv_bytes())
+        assert isinstance(order, Run), "after the first order only plans come"
+        output = executor.submit(order.plan).result()
+        if start.rank == 0:
+            orders.send_bytes(encode(Done(output)))
+
+
+def _join(start: Start) -> None:
+    """Make torch.distributed's default process group, over this machine's own network only."""
+    from torch import distributed
+
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if loopback is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = loopback
+    size = start.config.tensor_parallel_size
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{start.rendezvous}", rank=start.rank, world_size=size, timeout=PATIENCE
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,145 @@
+"""A model on several processes: the tokens of one, and what happens when one of them ends, fails or cannot start."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from checkpoints import make_llama
+from octavo import LLM, SamplingParams
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError, EngineError, ModelError
+from octavo.execution.local import LocalExecutor, threads_of_a_rank
+from octavo.execution.multiprocess import MultiProcessExecutor
+from octavo.execution.plan import NewRow, Plan, TableEdit
+
+PROMPT = [5, 17, 3, 80, 41]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("tiny"))
+
+
+def config(folder: Path, size: int = 2, **knobs: Any) -> EngineConfig:
+    return EngineConfig(model=str(folder), kv_cache_memory="1MiB", tensor_parallel_size=size, **knobs)
+
+
+@pytest.fixture(scope="module")
+def executor(folder: Path) -> Iterator[MultiProcessExecutor]:
+    executor = MultiProcessExecutor(config(folder))
+    yield executor
+    executor.close()
+
+
+def prefill(row: int, **params: Any) -> Plan:
+    """A prompt in a row of its own, and its first token."""
+    new = NewRow(row, 0, PROMPT, SamplingParams(temperature=0, **params), seed=0, stop_token_ids=[])
+    tables = [TableEdit(row, [row])]
+    return Plan(
+        added=[new],
+        tables=tables,
+        rows=[row],
+        starts=[0],
+        num_new=[len(PROMPT)],
+        sampled_rows=[row],
+        logits_from=[0],
+        scored=[0] if new.params.prompt_logprobs else [],
+    )
+
+
+def decode(row: int, start: int) -> Plan:
+    return Plan(rows=[row], starts=[start], num_new=[1], sampled_rows=[row], logits_from=[0])
+
+
+def gone(process_ids: list[int]) -> bool:
+    """Whether none of these processes is left, or about to be."""
+    left = [process for process in psutil.process_iter() if process.pid in process_ids]
+    return not psutil.wait_procs(left, timeout=20)[1]
+
+
+def test_two_ranks_give_the_tokens_and_scores_of_one_process(folder: Path, executor: MultiProcessExecutor) -> None:
+    alone = LocalExecutor(config(folder, 1))
+    assert executor.capacity == alone.capacity, "memory flags are totals of the machine"
+    assert executor.loaded.dtype == alone.loaded.dtype
+    plans = [prefill(0, logprobs=3, prompt_logprobs=2), decode(0, 5), decode(0, 6)]
+    ours, theirs = ([each.submit(plan).result() for plan in plans] for each in (executor, alone))
+    assert [step.token_ids for step in ours] == [step.token_ids for step in theirs]
+    told, expected = (step.prompt_logprobs[0] + (step.logprobs[0] or []) for step in (ours[0], theirs[0]))
+    assert [each.token_id for each in told] == [each.token_id for each in expected]
+    assert [each.logprob for each in told] == pytest.approx([each.logprob for each in expected], abs=1e-4)
+
+
+def test_a_step_whose_output_nobody_took_does_not_disturb_the_next(executor: MultiProcessExecutor) -> None:
+    """So Ctrl-C leaves it."""
+    expected = executor.submit(prefill(1)).result().token_ids
+    executor.submit(Plan(rows=[1], starts=[5], num_new=[1]))
+    assert executor.submit(prefill(2)).result().token_ids == expected
+
+
+def test_threads_are_shared_out_over_the_ranks(folder: Path) -> None:
+    shares = [threads_of_a_rank(config(folder, size, num_threads=6)) for size in (1, 2, 4, 64)]
+    assert shares == [6, 3, 1, 1]
+
+
+def test_a_rank_killed_in_the_middle_of_a_step_ends_every_request_and_the_other_rank(folder: Path) -> None:
+    llm = LLM(str(folder), tokenizer="smollm2", kv_cache_memory="1MiB", tensor_parallel_size=2)
+    executor = llm.engine.executor
+    assert isinstance(executor, MultiProcessExecutor)
+    ranks = executor.process_ids
+    os.kill(ranks[1], signal.SIGSTOP)  # so the step cannot get to its end before it is killed
+    killer = threading.Timer(0.5, os.kill, (ranks[1], signal.SIGKILL))
+    killer.start()
+    many = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    with pytest.raises(EngineError, match=rf"rank 1 of the model \(process {ranks[1]}\) was ended by SIGKILL"):
+        llm.generate(many, SamplingParams(n=2, max_tokens=50), use_tqdm=False)
+    assert gone(ranks)
+    with pytest.raises(EngineError, match="rank 1"):
+        llm.generate([1, 2, 3], use_tqdm=False)
+    llm.close()
+
+
+def test_a_rank_that_fails_in_a_step_says_what_has_failed(folder: Path) -> None:
+    executor = MultiProcessExecutor(config(folder))
+    ranks = executor.process_ids
+    with pytest.raises(EngineError, match=r"rank \d of the model failed:(?s:.)*IndexError"):
+        executor.submit(decode(12345, 0)).result()
+    assert gone(ranks)
+    executor.close()
+
+
+def test_a_model_that_cannot_be_split_so_is_refused_with_the_flag(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the model's \d+ .*cannot be split evenly over 3 .*--tensor-parallel-size"):
+        MultiProcessExecutor(config(folder, 3))
+
+
+def test_what_keeps_ranks_from_loading_is_told_as_its_own_error() -> None:
+    with pytest.raises(ModelError, match="--model"):
+        MultiProcessExecutor(config(Path("/nowhere")))
+
+
+def test_no_rank_outlives_its_executor_however_that_ends(folder: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from octavo.config import EngineConfig\nfrom octavo.execution.multiprocess import MultiProcessExecutor\n"
+        "config = EngineConfig(model=sys.argv[1], kv_cache_memory='1MiB', tensor_parallel_size=2)\n"
+        "executor = MultiProcessExecutor(config)\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(*executor.process_ids, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    ranks = [int(number) for number in done.stdout.split()]
+    assert len(ranks) == 2
+    assert gone(ranks)
+
+
+def test_an_executor_in_one_process_refuses_to_stand_for_several(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--tensor-parallel-size is 2: leave it at 1"):
+        LocalExecutor(config(folder, 2))
