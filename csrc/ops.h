@@ -24,7 +24,7 @@ std::unique_ptr<Op> make_embedding_op(const KernelTable& kernels, const PackedWe
                                       float scale, Buffer* out);
 
 // Sum and norm of two buffers, a layer norm where `centred`, else an RMS norm. `weight`, `bias` and `residual` may be
-// null. `sum` may be the buffer `residual`.
+// null. `sum` may be the buffer `residual`, or `hidden`.
 std::unique_ptr<Op> make_norm_op(const KernelTable& kernels, Vector weight, Vector bias, float eps, bool centred,
                                  Buffer* hidden, Buffer* residual, Buffer* normalised, Buffer* sum);
 

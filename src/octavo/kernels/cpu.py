@@ -218,8 +218,8 @@ class Recording:
         *,
         centred: bool,
     ) -> tuple[Activation, Activation]:
-        normalised, total = self._new(hidden.width), self._new(hidden.width)
-        added = -1 if residual is None else residual.buffer
+        normalised = self._new(hidden.width)
+        total, added = (hidden, -1) if residual is None else (self._new(hidden.width), residual.buffer)
         gain, shift = (None if vector is None else _floats(vector) for vector in (weight, bias))
         self._program.norm(gain, shift, eps, centred, hidden.buffer, added, normalised.buffer, total.buffer)
         return normalised, total
