@@ -1,5 +1,6 @@
 """What config.json says of windows, positions and experts is read as transformers reads it, or refused by name."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
+from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.models.config import ModelConfig
 from octavo.models.parts import windows_of
 from octavo.models.registry import build_model, config_of, translated
@@ -53,6 +55,15 @@ def test_gemma3s_absent_fields_have_the_defaults_of_transformers() -> None:
     assert (config.head_dim, config.tie_word_embeddings, config.hidden_act) == (256, True, "gelu_tanh")
     assert (config.rope_theta, config.extra["rope_local_base_freq"]) == (1e6, 1e4)
     assert windows_of(config) == [4096] * 4
+
+
+def test_gemma3_in_16_bits_rounds_its_embeddings_scale_and_keeps_its_norms_in_float32() -> None:
+    model = build_model(read("Gemma3ForCausalLM", hidden_size=96), dataclasses.replace(META, dtype=torch.bfloat16))
+    parameters = dict(model.named_parameters())
+    assert parameters["embed_tokens.weight"].dtype == torch.bfloat16
+    assert {parameters[name].dtype for name in ("norm.weight", "layers.0.self_attn.q_norm.weight")} == {torch.float32}
+    scales = [module.scale for module in model.modules() if isinstance(module, VocabParallelEmbedding)]
+    assert scales == [9.8125]  # the square root of 96 is 9.798
 
 
 def test_a_window_of_qwen_is_used_where_use_sliding_window_says_so() -> None:
