@@ -50,6 +50,7 @@ inline Product bind_product(const PackedWeight& weight, const Buffer& in, int64_
   product.weight = &weight;
   product.x = in.data + first_row * in.width;
   product.x_stride = in.width;
+  if (in.form == Form::float32) return product;
   product.values = in.values + first_row * in.values_stride;
   product.values_stride = in.values_stride;
   product.scales = in.scales + first_row * in.num_groups();

@@ -57,11 +57,11 @@ def windows_of(config: ModelConfig) -> list[int | None]:
         first = extra.get("max_window_layers", 0)
         return [window if index >= first else None for index in range(count)]
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
-    if unknown or len(types) != count:
-        raise ModelError(
-            f"the model's config has layer_types of {len(types)} layers (num_hidden_layers is {count}), of which "
-            f"Octavo's {config.architecture} does not know {', '.join(unknown) or 'none'}"
-        )
+    if len(types) != count:
+        raise ModelError(f"the model's config has {len(types)} layer_types, and num_hidden_layers is {count}")
+    if unknown:
+        kinds = ", ".join(unknown)
+        raise ModelError(f"the model's config has {kinds} in layer_types, which Octavo's {config.architecture} lacks")
     if window is None and "sliding_attention" in types:
         raise ModelError("the model's config has sliding_attention in layer_types, and no sliding_window")
     return [window if kind == "sliding_attention" else None for kind in types]
