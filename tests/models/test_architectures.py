@@ -165,3 +165,14 @@ def test_fused_and_transposed_matrices_are_quantized_by_output(tmp_path: Path, a
         values, scales = quantize_rows(exact[name])
         assert torch.equal(rounded[f"{name}.values"], values)
         assert torch.equal(rounded[f"{name}.scales"], scales)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_int8_weights_give_the_same_logits_on_the_reference_and_the_cpp_kernels(
+    tmp_path: Path, architecture: str
+) -> None:
+    folder, row = make_checkpoint(tmp_path, architecture), {"row": ROWS["whole"]}
+    expected = RaggedModel(folder, quantization="int8").step(row)["row"]
+    actual = RaggedModel(folder, quantization="int8", kernels=CpuKernels()).step(row)["row"]
+    assert not torch.equal(expected, RaggedModel(folder).step(row)["row"])
+    assert float((actual - expected).abs().mean()) < 1e-4 * float(expected.std())

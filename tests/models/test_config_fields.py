@@ -66,6 +66,41 @@ def test_gemma3_in_16_bits_rounds_its_embeddings_scale_and_keeps_its_norms_in_fl
     assert scales == [9.8125]  # the square root of 96 is 9.798
 
 
+@pytest.mark.parametrize("kind", [{"type": "su"}, {"type": "longrope"}, {"rope_type": "longrope"}])
+def test_all_spellings_of_phi3s_positions_mean_the_same(kind: dict[str, str]) -> None:
+    factors = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    old = read(
+        "Phi3ForCausalLM",
+        rope_theta=500.0,
+        rope_scaling=kind | factors,
+        original_max_position_embeddings=32,
+        partial_rotary_factor=0.5,
+    )
+    own = {"rope_theta": 500.0, "original_max_position_embeddings": 32, "partial_rotary_factor": 0.5}
+    assert old == read("Phi3ForCausalLM", rope_parameters={"rope_type": "longrope"} | factors | own)
+    assert old.rope_scaling == {"rope_type": "longrope", "original_max_position_embeddings": 32} | factors
+    assert (old.rope_theta, old.extra) == (500.0, {"partial_rotary_factor": 0.5})
+
+
+def test_gpt2_and_opt_have_their_own_names_and_defaults() -> None:
+    gpt2 = {"n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 77, "n_inner": None, "vocab_size": 100}
+    raw = {"architectures": ["GPT2LMHeadModel"], **gpt2}
+    config = config_of(translated(raw, "config.json"), "config.json")
+    assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (48, 192, 3)
+    assert (config.num_attention_heads, config.head_dim, config.max_position_embeddings) == (6, 8, 77)
+    assert (config.hidden_act, config.tie_word_embeddings) == ("gelu_tanh", True)
+    config = read("OPTForCausalLM", ffn_dim=40, activation_function="gelu")
+    assert (config.intermediate_size, config.hidden_act, config.tie_word_embeddings) == (40, "gelu", True)
+    assert read("OPTForCausalLM").hidden_act == "relu"
+
+
+@pytest.mark.parametrize("change", [{"n_embd": None}, {"n_embd": "wide"}, {"n_layer": 0}])
+def test_a_gpt2_whose_size_is_no_number_is_refused(change: dict[str, Any]) -> None:
+    raw = {"architectures": ["GPT2LMHeadModel"], "vocab_size": 100, "n_embd": 48, "n_layer": 3, "n_head": 6, **change}
+    with pytest.raises(ModelError, match=r"some/config\.json does not describe a"):
+        config_of(translated(raw, "some/config.json"), "some/config.json")
+
+
 def test_a_window_of_qwen_is_used_where_use_sliding_window_says_so() -> None:
     assert windows_of(read("Qwen2ForCausalLM", sliding_window=9, max_window_layers=0)) == [None] * 4
     used = {"use_sliding_window": True, "sliding_window": 9}
