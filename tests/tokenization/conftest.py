@@ -155,9 +155,11 @@ def sentencepiece_backend(sentencepiece_pieces: list[tuple[str, TokenType, float
     return backend
 
 
-def _write_gguf(path: Path, model: str, tokens: Any, bos: int, eos: int, **more: Any) -> None:
+def _write_gguf(
+    path: Path, model: str, tokens: Any, bos: int, eos: int, architecture: str = "llama", **more: Any
+) -> None:
     """Write a GGUF file with a vocabulary and no tensors."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_tokenizer_model(model)
     writer.add_token_list(list(tokens))
     writer.add_bos_token_id(bos)

@@ -90,6 +90,8 @@ def test_a_byte_level_gguf_is_the_tokenizer_that_it_was_written_from(
         ("smollm", ["1", "2", "3", "4", "5"]),
         ("qwen2", ["1", "2", "3", "4", "5"]),
         ("llama-bpe", ["<s>", "123", "4", "5"]),
+        ("tekken", ["<s>", "1", "2", "3", "4", "5"]),
+        ("gpt-4o", ["123", "4", "5"]),
         ("default", ["123", "4", "5"]),
     ],
 )
@@ -97,6 +99,26 @@ def test_the_files_pre_tokenizer_decides_how_digits_are_cut(
     name: str, expected: list[str], digits: Callable[..., Tokenizer]
 ) -> None:
     assert texts_of(digits(pre=name), "12345") == expected
+
+
+@pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "tekken", "gpt-4o"])
+def test_a_byte_level_gguf_is_split_as_transformers_splits_it(
+    name: str,
+    byte_level_backend: tokenizers.Tokenizer,
+    write_gguf: GGUFMaker,
+    varied_texts: list[str],
+    tmp_path: Path,
+) -> None:
+    pieces = [text for text, _ in sorted(byte_level_backend.get_vocab().items(), key=lambda item: item[1])]
+    merges = [" ".join(pair) for pair in json.loads(byte_level_backend.to_str())["model"]["merges"]]
+    kinds = [TokenType.CONTROL if text.startswith("<|") else TokenType.NORMAL for text in pieces]
+    path = tmp_path / "model.gguf"
+    write_gguf(path, model="gpt2", pre=name, tokens=pieces, token_types=kinds, bos=1, eos=2, merges=merges)
+    oracle = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf").backend_tokenizer
+    tokenizer = Tokenizer.from_gguf(path)
+    for text in [*varied_texts, "HTTPServer's CamelCaseWords/paths and ÀÉÎ'S"]:
+        expected = oracle.encode(text, add_special_tokens=False).tokens
+        assert [pieces[i] for i in tokenizer.encode(text, add_special_tokens=False)] == expected, text
 
 
 def test_a_file_that_names_no_pre_tokenizer_has_the_default_one(digits: Callable[..., Tokenizer]) -> None:
@@ -216,6 +238,18 @@ def test_unused_tokens_are_not_made_and_unknown_text_without_bytes_is_one_token(
     path = tmp_path / "model.gguf"
     write_gguf(path, model="llama", tokens=tokens, token_types=kinds, scores=[0.0] * 8, bos=1, eos=2, unk=0)
     assert Tokenizer.from_gguf(path).encode("abba쪽쪽a") == [1, 3, 4, 5, 7, 0, 4]
+
+
+def test_a_phi3s_special_tokens_take_the_white_space_behind_them(
+    write_gguf: GGUFMaker, sentencepiece_pieces: list[tuple[str, TokenType, float]], tmp_path: Path
+) -> None:
+    tokens, kinds, scores = zip(*sentencepiece_pieces, ("<|user|>", TokenType.CONTROL, 0.0), strict=True)
+    more = {"token_types": kinds, "scores": scores, "bos": 1, "eos": 2, "unk": 0, "add_bos": False}
+    for architecture, texts in {"phi3": ["<|user|>", " the"], "llama": ["<|user|>", " ", "\n", "the"]}.items():
+        write_gguf(tmp_path / architecture, model="llama", tokens=tokens, architecture=architecture, **more)
+        assert texts_of(Tokenizer.from_gguf(tmp_path / architecture), "<|user|>\nthe") == texts
+    tokenizer = Tokenizer.from_gguf(tmp_path / "phi3")
+    assert texts_of(tokenizer, "<s>\nthe") == ["<s>", " ", "\n", "the"]
 
 
 def test_runs_of_spaces_that_a_user_defined_are_made_before_all_words(write_gguf: GGUFMaker, tmp_path: Path) -> None:

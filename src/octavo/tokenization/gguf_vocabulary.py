@@ -17,18 +17,33 @@ LLAMA3_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEHIND_WORDS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}" + _BEHIND_WORDS
+)
+_ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT4O_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDINGS}"
+    r"|\p{N}{1,3}" + _BEHIND_WORDS
+)
 
 SPLITS_BY_NAME: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_SPLIT,)),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"), (QWEN2_SPLIT,)),
+    "tekken": (TEKKEN_SPLIT,),
+    **dict.fromkeys(("gpt-4o", "llama4"), (GPT4O_SPLIT,)),
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), (GPT2_SPLIT,)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", GPT2_SPLIT)),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 """The patterns behind each `tokenizer.ggml.pre`, as in llama.cpp: each splits the pieces that the one before left."""
 
-LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+WHOLE_WORD_NAMES = ("llama-bpe", "llama3", "llama-v3", "tekken")
 """Here words that are tokens are taken whole, and a text begins with BOS unless the file says otherwise."""
+
+PHI3_PLAIN = ("<unk>", "<s>", "<|endoftext|>")
+"""All other special tokens of Phi-3's SentencePiece vocabulary take the white space behind them, as published."""
 
 
 def read_gguf_vocabulary(*pieces: Path) -> Vocabulary:
@@ -71,7 +86,9 @@ def _byte_level(metadata: dict[str, Any]) -> Tokenizer:
     if name not in SPLITS_BY_NAME:
         known = ", ".join(sorted(SPLITS_BY_NAME))
         raise ModelError(f"the GGUF file's pre-tokenizer (tokenizer.ggml.pre) is {name!r}; the known ones are {known}")
-    backend = Tokenizer(models.BPE(vocab=_ids(metadata), merges=_merges(metadata), ignore_merges=name in LLAMA3_NAMES))
+    backend = Tokenizer(
+        models.BPE(vocab=_ids(metadata), merges=_merges(metadata), ignore_merges=name in WHOLE_WORD_NAMES)
+    )
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS_BY_NAME[name]]
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
@@ -155,9 +172,10 @@ def _add_marked_tokens(backend: Tokenizer, metadata: dict[str, Any]) -> None:
     Runs of spaces are not: merges make them.
     """
     special = (TokenType.CONTROL, TokenType.UNKNOWN)
+    is_phi3 = metadata.get("general.architecture") == "phi3" and metadata[Keys.Tokenizer.MODEL] == "llama"
     backend.add_tokens(
         [
-            AddedToken(token, normalized=False, special=kind in special)
+            AddedToken(token, normalized=False, special=kind in special, rstrip=is_phi3 and token not in PHI3_PLAIN)
             for token, kind in zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
             if kind in special or (kind == TokenType.USER_DEFINED and token.strip(" ▁"))
         ]
@@ -166,7 +184,7 @@ def _add_marked_tokens(backend: Tokenizer, metadata: dict[str, Any]) -> None:
 
 def _add_bos_and_eos(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> None:
     keys = Keys.Tokenizer
-    begins_with_bos = kind == "llama" or metadata.get(keys.PRE) in LLAMA3_NAMES
+    begins_with_bos = kind == "llama" or metadata.get(keys.PRE) in WHOLE_WORD_NAMES
     has_bos = metadata.get(keys.ADD_BOS, begins_with_bos) and keys.BOS_ID in metadata
     has_eos = metadata.get(keys.ADD_EOS, False) and keys.EOS_ID in metadata
     if not (has_bos or has_eos):
