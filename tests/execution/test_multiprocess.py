@@ -15,7 +15,7 @@ import pytest
 from checkpoints import make_llama
 from octavo import LLM, SamplingParams
 from octavo.config import EngineConfig
-from octavo.errors import ConfigError, EngineError, ModelError
+from octavo.errors import ConfigError, EngineError
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
 from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
@@ -118,11 +118,6 @@ def test_a_rank_that_fails_in_a_step_says_what_has_failed(folder: Path) -> None:
 def test_a_model_that_cannot_be_split_so_is_refused_with_the_flag(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"the model's \d+ .*cannot be split evenly over 3 .*--tensor-parallel-size"):
         MultiProcessExecutor(config(folder, 3))
-
-
-def test_what_keeps_ranks_from_loading_is_told_as_its_own_error() -> None:
-    with pytest.raises(ModelError, match="--model"):
-        MultiProcessExecutor(config(Path("/nowhere")))
 
 
 def test_no_rank_outlives_its_executor_however_that_ends(folder: Path) -> None:
