@@ -43,7 +43,7 @@ class KeyCheck:
         given = _digest(key.strip())
         # Every key is compared, in constant time, so that the answer's delay tells nothing about any.
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return given.hex()[:8] if any(matches) and scheme.lower() == "bearer" else None
+        return given.hex()[:16] if any(matches) and scheme.lower() == "bearer" else None
 
 
 def _digest(key: str) -> bytes:
