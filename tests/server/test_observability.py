@@ -77,7 +77,7 @@ def test_each_request_is_logged_in_one_line_without_its_words(serve: Any, caplog
     assert (line["prompt_tokens"], line["output_tokens"]) == (3, 10)
     assert line["finish_reasons"] == ["length", "length"]
     assert 0 <= line["queue_s"] <= line["first_token_s"] <= line["total_s"]
-    assert len(line["tenant"]) == 8
+    assert len(line["tenant"]) == 16
     assert "The sea is" not in caplog.text
     assert "secret-key" not in caplog.text
 
