@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from octavo.errors import ConfigError, LostRankError
 
+LARGEST_SIZE_NAMED = 64
+"""Numbers of processes that an error proposes."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
@@ -104,9 +107,10 @@ class TensorParallel:
         return int(tensor)
 
     def _refusal(self, num_units: int, what: str) -> ConfigError:
+        sizes = [str(size) for size in range(1, min(num_units, LARGEST_SIZE_NAMED) + 1) if num_units % size == 0]
         return ConfigError(
             f"the model's {num_units} {what} cannot be split evenly over {self.size} processes; "
-            "change --tensor-parallel-size"
+            f"change --tensor-parallel-size: they divide by {', '.join(sizes)}"
         )
 
     @contextmanager
