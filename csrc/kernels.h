@@ -11,9 +11,9 @@ namespace octavo {
 
 // Outputs of a packed weight that lie together.
 constexpr int64_t PANEL = 32;
-// The form in which a product takes its activations: float32, rounded to bfloat16, or quantized to 8 bits, stored in 8 or
-// in 16.
-enum class Form { float32, bfloat16, int8, int16 };
+// The form in which a product takes its activations: float32, rounded to bfloat16, or quantized to 8 bits, as they are or
+// with magnitudes and signs apart.
+enum class Form { float32, bfloat16, int8, int8_split };
 
 // Inputs of an int8 weight that lie together: what one dot-product instruction takes.
 constexpr int64_t QUAD = 4;
@@ -50,7 +50,7 @@ struct Product {
   const uint8_t* values = nullptr;  // other forms: [rows, values_stride bytes], zeros past num_inputs
   int64_t values_stride = 0;
   const float* scales = nullptr;    // int8: [rows, groups]
-  const int32_t* sums = nullptr;    // int8: [rows, groups], of the group's values
+  const int32_t* starts = nullptr;  // int8: [rows, groups], what the group's integer sums start at
   const int64_t* rows = nullptr;    // which rows of x to take, or null for all in order
   float* out = nullptr;             // [rows, out_stride]
   int64_t out_stride = 0;
@@ -87,7 +87,7 @@ struct KernelTable {
   void (*product)(const Product&, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
                   int64_t panel_next);
   // One row to `int8_form`, each group with the scale max|x| / 127, rounded to nearest even; zeros up to whole groups.
-  void (*quantize)(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* sums);
+  void (*quantize)(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* starts);
   // One row to bfloat16, padded with zeros to `padded_size`.
   void (*to_bfloat16)(const float* x, int64_t size, uint16_t* values, int64_t padded_size);
   void (*norm)(const Norm&);

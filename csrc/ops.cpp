@@ -206,7 +206,7 @@ void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row) {
     kernels.to_bfloat16(x, buffer.width, reinterpret_cast<uint16_t*>(values), buffer.values_stride / 2);
   } else if (buffer.form != Form::float32) {
     const int64_t groups = row * buffer.num_groups();
-    kernels.quantize(x, buffer.width, values, buffer.scales + groups, buffer.sums + groups);
+    kernels.quantize(x, buffer.width, values, buffer.scales + groups, buffer.starts + groups);
   }
 }
 

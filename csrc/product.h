@@ -222,9 +222,6 @@ struct BFloat16Tile {
 #endif
 };
 
-// An unsigned weight is the true one plus 128, so an integer sum starts at minus 128 times the values' own.
-OCTAVO_INLINE int32_t start_of(const int32_t* sums, int64_t group) { return -128 * sums[group]; }
-
 // int8 weights: the integer sums of a group of inputs, scaled by the activations' scale, add up group after group; the
 // weights' scales follow at the end.
 struct Int8Tile {
@@ -243,7 +240,7 @@ struct Int8Tile {
     const int64_t num_quads = (p.weight->num_inputs + QUAD - 1) / QUAD, num_groups = p.weight->num_groups();
     const Quantized* x[ROWS];
     const float* scales[ROWS];
-    const int32_t* own_sums[ROWS];
+    const int32_t* starts[ROWS];
     // The totals over groups wait in the nearest cache: the registers hold one group's integers.
     alignas(64) float totals[ROWS][HALVES][LANES];
 #pragma GCC unroll 12
@@ -251,7 +248,7 @@ struct Int8Tile {
       const int64_t source = p.rows ? p.rows[row + r] : row + r;
       x[r] = reinterpret_cast<const Quantized*>(x_rows[row + r]);
       scales[r] = p.scales + source * num_groups;
-      own_sums[r] = p.sums + source * num_groups;
+      starts[r] = p.starts + source * num_groups;
 #pragma GCC unroll 8
       for (int h = 0; h < HALVES; ++h) store(totals[r][h], zero());
     }
@@ -261,7 +258,7 @@ struct Int8Tile {
 #pragma GCC unroll 12
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-        for (int h = 0; h < HALVES; ++h) sums[r][h] = set1_i32(start_of(own_sums[r], group));
+        for (int h = 0; h < HALVES; ++h) sums[r][h] = set1_i32(starts[r][group]);
       const int64_t end = (group + 1) * QUADS_A_GROUP < num_quads ? (group + 1) * QUADS_A_GROUP : num_quads;
       add_quads<ROWS, HALVES>(weights, x, group * QUADS_A_GROUP, end, ahead, sums);
 #pragma GCC unroll 12
@@ -304,37 +301,25 @@ OCTAVO_INLINE void Int8Tile::add_quads(const PanelPointers<HALVES>& weights, con
 
 #elif defined(__AVX2__)
 
-// The multiply-add of 16-bit pairs does half the work of one of 8-bit quads, but cannot saturate. A quad's even inputs are
-// its words' low bytes and its odd ones the high bytes; the values lie in that order (`store_quantized`).
+// The multiply-add of bytes takes one side unsigned and its pairs' sums saturate past 16 bits; of magnitudes and weights
+// that have the activations' signs (`store_quantized`) they are 2 * 127 * 128 at the most.
 template <int ROWS, int HALVES>
 OCTAVO_INLINE void Int8Tile::add_quads(const PanelPointers<HALVES>& weights, const Quantized* const* x, int64_t begin,
                                        int64_t end, Ahead ahead, I32x16 (&sums)[ROWS][HALVES]) {
-  const auto add = [](__m256i& sum, __m256i pairs, __m256i values) {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, values));
-  };
-  const __m256i low_bytes = _mm256_set1_epi16(0xff);
+  const __m256i ones = _mm256_set1_epi16(1);
   for (int64_t quad = begin; quad < end; ++quad) {
     ahead.fetch<HALVES>(quad);
 #pragma GCC unroll 8
     for (int h = 0; h < HALVES; ++h) {
-      const auto* at = reinterpret_cast<const __m256i*>(weights.at(h, quad, HALF_BYTES));
-      const __m256i even_lo = _mm256_and_si256(_mm256_loadu_si256(at), low_bytes);
-      const __m256i even_hi = _mm256_and_si256(_mm256_loadu_si256(at + 1), low_bytes);
+      const __m256i low = words_at(weights.at(h, quad, HALF_BYTES)), high = words_at(weights.at(h, quad, HALF_BYTES) + 32);
 #pragma GCC unroll 12
       for (int r = 0; r < ROWS; ++r) {
-        const __m256i values = _mm256_set1_epi32(word_at(x[r] + quad * QUAD));
-        add(sums[r][h].lo, even_lo, values);
-        add(sums[r][h].hi, even_hi, values);
-        pin(sums[r][h]);
-      }
-      const __m256i odd_lo = _mm256_srli_epi16(_mm256_loadu_si256(at), 8);
-      const __m256i odd_hi = _mm256_srli_epi16(_mm256_loadu_si256(at + 1), 8);
-#pragma GCC unroll 12
-      for (int r = 0; r < ROWS; ++r) {
-        const __m256i values = _mm256_set1_epi32(word_at(x[r] + quad * QUAD + 2));
-        add(sums[r][h].lo, odd_lo, values);
-        add(sums[r][h].hi, odd_hi, values);
-        pin(sums[r][h]);
+        const __m256i magnitudes = _mm256_set1_epi32(word_at(x[r] + quad * QUAD));
+        const __m256i signs = _mm256_set1_epi32(word_at(x[r] + quad * QUAD + 2));
+        const __m256i low_pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(low, signs));
+        const __m256i high_pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(high, signs));
+        add_to(sums[r][h].lo, _mm256_madd_epi16(low_pairs, ones));
+        add_to(sums[r][h].hi, _mm256_madd_epi16(high_pairs, ones));
       }
     }
   }
@@ -434,7 +419,7 @@ inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t 
 }
 
 // One group of up to GROUP numbers, padded to GROUP with zeros.
-OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* values, float* scale, int32_t* sum) {
+OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* values, float* scale, int32_t* start) {
   F32x16 parts[GROUP / LANES];
   F32x16 largest = zero();
 #pragma GCC unroll 4
@@ -445,21 +430,21 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
   }
   const float range = max_lane(largest);
   const F32x16 inverse = set1(range > 0 ? 127.0f / range : 0.0f), low = set1(-127.0f), high = set1(127.0f);
-  F32x16 total = zero();  // of whole numbers far below 2^24: exact
+  F32x16 sum = zero();  // of whole numbers below 2^24: exact
 #pragma GCC unroll 4
   for (int64_t i = 0; i < GROUP / LANES; ++i) {
     const F32x16 rounded = min(max(round(parts[i] * inverse), low), high);
     store_quantized(values + i * LANES, rounded);
-    total = total + rounded;
+    sum = sum + start_from(rounded);
   }
-  *sum = static_cast<int32_t>(sum_lanes(total));
+  *start = static_cast<int32_t>(sum_lanes(sum));
   *scale = range / 127.0f;
 }
 
-inline void quantize(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* sums) {
+inline void quantize(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* starts) {
   for (int64_t i = 0; i < size; i += GROUP) {
     quantize_group(x + i, size - i < GROUP ? size - i : GROUP, reinterpret_cast<Quantized*>(values) + i,
-                   scales + i / GROUP, sums + i / GROUP);
+                   scales + i / GROUP, starts + i / GROUP);
   }
 }
 

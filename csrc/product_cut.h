@@ -54,7 +54,7 @@ inline Product bind_product(const PackedWeight& weight, const Buffer& in, int64_
   product.values = in.values + first_row * in.values_stride;
   product.values_stride = in.values_stride;
   product.scales = in.scales + first_row * in.num_groups();
-  product.sums = in.sums + first_row * in.num_groups();
+  product.starts = in.starts + first_row * in.num_groups();
   return product;
 }
 

@@ -42,7 +42,7 @@ void Buffer::take_form(Form wanted) {
   if (wanted == Form::float32 || wanted == form) return;
   if (form != Form::float32) throw std::invalid_argument("products of unlike weights read one buffer");
   form = wanted;
-  values_stride = aligned(wanted == Form::bfloat16 ? width * 2 : num_groups() * GROUP * (wanted == Form::int16 ? 2 : 1));
+  values_stride = aligned(wanted == Form::bfloat16 ? width * 2 : num_groups() * GROUP * (wanted == Form::int8_split ? 2 : 1));
 }
 
 void Barrier::reset(int num_threads) {
@@ -147,7 +147,7 @@ void Program::make_room(int64_t num_tokens) {
     if (buffer.form == Form::float32) continue;
     buffer.values = take(buffer.values_stride * num_rows);
     buffer.scales = reinterpret_cast<float*>(take(4 * buffer.num_groups() * num_rows));
-    buffer.sums = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * num_rows));
+    buffer.starts = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * num_rows));
   }
 }
 

@@ -35,9 +35,9 @@ struct Buffer {
   float* data = nullptr;
   Form form = Form::float32;
   int64_t values_stride = 0;    // bytes of a row of values: whole groups, zeros at its end
-  uint8_t* values = nullptr;    // bfloat16, int8 or int16
+  uint8_t* values = nullptr;    // of any other form
   float* scales = nullptr;      // int8: [rows, num_groups], value = scale * int8
-  int32_t* sums = nullptr;      // int8: [rows, num_groups], of a group's values
+  int32_t* starts = nullptr;    // int8: [rows, num_groups], what a group's integer sums start at
 
   int64_t num_groups() const { return (width + GROUP - 1) / GROUP; }
 

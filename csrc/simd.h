@@ -239,7 +239,8 @@ OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
 // Says that a sum is complete here and in registers. Without it GCC computes a tile's factors ahead of their use, for which
 // sixteen registers don't suffice, and the sums go through memory.
 OCTAVO_INLINE void pin(F32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
-OCTAVO_INLINE void pin(I32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
+// The same for an addition: in place, where GCC would add elsewhere and copy.
+OCTAVO_INLINE void add_to(__m256i& sum, __m256i x) { asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x)); }
 OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 
@@ -356,21 +357,29 @@ OCTAVO_INLINE const T* reread(const T* p) {  // as `pin`, for AVX2 only
 
 #endif
 
-// An activation of an int8 product: 16 bits wide where the products are of 16-bit pairs, and then with the middle two of
-// each four changed about, so that even inputs are neighbours, and odd ones.
+// Sixteen activations of an int8 product, whole numbers from -127 to 127, as the product takes them, and what the integer
+// sums over them start at, exact in float32.
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
-constexpr Form INT8_FORM = Form::int16;
-using Quantized = int16_t;
-OCTAVO_INLINE void store_quantized(int16_t* p, F32x16 a) {
-  __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
-  words = _mm256_permute4x64_epi64(words, 0xd8);
-  words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+// Each quad's four magnitudes, then four bytes that, by exclusive or, make of unsigned weights w + 128 signed ones: w for
+// an activation of 0 or more, -w - 1 for a negative one. Each of these misses its magnitude: sums start there.
+constexpr Form INT8_FORM = Form::int8_split;
+using Quantized = uint16_t;
+OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
+  int8_t bytes[LANES];
+  store_i8(bytes, a);
+  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+  const __m128i magnitudes = _mm_abs_epi8(values), is_negative = _mm_cmpgt_epi8(_mm_setzero_si128(), values);
+  const __m128i signs = _mm_xor_si128(is_negative, _mm_set1_epi8(-128));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(magnitudes, signs));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(magnitudes, signs));
 }
+OCTAVO_INLINE F32x16 start_from(F32x16 a) { return max(zero() - a, zero()); }
 #else
+// The unsigned weight is the true one plus 128.
 constexpr Form INT8_FORM = Form::int8;
 using Quantized = int8_t;
 OCTAVO_INLINE void store_quantized(int8_t* p, F32x16 a) { store_i8(p, a); }
+OCTAVO_INLINE F32x16 start_from(F32x16 a) { return a * set1(-128.0f); }
 #endif
 
 // The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.

@@ -111,7 +111,7 @@ def test_int8_products_are_exact_integers_even_at_extreme_values(
     for rows in ROWS:
         values = torch.randint(-127, 128, (rows, num_inputs), generator=generator)
         weights = torch.randint(-127, 128, (num_outputs, num_inputs), generator=generator)
-        values[0], weights[0] = 127, -127
+        values[-1], values[0], weights[0] = -127, 127, -127
         weights[1] = 127
         values[:, ::GROUP] = 127  # so that each group's scale is 1
         weight = QuantizedWeight(num_outputs, num_inputs, torch.device("cpu"))
