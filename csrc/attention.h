@@ -450,15 +450,18 @@ constexpr int vectors_for(int) { return 1; }
 constexpr int64_t PIECES = CHUNK / LANES;
 constexpr int MAX_DIRECT_HEADS = 6;  // of a group, that read a key or value together
 
-// Where a chunk's slots lie, sixteen by sixteen: the layer's part of their record, and the place in the block. Those in
-// [first, last) are of slots that are seen, at least one: items have no other chunks.
+// Where the slots of a chunk lie that an item's query sees, sixteen by sixteen: the layer's part of their record, and the
+// place in the block. Those in [first, last) are of slots that are seen, at least one: items have no other chunks.
 struct Pieces {
+  Visible seen;
   int64_t first, last;
   const uint8_t* layer[PIECES];
   int64_t offset[PIECES];
 
-  OCTAVO_INLINE Pieces(const AttentionCall& call, const AttentionItem& item, int64_t chunk, Visible seen)
-      : first(seen.begin / LANES), last((seen.end + LANES - 1) / LANES) {
+  OCTAVO_INLINE Pieces(const AttentionCall& call, const AttentionItem& item, int64_t chunk)
+      : seen(call.spec, item.first_position, chunk),
+        first(seen.begin / LANES),
+        last((seen.end + LANES - 1) / LANES) {
     const int64_t size = call.cache.block_size, position = chunk * CHUNK + first * LANES;
     const int64_t* block = call.block_tables + item.row * call.max_blocks + position / size;
     int64_t place = position % size;
@@ -589,7 +592,7 @@ struct Direct {
   // The scores of HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
   template <int HEADS>
   static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                          int64_t kv_head, Visible, Fetcher& fetcher) {
+                          int64_t kv_head, Fetcher& fetcher) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
     const Stored* keys[PIECES];
@@ -611,7 +614,7 @@ struct Direct {
   // The weighted sums of values, likewise.
   template <int HEADS>
   static void add_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                        int64_t kv_head, Visible seen, Fetcher& fetcher) {
+                        int64_t kv_head, Fetcher& fetcher) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t head_dim = call.spec.head_dim;
     const Stored* values[PIECES];
@@ -623,15 +626,15 @@ struct Direct {
     float* sums = s.sums + vector * s.width;
     int64_t d = 0;
     for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
-      add_values<HEADS, VECTORS>(values, d, head_dim, seen, weights, sums, s.width, fetcher);
+      add_values<HEADS, VECTORS>(values, d, head_dim, pieces.seen, weights, sums, s.width, fetcher);
     }
     for (; d < head_dim; d += LANES) {
-      add_values<HEADS, 1>(values, d, head_dim, seen, weights, sums, s.width, fetcher);
+      add_values<HEADS, 1>(values, d, head_dim, pieces.seen, weights, sums, s.width, fetcher);
     }
   }
 
   static void soften_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                           int64_t kv_head, Visible seen) {
+                           int64_t kv_head) {
     const KVCacheView& cache = call.cache;
     const float *key_scales = nullptr, *value_scales = nullptr;
     if (cache.has_scales) {
@@ -645,28 +648,27 @@ struct Direct {
       value_scales = s.value_scales;
     }
     for (int64_t v = vector; v < vector + call.spec.group(); ++v) {
-      soften(s.scores + v * CHUNK, pieces.last * LANES, seen, call.spec.softcap, key_scales, value_scales,
+      soften(s.scores + v * CHUNK, pieces.last * LANES, pieces.seen, call.spec.softcap, key_scales, value_scales,
              s.chunk_largest + v, s.chunk_totals + v);
     }
   }
 
-  using Part = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t, int64_t, Visible, Fetcher&);
+  using Part = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t, int64_t, Fetcher&);
 
   // Call for the heads of a group, in parts of even size; `parts` by their number of heads, from 1 on.
   static OCTAVO_INLINE void by_parts(const Part* parts, const AttentionCall& call, const Pieces& pieces, const Scratch& s,
-                                     int64_t vector, int64_t kv_head, Visible seen, Fetcher& fetcher) {
+                                     int64_t vector, int64_t kv_head, Fetcher& fetcher) {
     const int64_t group = call.spec.group(), num_parts = (group + MAX_DIRECT_HEADS - 1) / MAX_DIRECT_HEADS;
     for (int64_t part = 0; part < num_parts; ++part) {
       const int64_t head = group * part / num_parts, heads = group * (part + 1) / num_parts - head;
-      parts[heads - 1](call, pieces, s, vector + head, kv_head, seen, fetcher);
+      parts[heads - 1](call, pieces, s, vector + head, kv_head, fetcher);
     }
   }
 
   // One chunk for all of an item's heads: first the keys, which brings the values nearer, then those, which brings the
   // keys that follow nearer.
   static OCTAVO_INLINE void chunk(const AttentionCall& call, const AttentionItem& item, const Pieces& pieces,
-                                  const AttentionItem& next_item, const Pieces& next_pieces, const Scratch& s,
-                                  Visible seen) {
+                                  const AttentionItem& next_item, const Pieces& next_pieces, const Scratch& s) {
     static constexpr Part scores[] = {score_chunk<1>, score_chunk<2>, score_chunk<3>,
                                       score_chunk<4>, score_chunk<5>, score_chunk<6>};
     static constexpr Part sums[] = {add_chunk<1>, add_chunk<2>, add_chunk<3>, add_chunk<4>, add_chunk<5>, add_chunk<6>};
@@ -674,11 +676,11 @@ struct Direct {
     Fetcher values(call, item, pieces, true), keys(call, next_item, next_pieces, false);
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
       const int64_t vector = (kv_head - item.kv_head_begin) * group;
-      by_parts(scores, call, pieces, s, vector, kv_head, seen, values);
-      soften_chunk(call, pieces, s, vector, kv_head, seen);
+      by_parts(scores, call, pieces, s, vector, kv_head, values);
+      soften_chunk(call, pieces, s, vector, kv_head);
     }
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
-      by_parts(sums, call, pieces, s, (kv_head - item.kv_head_begin) * group, kv_head, seen, keys);
+      by_parts(sums, call, pieces, s, (kv_head - item.kv_head_begin) * group, kv_head, keys);
     }
   }
 };
@@ -693,14 +695,13 @@ void attend_one(const AttentionCall& call, const AttentionItem& item, const Atte
     gather_queries(call, item, kv_head, s.width, s.queries + (kv_head * group - first_head) * s.width);
   }
   for (int64_t v = 0; v < num_vectors; ++v) s.totals[v] = -1;
-  Pieces pieces(call, item, item.chunk_begin, Visible(spec, item.first_position, item.chunk_begin));
+  Pieces pieces(call, item, item.chunk_begin);
   for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
-    const Visible seen(spec, item.first_position, chunk);
     const bool is_over = chunk + 1 == item.chunk_end;
     const AttentionItem& next_item = is_over ? next : item;
     const int64_t next_chunk = is_over ? next.chunk_begin : chunk + 1;
-    const Pieces next_pieces(call, next_item, next_chunk, Visible(spec, next_item.first_position, next_chunk));
-    Direct<Element>::chunk(call, item, pieces, next_item, next_pieces, s, seen);
+    const Pieces next_pieces(call, next_item, next_chunk);
+    Direct<Element>::chunk(call, item, pieces, next_item, next_pieces, s);
     for (int64_t v = 0; v < num_vectors; ++v) {
       keep_result(call, item, s, v, first_head + v, chunk, s.chunk_largest[v], s.chunk_totals[v]);
     }

@@ -42,15 +42,40 @@ class FeedForward(Protocol):
         ...
 
 
-class Decoder(nn.Module):
-    """A causal language model over the paged cache. An architecture is a subclass, whose constructor makes the parts.
-
-    Use it under `torch.inference_mode()`.
-    """
+class LanguageModel(nn.Module):
+    """What architectures share: how their checkpoints are read, unless they say otherwise, and the head."""
 
     understands: ClassVar[Mapping[str, Any]] = {}
     base_prefix: ClassVar[str] = "model."
     transposed_tensors: ClassVar[tuple[str, ...]] = ()
+    unused_tensors: ClassVar[tuple[str, ...]] = ()
+    """Ends of the names of tensors that checkpoints carry and the model has no use for, beside a tied head's."""
+
+    lm_head: ParallelLMHead
+
+    @staticmethod
+    def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
+        """As they are, where the names and defaults are those of `parse_config`."""
+        return raw
+
+    @property
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """Ends of the names of tensors that checkpoints carry and the model has no use for."""
+        return (*self.unused_tensors, "lm_head.weight") if self.lm_head.is_tied else self.unused_tensors
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of last hidden states, as `forward` gives them: `[n, width]` -> `[n, vocab_size]`, in the model's dtype."""
+        logits: torch.Tensor = self.lm_head(hidden)
+        return logits
+
+
+class Decoder(LanguageModel):
+    """LLaMA's shape over the paged cache. An architecture is a subclass, whose constructor makes the parts.
+
+    Use it under `torch.inference_mode()`.
+    """
+
+    unused_tensors: ClassVar[tuple[str, ...]] = ("rotary_emb.inv_freq",)
 
     def __init__(
         self,
@@ -61,17 +86,10 @@ class Decoder(nn.Module):
     ) -> None:
         """Join the parts. Without a `head` the embedding's table is it, too."""
         super().__init__()
-        tied = () if head is not None else ("lm_head.weight",)
-        self.ignored_tensors: tuple[str, ...] = ("rotary_emb.inv_freq", *tied)
         self.embed_tokens = embed_tokens
         self.layers = nn.ModuleList(cast(Iterable[nn.Module], layers))
         self.norm = norm
-        self.lm_head = ParallelLMHead(embed_tokens if head is None else head)
-
-    @staticmethod
-    def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
-        """As they are, where the names and defaults are those of `parse_config`."""
-        return raw
+        self.lm_head = ParallelLMHead(embed_tokens, head)
 
     def forward(self, step: AttentionStep) -> torch.Tensor:
         """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
@@ -82,20 +100,13 @@ class Decoder(nn.Module):
         normalised: torch.Tensor = self.norm(hidden, residual)[0]
         return normalised
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[n, hidden_size]` -> `[n, vocab_size]`, in the model's dtype."""
-        logits: torch.Tensor = self.lm_head(hidden)
-        return logits
-
     def placements(self) -> Placements:
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         found = prefixed("model.embed_tokens.", self.embed_tokens.placements())
         for index, layer in enumerate(cast(Iterable[Layer], self.layers)):
             found |= prefixed(f"model.layers.{index}.", layer.placements())
         found |= prefixed("model.norm.", self.norm.placements())
-        if self.lm_head.table is not self.embed_tokens:
-            found |= prefixed("lm_head.", self.lm_head.table.placements())
-        return found
+        return found | prefixed("lm_head.", self.lm_head.placements())
 
 
 class PreNormLayer(nn.Module):

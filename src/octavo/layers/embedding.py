@@ -61,14 +61,19 @@ class PositionEmbedding(nn.Module):
 
 
 class ParallelLMHead(nn.Module):
-    """Logits as products with a table of vectors: the model's own embedding where the two are tied, or another one."""
+    """Logits as products with a table of vectors: its own, or that of the model's embedding where the two are tied."""
 
-    def __init__(self, table: VocabParallelEmbedding) -> None:
+    def __init__(self, embedding: VocabParallelEmbedding, own: VocabParallelEmbedding | None = None) -> None:
         super().__init__()
-        self.table = table
+        self.table = embedding if own is None else own
+        self.is_tied = own is None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[n, hidden_size]` -> `[n, vocab_size]` on rank 0; what other ranks get is not to be used."""
         table = self.table
         logits = table.kernels.linear(hidden, table.weight)
         return table.kernels.gather(logits, table.tensor_parallel, table.shape[0])
+
+    def placements(self) -> Placements:
+        """By the names below `lm_head.`; none where the embedding places the table."""
+        return {} if self.is_tied else self.table.placements()

@@ -47,7 +47,7 @@ class Gemma3ForCausalLM(Decoder):
         ]
         # Rounded as transformers does.
         scale = torch.tensor(config.hidden_size**0.5, dtype=build.dtype).item()
-        embed_tokens, head = embedding_and_head(config, build, scale)
+        embed_tokens, head = embedding_and_head(config, build, scale=scale)
         super().__init__(embed_tokens, layers, _norm(config.hidden_size, config, build), head)
 
     @staticmethod

@@ -9,13 +9,13 @@ from torch import nn
 from octavo.kernels.interface import AttentionStep
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
-from octavo.layers.decoder import PreNormLayer
-from octavo.layers.embedding import ParallelLMHead, PositionEmbedding, VocabParallelEmbedding
+from octavo.layers.decoder import LanguageModel, PreNormLayer
+from octavo.layers.embedding import ParallelLMHead, PositionEmbedding
 from octavo.layers.feed_forward import PlainFeedForward
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.models.config import ModelConfig, renamed
-from octavo.models.parts import heads_of
+from octavo.models.parts import embedding_and_head, heads_of
 
 NAMES = {
     "n_embd": "hidden_size",
@@ -28,7 +28,7 @@ NAMES = {
 """GPT-2's names of what other configs name otherwise."""
 
 
-class GPT2LMHeadModel(nn.Module):
+class GPT2LMHeadModel(LanguageModel):
     """Learned positions, layer norms before attention and feed-forward, biases everywhere."""
 
     understands: ClassVar[Mapping[str, Any]] = {
@@ -38,6 +38,7 @@ class GPT2LMHeadModel(nn.Module):
     }
     base_prefix: ClassVar[str] = "transformer."
     transposed_tensors: ClassVar[tuple[str, ...]] = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
+    unused_tensors: ClassVar[tuple[str, ...]] = (".attn.bias", ".attn.masked_bias")
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.
@@ -46,13 +47,11 @@ class GPT2LMHeadModel(nn.Module):
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
         super().__init__()
-        size, tied = (config.vocab_size, config.hidden_size), config.tie_word_embeddings
-        self.ignored_tensors: tuple[str, ...] = (".attn.bias", ".attn.masked_bias", *(("lm_head.weight",) * tied))
-        self.wte = VocabParallelEmbedding(*size, build, is_head=tied)
+        self.wte, head = embedding_and_head(config, build)
         self.wpe = PositionEmbedding(config.max_position_embeddings, config.hidden_size, build)
         self.h = nn.ModuleList(_block(index, config, build) for index in range(config.num_hidden_layers))
         self.ln_f = _norm(config, build)
-        self.lm_head = ParallelLMHead(self.wte if tied else VocabParallelEmbedding(*size, build, is_head=True))
+        self.lm_head = ParallelLMHead(self.wte, head)
 
     @staticmethod
     def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
@@ -71,11 +70,6 @@ class GPT2LMHeadModel(nn.Module):
         normalised: torch.Tensor = self.ln_f(hidden, residual)[0]
         return normalised
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[n, hidden_size]` -> `[n, vocab_size]`, in the model's dtype."""
-        logits: torch.Tensor = self.lm_head(hidden)
-        return logits
-
     def placements(self) -> Placements:
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         found = prefixed("transformer.wte.", self.wte.placements())
@@ -83,9 +77,7 @@ class GPT2LMHeadModel(nn.Module):
         for index, block in enumerate(cast(Iterable[PreNormLayer], self.h)):
             found |= prefixed(f"transformer.h.{index}.", _block_placements(block))
         found |= prefixed("transformer.ln_f.", self.ln_f.placements())
-        if self.lm_head.table is not self.wte:
-            found |= prefixed("lm_head.", self.lm_head.table.placements())
-        return found
+        return found | prefixed("lm_head.", self.lm_head.placements())
 
 
 def _norm(config: ModelConfig, build: ModelBuild) -> LayerNorm:

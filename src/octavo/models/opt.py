@@ -9,20 +9,21 @@ from torch import nn
 from octavo.kernels.interface import AttentionStep
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
-from octavo.layers.embedding import ParallelLMHead, PositionEmbedding, VocabParallelEmbedding
+from octavo.layers.decoder import LanguageModel
+from octavo.layers.embedding import ParallelLMHead, PositionEmbedding
 from octavo.layers.feed_forward import PlainFeedForward
 from octavo.layers.linear import ReplicatedLinear
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.models.config import ModelConfig, Width, renamed
-from octavo.models.parts import heads_of
+from octavo.models.parts import embedding_and_head, heads_of
 
 UNUSED_POSITIONS = 2
 """Rows of the checkpoint's table before that of position 0."""
 EPSILON = 1e-5
 
 
-class OPTForCausalLM(nn.Module):
+class OPTForCausalLM(LanguageModel):
     """Learned positions, layer norms before or after each half of a layer, embeddings that may be narrower."""
 
     understands: ClassVar[Mapping[str, Any]] = {
@@ -32,8 +33,6 @@ class OPTForCausalLM(nn.Module):
         "enable_bias": bool,
         "layer_norm_elementwise_affine": bool,
     }
-    base_prefix: ClassVar[str] = "model."
-    transposed_tensors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.
@@ -42,11 +41,10 @@ class OPTForCausalLM(nn.Module):
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
         super().__init__()
-        asked, tied, width = config.extra, config.tie_word_embeddings, config.hidden_size
+        asked, width = config.extra, config.hidden_size
         narrow = asked.get("word_embed_proj_dim", width)
         norms_first = asked.get("do_layer_norm_before", True)
-        self.ignored_tensors: tuple[str, ...] = ("lm_head.weight",) if tied else ()
-        self.embed_tokens = VocabParallelEmbedding(config.vocab_size, narrow, build, is_head=tied)
+        self.embed_tokens, head = embedding_and_head(config, build, width=narrow)
         self.embed_positions = PositionEmbedding(
             config.max_position_embeddings, width, build, first_row=UNUSED_POSITIONS
         )
@@ -57,8 +55,7 @@ class OPTForCausalLM(nn.Module):
         )
         has_final_norm = norms_first and not asked.get("_remove_final_layer_norm", False)
         self.final_layer_norm = _norm(config, build) if has_final_norm else None
-        head = self.embed_tokens if tied else VocabParallelEmbedding(config.vocab_size, narrow, build, is_head=True)
-        self.lm_head = ParallelLMHead(head)
+        self.lm_head = ParallelLMHead(self.embed_tokens, head)
         self.kernels = build.kernels
 
     @staticmethod
@@ -81,11 +78,6 @@ class OPTForCausalLM(nn.Module):
             hidden = self.kernels.add(hidden, residual)
         return hidden if self.project_out is None else cast(torch.Tensor, self.project_out(hidden))
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[n, word_embed_proj_dim]` -> `[n, vocab_size]`, in the model's dtype."""
-        logits: torch.Tensor = self.lm_head(hidden)
-        return logits
-
     def placements(self) -> Placements:
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         found: Placements = {}
@@ -95,9 +87,7 @@ class OPTForCausalLM(nn.Module):
                 found |= prefixed(f"model.decoder.{name}.", module.placements())
         for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             found |= prefixed(f"model.decoder.layers.{index}.", layer.placements())
-        if self.lm_head.table is not self.embed_tokens:
-            found |= prefixed("lm_head.", self.lm_head.table.placements())
-        return found
+        return found | prefixed("lm_head.", self.lm_head.placements())
 
 
 class DecoderLayer(nn.Module):

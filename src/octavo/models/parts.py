@@ -73,10 +73,11 @@ def norm_of(config: ModelConfig, build: ModelBuild) -> RMSNorm:
 
 
 def embedding_and_head(
-    config: ModelConfig, build: ModelBuild, scale: float = 1.0
+    config: ModelConfig, build: ModelBuild, *, scale: float = 1.0, width: int | None = None
 ) -> tuple[VocabParallelEmbedding, VocabParallelEmbedding | None]:
-    """The token embedding, its vectors multiplied by `scale`, and the table of the head where the two are not tied."""
-    size, tied = (config.vocab_size, config.hidden_size), config.tie_word_embeddings
+    """The token embedding, its vectors as wide as the hidden states or `width` and multiplied by `scale`, and the table
+    of the head where the two are not tied."""
+    size, tied = (config.vocab_size, width or config.hidden_size), config.tie_word_embeddings
     embed_tokens = VocabParallelEmbedding(*size, build, is_head=tied, scale=scale)
     return embed_tokens, None if tied else VocabParallelEmbedding(*size, build, is_head=True)
 

@@ -24,11 +24,14 @@ class CausalLM(Model, Protocol):
     """What the names of all tensors but the head's begin with, unless they were saved without a head."""
     transposed_tensors: ClassVar[tuple[str, ...]]
     """Ends of the names of matrices that Hugging Face's checkpoints keep as `[inputs, outputs]`."""
-    ignored_tensors: tuple[str, ...]
-    """Ends of the names of tensors that checkpoints carry and the model has no use for."""
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """The modules, without weights."""
+        ...
+
+    @property
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """Ends of the names of tensors that checkpoints carry and the model has no use for."""
         ...
 
     @staticmethod
