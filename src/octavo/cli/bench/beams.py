@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from octavo.cli.bench.output import add_json_flag, check_output_flags, check_positive, progress_bar, write_json
+from octavo.cli.bench.output import add_json_flag, check_output_flags, check_positive, progress_bar, write_figures
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 from octavo.evaluation.workloads import MEANS, draw_workload
@@ -50,4 +50,4 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{'forked beams':>14} {'sent anew':>11} {'speedup':>8} {'equal hypotheses':>17}")
     equal = f"{figures.prompts_with_equal_hypotheses} of {figures.prompts}"
     print(f"{figures.engine_s:12.2f} s {figures.resubmitted_s:9.2f} s {figures.speedup:7.1f}x {equal:>17}")
-    write_json(arguments, figures)
+    write_figures(arguments, figures)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress_bar, write_json
+from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress_bar, write_figures
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
@@ -64,9 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             bar.update()
     _print_table(points)
     curve = Curve(limits=limits, cost=bench.cost, points=points)
-    write_json(arguments, curve)
-    if arguments.plot:
-        plot(curve, arguments.plot)
+    write_figures(arguments, curve, plot)
 
 
 def _print_table(points: "list[CurvePoint]") -> None:

@@ -10,7 +10,7 @@ from octavo.cli.bench.output import (
     check_output_flags,
     check_positive,
     progress_bar,
-    write_json,
+    write_figures,
 )
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
@@ -93,9 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
             rates.append(rate)
             _print_rate(rate)
     figures = KernelFigures(limits=limits, kernels=rates)
-    write_json(arguments, figures)
-    if arguments.plot:
-        plot(figures, arguments.plot)
+    write_figures(arguments, figures, plot)
 
 
 def _print_limits(limits: "MachineLimits") -> None:

@@ -9,7 +9,7 @@ from octavo.cli.bench.output import (
     check_positive,
     milliseconds,
     progress_bar,
-    write_json,
+    write_figures,
 )
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
@@ -56,6 +56,4 @@ def run(arguments: argparse.Namespace) -> None:
     for case in figures:
         columns = f"{milliseconds(case.first_token_ms)} {milliseconds(case.between_tokens_ms)}"
         print(f"{case.input_tokens:>7} {columns} {case.tokens_a_second:9.1f}")
-    write_json(arguments, figures)
-    if arguments.plot:
-        plot(figures, arguments.plot)
+    write_figures(arguments, figures, plot)

@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from tqdm import tqdm
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from octavo.errors import ConfigError
 
 Item = TypeVar("Item")
+Figures = TypeVar("Figures")
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -46,10 +47,14 @@ def check_output_flags(arguments: argparse.Namespace) -> None:
             raise ConfigError("--plot needs matplotlib: pip install 'octavo[bench]'") from None
 
 
-def write_json(arguments: argparse.Namespace, figures: Any) -> None:
-    """The figures as JSON, if asked for."""
+def write_figures(
+    arguments: argparse.Namespace, figures: Figures, plot: Callable[[Figures, str], None] | None = None
+) -> None:
+    """The figures as JSON and drawn by `plot(figures, path)`, where asked for."""
     if arguments.json:
         Path(arguments.json).write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    if arguments.plot and plot:
+        plot(figures, arguments.plot)
 
 
 def progress_bar(total: int, unit: str, what: str = "Measuring") -> tqdm:

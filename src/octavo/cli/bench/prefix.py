@@ -1,8 +1,9 @@
 """`octavo bench prefix`: throughput of requests behind a shared prefix, as in the paper's figure 16."""
 
 import argparse
+import contextlib
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress_bar, write_json
+from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress_bar, write_figures
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 from octavo.evaluation.workloads import draw_workload
@@ -41,11 +42,12 @@ def run(arguments: argparse.Namespace) -> None:
     from octavo.execution.launch import executor_class
 
     work = draw_workload("alpaca", arguments.requests, 1.0, arguments.workload_seed)
-    executor = executor_class(config)(config)
     figures = []
-    print(f"{'prefix':>7} {'shared tok/s':>13} {'unshared tok/s':>15} {'gain':>6} {'paper':>6} {'tokens cached':>14}")
     total = 2 * arguments.rounds * len(arguments.prefix_tokens) * sum(each.out for each in work)
-    with progress_bar(total, "token") as bar:
+    with contextlib.closing(executor_class(config)(config)) as executor, progress_bar(total, "token") as bar:
+        print(
+            f"{'prefix':>7} {'shared tok/s':>13} {'unshared tok/s':>15} {'gain':>6} {'paper':>6} {'tokens cached':>14}"
+        )
         for prefix_tokens in arguments.prefix_tokens:
             each = measure(
                 executor,
@@ -60,7 +62,4 @@ def run(arguments: argparse.Namespace) -> None:
             rates = f"{each.shared_tok_s:13.1f} {each.unshared_tok_s:15.1f} {each.gain:6.2f}"
             print(f"{prefix_tokens:>7} {rates} {paper:>6} {each.cached_tokens:14}", flush=True)
             figures.append(each)
-    write_json(arguments, figures)
-    if arguments.plot:
-        plot(figures, arguments.plot)
-    executor.close()
+    write_figures(arguments, figures, plot)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_json
+from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_figures
 
 
 def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,6 +44,4 @@ def run(arguments: argparse.Namespace) -> None:
             f"{cost.num_sequences:>9} {cost.num_tokens:>7} {cost.schedule_us:>9.2f} {cost.update_us:>9.2f} "
             f"{cost.total_us:>9.2f}"
         )
-    write_json(arguments, costs)
-    if arguments.plot:
-        plot(costs, arguments.plot)
+    write_figures(arguments, costs, plot)

@@ -10,7 +10,7 @@ from octavo.cli.bench.output import (
     check_output_flags,
     milliseconds,
     progress_bar,
-    write_json,
+    write_figures,
 )
 from octavo.cli.bench.workload import add_workload_flags, read_workload_flags
 from octavo.config import flag
@@ -78,9 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             requests = repeated(work, count, repeat, num_repeats)
             figures.append(apply_load(server, requests, rate, arguments.seed, bar.update))
         _print_row(figures[-1])
-    write_json(arguments, figures)
-    if arguments.plot:
-        plot(figures, arguments.plot)
+    write_figures(arguments, figures, plot)
 
 
 def _counts(arguments: argparse.Namespace) -> list[int]:

@@ -1,6 +1,7 @@
 """`octavo bench sharing`: memory saved by sharing blocks among a request's sequences, as in the paper's figure 15."""
 
 import argparse
+import contextlib
 import itertools
 
 from octavo.cli.bench.output import (
@@ -8,7 +9,7 @@ from octavo.cli.bench.output import (
     check_output_flags,
     check_positive,
     progress_bar,
-    write_json,
+    write_figures,
 )
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
@@ -60,10 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
     }
     cases = list(itertools.product(arguments.kinds, arguments.methods, arguments.sequences))
     num_tokens = sum(num * sum(work.out for work in works[kind]) for kind, _, num in cases)
-    executor = executor_class(config)(config)
     figures = []
-    print(f"{'lengths':>9} {'method':>9} {'sequences':>9} {'steps':>6} {'ledger':>8} {'offline':>8} {'paper':>7}")
-    with progress_bar(num_tokens, "token") as bar:
+    with contextlib.closing(executor_class(config)(config)) as executor, progress_bar(num_tokens, "token") as bar:
+        print(f"{'lengths':>9} {'method':>9} {'sequences':>9} {'steps':>6} {'ledger':>8} {'offline':>8} {'paper':>7}")
         for kind, method, num_sequences in cases:
             case = measure(
                 executor,
@@ -79,7 +79,4 @@ def run(arguments: argparse.Namespace) -> None:
             shares = f"{case.ledger:7.2f}% {case.offline:7.2f}% {paper:>7}"
             print(f"{kind:>9} {method:>9} {num_sequences:>9} {case.steps:>6} {shares}", flush=True)
             figures.append(case)
-    write_json(arguments, figures)
-    if arguments.plot:
-        plot(figures, arguments.plot)
-    executor.close()
+    write_figures(arguments, figures, plot)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_json
+from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_figures
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 
@@ -49,6 +49,4 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"  {kernel}".ljust(12) + "".join(f"{t.kernels_ms[kernel]:13.3f}" for t in measured))
     print("total".ljust(12) + "".join(f"{t.total_ms:13.3f}" for t in measured))
     print("tokens/s".ljust(12) + "".join(f"{t.sequences / t.total_ms * 1e3:13.1f}" for t in measured))
-    write_json(arguments, measured)
-    if arguments.plot:
-        plot(measured, arguments.plot)
+    write_figures(arguments, measured, plot)

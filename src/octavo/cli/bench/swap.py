@@ -2,7 +2,7 @@
 
 import argparse
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_json
+from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_figures
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 
@@ -51,6 +51,4 @@ def run(arguments: argparse.Namespace) -> None:
             f"{cost.block_size:>10} {cost.num_blocks:>7} {cost.recompute_ms:>10.2f} {cost.swap_out_ms:>9.3f} "
             f"{cost.swap_in_ms:>9.3f} {cost.swap_ms:>9.3f}"
         )
-    write_json(arguments, costs)
-    if arguments.plot:
-        plot(costs, arguments.plot)
+    write_figures(arguments, costs, plot)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, progress_bar, write_json
+from octavo.cli.bench.output import add_output_flags, check_output_flags, progress_bar, write_figures
 from octavo.cli.bench.workload import add_workload_flags, read_workload_flags
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
@@ -48,9 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         load_s = time.perf_counter() - start_s
         figures, moments = measure(llm, work, precision=_precision(llm), load_s=load_s, produced=bar.update)
     print(msgspec.json.encode(figures).decode())
-    write_json(arguments, figures)
-    if arguments.plot:
-        plot(figures, moments, arguments.plot)
+    write_figures(arguments, figures, lambda drawn, path: plot(drawn, moments, path))
 
 
 def _precision(llm: "LLM") -> str:
