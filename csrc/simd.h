@@ -211,12 +211,12 @@ OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, mode));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, mode));
 }
-OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
+OCTAVO_INLINE __m128i to_i8(F32x16 a) {
   __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
   words = _mm256_permute4x64_epi64(words, 0xd8);
-  __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
+OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_i8(a)); }
 OCTAVO_INLINE __m256i words_at(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
@@ -365,9 +365,7 @@ OCTAVO_INLINE const T* reread(const T* p) {  // as `pin`, for AVX2 only
 constexpr Form INT8_FORM = Form::int8_split;
 using Quantized = uint16_t;
 OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
-  int8_t bytes[LANES];
-  store_i8(bytes, a);
-  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+  const __m128i values = to_i8(a);
   const __m128i magnitudes = _mm_abs_epi8(values), is_negative = _mm_cmpgt_epi8(_mm_setzero_si128(), values);
   const __m128i signs = _mm_xor_si128(is_negative, _mm_set1_epi8(-128));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(magnitudes, signs));
