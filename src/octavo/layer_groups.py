@@ -1,0 +1,120 @@
+"""Which layers keep their KV alike, and which tokens of a sequence they still need: plain data that models state, memory
+manages and kernels follow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from octavo.errors import ModelError
+
+MAX_GROUPS = 8
+"""A sequence has a block table a group, so their number bounds what a step costs."""
+
+
+class LayerKind(Protocol):
+    """What of a sequence's KV a layer reads. Layers of equal kinds can share block tables."""
+
+    def first_seen(self, position: int) -> int:
+        """The first position that a query at `position` sees, from 0; it never falls as `position` rises."""
+        ...
+
+    def most_seen(self) -> int | None:
+        """The most tokens that a query sees, itself among them; None where that grows with the sequence."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Every query sees all tokens before it."""
+
+    def first_seen(self, position: int) -> int:
+        return 0
+
+    def most_seen(self) -> None:
+        return None
+
+    def __str__(self) -> str:
+        return "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A query sees itself and the `size - 1` tokens before it (Beltagy et al., Longformer, 2020)."""
+
+    size: int
+
+    def first_seen(self, position: int) -> int:
+        return max(0, position - self.size + 1)
+
+    def most_seen(self) -> int:
+        return self.size
+
+    def __str__(self) -> str:
+        return f"window({self.size})"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Layers of one kind. A block of the group holds a block's tokens for these layers."""
+
+    kind: LayerKind
+    layers: tuple[int, ...]
+    """In the order in which they lie in a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroups:
+    """All of a model's layers. Every group has `layers_a_group` places in a record, so that blocks of one size serve all;
+    a group with fewer layers leaves the last places empty."""
+
+    groups: tuple[LayerGroup, ...]
+    layers_a_group: int
+
+    @property
+    def num_layers(self) -> int:
+        return sum(len(group.layers) for group in self.groups)
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """Each group's."""
+        return tuple(group.kind for group in self.groups)
+
+    def place(self, layer: int) -> tuple[int, int]:
+        """Where a layer's KV lies: (its group, its place in the group's records)."""
+        for index, group in enumerate(self.groups):
+            if layer in group.layers:
+                return index, group.layers.index(layer)
+        raise ModelError(f"the model has no layer {layer}: its KV layout has {self.num_layers}")
+
+
+def one_group(num_layers: int, kind: LayerKind | None = None) -> LayerGroups:
+    """The groups of a model whose layers are all alike; full ones by default."""
+    return LayerGroups((LayerGroup(kind or Full(), tuple(range(num_layers))),), num_layers)
+
+
+def group_layers(kinds: Sequence[LayerKind]) -> LayerGroups:
+    """Divide a model's layers into groups of equal kind and equal size.
+
+    Of the sizes that make no more than `MAX_GROUPS` groups (or one a kind, where there are more kinds) the one that
+    leaves the fewest places empty is taken, and of equals the largest: fewer tables.
+
+    Args:
+        kinds: of each layer, from the first.
+    """
+    layers_by_kind: dict[LayerKind, list[int]] = {}
+    for layer, kind in enumerate(kinds):
+        layers_by_kind.setdefault(kind, []).append(layer)
+    counts = [len(layers) for layers in layers_by_kind.values()]
+    most_groups = max(MAX_GROUPS, len(counts))
+
+    def num_groups(size: int) -> int:
+        return sum(-(-count // size) for count in counts)
+
+    sizes = [size for size in range(1, len(kinds) + 1) if num_groups(size) <= most_groups]
+    size = min(sizes, key=lambda size: (num_groups(size) * size, -size))
+    groups = [
+        LayerGroup(kind, tuple(layers[first : first + size]))
+        for kind, layers in layers_by_kind.items()
+        for first in range(0, len(layers), size)
+    ]
+    return LayerGroups(tuple(groups), size)
