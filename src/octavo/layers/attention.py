@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.interface import AttentionSpec, AttentionStep
+from octavo.layer_groups import Full, LayerKind, Window
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.norm import RMSNorm
@@ -71,6 +72,11 @@ class Attention(nn.Module):
         self.window = window
         norms: tuple[RMSNorm | None, RMSNorm | None] = head_norms or (None, None)
         self.q_norm, self.k_norm = norms
+
+    @property
+    def kind(self) -> LayerKind:
+        """What this layer reads of a sequence's KV."""
+        return Full() if self.window is None else Window(self.window)
 
     @property
     def spec(self) -> AttentionSpec:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.interface import AttentionStep
+from octavo.layer_groups import LayerKind
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from octavo.layers.norm import Norm, RMSNorm
@@ -62,6 +63,11 @@ class LanguageModel(nn.Module):
     def ignored_tensors(self) -> tuple[str, ...]:
         """Ends of the names of tensors that checkpoints carry and the model has no use for."""
         return (*self.unused_tensors, "lm_head.weight") if self.lm_head.is_tied else self.unused_tensors
+
+    def layer_kinds(self) -> list[LayerKind]:
+        """What each layer reads of a sequence's KV, from the first layer."""
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        return [attention.kind for attention in sorted(attentions, key=lambda attention: attention.index)]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Of last hidden states, as `forward` gives them: `[n, width]` -> `[n, vocab_size]`, in the model's dtype."""

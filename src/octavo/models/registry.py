@@ -9,6 +9,7 @@ from torch import nn
 
 from octavo.errors import ModelError
 from octavo.kernels.interface import Model
+from octavo.layer_groups import LayerKind
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placements
 from octavo.models.config import ModelConfig, parse_config
@@ -38,6 +39,10 @@ class CausalLM(Model, Protocol):
     def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
         """A config.json's fields under the names that `parse_config` and the class know, absent ones with the defaults
         of transformers. May raise whatever a wrong type of a field leads to."""
+        ...
+
+    def layer_kinds(self) -> list[LayerKind]:
+        """What each layer reads of a sequence's KV, from the first layer."""
         ...
 
     def placements(self) -> Placements:
