@@ -9,6 +9,7 @@ import torch
 from octavo.config import Quantization
 from octavo.kernels.interface import CacheShape, Kernels, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels
+from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.weights.loader import load_model, read_config
@@ -41,7 +42,7 @@ class RaggedModel:
         kv_heads = tensor_parallel.share(self.config.num_key_value_heads, "KV heads", replicate=True)
         shape = CacheShape(
             num_blocks,
-            self.config.num_hidden_layers,
+            one_group(self.config.num_hidden_layers),
             BLOCK_SIZE,
             len(kv_heads),
             self.config.head_dim,

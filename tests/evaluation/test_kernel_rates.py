@@ -13,6 +13,7 @@ from octavo.evaluation.kernel_names import PRECISIONS
 from octavo.evaluation.machine_limits import MachineLimits
 from octavo.evaluation.operation_models import rows_in_rotation
 from octavo.kernels.interface import CacheShape
+from octavo.layer_groups import one_group
 from octavo.models.config import ModelConfig
 from octavo.models.weights.loader import read_config
 from octavo.models.weights.locate import locate
@@ -91,7 +92,7 @@ def test_limits_move_with_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_in_rotation_have_scattered_blocks_of_their_own() -> None:
-    shape = CacheShape(40, 1, 16, 1, 16, torch.float32)
+    shape = CacheShape(40, one_group(1), 16, 1, 16, torch.float32)
     batches = rows_in_rotation(shape, 3, 33, 1)
     seen = [next(batches) for _ in range(4)]
     blocks = torch.cat([batch.block_tables.flatten() for batch in seen]).tolist()

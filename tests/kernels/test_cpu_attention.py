@@ -18,6 +18,7 @@ from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Kernels, KVCache, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import PreparedStep, write_kv
+from octavo.layer_groups import one_group
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ["avx512", "avx2", "portable"]  # avx512bf16 attends as avx512 does
@@ -123,7 +124,7 @@ class Rows:
         shuffled = rng.permutation(pool)
         self.tables = np.split(shuffled[: sum(num_blocks)], np.cumsum(num_blocks)[:-1])
         cache_shape = CacheShape(
-            pool, shape.num_layers, shape.block_size, shape.num_kv_heads, shape.head_dim, shape.dtype
+            pool, one_group(shape.num_layers), shape.block_size, shape.num_kv_heads, shape.head_dim, shape.dtype
         )
         cache = kernels.allocate_cache(cache_shape, CPU)
         if poison:
@@ -295,7 +296,7 @@ def test_only_the_layer_asked_for_is_written() -> None:
 
 def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
     kernels = CpuKernels()
-    cache = kernels.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.bfloat16), CPU)
+    cache = kernels.allocate_cache(CacheShape(6, one_group(3), 4, 2, 8, torch.bfloat16), CPU)
     cache.records.copy_(torch.randint(0, 256, cache.records.shape, dtype=torch.uint8))
     before = cache.records.clone()
     kernels.copy_blocks(cache, cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
@@ -304,7 +305,7 @@ def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_swapping_out_and_back_is_the_references(dtype: torch.dtype) -> None:
-    shape = CacheShape(40, 3, 4, 2, 8, dtype)
+    shape = CacheShape(40, one_group(3), 4, 2, 8, dtype)
     out, back = torch.randperm(40)[:25], torch.randperm(40)[:25]
     places = torch.randperm(30)[:25]
     seen = []

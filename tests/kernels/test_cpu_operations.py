@@ -14,6 +14,7 @@ from octavo.kernels.cpu import ACTIVATIONS, CpuKernels
 from octavo.kernels.interface import ActivationKind, AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
+from octavo.layer_groups import one_group
 
 INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
 ROWS = [1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 24, 31, 64, 256]
@@ -62,7 +63,9 @@ class Recipe:
 
 
 def bind(kernels: CpuKernels, recipe: Recipe) -> ForwardPass:
-    return kernels.bind(recipe, kernels.allocate_cache(CacheShape(1, 1, 16, 1, 16, torch.float32), torch.device("cpu")))
+    return kernels.bind(
+        recipe, kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), torch.device("cpu"))
+    )
 
 
 def outcome(kernels: CpuKernels, inputs: torch.Tensor, operations: Any, width: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import AttentionStep, CacheShape, RaggedBatch, Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
+from octavo.layer_groups import one_group
 
 INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
 HIDDEN, INNER, NUM_EXPERTS = 40, 36, 5
@@ -55,7 +56,7 @@ class ExpertsOnly:
 
 
 def outcome(kernels: Any, inputs: torch.Tensor, kind: str, num_chosen: int) -> torch.Tensor:
-    cache = kernels.allocate_cache(CacheShape(1, 1, 16, 1, 16, torch.float32), torch.device("cpu"))
+    cache = kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), torch.device("cpu"))
     forward = kernels.bind(ExpertsOnly(kernels, inputs, kind, num_chosen), cache)
     ids, row = torch.arange(len(inputs)), torch.tensor([0, len(inputs)])
     forward.run(RaggedBatch(ids, ids, ids, row, row[1:], torch.zeros(1, 1, dtype=torch.int64)))
@@ -116,6 +117,6 @@ def test_a_rows_experts_do_not_depend_on_its_batch(kind: str) -> None:
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     model = ExpertsOnly(CpuKernels(), random(3, HIDDEN), "float32", NUM_EXPERTS + 1)
-    cache = model.kernels.allocate_cache(CacheShape(1, 1, 16, 1, 16, torch.float32), torch.device("cpu"))
+    cache = model.kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), torch.device("cpu"))
     with pytest.raises(ValueError, match="experts"):
         model.kernels.bind(model, cache)

@@ -15,6 +15,7 @@ from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
 from octavo.kernels.quantized import quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors, Tile, paged_attention, plan_tiles, prepare, write_kv
+from octavo.layer_groups import one_group
 
 CPU = torch.device("cpu")
 LAYERS = 2
@@ -89,7 +90,7 @@ def make_scene(
     for index, count in enumerate(num_blocks):
         tables[index, :count] = shuffled[taken : taken + count]
         taken += count
-    shape = CacheShape(pool, LAYERS, block_size, num_kv_heads, head_dim, dtype)
+    shape = CacheShape(pool, one_group(LAYERS), block_size, num_kv_heads, head_dim, dtype)
     cache = ReferenceKernels().allocate_cache(shape, CPU)
     fill(cache, leftovers)
     slots: list[int] = []

@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.kernels.reference_attention import prepare
+from octavo.layer_groups import one_group
 from octavo.models.config import ACTIVATIONS
 
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
 def test_a_cache_starts_as_zeros_with_one_contiguous_record_a_block(dtype: torch.dtype) -> None:
-    shape = CacheShape(num_blocks=5, num_layers=3, block_size=4, num_kv_heads=2, head_dim=8, dtype=dtype)
+    shape = CacheShape(num_blocks=5, layer_groups=one_group(3), block_size=4, num_kv_heads=2, head_dim=8, dtype=dtype)
     records = KERNELS.allocate_cache(shape, CPU).records
     assert records.shape == (5, shape.block_bytes)
     assert records.dtype == torch.uint8
@@ -32,13 +33,13 @@ def test_a_cache_starts_as_zeros_with_one_contiguous_record_a_block(dtype: torch
 
 def test_an_int8_record_counts_a_float32_scale_for_each_vector() -> None:
     vectors = 3 * 2 * 4 * 2
-    assert CacheShape(5, 3, 4, 2, 8, torch.int8).block_bytes == vectors * (8 + 4)
-    assert CacheShape(5, 3, 4, 2, 8, torch.bfloat16).block_bytes == vectors * 8 * 2
+    assert CacheShape(5, one_group(3), 4, 2, 8, torch.int8).block_bytes == vectors * (8 + 4)
+    assert CacheShape(5, one_group(3), 4, 2, 8, torch.bfloat16).block_bytes == vectors * 8 * 2
 
 
 def test_a_cache_takes_no_memory_before_it_is_written() -> None:
     shape = CacheShape(
-        num_blocks=1 << 10, num_layers=16, block_size=16, num_kv_heads=8, head_dim=64, dtype=torch.bfloat16
+        num_blocks=1 << 10, layer_groups=one_group(16), block_size=16, num_kv_heads=8, head_dim=64, dtype=torch.bfloat16
     )
     assert shape.num_bytes == 512 << 20
     before = psutil.Process().memory_info().rss
@@ -48,7 +49,7 @@ def test_a_cache_takes_no_memory_before_it_is_written() -> None:
 
 
 def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
-    cache = KERNELS.allocate_cache(CacheShape(6, 3, 4, 2, 8, torch.float32), CPU)
+    cache = KERNELS.allocate_cache(CacheShape(6, one_group(3), 4, 2, 8, torch.float32), CPU)
     cache.records.random_(256)
     before = cache.records.clone()
     KERNELS.copy_blocks(cache, cache, torch.tensor([4, 0, 4]), torch.tensor([1, 5, 2]))
@@ -56,7 +57,7 @@ def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:
 
 
 def test_swapping_moves_whole_records_between_caches_of_any_length() -> None:
-    shape = CacheShape(6, 3, 4, 2, 8, torch.float32)
+    shape = CacheShape(6, one_group(3), 4, 2, 8, torch.float32)
     cache, space = (
         KERNELS.allocate_cache(shape, CPU),
         KERNELS.allocate_cache(dataclasses.replace(shape, num_blocks=3), CPU),
@@ -117,7 +118,7 @@ def test_attention_normalises_each_query_and_key_head_before_it_rotates_them() -
     by_hand = torch.cat([by_hand[:, :4] * norms[0], by_hand[:, 4:6] * norms[1], heads[:, 6:]], dim=1)
 
     def attend(qkv: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-        cache = KERNELS.allocate_cache(CacheShape(1, 1, 4, 2, 8, torch.float32), CPU)
+        cache = KERNELS.allocate_cache(CacheShape(1, one_group(1), 4, 2, 8, torch.float32), CPU)
         own = torch.arange(3)
         batch = RaggedBatch(
             own, own, own, torch.tensor([0, 3]), torch.tensor([3]), torch.zeros(1, 1, dtype=torch.int64)

@@ -171,7 +171,7 @@ def _cost_of(executor: LocalExecutor, config: EngineConfig) -> StepCost:
         num_weights=numbers - looked_up,
         precision="int8" if config.quantization == "int8" else executor.loaded.dtype,
         kv_bytes=shape.block_bytes / shape.block_size,
-        attention_operations=4.0 * shape.num_layers * model.num_attention_heads * model.head_dim,
+        attention_operations=4.0 * model.num_hidden_layers * model.num_attention_heads * model.head_dim,
         logits_bytes=4 * model.vocab_size,
     )
 

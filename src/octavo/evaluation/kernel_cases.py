@@ -28,6 +28,7 @@ from octavo.evaluation.operation_models import (
 from octavo.execution.machine import free_memory_bytes
 from octavo.kernels import Needs, select_kernels
 from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, ForwardPass, Kernels, RaggedBatch
+from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, RowParallelLinear
 from octavo.layers.rotary import RotaryEmbedding
@@ -72,7 +73,7 @@ class KernelWork:
         model, num_blocks = self.model, -(-num_tokens // self.block_size)
         return CacheShape(
             num_blocks,
-            model.num_hidden_layers,
+            one_group(model.num_hidden_layers),
             self.block_size,
             model.num_key_value_heads,
             model.head_dim,

@@ -16,6 +16,7 @@ from octavo.evaluation.timing import shortest_s
 from octavo.execution.machine import free_memory_bytes
 from octavo.kernels import Needs, select_kernels
 from octavo.kernels.interface import CacheShape, Kernels
+from octavo.layer_groups import one_group
 
 READ_BYTES = 2 << 30
 LARGE, SMALLER = 2048, 1024
@@ -111,7 +112,7 @@ def _measure_read(backend: str) -> float:
 
 def _memory(num_bytes: int, backend: str) -> torch.Tensor:
     """Numbers in a KV cache's kind of memory, written, so that each page is there."""
-    block = CacheShape(1, 1, 16, 1, 64, torch.float32)
+    block = CacheShape(1, one_group(1), 16, 1, 64, torch.float32)
     shape = replace(block, num_blocks=num_bytes // block.block_bytes)
     memory = _kernels(torch.float32, backend).allocate_cache(shape, CPU)
     return memory.records.view(torch.float32).view(-1).fill_(1.0)

@@ -22,6 +22,7 @@ from octavo.kernels.interface import (
     Weight,
 )
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 
 CPU = torch.device("cpu")
@@ -102,7 +103,7 @@ def bind_operations(
         cache: a stand-in where nothing attends.
     """
     table = torch.randn(NUM_INPUTS, width, generator=torch.Generator().manual_seed(1)).to(dtype)
-    cache = cache or kernels.allocate_cache(CacheShape(1, 1, 16, 1, 16, torch.float32), CPU)
+    cache = cache or kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), CPU)
     head = torch.zeros(1, width, dtype=dtype) if head is None else head
     return kernels.bind(_OperationModel(kernels, table, operations, head), cache)
 

@@ -9,6 +9,7 @@ import torch
 from octavo.config import EngineConfig, parse_size
 from octavo.errors import ConfigError
 from octavo.kernels.interface import CacheShape
+from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
@@ -83,7 +84,7 @@ def size_cache(
     """
     ranks = TensorParallel(0, config.tensor_parallel_size)
     heads = len(ranks.share(model.num_key_value_heads, "KV heads", replicate=True))
-    block = CacheShape(1, model.num_hidden_layers, config.block_size, heads, model.head_dim, dtype)
+    block = CacheShape(1, one_group(model.num_hidden_layers), config.block_size, heads, model.head_dim, dtype)
     block_bytes = block.block_bytes * ranks.size
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
     most_useful = config.max_num_seqs * -(-max_model_len // config.block_size)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from octavo.kernels.quantized import QuantizedWeight
+from octavo.layer_groups import LayerGroups
 
 Weight = torch.Tensor | QuantizedWeight
 """What a product multiplies with: `[out_features, in_features]`."""
@@ -20,15 +21,28 @@ ActivationKind = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """The KV cache: `num_blocks` records, each a block's K and V for all layers (DESIGN: block-major memory)."""
+    """The KV cache: `num_blocks` records, each a block's K and V for one group's layers (DESIGN: block-major memory).
+
+    Any record serves any group: block tables say which. One of a group with fewer layers has its last places empty.
+    """
 
     num_blocks: int
-    num_layers: int
+    layer_groups: LayerGroups
     block_size: int
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
     """A floating dtype, or int8: then each slot and KV head has a float32 scale for its K and one for its V."""
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of layers: a row has a block table for each."""
+        return len(self.layer_groups.groups)
+
+    @property
+    def num_layers(self) -> int:
+        """Places for layers in one record."""
+        return self.layer_groups.layers_a_group
 
     @property
     def block_bytes(self) -> int:
@@ -93,7 +107,7 @@ class AttentionSpec:
     """One layer's attention. Head counts are this rank's."""
 
     layer: int
-    """Index into the cache."""
+    """Index in the model; `CacheShape.layer_groups` has its place in the cache."""
     num_heads: int
     """A multiple of `num_kv_heads`; neighbours share a KV head."""
     num_kv_heads: int
