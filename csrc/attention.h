@@ -401,7 +401,7 @@ void attend_tile(const AttentionCall& call, const AttentionItem& item, float* me
     gather_queries(call, item, kv_head, s.width, s.queries);
     for (int64_t v = 0; v < num_vectors; ++v) s.totals[v] = -1;
     for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
-      const int64_t begin = Visible(spec, item.first_position, chunk).begin / LANES * LANES;
+      const int64_t oldest = Visible(spec, item.first_position, chunk).begin, begin = oldest / LANES * LANES;
       const int64_t end = Visible(spec, last_position, chunk).end;
       const int64_t slots = (end + LANES - 1) / LANES * LANES;
       if (begin < end) {
@@ -421,7 +421,8 @@ void attend_tile(const AttentionCall& call, const AttentionItem& item, float* me
         }
       }
       if (begin < end) {
-        small_product(s.scores + begin, CHUNK, num_vectors, s.values + begin * LANES, CHUNK * LANES, end - begin, s.sums,
+        // What lies before the oldest slot that is seen may be another sequence's: a weight of 0 hides no NaN.
+        small_product(s.scores + oldest, CHUNK, num_vectors, s.values + oldest * LANES, CHUNK * LANES, end - oldest, s.sums,
                       s.width, s.width);
       }
       for (int64_t v = 0; v < num_vectors; ++v) {
