@@ -17,7 +17,8 @@ constexpr int64_t CHUNK = 256;
 constexpr int64_t TILE_VECTORS = 96;
 
 struct AttentionSpec {
-  int64_t layer = 0;
+  int64_t layer_group = 0;  // whose block tables and slots the layer uses
+  int64_t layer = 0;        // its place in the group's records
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
@@ -41,7 +42,7 @@ struct AttentionSpec {
   int64_t scratch_floats() const;
 };
 
-// A layer's call in one step.
+// A layer's call in one step, with the slots and block tables of its layer group.
 struct AttentionCall {
   AttentionSpec spec;
   KVCacheView cache;

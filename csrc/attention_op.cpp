@@ -30,7 +30,7 @@ struct AttentionPlan {
 
 class AttentionPlanner {
  public:
-  // The step's plan for layers of this window and these heads; its address stays.
+  // The step's plan for layers of this window and these heads, whatever their group; its address stays.
   AttentionPlan& plan(const Step& step, const AttentionSpec& spec, int num_threads) {
     AttentionPlan& plan = plans_[{spec.window, spec.num_heads, spec.num_kv_heads, spec.head_dim}];
     if (plan.serial == step.serial) return plan;
@@ -155,8 +155,8 @@ class AttentionOp final : public Op {
     call_.out = out_->data;
     call_.out_stride = out_->width;
     call_.positions = step.positions;
-    call_.slots = step.slots;
-    call_.block_tables = step.block_tables;
+    call_.slots = step.slots_of(call_.spec.layer_group);
+    call_.block_tables = step.block_tables_of(call_.spec.layer_group);
     call_.max_blocks = step.max_blocks;
     call_.partials = plan_->partials.data();
   }
@@ -210,10 +210,11 @@ class AttentionOp final : public Op {
 
 std::shared_ptr<AttentionPlanner> make_attention_planner() { return std::make_shared<AttentionPlanner>(); }
 
-AttentionSpec make_attention_spec(int64_t layer, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float scale,
-                                  int64_t window, float softcap, const float* query_norm, const float* key_norm,
-                                  float norm_eps, const float* cos_sin, int64_t rotary_dim) {
+AttentionSpec make_attention_spec(int64_t layer_group, int64_t layer, int64_t num_heads, int64_t num_kv_heads,
+                                  int64_t head_dim, float scale, int64_t window, float softcap, const float* query_norm,
+                                  const float* key_norm, float norm_eps, const float* cos_sin, int64_t rotary_dim) {
   AttentionSpec spec;
+  spec.layer_group = layer_group;
   spec.layer = layer;
   spec.num_heads = num_heads;
   spec.num_kv_heads = num_kv_heads;

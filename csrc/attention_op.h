@@ -12,9 +12,9 @@ namespace octavo {
 class AttentionPlanner;
 std::shared_ptr<AttentionPlanner> make_attention_planner();
 
-AttentionSpec make_attention_spec(int64_t layer, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float scale,
-                                  int64_t window, float softcap, const float* query_norm, const float* key_norm,
-                                  float norm_eps, const float* cos_sin, int64_t rotary_dim);
+AttentionSpec make_attention_spec(int64_t layer_group, int64_t layer, int64_t num_heads, int64_t num_kv_heads,
+                                  int64_t head_dim, float scale, int64_t window, float softcap, const float* query_norm,
+                                  const float* key_norm, float norm_eps, const float* cos_sin, int64_t rotary_dim);
 KVCacheView make_kv_cache_view(uint8_t* base, int64_t num_blocks, int64_t num_layers, int64_t block_size,
                                int64_t num_kv_heads, int64_t head_dim, DataType type);
 

@@ -1,6 +1,7 @@
 // Where a token's keys and values lie in the KV cache, and the moving of whole blocks.
 //
-// The cache is one allocation of `num_blocks` records. A record holds a block's layers one after another; a layer holds
+// The cache is one allocation of `num_blocks` records. A record holds a block's tokens for one group of layers, which lie one
+// after another in its `num_layers` places; a layer holds
 //   keys    [num_kv_heads][head_dim][block_size]   transposed: the slots of a block are the lanes of a vector
 //   values  [num_kv_heads][block_size][head_dim]
 // and in an int8 cache a float32 scale for each vector

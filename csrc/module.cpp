@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -28,7 +29,8 @@ namespace octavo {
 namespace {
 
 using Integers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Table = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using IntegerRows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tables = nb::ndarray<const int64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -124,6 +126,7 @@ class BoundProgram {
 
   void attention(const AttentionSpec& spec, const KVCacheView& cache, DataType cache_type, int qkv, int out) {
     add(make_attention_op(kernels_, spec, planner_, cache, cache_type, at(qkv), at(out)), {qkv, out});
+    num_groups_ = std::max(num_groups_, spec.layer_group + 1);
   }
 
   // Keep a buffer after the program has run, in the form that products with `head` take.
@@ -132,12 +135,19 @@ class BoundProgram {
     program_.keep(at(buffer));
   }
 
-  void run(const Integers& token_ids, const Integers& positions, const Integers& slots, const Integers& query_starts,
-           const Integers& context_lens, const Table& block_tables) {
+  // `slots` [num_groups, num_tokens] and `block_tables` [num_groups, num_rows, max_blocks] are of all layer groups.
+  void run(const Integers& token_ids, const Integers& positions, const IntegerRows& slots, const Integers& query_starts,
+           const Integers& context_lens, const Tables& block_tables) {
     Step step;
     step.num_tokens = static_cast<int64_t>(token_ids.size());
     step.num_rows = static_cast<int64_t>(context_lens.size());
-    step.max_blocks = static_cast<int64_t>(block_tables.shape(1));
+    step.num_groups = static_cast<int64_t>(slots.shape(0));
+    step.max_blocks = static_cast<int64_t>(block_tables.shape(2));
+    if (static_cast<int64_t>(slots.shape(1)) != step.num_tokens || step.num_groups < num_groups_ ||
+        static_cast<int64_t>(block_tables.shape(0)) != step.num_groups ||
+        static_cast<int64_t>(block_tables.shape(1)) != step.num_rows) {
+      throw std::invalid_argument("a step needs slots and block tables of each layer group, for its tokens and its rows");
+    }
     step.token_ids = token_ids.data();
     step.positions = positions.data();
     step.slots = slots.data();
@@ -171,6 +181,7 @@ class BoundProgram {
 
   const KernelTable& kernels_;
   int num_threads_;
+  int64_t num_groups_ = 0;  // that its attentions use
   Program program_;
   std::shared_ptr<AttentionPlanner> planner_;
   std::vector<Buffer*> buffers_;
@@ -213,20 +224,21 @@ NB_MODULE(_cpu, m) {
       .def("all_reduce", &BoundProgram::all_reduce, "reduce"_a, "buffer"_a)
       .def(
           "attention",
-          [](BoundProgram& self, int qkv, int out, int64_t layer, int64_t num_heads, int64_t num_kv_heads,
-             int64_t head_dim, float scale, int64_t window, float softcap, uintptr_t query_norm, uintptr_t key_norm,
-             float norm_eps, uintptr_t cos_sin, int64_t rotary_dim, uintptr_t cache, int64_t num_blocks, int64_t num_layers, int64_t block_size, int cache_type) {
+          [](BoundProgram& self, int qkv, int out, int64_t layer_group, int64_t layer, int64_t num_heads,
+             int64_t num_kv_heads, int64_t head_dim, float scale, int64_t window, float softcap, uintptr_t query_norm,
+             uintptr_t key_norm, float norm_eps, uintptr_t cos_sin, int64_t rotary_dim, uintptr_t cache,
+             int64_t num_blocks, int64_t num_layers, int64_t block_size, int cache_type) {
             const auto type = static_cast<DataType>(cache_type);
-            self.attention(make_attention_spec(layer, num_heads, num_kv_heads, head_dim, scale, window, softcap,
-                                               pointer<const float>(query_norm), pointer<const float>(key_norm), norm_eps,
-                                               pointer<const float>(cos_sin), rotary_dim),
+            self.attention(make_attention_spec(layer_group, layer, num_heads, num_kv_heads, head_dim, scale, window,
+                                               softcap, pointer<const float>(query_norm), pointer<const float>(key_norm),
+                                               norm_eps, pointer<const float>(cos_sin), rotary_dim),
                            make_kv_cache_view(pointer<uint8_t>(cache), num_blocks, num_layers, block_size, num_kv_heads,
                                               head_dim, type),
                            type, qkv, out);
           },
-          "qkv"_a, "out"_a, nb::kw_only(), "layer"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "scale"_a,
-          "window"_a, "softcap"_a, "query_norm"_a, "key_norm"_a, "norm_eps"_a, "cos_sin"_a, "rotary_dim"_a, "cache"_a, "num_blocks"_a, "num_layers"_a,
-          "block_size"_a, "cache_type"_a)
+          "qkv"_a, "out"_a, nb::kw_only(), "layer_group"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
+          "scale"_a, "window"_a, "softcap"_a, "query_norm"_a, "key_norm"_a, "norm_eps"_a, "cos_sin"_a, "rotary_dim"_a,
+          "cache"_a, "num_blocks"_a, "num_layers"_a, "block_size"_a, "cache_type"_a)
       .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
            "block_tables"_a)

@@ -47,7 +47,7 @@ def test_all_sequences_decode_together_and_end_at_the_context(
     assert len(seen) == STEPS + cost_curve.WARM_UP_STEPS  # no prompt is computed
     for batch in seen:
         assert len(batch.token_ids) == 4
-        tables = batch.block_tables[:, :4].flatten().tolist()
+        tables = batch.block_tables[..., :4].flatten().tolist()
         assert len(set(tables)) == len(tables)
     assert seen[-1].context_lens.tolist() == [50] * 4
     assert seen[-STEPS].context_lens.tolist() == [51 - STEPS] * 4

@@ -99,7 +99,7 @@ def test_rows_in_rotation_have_scattered_blocks_of_their_own() -> None:
     assert len(set(blocks)) == len(blocks) == 4 * 3 * 3
     assert next(batches) is seen[0]
     assert seen[0].positions.tolist() == [32] * 3
-    assert seen[0].slots.tolist() == (seen[0].block_tables[:, 2] * 16).tolist()
+    assert seen[0].slots.tolist() == (seen[0].block_tables[:, :, 2] * 16).tolist()
 
 
 def test_what_does_not_fit_is_refused_with_its_flag(model: ModelConfig) -> None:

@@ -142,10 +142,10 @@ class Rows:
         batch = RaggedBatch(
             token_ids=torch.tensor([self.token_ids[row][p] for row, span in spans.items() for p in span]),
             positions=torch.tensor(positions),
-            slots=torch.tensor(slots),
+            slots=torch.tensor([slots]),
             query_starts=torch.tensor(np.cumsum([0, *num_new.values()])),
             context_lens=torch.tensor([span.stop for span in spans.values()]),
-            block_tables=torch.tensor(np.array([np.resize(self.tables[row], widest) for row in num_new])),
+            block_tables=torch.tensor(np.array([[np.resize(self.tables[row], widest) for row in num_new]])),
         )
         self.forward.run(batch)
         out = self.forward.logits(np.arange(len(positions))).clone()
@@ -181,7 +181,7 @@ def keys_from(ours: KVCache) -> Iterator[None]:
     keys = ours.records.view(shape.dtype).view(parts)[:, :, 0]  # csrc/kv_cache.h
 
     def write(step: PreparedStep, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        kept = keys[:, layer][step.slot_blocks, :, :, step.slot_offsets].to(key.dtype)
+        kept = keys[:, layer][step.slot_blocks[0], :, :, step.slot_offsets[0]].to(key.dtype)
         torch.testing.assert_close(kept, key, rtol=ROUNDING[shape.dtype], atol=2e-5)
         write_kv(step, layer, kept, value)
 

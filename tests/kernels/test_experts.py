@@ -59,7 +59,7 @@ def outcome(kernels: Any, inputs: torch.Tensor, kind: str, num_chosen: int) -> t
     cache = kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), torch.device("cpu"))
     forward = kernels.bind(ExpertsOnly(kernels, inputs, kind, num_chosen), cache)
     ids, row = torch.arange(len(inputs)), torch.tensor([0, len(inputs)])
-    forward.run(RaggedBatch(ids, ids, ids, row, row[1:], torch.zeros(1, 1, dtype=torch.int64)))
+    forward.run(RaggedBatch(ids, ids, ids.unsqueeze(0), row, row[1:], torch.zeros(1, 1, 1, dtype=torch.int64)))
     result: torch.Tensor = forward.logits(ids.numpy()).clone()
     return result
 

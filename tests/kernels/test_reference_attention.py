@@ -108,10 +108,10 @@ def make_scene(
     batch = RaggedBatch(
         token_ids=torch.zeros(len(slots), dtype=torch.int64),
         positions=torch.tensor(positions),
-        slots=torch.tensor(slots),
+        slots=torch.tensor([slots]),
         query_starts=torch.from_numpy(starts),
         context_lens=torch.tensor([row.context_len for row in rows]),
-        block_tables=torch.from_numpy(tables),
+        block_tables=torch.from_numpy(tables).unsqueeze(0),
     )
     return Scene(cache, batch, rows, draw(len(slots), num_kv_heads * group, head_dim))
 
@@ -142,7 +142,7 @@ def attend(
 
 
 def plan(scene: Scene, window: int | None = None) -> list[Tile]:
-    return plan_tiles(prepare(scene.batch, scene.cache), window, num_heads=scene.query.shape[1])
+    return plan_tiles(prepare(scene.batch, scene.cache), window, 0, num_heads=scene.query.shape[1])
 
 
 def attend_one_by_one(
@@ -295,7 +295,7 @@ def test_an_int8_cache_keeps_each_vector_to_half_a_step_of_its_own_scale() -> No
     step = prepare(scene.batch, scene.cache)
     write_kv(step, 0, new, -new)
     for part, expected in enumerate((new, -new)):
-        kept = scene.cached.read(0, part, step.slot_blocks, torch.float32)[torch.arange(6), step.slot_offsets]
+        kept = scene.cached.read(0, part, step.slot_blocks[0], torch.float32)[torch.arange(6), step.slot_offsets[0]]
         half_a_step = expected.abs().amax(dim=-1, keepdim=True) / 127 / 2
         assert ((kept - expected).abs() <= half_a_step * 1.0001).all()
         assert kept[3, 1].eq(0).all()

@@ -165,11 +165,12 @@ def _batch(starts: list[int], num_new: list[int], block_tables: torch.Tensor, bl
     query_starts = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0)))
     row_of_token = torch.arange(len(counts)).repeat_interleave(counts)
     positions = torch.cat([torch.arange(start, start + new) for start, new in zip(starts, num_new, strict=True)])
+    slots = block_tables[row_of_token, positions // block_size] * block_size + positions % block_size
     return RaggedBatch(
         token_ids=torch.arange(len(positions)) % NUM_INPUTS,
         positions=positions,
-        slots=block_tables[row_of_token, positions // block_size] * block_size + positions % block_size,
+        slots=slots.unsqueeze(0),
         query_starts=query_starts,
         context_lens=torch.tensor(starts) + counts,
-        block_tables=block_tables.contiguous(),
+        block_tables=block_tables.contiguous().unsqueeze(0),
     )

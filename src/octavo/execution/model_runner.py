@@ -114,10 +114,10 @@ class ModelRunner:
         return RaggedBatch(
             token_ids=self._tensor(table.tokens[row_of_token, positions]),
             positions=self._tensor(positions),
-            slots=self._tensor(slots),
+            slots=self._tensor(slots[np.newaxis]),
             query_starts=self._tensor(query_starts),
             context_lens=self._tensor(starts + num_new),
-            block_tables=self._tensor(table.blocks[rows, : table.num_blocks[rows].max()]),
+            block_tables=self._tensor(table.blocks[np.newaxis, rows, : table.num_blocks[rows].max()]),
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:

@@ -58,6 +58,7 @@ class Program:
         qkv: int,
         out: int,
         *,
+        layer_group: int,
         layer: int,
         num_heads: int,
         num_kv_heads: int,

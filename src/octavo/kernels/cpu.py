@@ -265,10 +265,12 @@ class Recording:
     def attention(self, qkv: Activation, spec: AttentionSpec) -> Activation:
         out = self._new(spec.num_heads * spec.head_dim)
         shape = self._cache.shape
+        layer_group, place = shape.layer_groups.place(spec.layer)
         self._program.attention(
             qkv.buffer,
             out.buffer,
-            layer=spec.layer,
+            layer_group=layer_group,
+            layer=place,
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,

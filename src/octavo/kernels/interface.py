@@ -82,14 +82,17 @@ class RaggedBatch:
     positions: torch.Tensor
     """`[num_tokens]` int64: each token's position in its row, from 0."""
     slots: torch.Tensor
-    """`[num_tokens]` int64: `physical block * block_size + offset`, where the token's K and V are written."""
+    """`[num_groups, num_tokens]` int64: `physical block * block_size + offset`, where the token's K and V of each layer
+    group are written."""
     query_starts: torch.Tensor
     """`[num_rows + 1]` int64."""
     context_lens: torch.Tensor
     """`[num_rows]` int64: tokens whose KV the row can see once this step's are written."""
     block_tables: torch.Tensor
-    """`[num_rows, max_blocks]` int64: physical block of each logical block; entries past a row's last block are
-    arbitrary but valid ids."""
+    """`[num_groups, num_rows, max_blocks]` int64: of each layer group the physical block of each logical block.
+
+    Entries past a row's last block are arbitrary but valid ids. So are those of blocks that lie wholly behind the
+    windows of all of a row's new tokens: such blocks may be another sequence's by now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,10 @@ PADDING_LIMIT = 2
 
 
 class CachedVectors:
-    """The keys and values in a cache. A record is the vectors of its block, then, where they are int8, their scales."""
+    """The keys and values in a cache. A record is the vectors of its block, then, where they are int8, their scales.
+
+    A layer's lie at its place in the records of its group (`LayerGroups.place`).
+    """
 
     def __init__(self, cache: KVCache) -> None:
         shape = cache.shape
@@ -34,20 +37,20 @@ class CachedVectors:
         self.scales = rest.view(torch.float32).view(vectors) if shape.dtype == torch.int8 else None
         """`[num_blocks, num_layers, 2, block_size, num_kv_heads]` of an int8 cache."""
 
-    def write(self, layer: int, part: int, blocks: torch.Tensor, offsets: torch.Tensor, new: torch.Tensor) -> None:
-        """Put vectors `[num_tokens, num_kv_heads, head_dim]` into a layer's slots, in the dtype of the cache."""
+    def write(self, place: int, part: int, blocks: torch.Tensor, offsets: torch.Tensor, new: torch.Tensor) -> None:
+        """Put vectors `[num_tokens, num_kv_heads, head_dim]` into slots of one place, in the dtype of the cache."""
         if self.scales is None:
-            self.values[:, layer, part].index_put_((blocks, offsets), new.to(self.values.dtype))
+            self.values[:, place, part].index_put_((blocks, offsets), new.to(self.values.dtype))
             return
         values, scales = quantize_rows(new.flatten(0, 1))
-        self.values[:, layer, part].index_put_((blocks, offsets), values.view(new.shape))
-        self.scales[:, layer, part].index_put_((blocks, offsets), scales.view(new.shape[:2]))
+        self.values[:, place, part].index_put_((blocks, offsets), values.view(new.shape))
+        self.scales[:, place, part].index_put_((blocks, offsets), scales.view(new.shape[:2]))
 
-    def read(self, layer: int, part: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A layer's vectors of some blocks: `[n, block_size, num_kv_heads, head_dim]` in `dtype`."""
-        vectors = self.values[:, layer, part].index_select(0, blocks).to(dtype)
+    def read(self, place: int, part: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The vectors at one place of some blocks: `[n, block_size, num_kv_heads, head_dim]` in `dtype`."""
+        vectors = self.values[:, place, part].index_select(0, blocks).to(dtype)
         if self.scales is not None:
-            vectors *= self.scales[:, layer, part].index_select(0, blocks).unsqueeze(-1)
+            vectors *= self.scales[:, place, part].index_select(0, blocks).unsqueeze(-1)
         return vectors
 
 
@@ -96,11 +99,12 @@ class PreparedStep:
     query_starts: list[int]
     context_lens: list[int]
     slot_blocks: torch.Tensor
-    """`[num_tokens]` int64: the physical block of each new token…"""
+    """`[num_groups, num_tokens]` int64: the physical block of each new token…"""
     slot_offsets: torch.Tensor
     """…and its slot in there."""
-    tiles: dict[tuple[int | None, int], list[Tile]] = field(default_factory=dict)
-    """By window and number of heads: made when a layer first asks for them, and kept for those that follow."""
+    tiles: dict[tuple[int | None, int, int], list[Tile]] = field(default_factory=dict)
+    """By window, layer group and number of heads: made when a layer first asks for them, and kept for those that
+    follow."""
 
 
 def prepare(batch: RaggedBatch, cache: KVCache) -> PreparedStep:
@@ -119,8 +123,9 @@ def prepare(batch: RaggedBatch, cache: KVCache) -> PreparedStep:
 
 def write_kv(step: PreparedStep, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
     """Write the new tokens' K and V (`[num_tokens, num_kv_heads, head_dim]`) into their slots. No two share one."""
-    step.cached.write(layer, KEYS, step.slot_blocks, step.slot_offsets, key)
-    step.cached.write(layer, VALUES, step.slot_blocks, step.slot_offsets, value)
+    layer_group, place = step.shape.layer_groups.place(layer)
+    step.cached.write(place, KEYS, step.slot_blocks[layer_group], step.slot_offsets[layer_group], key)
+    step.cached.write(place, VALUES, step.slot_blocks[layer_group], step.slot_offsets[layer_group], value)
 
 
 def paged_attention(
@@ -141,13 +146,14 @@ def paged_attention(
         `[num_tokens, num_heads, head_dim]`, the query's dtype. Sums are in float32, or float64 where the cache is.
     """
     num_tokens, num_heads, head_dim = query.shape
+    layer_group, place = step.shape.layer_groups.place(layer)
     wide = accumulation_dtype(step.shape.dtype)
     # Heads come first so that each KV head's product over a tile is one batched product of plain strides.
     by_kv_head = (query.to(wide) * scale).view(num_tokens, step.shape.num_kv_heads, -1, head_dim)
     queries = by_kv_head.transpose(0, 1).contiguous()
     attended = torch.empty_like(queries)
-    for tile in plan_tiles(step, window, num_heads):
-        attended.index_copy_(1, tile.tokens, _attend(queries, step.cached, layer, tile, softcap))
+    for tile in plan_tiles(step, window, layer_group, num_heads):
+        attended.index_copy_(1, tile.tokens, _attend(queries, step.cached, place, tile, softcap))
     return attended.transpose(0, 1).reshape(num_tokens, num_heads, head_dim).to(query.dtype)
 
 
@@ -157,7 +163,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _attend(
-    queries: torch.Tensor, cached: CachedVectors, layer: int, tile: Tile, softcap: float | None
+    queries: torch.Tensor, cached: CachedVectors, place: int, tile: Tile, softcap: float | None
 ) -> torch.Tensor:
     """Attention of one tile.
 
@@ -171,7 +177,7 @@ def _attend(
     rows, width = tile.num_rows, tile.num_queries * group
     tile_queries = queries.index_select(1, tile.tokens).view(num_kv_heads, rows, width, head_dim)
     scores = queries.new_empty(num_kv_heads, rows, width, tile.num_keys)
-    for head, head_keys in enumerate(_gather(cached, layer, KEYS, tile, queries.dtype).unbind(2)):
+    for head, head_keys in enumerate(_gather(cached, place, KEYS, tile, queries.dtype).unbind(2)):
         torch.bmm(tile_queries[head], head_keys.transpose(1, 2), out=scores[head])
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
@@ -179,28 +185,29 @@ def _attend(
     by_query[..., tile.masked_from :].masked_fill_(tile.masked, -torch.inf)
     weights = scores.softmax(dim=-1)
     attended = torch.empty_like(tile_queries)
-    for head, head_values in enumerate(_gather(cached, layer, VALUES, tile, queries.dtype).unbind(2)):
+    for head, head_values in enumerate(_gather(cached, place, VALUES, tile, queries.dtype).unbind(2)):
         torch.bmm(weights[head], head_values, out=attended[head])
     return attended.view(num_kv_heads, -1, group, head_dim)
 
 
-def _gather(cached: CachedVectors, layer: int, part: int, tile: Tile, dtype: torch.dtype) -> torch.Tensor:
+def _gather(cached: CachedVectors, place: int, part: int, tile: Tile, dtype: torch.dtype) -> torch.Tensor:
     """The tile's keys or values, `[num_rows, num_keys, num_kv_heads, head_dim]`.
 
     Slots that no query sees are made zero: a weight of zero would not hide a NaN there.
     """
-    gathered = cached.read(layer, part, tile.blocks, dtype)
+    gathered = cached.read(place, part, tile.blocks, dtype)
     gathered.flatten(0, 1).index_fill_(0, tile.unseen, 0)
     return gathered.view(tile.num_rows, tile.num_keys, *gathered.shape[2:])
 
 
-def plan_tiles(step: PreparedStep, window: int | None, num_heads: int) -> list[Tile]:
-    """The step's tiles for layers with this window and number of heads."""
-    tiles = step.tiles.get((window, num_heads))
+def plan_tiles(step: PreparedStep, window: int | None, layer_group: int, num_heads: int) -> list[Tile]:
+    """The step's tiles for layers of this group, window and number of heads."""
+    tiles = step.tiles.get((window, layer_group, num_heads))
     if tiles is None:
-        groups = _group(_spans(step, window, num_heads), step.shape, num_heads)
-        tiles = [_lay_out(group, step.batch, step.shape.block_size, window) for group in groups]
-        step.tiles[window, num_heads] = tiles
+        alike = _alike(_spans(step, window, num_heads), step.shape, num_heads)
+        block_tables = step.batch.block_tables[layer_group]
+        tiles = [_lay_out(spans, block_tables, step.shape.block_size, window) for spans in alike]
+        step.tiles[window, layer_group, num_heads] = tiles
     return tiles
 
 
@@ -222,31 +229,31 @@ def _spans(step: PreparedStep, window: int | None, num_heads: int) -> list[Span]
     return spans
 
 
-def _group(spans: list[Span], shape: CacheShape, num_heads: int) -> list[list[Span]]:
+def _alike(spans: list[Span], shape: CacheShape, num_heads: int) -> list[list[Span]]:
     """Put spans with as many queries and about as many blocks together, within the bounds at the top of this module."""
     itemsize = accumulation_dtype(shape.dtype).itemsize
     slot_bytes = 2 * shape.num_kv_heads * shape.head_dim * itemsize
-    groups: list[list[Span]] = []
+    alike: list[list[Span]] = []
     for span in sorted(spans, key=lambda span: (span.num_queries, span.num_blocks)):
-        first = groups[-1][0] if groups else span
-        padded_slots = (len(groups[-1]) + 1 if groups else 1) * span.num_blocks * shape.block_size
+        first = alike[-1][0] if alike else span
+        padded_slots = (len(alike[-1]) + 1 if alike else 1) * span.num_blocks * shape.block_size
         fits = (
-            bool(groups)
+            bool(alike)
             and first.num_queries == span.num_queries
             and span.num_blocks <= PADDING_LIMIT * first.num_blocks
             and padded_slots * slot_bytes <= GATHERED_BYTES
             and padded_slots * span.num_queries * num_heads * itemsize <= SCORE_BYTES
         )
         if fits:
-            groups[-1].append(span)
+            alike[-1].append(span)
         else:
-            groups.append([span])
-    return groups
+            alike.append([span])
+    return alike
 
 
-def _lay_out(spans: list[Span], batch: RaggedBatch, block_size: int, window: int | None) -> Tile:
-    """The index tensors of one tile."""
-    device = batch.block_tables.device
+def _lay_out(spans: list[Span], block_tables: torch.Tensor, block_size: int, window: int | None) -> Tile:
+    """The index tensors of one tile; `block_tables` are its layer group's, `[num_rows, max_blocks]`."""
+    device = block_tables.device
     columns = torch.tensor(spans, device=device).unsqueeze(-1).unbind(1)
     rows, first_tokens, _, first_positions, first_blocks, _ = columns
     num_queries, num_blocks = spans[-1].num_queries, spans[-1].num_blocks
@@ -268,7 +275,7 @@ def _lay_out(spans: list[Span], batch: RaggedBatch, block_size: int, window: int
         num_queries=num_queries,
         num_keys=keys.shape[1],
         tokens=(first_tokens + offsets).flatten(),
-        blocks=batch.block_tables[rows, logical_blocks.clamp_(max=batch.block_tables.shape[1] - 1)].flatten(),
+        blocks=block_tables[rows, logical_blocks.clamp_(max=block_tables.shape[1] - 1)].flatten(),
         unseen=unseen.flatten().nonzero().squeeze(1),
         masked_from=masked_from,
         masked=masked.unsqueeze(2),
