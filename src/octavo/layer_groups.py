@@ -1,9 +1,10 @@
-"""Which layers keep their KV alike, and which tokens of a sequence they still need: plain data that models state, memory
-manages and kernels follow."""
+"""Which layers keep their KV alike, and which tokens of a sequence they still need: plain data that models state, the
+memory manages and kernels follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+
+import msgspec
 
 from octavo.errors import ModelError
 
@@ -11,46 +12,43 @@ MAX_GROUPS = 8
 """A sequence has a block table a group, so their number bounds what a step costs."""
 
 
-class LayerKind(Protocol):
-    """What of a sequence's KV a layer reads. Layers of equal kinds can share block tables."""
+class Full(msgspec.Struct, frozen=True, tag=True):
+    """Every query sees all tokens before it."""
+
+    @property
+    def most_seen(self) -> int | None:
+        """The most tokens that a query sees, itself among them; None where that grows with the sequence."""
+        return None
 
     def first_seen(self, position: int) -> int:
         """The first position that a query at `position` sees, from 0; it never falls as `position` rises."""
-        ...
-
-    def most_seen(self) -> int | None:
-        """The most tokens that a query sees, itself among them; None where that grows with the sequence."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Full:
-    """Every query sees all tokens before it."""
-
-    def first_seen(self, position: int) -> int:
         return 0
-
-    def most_seen(self) -> None:
-        return None
 
     def __str__(self) -> str:
         return "full"
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True, tag=True):
     """A query sees itself and the `size - 1` tokens before it (Beltagy et al., Longformer, 2020)."""
 
     size: int
 
-    def first_seen(self, position: int) -> int:
-        return max(0, position - self.size + 1)
-
-    def most_seen(self) -> int:
+    @property
+    def most_seen(self) -> int | None:
+        """As for `Full`."""
         return self.size
+
+    def first_seen(self, position: int) -> int:
+        """As for `Full`."""
+        return max(0, position - self.size + 1)
 
     def __str__(self) -> str:
         return f"window({self.size})"
+
+
+LayerKind = Full | Window
+"""What of a sequence's KV a layer reads. Layers of equal kinds can share block tables. All that memory and scheduling
+do about windows follows from a kind's `most_seen` and `first_seen`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,11 @@ class LayerGroup:
 
 @dataclass(frozen=True, slots=True)
 class LayerGroups:
-    """All of a model's layers. Every group has `layers_a_group` places in a record, so that blocks of one size serve all;
-    a group with fewer layers leaves the last places empty."""
+    """All of a model's layers.
+
+    Every group has `layers_a_group` places in a record, so that blocks of one size serve all; a group with fewer layers
+    leaves the last places empty.
+    """
 
     groups: tuple[LayerGroup, ...]
     layers_a_group: int
@@ -96,7 +97,8 @@ def group_layers(kinds: Sequence[LayerKind]) -> LayerGroups:
     """Divide a model's layers into groups of equal kind and equal size.
 
     Of the sizes that make no more than `MAX_GROUPS` groups (or one a kind, where there are more kinds) the one that
-    leaves the fewest places empty is taken, and of equals the largest: fewer tables.
+    leaves the fewest places empty is taken, and of equals the largest: fewer tables. Groups that need every token come
+    first.
 
     Args:
         kinds: of each layer, from the first.
@@ -117,4 +119,4 @@ def group_layers(kinds: Sequence[LayerKind]) -> LayerGroups:
         for kind, layers in layers_by_kind.items()
         for first in range(0, len(layers), size)
     ]
-    return LayerGroups(tuple(groups), size)
+    return LayerGroups(tuple(sorted(groups, key=lambda group: group.kind.most_seen is not None)), size)

@@ -17,9 +17,10 @@ from octavo.engine.engine import Engine
 from octavo.execution.executor import FinishedStep
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
+from octavo.layer_groups import one_group
+from octavo.memory import BlockDemand
 from octavo.models.weights.locate import locate
 from octavo.scheduling import EngineRequest, RequestUpdate
-from octavo.scheduling.admission import worst_case_blocks
 
 NUM_TOKENS = 48
 EOS = 2
@@ -181,7 +182,8 @@ def test_a_small_pool_changes_no_hypothesis_and_is_whole_afterwards(tiny: Tiny) 
     params = params_of(4, False, 1.0)
     updates, _ = tiny.search(params)
     small = LocalExecutor(replace(tiny.config, kv_cache_memory=f"{60 * tiny.executor.capacity.block_bytes}"))
-    demand = sum(worst_case_blocks(len(prompt), NUM_TOKENS, 4, 4) for prompt in tiny.prompts)
+    worst_case = BlockDemand(4, one_group(2), max_tokens_in_flight=2048)
+    demand = sum(worst_case.of_request(len(prompt), len(prompt) + NUM_TOKENS, 4) for prompt in tiny.prompts)
     assert small.capacity.num_blocks < demand / 10
     again, engine = tiny.search(params, executor=small)
     assert engine.scheduler.num_preemptions > 0

@@ -11,7 +11,8 @@ from checkpoints import make_llama
 from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.config import PreemptionMode
 from octavo.errors import ConfigError
-from octavo.scheduling.admission import worst_case_blocks
+from octavo.layer_groups import one_group
+from octavo.memory import BlockDemand
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float64 on the reference": {"dtype": "float64"},
@@ -42,8 +43,9 @@ def work() -> tuple[list[list[int]], list[SamplingParams]]:
 
 def demand() -> int:
     prompts, params = work()
+    demand = BlockDemand(BLOCK_SIZE, one_group(2), 2048)
     return sum(
-        worst_case_blocks(len(prompt), own.max_tokens or 0, own.num_sequences, BLOCK_SIZE)
+        demand.of_request(len(prompt), len(prompt) + (own.max_tokens or 0), own.num_sequences)
         for prompt, own in zip(prompts, params, strict=True)
     )
 

@@ -29,7 +29,7 @@ class Mirror(ShadowExecutor):
             tokens = [token for (token,) in step.result().token_ids]
             self.tables.append(np.array(plan.sampled_rows), np.array(tokens))
         for row, shadow in self.shadows.items():
-            assert self.tables.blocks[row, : self.tables.num_blocks[row]].tolist() == shadow.table
+            assert self.tables.blocks[:, row, : self.tables.num_blocks[row]].tolist() == shadow.tables
             prompt, output = self.tables.token_ids(row)
             prints: list[int] = []
             for token in np.concatenate((prompt, output)).tolist():

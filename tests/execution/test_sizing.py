@@ -15,6 +15,7 @@ from octavo.execution.sizing import (
     weight_bytes,
 )
 from octavo.kernels.reference import ReferenceKernels
+from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
@@ -33,6 +34,7 @@ MODEL = ModelConfig(
     head_dim=8,
     max_position_embeddings=2**20,
 )
+GROUPS = one_group(2)
 BLOCK_BYTES = 2 * 2 * 16 * 2 * 8 * 4
 """Keys and values of 2 layers, 16 tokens and 2 heads of 8 float32."""
 
@@ -46,7 +48,7 @@ def loaded_bytes(build: ModelBuild) -> int:
 def size(free_bytes: int, kv_cache_memory: str, max_model_len: int = 256, **knobs: int) -> int:
     """The cache's blocks."""
     config = EngineConfig(kv_cache_memory=kv_cache_memory, **knobs)  # type: ignore[arg-type]
-    shape = size_cache(config, MODEL, torch.float32, max_model_len, free_bytes)
+    shape = size_cache(config, MODEL, GROUPS, torch.float32, max_model_len, free_bytes)
     assert shape.block_bytes == BLOCK_BYTES
     return shape.num_blocks
 
@@ -112,7 +114,7 @@ def test_a_cache_that_is_more_than_is_free_is_refused_with_what_it_would_take() 
 
 
 def test_an_int8_cache_has_room_for_its_scales() -> None:
-    shape = size_cache(EngineConfig(kv_cache_memory="50%"), MODEL, torch.int8, 256, 100 * BLOCK_BYTES)
+    shape = size_cache(EngineConfig(kv_cache_memory="50%"), MODEL, GROUPS, torch.int8, 256, 100 * BLOCK_BYTES)
     assert shape.block_bytes == BLOCK_BYTES * (8 + 4) // (8 * 4)
     assert shape.num_blocks == 50 * BLOCK_BYTES // shape.block_bytes
 
@@ -122,7 +124,7 @@ def test_memory_flags_are_totals_of_all_ranks() -> None:
     shares = {}
     for ranks in (1, 2, 4):
         config = EngineConfig(kv_cache_memory=str(40 * BLOCK_BYTES), swap_space="100%", tensor_parallel_size=ranks)
-        cache = size_cache(config, MODEL, torch.float32, 256, 50 * BLOCK_BYTES)
+        cache = size_cache(config, MODEL, GROUPS, torch.float32, 256, 50 * BLOCK_BYTES)
         swap = size_swap_space(config, cache, 50 * BLOCK_BYTES)
         shares[ranks] = (cache.num_kv_heads, cache.block_bytes, cache.num_blocks, swap.num_blocks)
     assert shares == {
@@ -134,7 +136,7 @@ def test_memory_flags_are_totals_of_all_ranks() -> None:
     whole_on_both = 5 * 32 * 4
     assert weight_bytes(MODEL, split) == weight_bytes(MODEL, BUILD) + whole_on_both
     with pytest.raises(ConfigError, match=r"2 KV heads cannot be split .* over 3 .*they divide by 1, 2$"):
-        size_cache(EngineConfig(tensor_parallel_size=3), MODEL, torch.float32, 256, 50 * BLOCK_BYTES)
+        size_cache(EngineConfig(tensor_parallel_size=3), MODEL, GROUPS, torch.float32, 256, 50 * BLOCK_BYTES)
 
 
 def test_less_than_a_block_is_refused() -> None:

@@ -8,6 +8,7 @@ from octavo.engine.engine import Engine
 from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
+from octavo.layer_groups import LayerGroups, one_group
 from octavo.memory import BlockPool
 
 
@@ -18,12 +19,14 @@ def capacity(
     vocab_size: int = 50_000,
     eos: int | None = None,
     num_swap_blocks: int = 0,
+    layer_groups: LayerGroups | None = None,
 ) -> Capacity:
     return Capacity(
         num_blocks=num_blocks,
         num_swap_blocks=num_swap_blocks,
         block_size=block_size,
         block_bytes=1,
+        layer_groups=layer_groups or one_group(1),
         max_model_len=max_model_len,
         vocab_size=vocab_size,
         eos_token_ids=frozenset() if eos is None else frozenset({eos}),
@@ -45,11 +48,11 @@ class ShadowRow:
     """A row as the runner would keep it. `prints[p]` stands for the state of token p: it depends on the tokens 0 to p
     and on nothing else."""
 
-    def __init__(self, prints: list[int], key: tuple[int, int, int]) -> None:
+    def __init__(self, prints: list[int], key: tuple[int, int, int], num_groups: int) -> None:
         self.prints = prints
         self.key = key
         self.owner = key[0] >> 32
-        self.table: list[int] = []
+        self.tables: list[list[int]] = [[] for _ in range(num_groups)]
         self.num_candidates = 0
         self.chosen: list[int] = []
         """What beam search has chosen for the row."""
@@ -64,6 +67,7 @@ class ShadowExecutor(SimulatedExecutor):
 
     def __init__(self, capacity: Capacity, depth: int = 1) -> None:
         super().__init__(capacity, depth=depth)
+        self.kinds = capacity.layer_groups.kinds
         self.shadows: dict[int, ShadowRow] = {}
         self.content = [[NOTHING] * capacity.block_size for _ in range(capacity.num_blocks)]
         """For each slot the state in it, and its owner."""
@@ -84,32 +88,36 @@ class ShadowExecutor(SimulatedExecutor):
     def _edit_rows(self, plan: Plan) -> None:
         shadows = self.shadows
         for row in plan.released:
-            shadows[row].table = []
+            shadows[row].tables = [[] for _ in self.kinds]
         for row in plan.removed:
             del shadows[row]
         for new in plan.added:
             assert new.row not in shadows
-            shadow = shadows[new.row] = ShadowRow([], (new.seed, new.index, 0))
+            shadow = shadows[new.row] = ShadowRow([], (new.seed, new.index, 0), len(self.kinds))
             shadow.num_candidates = new.num_candidates
             for token in new.token_ids:
                 shadow.append(token)
         for fork in plan.forked:
             assert fork.row not in shadows
             parent = shadows[fork.parent]
-            shadow = shadows[fork.row] = ShadowRow(parent.prints.copy(), (parent.key[0], fork.index, parent.key[2]))
+            key = (parent.key[0], fork.index, parent.key[2])
+            shadow = shadows[fork.row] = ShadowRow(parent.prints.copy(), key, len(self.kinds))
             shadow.num_candidates, shadow.chosen = parent.num_candidates, parent.chosen.copy()
         for row, token in plan.chosen:
             shadows[row].append(token)
             shadows[row].chosen.append(token)
         for edit in plan.tables:
-            table = shadows[edit.row].table
-            if edit.parent >= 0:
-                assert not table
-                table += shadows[edit.parent].table[: edit.num_shared]
-                assert len(table) == edit.num_shared
-            if edit.replaced >= 0:
-                table[-1] = edit.replaced
-            table += edit.appended
+            num_new, rest = divmod(len(edit.appended), len(self.kinds))
+            assert rest == 0
+            assert len(edit.replaced) in (0, len(self.kinds))
+            for group, table in enumerate(shadows[edit.row].tables):
+                if edit.parent >= 0:
+                    assert not table
+                    table += shadows[edit.parent].tables[group][: edit.num_shared]
+                    assert len(table) == edit.num_shared
+                if edit.replaced:
+                    table[-1] = edit.replaced[group]
+                table += edit.appended[group * num_new : (group + 1) * num_new]
 
     def _move(self, source: Memory, destination: Memory, moves: list[tuple[int, int]]) -> None:
         """What has come back is wiped where it was: nobody may count on it there."""
@@ -135,19 +143,23 @@ class ShadowExecutor(SimulatedExecutor):
         for row, start, num_new in zip(plan.rows, plan.starts, plan.num_new, strict=True):
             shadow = self.shadows[row]
             for position in range(start, start + num_new):
-                block, offset = shadow.table[position // size], position % size
-                assert (block, offset) not in written, "two rows write one slot"
-                written.add((block, offset))
-                self.content[block][offset] = (shadow.prints[position], shadow.owner)
+                for group, table in enumerate(shadow.tables):
+                    block, offset = table[position // size], position % size
+                    assert (block, offset) not in written, "two rows write one slot"
+                    written.add((block, offset))
+                    self.content[block][offset] = (shadow.prints[position] + group, shadow.owner)
 
     def _read(self, plan: Plan) -> None:
         size = self.capacity.block_size
         for row, start, num_new in zip(plan.rows, plan.starts, plan.num_new, strict=True):
             shadow, end = self.shadows[row], start + num_new
-            seen = [state for block in shadow.table for state in self.content[block]]
-            assert [state for state, _ in seen[:end]] == shadow.prints[:end], f"row {row} does not see its own tokens"
-            assert {owner for _, owner in seen[:end]} <= {shadow.owner, EVERYONE}, f"row {row} sees another owner's"
-            assert len(shadow.table) == -(-end // size), "more than the last block is unfilled"
+            for group, (kind, table) in enumerate(zip(self.kinds, shadow.tables, strict=True)):
+                first = kind.first_seen(start)
+                seen = [state for block in table for state in self.content[block]][first:end]
+                own = [state + group for state in shadow.prints[first:end]]
+                assert [state for state, _ in seen] == own, f"row {row} does not see its own tokens"
+                assert {owner for _, owner in seen} <= {shadow.owner, EVERYONE}, f"row {row} sees another owner's"
+                assert len(table) == -(-end // size), "more than the last block is unfilled"
 
     def _sample(self, plan: Plan, step: FinishedStep) -> None:
         for row, source, token_ids in zip(plan.sampled_rows, plan.logits_from, step.result().token_ids, strict=True):
@@ -175,8 +187,12 @@ def check_pool(pool: BlockPool, counts: Mapping[int, int]) -> None:
     assert not idle & counts.keys()
     assert sorted(pool._free) == sorted(set(range(pool.num_blocks)) - counts.keys() - idle)
     assert idle <= set(pool.index._blocks.values()) <= idle | counts.keys()
-    assert all(pool.index.digest(block) == digest for digest, block in pool.index._blocks.items())
-    assert set(pool.index._digests) <= idle | counts.keys()
+    assert all(pool.index.name(block) == name for name, block in pool.index._blocks.items())
+    assert set(pool.index._names) <= idle | counts.keys()
+    assert all(pool.group_of(block) == group for block, (group, _) in pool.index._names.items())
+    assert pool.num_used_by_group == [
+        sum(pool.group_of(block) == group for block in counts) for group in range(len(pool.num_used_by_group))
+    ]
 
 
 def check_engine(engine: Engine) -> None:
@@ -185,35 +201,42 @@ def check_engine(engine: Engine) -> None:
     memory, limits = scheduler.memory, scheduler.limits
     pool, size = memory.pool, limits.block_size
     running, waiting = scheduler.running, list(scheduler._waiting.values())
-    tables = [s.table for r in running for s in r.sequences if s.table.block_ids]
+    tables = [s.table for r in running for s in r.sequences if s.table.num_blocks]
     assert set(map(id, tables)) == set(map(id, memory.tables))
-    assert not any(s.table.block_ids for r in waiting for s in r.sequences), "a waiting request holds blocks"
+    assert not any(s.table.held for r in waiting for s in r.sequences), "a waiting request holds blocks"
     assert all(s.saved is None for r in running for s in r.sequences), "a running request is in the swap space"
     saved = [s.saved for r in waiting for s in r.sequences if s.saved is not None]
-    check_pool(memory.swap, Counter(block for table in saved for block in table.block_ids))
-    assert all(len(table.block_ids) == -(-table.num_tokens // size) for table in saved)
+    check_pool(memory.swap, Counter(block for table in saved for block in table.held))
+    assert all(len(b) == -(-table.num_tokens // size) for table in saved for b in table.groups)
     assert sum(r.num_places for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
     assert all(len(r.sequences) <= r.num_places for r in running + waiting)
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
 
-    counts: Counter[int] = Counter(memory.pins.block_ids)
-    filled: dict[int, int] = dict.fromkeys(memory.pins.block_ids, size)
+    counts: Counter[int] = Counter(memory.pins.keys())
+    filled: dict[int, int] = dict.fromkeys(memory.pins, size)
     assert limits.num_blocks == pool.num_blocks - len(counts)
     for table in tables:
-        assert len(table.block_ids) == -(-table.num_tokens // size), "blocks beyond the last token's"
-        counts.update(table.block_ids)
-        for logical, block in enumerate(table.block_ids):
-            slots = min(size, table.num_tokens - logical * size)
-            filled[block] = max(filled.get(block, 0), slots)
+        counts.update(table.held)
+        for kind, blocks, first in zip(memory.layer_groups.kinds, table.groups, table.firsts, strict=True):
+            assert len(blocks) == -(-table.num_tokens // size), "blocks beyond the last token's"
+            assert first * size <= kind.first_seen(table.num_tokens), "a block was let go that a later token sees"
+            for logical in range(first, len(blocks)):
+                slots = min(size, table.num_tokens - logical * size)
+                filled[blocks[logical]] = max(filled.get(blocks[logical], 0), slots)
+        assert table.num_writable in (table.num_tokens, len(table.groups[0]) * size) or (
+            table.num_tokens < table.num_writable == len(table.groups[0]) * size
+        )
+        if table.num_writable > table.num_tokens and table.num_tokens % size:
+            last = [blocks[-1] for blocks in table.groups]
+            assert all(pool.reference_counts[block] == 1 for block in last), "a shared block would be written"
     check_pool(pool, counts)
-    assert pool.filled_slots == [filled.get(block, 0) for block in range(pool.num_blocks)]
     ledger = memory.ledger()
     assert ledger.num_used_blocks == len(counts)
     assert ledger.num_shared_blocks == sum(count > 1 for count in counts.values())
-    assert ledger.num_unshared_blocks == sum(counts.values()) - len(memory.pins.block_ids)
+    assert ledger.num_unshared_blocks == sum(counts.values()) - len(memory.pins)
     assert ledger.num_used_blocks + ledger.num_cached_blocks + ledger.num_free_blocks == pool.num_blocks
     assert ledger.num_filled_slots == sum(filled.values())
-    assert ledger.num_swapped_blocks == len({block for table in saved for block in table.block_ids})
+    assert ledger.num_swapped_blocks == len({block for table in saved for block in table.held})
     assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
     assert 0 <= ledger.num_reserved_slots <= ledger.num_unfilled_slots

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from octavo.errors import RequestError
+from octavo.layer_groups import Full, Window, group_layers, one_group
+from octavo.memory import BlockDemand
 from octavo.sampling_params import Beams, BeamSearchParams, SamplingParams
-from octavo.scheduling.admission import Limits, resolve_max_tokens, worst_case_blocks
+from octavo.scheduling.admission import Limits, resolve_max_tokens
 
+DEMAND = BlockDemand(16, one_group(2), max_tokens_in_flight=64)
 LIMITS = Limits(
     num_blocks=64,
     block_size=16,
@@ -17,6 +20,7 @@ LIMITS = Limits(
     max_num_batched_tokens=64,
     vocab_size=100,
     max_logprobs=5,
+    demand=DEMAND,
 )
 
 
@@ -57,14 +61,21 @@ def test_without_max_tokens_the_most_that_fit_are_allowed() -> None:
     assert resolve_max_tokens([1] * 100, SamplingParams(), small) == 20 * 16 - 100
     for n in range(1, 9):
         most = resolve_max_tokens([1] * 100, SamplingParams(n=n), LIMITS)
-        assert worst_case_blocks(100, most, n, 16) <= 64
-        assert most == 412 or worst_case_blocks(100, most + 1, n, 16) > 64
+        assert DEMAND.of_request(100, 100 + most, n) <= 64
+        assert most == 412 or DEMAND.of_request(100, 101 + most, n) > 64
 
 
 def test_the_worst_case_counts_the_full_prompt_blocks_once() -> None:
-    assert worst_case_blocks(32, 16, 1, 16) == 3
-    assert worst_case_blocks(32, 16, 4, 16) == 2 + 4
-    assert worst_case_blocks(33, 16, 4, 16) == 2 + 4 * 2
+    assert DEMAND.of_request(32, 48, 1) == 3
+    assert DEMAND.of_request(32, 48, 4) == 2 + 4
+    assert DEMAND.of_request(33, 49, 4) == 2 + 4 * 2
+
+
+def test_the_worst_case_of_a_window_group_is_what_its_window_and_the_tokens_in_flight_reach() -> None:
+    demand = BlockDemand(16, group_layers([Full(), Window(100)]), max_tokens_in_flight=64)
+    assert demand.of_request(2000, 3200, 1) == 200 + (99 + 64 + 14) // 16 + 1
+    assert demand.of_request(20, 40, 1) == 3 + 3, "no more than the sequence has"
+    assert demand.longest(2000, 1, 200 + 12, 4000) == 3200
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from octavo.config import PreemptionMode
 from octavo.engine.engine import Engine
 from octavo.execution.plan import Plan, StepOutput
-from octavo.memory import BlockPool, BlockTable
+from octavo.memory import PagedManager
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.preemption import Preemption, Rate
@@ -15,16 +15,12 @@ from scheduling.checking import ShadowExecutor, capacity, check_engine, seed_of
 BLOCK_BYTES = 1000
 
 
-def held(num_blocks: int) -> tuple[Request, BlockPool]:
-    """A request that holds so many full blocks of 16."""
-    pool = BlockPool(num_blocks, 16)
-    request = Request.create(EngineRequest("a", [1], SamplingParams(), 0.0), 10, frozenset(), None)
-    request.sequences[0].table = table = BlockTable(1000)
-    for _ in range(num_blocks):
-        block = pool.allocate()
-        pool.fill(block, 16)
-        table.block_ids.append(block)
-    return request, pool
+def held(num_blocks: int, num_swap_blocks: int = 10) -> tuple[Request, PagedManager]:
+    """A request that holds so many full blocks of 16, and the memory."""
+    memory = PagedManager(num_blocks, 16, num_swap_blocks=num_swap_blocks)
+    request = Request.create(EngineRequest("a", [1], SamplingParams(), 0.0), 1000, frozenset(), None, memory.new_table)
+    memory.append(request.sequences[0].table, 16 * num_blocks)
+    return request, memory
 
 
 def learned(mode: PreemptionMode, tokens_a_second: float, bytes_a_second: float) -> Preemption:
@@ -35,27 +31,27 @@ def learned(mode: PreemptionMode, tokens_a_second: float, bytes_a_second: float)
 
 
 def test_auto_takes_what_has_been_faster_for_such_an_amount() -> None:
-    request, pool = held(10)
-    fast_moves = learned("auto", 1000, 1e6).decide(request, pool, BlockPool(10, 16))
+    request, memory = held(10)
+    fast_moves = learned("auto", 1000, 1e6).decide(request, memory)
     assert (fast_moves.swaps, fast_moves.why) == (
         True,
         "auto reckons 160.0 ms to recompute, 20.0 ms to move out and back",
     )
-    assert not learned("auto", 1000, 1e5).decide(request, pool, BlockPool(10, 16)).swaps
+    assert not learned("auto", 1000, 1e5).decide(request, memory).swaps
 
 
 def test_a_full_swap_space_leaves_recompute_in_every_mode() -> None:
-    request, pool = held(10)
+    request, memory = held(10, num_swap_blocks=9)
     for mode in ("auto", "recompute", "swap"):
-        decision = learned(mode, 1000, 1e9).decide(request, pool, BlockPool(9, 16))
+        decision = learned(mode, 1000, 1e9).decide(request, memory)
         assert not decision.swaps
         assert mode == "recompute" or decision.why == "the swap space has 9 free blocks of 10 needed"
 
 
 def test_the_modes_asked_for_are_not_reckoned_with() -> None:
-    request, pool = held(10)
-    assert learned("swap", 1e9, 1).decide(request, pool, BlockPool(10, 16)).swaps
-    assert not learned("recompute", 1, 1e9).decide(request, pool, BlockPool(10, 16)).swaps
+    request, memory = held(10)
+    assert learned("swap", 1e9, 1).decide(request, memory).swaps
+    assert not learned("recompute", 1, 1e9).decide(request, memory).swaps
 
 
 def test_decoding_steps_say_nothing_about_recomputing() -> None:
@@ -105,7 +101,7 @@ def test_a_swap_moves_each_distinct_block_once_and_computes_nothing_again() -> N
     num_held = 0
     while engine.ledger().totals.num_preemptions == 0:
         running = engine.scheduler.running
-        num_held = len({b for s in running[-1].sequences for b in s.table.block_ids}) if running else 0
+        num_held = len({b for s in running[-1].sequences for b in s.table.held}) if running else 0
         engine.step()
         check_engine(engine)
     ledger = engine.ledger()

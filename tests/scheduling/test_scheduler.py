@@ -1,8 +1,10 @@
 """Who runs in a step, told by what is in the plans."""
 
+from functools import partial
+
 from octavo.engine.engine import Engine
 from octavo.execution.plan import Plan
-from octavo.memory import BlockTable
+from octavo.memory import BlockTable, PagedManager
 from octavo.sampling_params import Beams, SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.request import Request, SequenceState
@@ -112,13 +114,13 @@ def test_a_preempted_request_rebuilds_each_distinct_block_once():
     while alone.engine.has_unfinished:
         alone.step()
         for request in alone.engine.scheduler.running:
-            blocks_at[request.sequences[0].num_tokens] = len({b for s in request.sequences for b in s.table.block_ids})
+            blocks_at[request.sequences[0].num_tokens] = len({b for s in request.sequences for b in s.table.held})
     num_checked = 0
     while crowded.engine.has_unfinished:
         crowded.step()
         for request in crowded.engine.scheduler.running:
             if request.request_id == "four" and request.is_decoding and request.memory_use.num_preemptions:
-                held = len({b for s in request.sequences for b in s.table.block_ids})
+                held = len({b for s in request.sequences for b in s.table.held})
                 assert held == blocks_at[request.sequences[0].num_tokens]
                 num_checked += 1
             if request.memory_use.num_preemptions == 1 and not request.is_decoding:
@@ -149,17 +151,17 @@ def test_aborting_the_sequence_that_computes_the_prompt_leaves_it_to_another():
 
 def test_a_removed_parents_children_share_what_both_shared_with_it():
     message = EngineRequest("a", list(range(10)), SamplingParams(n=4), 0.0)
-    request = Request.create(message, 20, frozenset(), None)
+    request = Request.create(message, 20, frozenset(), None, partial(BlockTable.empty, 1))
     root, *children = request.sequences
     for child, shared in zip(children, (6, 9, 4), strict=True):
         child.fork_at = shared
-    request.remove(root)
+    request.remove(root, PagedManager(1, 4).can_fork)
     heir, *others = request.sequences
     assert (heir.parent, heir.fork_at) == (None, 0)
     assert [(other.parent, other.fork_at) for other in others] == [(heir, 6), (heir, 4)]
-    grandchild = SequenceState(request, 9, BlockTable(30), 10, parent=others[0], fork_at=8)
+    grandchild = SequenceState(request, 9, BlockTable.empty(1, 30), 10, parent=others[0], fork_at=8)
     request.sequences.append(grandchild)
-    request.remove(others[0])
+    request.remove(others[0], PagedManager(1, 4).can_fork)
     assert (grandchild.parent, grandchild.fork_at) == (heir, 6)
 
 
@@ -199,7 +201,7 @@ def test_beams_share_one_prefill_and_dropped_beams_blocks_are_free_at_once():
         plan = harness.step()
         num_dropped += len(plan.removed)
         assert len(plan.removed) == len(plan.forked) or not harness.engine.has_unfinished
-        held = {b for r in harness.engine.scheduler.running for s in r.sequences for b in s.table.block_ids}
+        held = {b for r in harness.engine.scheduler.running for s in r.sequences for b in s.table.held}
         assert harness.used_blocks == len(held)
     assert num_dropped > 4
     assert harness.used_blocks == 0

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,10 +96,17 @@ def _print_model(config: EngineConfig) -> None:
     import torch
 
     from octavo.execution.machine import free_memory_bytes
-    from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, weight_bytes
+    from octavo.execution.sizing import (
+        check_weights_fit,
+        layer_groups_of,
+        resolve_max_model_len,
+        size_cache,
+        weight_bytes,
+    )
     from octavo.kernels import Needs, select_kernels
     from octavo.layers.build import ModelBuild
     from octavo.layers.parallel import TensorParallel
+    from octavo.models.registry import build_model
     from octavo.models.weights.loader import read_config, resolve_cache_dtype, resolve_dtype
     from octavo.models.weights.locate import locate
     from octavo.models.weights.resolve import resolve_model
@@ -127,22 +135,37 @@ def _print_model(config: EngineConfig) -> None:
         },
     )
     check_weights_fit(config, model, build, free)
-    _print_cache(config, size_cache(config, model, cache_dtype, max_model_len, free - weights), max_model_len)
+    groups = layer_groups_of(build_model(model, replace(build, device=torch.device("meta"))), max_model_len)
+    cache = size_cache(config, model, groups, cache_dtype, max_model_len, free - weights)
+    _print_cache(config, cache, max_model_len)
 
 
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
-    num_blocks, slots = cache.num_blocks, cache.num_blocks * cache.block_size
+    from octavo.execution.sizing import block_demand
+
+    demand, groups = block_demand(config, cache.layer_groups), cache.layer_groups.groups
+    num_blocks = cache.num_blocks
     block_bytes = cache.block_bytes * config.tensor_parallel_size
-    full_length, short = -(-max_model_len // cache.block_size), min(512, max_model_len)
+    full_length, short = demand.of_request(0, max_model_len, 1), demand.of_request(0, min(512, max_model_len), 1)
+    group_kib = block_bytes / cache.block_size / 1024
+    growing = sum(group.kind.most_seen is None for group in groups)
+    stored = f"in {str(cache.dtype).removeprefix('torch.')} (--kv-cache-dtype)"
+    rows = {"one token": f"{group_kib * len(groups):,.1f} KiB {stored}"}
+    if growing < len(groups):
+        rows["one token"] = f"{group_kib * len(groups):,.1f} KiB near the start, {stored}"
+        rows["one token more"] = f"{group_kib * growing:,.1f} KiB beyond the windows, whose blocks go back to the pool"
+    if len(groups) > 1:
+        rows["layer groups"] = ", ".join(f"{group.kind} of {len(group.layers)} layers" for group in groups)
     _print_section(
         f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
-        {
-            "one token": f"{block_bytes / cache.block_size / 1024:,.1f} KiB in "
-            f"{str(cache.dtype).removeprefix('torch.')} (--kv-cache-dtype)",
-            "one block": f"{block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)",
-            "blocks": f"{num_blocks:,} ({num_blocks * block_bytes / MIB:,.0f} MiB), room for {slots:,} tokens",
+        rows
+        | {
+            "one block": f"{block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)"
+            + (" of one layer group" if len(groups) > 1 else ""),
+            "blocks": f"{num_blocks:,} ({num_blocks * block_bytes / MIB:,.0f} MiB), room for "
+            f"{num_blocks * cache.block_size // len(groups):,} tokens",
             "sequences": f"{num_blocks // full_length:,} at the full {max_model_len} tokens, "
-            f"{min(num_blocks // -(-short // cache.block_size), config.max_num_seqs):,} of {short} tokens "
+            f"{min(num_blocks // short, config.max_num_seqs):,} of {min(512, max_model_len)} tokens "
             f"(at most {config.max_num_seqs} at once, --max-num-seqs)",
         },
     )

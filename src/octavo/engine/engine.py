@@ -6,7 +6,7 @@ from typing import Self
 from octavo.config import EngineConfig, PreemptionMode, PrefixCacheScope
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, Step
-from octavo.memory import Ledger
+from octavo.memory import BlockDemand, Ledger
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.request import TokenMask
@@ -36,6 +36,7 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             max_logprobs=max_logprobs,
+            demand=BlockDemand(capacity.block_size, capacity.layer_groups, max_num_batched_tokens * executor.depth),
         )
         self.executor = executor
         self.scheduler = Scheduler(
@@ -75,16 +76,18 @@ class Engine:
             ConfigError: it does not fit into what other pins have left of the pool; or it is less than a block.
         """
         pool, size = self.scheduler.memory.pool, self.scheduler.memory.block_size
-        num_blocks, num_pinned = len(token_ids) // size, self.scheduler.memory.num_pinned_blocks
-        if num_blocks == 0:
+        num_full, num_pinned = len(token_ids) // size, self.scheduler.memory.num_pinned_blocks
+        demand = self.scheduler.limits.demand
+        num_blocks = demand.of_request(0, num_full * size, 1)
+        if num_full == 0:
             raise ConfigError(f"--pin-prefix {name} has {len(token_ids)} tokens, less than a block of {size}")
-        if num_blocks + 1 > pool.num_blocks - num_pinned:
+        if num_blocks + len(demand.layer_groups.groups) > pool.num_blocks - num_pinned:
             raise ConfigError(
                 f"--pin-prefix {name} takes {num_blocks} KV blocks of {size} tokens, and of the pool's "
                 f"{pool.num_blocks} {num_pinned} are pinned already: one must be left for requests; shorten it or "
                 "raise --kv-cache-memory"
             )
-        pinned = token_ids[: num_blocks * size]
+        pinned = token_ids[: num_full * size]
         try:
             self.scheduler.add_pin(pinned)
         except RequestError as error:

@@ -1,9 +1,10 @@
 """The seam between the engine and whatever runs a step: this process, others, another machine, or a cost model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from octavo.execution.plan import Plan, StepOutput
+from octavo.layer_groups import LayerGroups, one_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +13,8 @@ class Capacity:
 
     num_blocks: int
     block_size: int
+    layer_groups: LayerGroups = field(default_factory=lambda: one_group(1))
+    """How the model's layers share block tables."""
     block_bytes: int
     """Bytes of one block, K and V of all layers, on all ranks together."""
     num_swap_blocks: int = 0

@@ -10,7 +10,13 @@ from octavo.execution.executor import Capacity, FinishedStep, LoadedModel
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner
 from octavo.execution.plan import Plan
-from octavo.execution.sizing import check_weights_fit, resolve_max_model_len, size_cache, size_swap_space
+from octavo.execution.sizing import (
+    check_weights_fit,
+    layer_groups_of,
+    resolve_max_model_len,
+    size_cache,
+    size_swap_space,
+)
 from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
@@ -60,7 +66,8 @@ class LocalExecutor:
             self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
         )
         free_bytes = ranks.smallest(free_memory_bytes)
-        shape = size_cache(config, self.model_config, cache_dtype, max_model_len, free_bytes)
+        layer_groups = layer_groups_of(model, max_model_len)
+        shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, free_bytes)
         cache = kernels.allocate_cache(shape, device)
         swap_shape = size_swap_space(config, shape, free_bytes)
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
@@ -68,6 +75,7 @@ class LocalExecutor:
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
             block_size=shape.block_size,
+            layer_groups=layer_groups,
             block_bytes=shape.block_bytes * ranks.size,
             num_swap_blocks=swap_shape.num_blocks,
             max_model_len=max_model_len,

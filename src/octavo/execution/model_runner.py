@@ -38,7 +38,7 @@ class ModelRunner:
         self.swap_space = swap_space
         """Records of the same shape as the cache's, for the blocks of preempted requests."""
         self.ranks = ranks or TensorParallel()
-        self.rows = RowTables(max_model_len, cache.shape.block_size)
+        self.rows = RowTables(max_model_len, cache.shape.block_size, cache.shape.num_groups)
         self.sampling = SamplingTable()
 
     @torch.inference_mode()
@@ -109,15 +109,15 @@ class ModelRunner:
         query_starts = np.concatenate(([0], np.cumsum(num_new)))
         row_of_token = np.repeat(rows, num_new)
         positions = np.arange(query_starts[-1]) + np.repeat(starts - query_starts[:-1], num_new)
-        blocks = table.blocks[row_of_token, positions // table.block_size].astype(np.int64)
+        blocks = table.blocks[:, row_of_token, positions // table.block_size].astype(np.int64)
         slots = blocks * table.block_size + positions % table.block_size
         return RaggedBatch(
             token_ids=self._tensor(table.tokens[row_of_token, positions]),
             positions=self._tensor(positions),
-            slots=self._tensor(slots[np.newaxis]),
+            slots=self._tensor(slots),
             query_starts=self._tensor(query_starts),
             context_lens=self._tensor(starts + num_new),
-            block_tables=self._tensor(table.blocks[np.newaxis, rows, : table.num_blocks[rows].max()]),
+            block_tables=self._tensor(table.blocks[:, rows, : table.num_blocks[rows].max()]),
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:

@@ -38,9 +38,11 @@ class TableEdit(msgspec.Struct, frozen=True, array_like=True):
 
     row: int
     appended: list[int]
-    """Physical blocks added at the end."""
-    replaced: int = -1
-    """Copy-on-write: the new physical block of the last logical block (before appending), or -1."""
+    """Physical blocks added at the end, as many for each layer group: first all of group 0's. Those behind a window
+    group's window may be any."""
+    replaced: list[int] = []
+    """Copy-on-write: the last logical block's physical block in each group (before appending). Empty where none was
+    copied."""
     parent: int = -1
     """Take the first `num_shared` blocks of this row's table (the row's own is empty), or -1."""
     num_shared: int = 0

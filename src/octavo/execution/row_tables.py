@@ -11,10 +11,12 @@ IntArray = npt.NDArray[np.int64]
 class RowTables:
     """Arrays indexed by row id, doubled when a larger id comes. Memory that no row has written costs nothing."""
 
-    def __init__(self, max_model_len: int, block_size: int) -> None:
+    def __init__(self, max_model_len: int, block_size: int, num_groups: int = 1) -> None:
         self.block_size = block_size
+        self.num_groups = num_groups
         self.tokens = np.zeros((0, max_model_len), np.int32)
-        self.blocks = np.zeros((0, -(-max_model_len // block_size)), np.int32)
+        self.blocks = np.zeros((num_groups, 0, -(-max_model_len // block_size)), np.int32)
+        """`[num_groups, num_rows, max_blocks]`: the physical block of each logical block."""
         self.num_tokens, self.num_prompt, self.num_blocks = np.zeros((3, 0), np.int64)
 
     def _grow(self, num_rows: int) -> None:
@@ -25,12 +27,12 @@ class RowTables:
         )
         num_old = len(old_tokens)
         self.tokens = np.zeros((num_rows, old_tokens.shape[1]), np.int32)
-        self.blocks = np.zeros((num_rows, old_blocks.shape[1]), np.int32)
+        self.blocks = np.zeros((self.num_groups, num_rows, old_blocks.shape[2]), np.int32)
         self.num_tokens, self.num_prompt, self.num_blocks = counts = np.zeros((3, num_rows), np.int64)
         counts[:, :num_old] = old_counts
         for row in range(num_old):
             self.tokens[row, : self.num_tokens[row]] = old_tokens[row, : self.num_tokens[row]]
-            self.blocks[row, : self.num_blocks[row]] = old_blocks[row, : self.num_blocks[row]]
+            self.blocks[:, row, : self.num_blocks[row]] = old_blocks[:, row, : self.num_blocks[row]]
 
     def apply(self, plan: Plan) -> None:
         """Follow a plan's changes of rows and tables, in the plan's order. A removed row is forgotten when its id comes
@@ -56,15 +58,16 @@ class RowTables:
             self.tokens[row, self.num_tokens[row]] = token
             self.num_tokens[row] += 1
         for edit in plan.tables:
-            table, count = self.blocks[edit.row], int(self.num_blocks[edit.row])
+            table, count = self.blocks[:, edit.row], int(self.num_blocks[edit.row])
+            num_new = len(edit.appended) // self.num_groups
             if edit.num_shared:
                 count = edit.num_shared
-                table[:count] = self.blocks[edit.parent, :count]
-            if edit.replaced >= 0:
-                table[count - 1] = edit.replaced
-            if edit.appended:
-                table[count : count + len(edit.appended)] = edit.appended
-            self.num_blocks[edit.row] = count + len(edit.appended)
+                table[:, :count] = self.blocks[:, edit.parent, :count]
+            if edit.replaced:
+                table[:, count - 1] = edit.replaced
+            if num_new:
+                table[:, count : count + num_new] = np.reshape(edit.appended, (self.num_groups, num_new))
+            self.num_blocks[edit.row] = count + num_new
 
     def append(self, rows: IntArray, token_ids: IntArray) -> None:
         """Add one sampled token to each row."""

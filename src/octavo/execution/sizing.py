@@ -9,11 +9,12 @@ import torch
 from octavo.config import EngineConfig, parse_size
 from octavo.errors import ConfigError
 from octavo.kernels.interface import CacheShape
-from octavo.layer_groups import one_group
+from octavo.layer_groups import Full, LayerGroups, group_layers
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
+from octavo.memory import BlockDemand
 from octavo.models.config import ModelConfig
-from octavo.models.registry import build_model
+from octavo.models.registry import CausalLM, build_model
 
 logger = logging.getLogger(__name__)
 
@@ -73,25 +74,47 @@ def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
     return config.max_model_len
 
 
+def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:
+    """How the model's layers share block tables; a window that no sequence outgrows is none."""
+    return group_layers(
+        [
+            Full() if kind.most_seen is not None and kind.most_seen >= max_model_len else kind
+            for kind in model.layer_kinds()
+        ]
+    )
+
+
+def block_demand(config: EngineConfig, layer_groups: LayerGroups) -> BlockDemand:
+    """What sequences can come to hold, as the executor's steps run one at a time."""
+    return BlockDemand(config.block_size, layer_groups, config.max_num_batched_tokens)
+
+
 def size_cache(
-    config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max_model_len: int, free_bytes: int
+    config: EngineConfig,
+    model: ModelConfig,
+    layer_groups: LayerGroups,
+    dtype: torch.dtype,
+    max_model_len: int,
+    free_bytes: int,
 ) -> CacheShape:
     """A rank's part of the KV cache of `dtype` that `--kv-cache-memory` buys for all of them, no more than all
     sequences at full length could use.
 
     Raises:
-        ConfigError: this cache is more than is free, or less than one block.
+        ConfigError: this cache is more than is free, or less than one block a layer group.
     """
     ranks = TensorParallel(0, config.tensor_parallel_size)
     heads = len(ranks.share(model.num_key_value_heads, "KV heads", replicate=True))
-    block = CacheShape(1, one_group(model.num_hidden_layers), config.block_size, heads, model.head_dim, dtype)
+    block = CacheShape(1, layer_groups, config.block_size, heads, model.head_dim, dtype)
+    demand = block_demand(config, layer_groups)
     block_bytes = block.block_bytes * ranks.size
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
-    most_useful = config.max_num_seqs * -(-max_model_len // config.block_size)
+    most_useful = demand.of_request(0, max_model_len, config.max_num_seqs)
     num_blocks = min(wanted_bytes // block_bytes, most_useful)
-    if num_blocks < 1:
+    if num_blocks < block.num_groups:
+        least = "one KV block" if block.num_groups == 1 else f"{block.num_groups} KV blocks, one a layer group,"
         raise ConfigError(
-            f"--kv-cache-memory {config.kv_cache_memory} is less than one KV block of {block_bytes:,} bytes "
+            f"--kv-cache-memory {config.kv_cache_memory} is less than {least} of {block_bytes:,} bytes "
             f"({config.block_size} tokens): raise it or lower --block-size"
         )
     if num_blocks * block_bytes > free_bytes:
@@ -99,7 +122,7 @@ def size_cache(
             f"--kv-cache-memory {config.kv_cache_memory} makes a cache of {num_blocks * block_bytes / MIB:,.0f} "
             f"MiB and only {free_bytes / MIB:,.0f} MiB are free: lower it"
         )
-    servable = num_blocks * config.block_size
+    servable = demand.longest(1, 1, num_blocks, max_model_len)
     if servable < max_model_len:
         logger.warning(
             "the KV cache holds %d tokens, so sequences up to that length can be served, not the model's "
@@ -107,7 +130,7 @@ def size_cache(
             "(%d MiB for one sequence of full length)",
             servable,
             max_model_len,
-            -(-block_bytes * -(-max_model_len // config.block_size) // MIB),
+            -(-block_bytes * demand.of_request(0, max_model_len, 1) // MIB),
         )
     return replace(block, num_blocks=num_blocks)
 

@@ -1,24 +1,29 @@
 """Where the KV lives: the block pool, block tables, copy-on-write, the prefix index, the swap space and the ledger.
 Plain Python: nothing here loads torch or numpy."""
 
-from octavo.memory.block_manager import BlockManager, TableChange
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
-from octavo.memory.ledger import BlockState, Ledger, Totals
-from octavo.memory.prefix_chain import chain_digest, chain_root
+from octavo.memory.demand import BlockDemand
+from octavo.memory.ledger import GroupAccount, Ledger, Totals
+from octavo.memory.paged import PagedManager, TableChange
+from octavo.memory.prefix_chain import chain_digest, chain_digests, chain_root
 from octavo.memory.prefix_index import PrefixIndex
+from octavo.memory.prefix_lookup import PrefixHit
 from octavo.memory.swap_space import Move
 
 __all__ = [
-    "BlockManager",
+    "BlockDemand",
     "BlockPool",
-    "BlockState",
     "BlockTable",
+    "GroupAccount",
     "Ledger",
     "Move",
+    "PagedManager",
+    "PrefixHit",
     "PrefixIndex",
     "TableChange",
     "Totals",
     "chain_digest",
+    "chain_digests",
     "chain_root",
 ]

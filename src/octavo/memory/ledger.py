@@ -1,14 +1,6 @@
 """The ledger: what the pool's memory holds at one moment, and what of it is waste (paper, section 3.1 and figure 2)."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-
-class BlockState(NamedTuple):
-    """One physical block: how many tables hold it, and how many of its slots, from the first on, hold token states."""
-
-    reference_count: int
-    num_filled_slots: int
 
 
 @dataclass(slots=True)
@@ -35,9 +27,24 @@ class Totals:
         return self.num_recomputes + self.num_swaps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupAccount:
+    """What the ledger tells of one layer group."""
+
+    kind: str
+    """What its layers see: `full`, or `window(512)`."""
+    num_layers: int
+    """Those of the model, without padding."""
+    num_used_blocks: int
+    num_filled_slots: int
+    """Slots that hold token states."""
+    num_reserved_slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """An account in blocks and slots. A shared block counts once, except in `num_unshared_blocks`.
+    """An account in blocks and slots. A shared block counts once, except in `num_unshared_blocks`. A slot holds one
+    token's states of one layer group.
 
     The paper's three kinds of waste are the slots of used blocks that hold nothing: reserved (a future token of the
     same sequence can fill them), internal fragmentation (the sequence's longest possible length ends before them), and
@@ -47,14 +54,14 @@ class Ledger:
 
     num_blocks: int
     block_size: int
+    groups: list[GroupAccount]
+    layers_a_group: int
+    """Layers that a block has places for."""
     num_used_blocks: int
     num_shared_blocks: int
     """Used blocks with more than one holder: sequences, or a pin."""
     num_unshared_blocks: int
     """Blocks that the same sequences would hold if nothing were shared."""
-    num_filled_slots: int
-    """Slots that hold token states."""
-    num_reserved_slots: int
     num_external_slots: int = 0
     num_cached_blocks: int = 0
     """Blocks that no sequence holds and the prefix cache still finds; they go when memory is needed."""
@@ -83,6 +90,22 @@ class Ledger:
         return self.totals.num_moved_blocks * self.block_bytes
 
     @property
+    def num_filled_slots(self) -> int:
+        """Slots that hold token states."""
+        return sum(group.num_filled_slots for group in self.groups)
+
+    @property
+    def num_reserved_slots(self) -> int:
+        """Slots that a future token of the same sequence can fill."""
+        return sum(group.num_reserved_slots for group in self.groups)
+
+    @property
+    def padding_bytes(self) -> int:
+        """Bytes of used blocks that lie in the empty places of groups with fewer layers than others."""
+        empty = sum(group.num_used_blocks * (self.layers_a_group - group.num_layers) for group in self.groups)
+        return empty * self.block_bytes // self.layers_a_group
+
+    @property
     def num_unfilled_slots(self) -> int:
         """Slots that are allocated and hold nothing."""
         return self.num_used_blocks * self.block_size - self.num_filled_slots
@@ -94,9 +117,10 @@ class Ledger:
 
     @property
     def waste(self) -> float:
-        """The share of allocated memory that holds no token state, 0 to 1."""
-        held = self.num_used_blocks * self.block_size + self.num_external_slots
-        return (self.num_unfilled_slots + self.num_external_slots) / held if held else 0.0
+        """The share of allocated memory that holds no token state, 0 to 1: empty slots, and empty places of layers."""
+        held = self.layers_a_group * (self.num_used_blocks * self.block_size + self.num_external_slots)
+        filled = sum(group.num_layers * group.num_filled_slots for group in self.groups)
+        return 1 - filled / held if held else 0.0
 
     @property
     def sharing_savings(self) -> float:

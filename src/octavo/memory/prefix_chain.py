@@ -21,5 +21,13 @@ def chain_digest(parent: bytes, token_ids: Sequence[int]) -> bytes:
     return _digest(b"block", parent, struct.pack(f"<{len(token_ids)}q", *token_ids))
 
 
+def chain_digests(root: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
+    """The digests of the full blocks of a sequence with these tokens."""
+    digests = [root]
+    for end in range(block_size, len(token_ids) + 1, block_size):
+        digests.append(chain_digest(digests[-1], token_ids[end - block_size : end]))
+    return digests[1:]
+
+
 def _digest(*fields: bytes) -> bytes:
     return hashlib.sha256(b"".join(len(field).to_bytes(8, "little") + field for field in fields)).digest()

@@ -26,14 +26,17 @@ def transfer(
     """
     moves: list[Move] = []
     for old, new in tables:
-        for block in old.block_ids:
-            place = places.get(block)
-            if place is None:
-                place = places[block] = destination.allocate()
-                destination.fill(place, source.filled_slots[block])
-                moves.append((block, place))
-            else:
-                destination.share(place)
-            new.block_ids.append(place)
-        new.num_tokens = old.num_tokens
+        for group, (blocks, first) in enumerate(zip(old.groups, old.firsts, strict=True)):
+            taken = [0] * first
+            for block in blocks[first:]:
+                place = places.get(block)
+                if place is None:
+                    place = places[block] = destination.allocate(group)
+                    moves.append((block, place))
+                else:
+                    destination.acquire(place)
+                taken.append(place)
+            new.groups[group] = taken
+        new.firsts = old.firsts.copy()
+        new.num_tokens = new.num_writable = old.num_tokens
     return moves

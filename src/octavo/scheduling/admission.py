@@ -4,6 +4,7 @@ it."""
 from dataclasses import dataclass
 
 from octavo.errors import RequestError
+from octavo.memory import BlockDemand
 from octavo.sampling_params import SamplingParams
 
 
@@ -21,12 +22,7 @@ class Limits:
     """The token budget of one step."""
     vocab_size: int
     max_logprobs: int = 20
-
-
-def worst_case_blocks(num_prompt: int, max_tokens: int, num_sequences: int, block_size: int) -> int:
-    """Blocks that a request can come to hold: the prompt's full blocks once, the rest for each sequence."""
-    shared = num_prompt // block_size
-    return shared + num_sequences * (-(-(num_prompt + max_tokens) // block_size) - shared)
+    demand: BlockDemand
 
 
 def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
@@ -62,7 +58,7 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
             f"length of {limits.max_model_len}; "
             "lower max_tokens, shorten the prompt or raise --max-model-len"
         )
-    needed = worst_case_blocks(num_prompt, max(max_tokens, 1), n, limits.block_size)
+    needed = limits.demand.of_request(num_prompt, num_prompt + max(max_tokens, 1), n)
     if needed > limits.num_blocks:
         raise RequestError(
             f"a prompt of {num_prompt} tokens with {field}={n} and max_tokens={max(max_tokens, 1)} can need "
@@ -79,9 +75,7 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
 
 def _largest_that_fits(num_prompt: int, n: int, limits: Limits) -> int:
     """The largest max_tokens that the model's length and the pool allow; below 1 where there is none."""
-    shared = num_prompt // limits.block_size
-    blocks_each = (limits.num_blocks - shared) // n + shared
-    return min(limits.max_model_len, blocks_each * limits.block_size) - num_prompt
+    return limits.demand.longest(num_prompt, n, limits.num_blocks, limits.max_model_len) - num_prompt
 
 
 def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> None:

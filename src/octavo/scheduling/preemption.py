@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from octavo.config import PreemptionMode
 from octavo.execution.plan import Plan, StepOutput
-from octavo.memory import BlockManager, BlockPool, BlockTable
+from octavo.memory import PagedManager
 from octavo.scheduling.request import Request
 
 PREFILL_TOKENS = 4
@@ -63,36 +63,38 @@ class Preemption:
         if num_tokens >= PREFILL_TOKENS * len(plan.rows):
             self.compute.learn(num_tokens, output.compute_s)
 
-    def take_blocks(self, request: Request, memory: BlockManager, plan: Plan) -> str:
+    def take_blocks(self, request: Request, memory: PagedManager, plan: Plan) -> str:
         """Take away the blocks of a request that runs. Returns how, how much that is and why, in words."""
-        decision = self.decide(request, memory.pool, memory.swap)
-        plan.released += [sequence.row for sequence in request.sequences if sequence.table.block_ids]
+        decision = self.decide(request, memory)
+        plan.released += [sequence.row for sequence in request.sequences if sequence.table.num_blocks]
         amount = _swap_out(request, memory, plan) if decision.swaps else _give_up(request, memory)
         return f"{amount}; {decision.why}"
 
-    def decide(self, request: Request, pool: BlockPool, swap: BlockPool) -> Decision:
-        """How to preempt a request that holds blocks of `pool` now."""
-        blocks = {block for sequence in request.sequences for block in sequence.table.block_ids}
+    def decide(self, request: Request, memory: PagedManager) -> Decision:
+        """How to preempt a request that holds blocks now."""
+        num_blocks = memory.num_distinct_blocks([sequence.table for sequence in request.sequences])
         if self._mode == "recompute":
             return Decision(False, "as --preemption-mode says")
-        if len(blocks) > swap.num_free:
-            return Decision(False, f"the swap space has {swap.num_free} free blocks of {len(blocks)} needed")
+        if num_blocks > memory.num_free_swap_blocks:
+            return Decision(
+                False, f"the swap space has {memory.num_free_swap_blocks} free blocks of {num_blocks} needed"
+            )
         if self._mode == "swap":
             return Decision(True, "as --preemption-mode says")
-        recompute_s = self.compute.seconds_for(sum(pool.filled_slots[block] for block in blocks))
-        swap_s = self.moves.seconds_for(2 * len(blocks) * self._block_bytes)
+        recompute_s = self.compute.seconds_for(request.num_distinct_tokens(memory.block_size))
+        swap_s = self.moves.seconds_for(2 * num_blocks * self._block_bytes)
         if recompute_s is None or swap_s is None:
             return Decision(True, "auto has not measured both yet")
         why = f"auto reckons {recompute_s * 1e3:.1f} ms to recompute, {swap_s * 1e3:.1f} ms to move out and back"
         return Decision(swap_s < recompute_s, why)
 
 
-def _swap_out(request: Request, memory: BlockManager, plan: Plan) -> str:
+def _swap_out(request: Request, memory: PagedManager, plan: Plan) -> str:
     """Let the blocks be moved to the swap space."""
-    sequences = [sequence for sequence in request.sequences if sequence.table.block_ids]
+    sequences = [sequence for sequence in request.sequences if sequence.table.num_blocks]
     saved, moves = memory.swap_out([sequence.table for sequence in sequences])
     for sequence, table in zip(sequences, saved, strict=True):
-        sequence.saved, sequence.table = table, BlockTable(request.max_len)
+        sequence.saved, sequence.table = table, sequence.table.fresh()
     plan.swap_out += moves
     memory.totals.num_swaps += 1
     num_bytes = len(moves) * memory.block_bytes
@@ -100,13 +102,13 @@ def _swap_out(request: Request, memory: BlockManager, plan: Plan) -> str:
     return f"{num_bytes} bytes moved out"
 
 
-def _give_up(request: Request, memory: BlockManager) -> str:
+def _give_up(request: Request, memory: PagedManager) -> str:
     """Let go of the blocks, to be computed again."""
     request.forget_blocks(memory.block_size)
     for sequence in request.sequences:
-        if sequence.table.block_ids:
+        if sequence.table.num_blocks:
             memory.free(sequence.table)
-            sequence.table = BlockTable(request.max_len)
+            sequence.table = sequence.table.fresh()
     memory.totals.num_recomputes += 1
     request.note(num_preemptions=1)
     return f"{request.num_lost_tokens} tokens to compute again, but for what the prefix cache keeps"

@@ -1,10 +1,11 @@
 """What a waiting request gets back instead of computing it: blocks whose content the prefix cache still has, and its
 own from the swap space."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from octavo.config import PrefixCacheScope
-from octavo.memory import BlockManager, BlockTable, Move, Totals, chain_digest, chain_root
+from octavo.memory import BlockDemand, BlockTable, Move, PagedManager, PrefixHit, Totals, chain_digest, chain_root
 from octavo.scheduling.messages import EngineRequest
 from octavo.scheduling.request import Request, SequenceState
 from octavo.scheduling.rows import NO_ROW
@@ -25,24 +26,23 @@ def prefix_root(message: EngineRequest, scope: PrefixCacheScope) -> bytes | None
     return chain_root(**fields)
 
 
-def pinned_prefix(prompt_token_ids: list[int], memory: BlockManager) -> list[int]:
-    """The pinned blocks that a prompt begins with, short of its last token."""
-    blocks: list[int] = []
-    size, digest = memory.block_size, PINNED_ROOT
-    for logical in range((len(prompt_token_ids) - 1) // size):
-        digest = chain_digest(digest, prompt_token_ids[logical * size : (logical + 1) * size])
-        block = memory.pool.index.find(digest)
-        if block is None:
+def pinned_digests(token_ids: list[int], block_size: int, pinned: Container[bytes]) -> list[bytes]:
+    """What a prompt's first blocks are called in pinned chains, as far as it begins like one, short of its last
+    token."""
+    digests: list[bytes] = []
+    for start in range(0, (len(token_ids) - 1) // block_size * block_size, block_size):
+        digest = chain_digest(digests[-1] if digests else PINNED_ROOT, token_ids[start : start + block_size])
+        if digest not in pinned:
             break
-        blocks.append(block)
-    return blocks
+        digests.append(digest)
+    return digests
 
 
 @dataclass(slots=True)
 class Recall:
     """What a request would get back if it were admitted now. Nothing is held yet."""
 
-    hits: dict[SequenceState, list[int]] = field(default_factory=dict)
+    hits: dict[SequenceState, PrefixHit] = field(default_factory=dict)
     """For each sequence that finds any: its first blocks."""
     saved: dict[SequenceState, BlockTable] = field(default_factory=dict)
     """The tables that come back from the swap space."""
@@ -55,17 +55,36 @@ class Recall:
 
     @property
     def num_hit_blocks(self) -> int:
-        """Distinct blocks that are found instead of being computed."""
-        return len({block for blocks in self.hits.values() for block in blocks})
+        """Distinct logical blocks that are found instead of being computed."""
+        return len({_identity(hit, logical) for hit in self.hits.values() for logical in range(hit.num_blocks)})
 
-    def num_blocks_missing(self, request: Request, block_size: int) -> int:
+    def num_blocks_missing(self, request: Request, demand: BlockDemand) -> int:
         """Blocks to allocate, these included, until every sequence of the request has sampled next."""
-        held = {sequence: len(blocks) for sequence, blocks in self.hits.items()}
-        held |= {sequence: len(table.block_ids) for sequence, table in self.saved.items()}
-        return self.num_blocks_taken + self.num_copies + request.num_blocks_missing(block_size, held)
+        reach = {sequence: hit.num_blocks for sequence, hit in self.hits.items()}
+        reach |= {sequence: table.num_blocks for sequence, table in self.saved.items()}
+        num_logical = self.num_copies + request.num_logical_blocks_missing(demand.block_size, reach)
+        held = self._held_by_group(len(demand.layer_groups.groups)) if demand.has_windows else None
+        return self.num_blocks_taken + demand.missing(num_logical, len(request.sequences), held)
+
+    def _held_by_group(self, num_groups: int) -> list[int]:
+        """Distinct blocks of each group that come back."""
+        held: list[set[int]] = [set() for _ in range(num_groups)]
+        for hit in self.hits.values():
+            for of_group, blocks in zip(held, hit.groups, strict=True):
+                of_group.update(blocks)
+        for table in self.saved.values():
+            for of_group, blocks, first in zip(held, table.groups, table.firsts, strict=True):
+                of_group.update(-1 - block for block in blocks[first:])
+        return [len(of_group) for of_group in held]
 
 
-def find(request: Request, memory: BlockManager) -> Recall:
+def _identity(hit: PrefixHit, logical: int) -> int:
+    """What tells a hit's logical blocks from those of other hits of the request."""
+    block = hit.block(0, logical)
+    return -1 - logical if block is None else block
+
+
+def find(request: Request, memory: PagedManager) -> Recall:
     """Look up what a waiting request can get back. Costs a look-up for each block found, and no more after the
     first that is missing."""
     recall = Recall()
@@ -73,25 +92,24 @@ def find(request: Request, memory: BlockManager) -> Recall:
         if sequence.saved is not None:
             _find_saved(recall, sequence, sequence.saved, memory)
         elif request.reads_cache:
-            blocks = _find_blocks(sequence, memory)
-            if blocks and len(blocks) * memory.block_size >= sequence.num_computed:
-                recall.hits[sequence] = blocks
-    blocks_found = {*recall.found.values(), *(block for blocks in recall.hits.values() for block in blocks)}
-    blocks_saved = {block for table in recall.saved.values() for block in table.block_ids}
-    num_idle = sum(memory.pool.index.is_idle(block) for block in blocks_found)
-    recall.num_blocks_taken = num_idle + len(blocks_saved) - len(recall.found)
+            hit = _find_prefix(sequence, memory)
+            if hit and hit.num_blocks * memory.block_size >= sequence.num_computed:
+                recall.hits[sequence] = hit
+    blocks_found = {*recall.found.values(), *(block for hit in recall.hits.values() for block in hit.blocks)}
+    num_saved = memory.num_distinct_blocks(list(recall.saved.values()))
+    recall.num_blocks_taken = memory.num_idle(blocks_found) + num_saved - len(recall.found)
     return recall
 
 
-def take(recall: Recall, request: Request, memory: BlockManager) -> list[Move]:
+def take(recall: Recall, request: Request, memory: PagedManager) -> list[Move]:
     """Hold what was found for a request that is admitted: its sequences go on from it, and need not fork from others.
 
     Returns:
         What is to be moved back from the swap space.
     """
-    for sequence, blocks in recall.hits.items():
+    for sequence, hit in recall.hits.items():
         sequence.parent = None
-        memory.adopt(sequence.table, blocks)
+        memory.hold(sequence.table, hit)
     moves = memory.swap_in([(saved, sequence.table) for sequence, saved in recall.saved.items()], recall.found)
     for sequence in recall.saved:
         sequence.saved = None
@@ -112,37 +130,33 @@ def _count(request: Request, num_found: int, totals: Totals) -> None:
         request.note(num_cached_tokens=num_found)
 
 
-def _find_saved(recall: Recall, sequence: SequenceState, saved: BlockTable, memory: BlockManager) -> None:
+def _find_saved(recall: Recall, sequence: SequenceState, saved: BlockTable, memory: PagedManager) -> None:
     """Add a table of the swap space, and which of its blocks the pool has."""
-    request, size = sequence.request, memory.block_size
+    size = memory.block_size
     recall.saved[sequence] = saved
-    pinned = request.pinned_blocks
-    for logical in range(saved.num_tokens // size):
-        block: int | None = pinned[logical] if logical < len(pinned) else None
-        if block is None and request.prefix_root is not None:
-            block = memory.pool.index.find(sequence.digest(logical, size))
-        if block is not None:
-            recall.found.setdefault(saved.block_ids[logical], block)
+    for mine, block in memory.find_blocks(saved, sequence.names_for(size)).items():
+        recall.found.setdefault(mine, block)
     if saved.num_tokens % size:
-        last = saved.block_ids[-1]
-        sharers = [other for other in recall.saved.values() if other.block_ids[-1] == last]
+        last = saved.groups[0][-1]
+        sharers = [other for other in recall.saved.values() if other.groups[0][-1] == last]
         recall.num_copies += len(sharers) > 1
 
 
-def _find_blocks(sequence: SequenceState, memory: BlockManager) -> list[int]:
+def _find_prefix(sequence: SequenceState, memory: PagedManager) -> PrefixHit | None:
     """The indexed blocks that a sequence's tokens begin with, short of its last token: that one is computed for its
     logits."""
     request = sequence.request
     if sequence.parent is not None and sequence.row == NO_ROW:
-        return []  # the runner learns its tokens from the fork
+        return None  # the runner learns its tokens from the fork
     limit = min(sequence.num_tokens - 1, sequence.num_known_tokens) // memory.block_size
-    if limit * memory.block_size < sequence.num_computed:
-        return []
-    blocks = request.pinned_blocks[:limit]
-    if request.prefix_root is not None:
-        for logical in range(len(blocks), limit):
-            block = memory.pool.index.find(sequence.digest(logical, memory.block_size))
-            if block is None:
-                break
-            blocks.append(block)
-    return blocks
+    if memory.has_windows:
+        # What its windows have passed is not found again, so others could not fork from it there. And a fork that went
+        # on from a hit, where the other one found less, would hold common blocks twice: more than it was admitted for.
+        if sequence.parent is not None:
+            return None
+        fork_limit = request.fork_limit(sequence)
+        limit = limit if fork_limit is None else min(limit, fork_limit // memory.block_size)
+    if limit == 0 or limit * memory.block_size < sequence.num_computed:
+        return None
+    hit = memory.find_prefix(limit, sequence.names_for(memory.block_size))
+    return hit if hit.num_blocks else None

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from octavo.memory import BlockTable, chain_digest
+from octavo.memory import BlockDemand, BlockTable, chain_digest
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
@@ -71,6 +71,16 @@ class SequenceState:
     def has_unseen_token(self) -> bool:
         return self.num_tokens > self.num_known_tokens
 
+    def names_for(self, block_size: int) -> Callable[[int], Sequence[bytes]]:
+        """What its full blocks may be called in the prefix index: first in a pinned chain, then in its own."""
+        pinned = self.request.pinned_digests
+
+        def names(logical: int) -> Sequence[bytes]:
+            own = () if self.request.prefix_root is None else (self.digest(logical, block_size),)
+            return (pinned[logical], *own) if logical < len(pinned) else own
+
+        return names
+
     def digest(self, logical: int, block_size: int) -> bytes:
         """What the content of logical block `logical`, all of whose tokens are known, is called in the prefix index.
         The request must have a `prefix_root`."""
@@ -117,8 +127,8 @@ class Request:
     """Every sequence has all its states but its last token's: one token each makes the next step."""
     prefix_root: bytes | None = None
     """Where its blocks' digests begin; None where the prefix cache takes none of its blocks."""
-    pinned_blocks: list[int] = field(default_factory=list)
-    """The pinned blocks that its prompt begins with."""
+    pinned_digests: list[bytes] = field(default_factory=list)
+    """Of the pinned blocks that its prompt begins with."""
     first_scheduled_s: float | None = None
     memory_use: MemoryUse = field(default_factory=MemoryUse)
     num_lost_tokens: int = 0
@@ -131,7 +141,12 @@ class Request:
 
     @classmethod
     def create(
-        cls, message: EngineRequest, max_tokens: int, eos_token_ids: frozenset[int], token_mask: TokenMask | None
+        cls,
+        message: EngineRequest,
+        max_tokens: int,
+        eos_token_ids: frozenset[int],
+        token_mask: TokenMask | None,
+        new_table: Callable[[int], BlockTable],
     ) -> "Request":
         """A waiting request: its first sequence will compute the prompt, the others fork from it."""
         params, num_prompt = message.params, len(message.prompt_token_ids)
@@ -147,7 +162,7 @@ class Request:
         if params.beams is not None:
             request.search = BeamSearch(params.beams, max_tokens, request.stop_token_ids)
         for index in range(params.n if request.search is None else 1):
-            sequence = SequenceState(request, index, BlockTable(request.max_len), num_prompt)
+            sequence = SequenceState(request, index, new_table(request.max_len), num_prompt)
             if index:
                 sequence.parent, sequence.fork_at = request.sequences[0], num_prompt
             request.sequences.append(sequence)
@@ -182,19 +197,23 @@ class Request:
         self.num_scores_planned = max(end, self.num_scores_planned)
         return is_new
 
-    def num_blocks_missing(self, block_size: int, held: Mapping[SequenceState, int] = NOTHING_HELD) -> int:
-        """Blocks to allocate until every sequence is ready to sample, each distinct block once.
+    def num_blocks_missing(self, demand: BlockDemand) -> int:
+        """Blocks to allocate until every sequence of a running request is ready to sample."""
+        return demand.missing(self.num_logical_blocks_missing(demand.block_size), len(self.sequences))
+
+    def num_logical_blocks_missing(self, block_size: int, held: Mapping[SequenceState, int] = NOTHING_HELD) -> int:
+        """Logical blocks to allocate until every sequence is ready to sample, each distinct block once.
 
         A block that is shared while partly filled counts for each sharer: all of them write to it next.
 
         Args:
-            held: blocks that some sequences are about to hold, instead of what they hold now.
+            held: logical blocks that some sequences are about to hold, instead of what they hold now.
         """
         missing = 0
         for sequence in self.sequences:
             num_held = held.get(sequence)
             if num_held is None:
-                num_held = sequence.fork_at // block_size if sequence.parent else len(sequence.table.block_ids)
+                num_held = sequence.fork_at // block_size if sequence.parent else sequence.table.num_blocks
             missing += -(-sequence.num_tokens // block_size) - num_held
         return missing
 
@@ -222,7 +241,7 @@ class Request:
         """Another beam with all of `parent`'s tokens but the last, and its blocks as soon as it runs."""
         index = 1 + max(sequence.index for sequence in self.sequences)
         row, fork_at = rows.fork(parent.row, index), parent.num_tokens - 1
-        beam = SequenceState(self, index, BlockTable(self.max_len), parent.num_tokens, parent, fork_at, row)
+        beam = SequenceState(self, index, parent.table.fresh(), parent.num_tokens, parent, fork_at, row)
         self.sequences.append(beam)
         return beam
 
@@ -254,27 +273,49 @@ class Request:
         added = {name: getattr(self.memory_use, name) + amount for name, amount in changes.items()}
         self.memory_use = msgspec.structs.replace(self.memory_use, **added)
 
+    def common_prefixes(self, block_size: int) -> list[tuple[SequenceState, SequenceState | None, int]]:
+        """How the sequences that hold blocks could share them: (sequence, an earlier one, the tokens whose states are
+        the same in both).
+
+        The tokens are whole blocks, or all that the sequence has states of; without any there is no earlier one.
+        """
+        holders = [sequence for sequence in self.sequences if sequence.parent is None]
+        found = []
+        for place, sequence in enumerate(holders):
+            best, most = None, 0
+            for earlier in holders[:place]:
+                num_common = _common_tokens(sequence, earlier)
+                if num_common < sequence.table.num_tokens:
+                    num_common -= num_common % block_size
+                if num_common > most:
+                    best, most = earlier, num_common
+            found.append((sequence, best, most))
+        return found
+
+    def num_distinct_tokens(self, block_size: int) -> int:
+        """Token states that the sequences hold, those that are the same counted once."""
+        return sum(sequence.table.num_tokens - common for sequence, _, common in self.common_prefixes(block_size))
+
     def forget_blocks(self, block_size: int) -> None:
-        """Note how the sequences share their blocks, so that each distinct block is rebuilt once; the caller frees the
+        """Note how the sequences share their states, so that each distinct block is rebuilt once; the caller frees the
         tables. `num_lost_tokens` says how many tokens' states are lost."""
-        owner: dict[int, SequenceState] = {}
-        for sequence in self.sequences:
-            if sequence.parent is not None:
-                continue
-            blocks = sequence.table.block_ids
-            num_shared = 0
-            while num_shared < len(blocks) and blocks[num_shared] in owner:
-                num_shared += 1
-            shared_tokens = min(num_shared * block_size, sequence.table.num_tokens)
-            self.num_lost_tokens += sequence.table.num_tokens - shared_tokens
-            if num_shared:
-                sequence.parent, sequence.fork_at = owner[blocks[num_shared - 1]], shared_tokens
-            owner.update((block, sequence) for block in blocks[num_shared:])
+        for sequence, parent, num_common in self.common_prefixes(block_size):
+            self.num_lost_tokens += sequence.table.num_tokens - num_common
+            if parent is not None:
+                sequence.parent, sequence.fork_at = parent, num_common
         self.is_decoding = False
 
-    def remove(self, sequence: SequenceState) -> None:
+    def fork_limit(self, sequence: SequenceState) -> int | None:
+        """The fewest tokens at which another sequence is to fork from this one; None where none is."""
+        return min((child.fork_at for child in self.sequences if child.parent is sequence), default=None)
+
+    def remove(self, sequence: SequenceState, can_fork: Callable[[BlockTable, int], bool]) -> None:
         """Take a finished sequence out; those that were to fork from it fork from its parent, or else from the first of
-        them, which starts over."""
+        them, which starts over.
+
+        Args:
+            can_fork: whether a table still holds what a fork behind so many of its tokens needs.
+        """
         self.sequences.remove(sequence)
         heir, num_shared = (sequence.parent, sequence.fork_at) if sequence.parent else (None, self.max_len)
         for child in self.sequences:
@@ -284,3 +325,21 @@ class Request:
             child.parent, child.fork_at = heir, min(child_shared, num_shared) if heir else 0
             if heir is None:
                 heir, num_shared = child, child_shared
+            elif not can_fork(heir.table, child.fork_at):
+                child.parent, child.fork_at = None, 0
+
+
+def _common_tokens(a: SequenceState, b: SequenceState) -> int:
+    """Leading tokens that are the same in two sequences of a request, and whose states both have."""
+    num_prompt = len(a.request.prompt_token_ids)
+    limit = min(a.table.num_tokens, b.table.num_tokens, a.num_known_tokens, b.num_known_tokens)
+    if limit <= num_prompt:
+        return limit
+    low, high = 0, limit - num_prompt
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a.output_token_ids[:middle] == b.output_token_ids[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return num_prompt + low

@@ -5,11 +5,12 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import ForkedRow, NewRow, Plan, StepOutput, TableEdit
-from octavo.memory import BlockManager, BlockTable, Ledger
+from octavo.memory import BlockTable, Ledger, PagedManager, TableChange, chain_digests
 from octavo.outputs import Candidates, FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
@@ -24,6 +25,7 @@ from octavo.scheduling.shares import Share, num_blocks_needed, share_of
 
 logger = logging.getLogger(__name__)
 
+NO_CHANGE = TableChange([], [], [])
 HEADROOM = 2
 """One block for so many running sequences stays free when a request is admitted: they grow, and would soon preempt it
 again. With a pool of a quarter of the demand this halves the tokens recomputed and costs 1 to 4 % more steps."""
@@ -53,6 +55,9 @@ class ScheduledStep:
     filled: list[tuple[SequenceState, BlockTable, int, int]] = field(default_factory=list)
     """Blocks that are full once the step has run: a sequence's, by first logical block and the one after the last. The
     table is empty by then if the sequence has lost its blocks."""
+    passed: list[tuple[SequenceState, BlockTable, int]] = field(default_factory=list)
+    """Sequences of models with windows, and how many tokens they have once the step has run: what no later token sees
+    is let go then."""
 
 
 class Scheduler:
@@ -75,8 +80,12 @@ class Scheduler:
     ) -> None:
         self.limits = limits
         """`num_blocks` is what requests can have: the pool without the pins."""
-        self.memory = BlockManager(
-            limits.num_blocks, limits.block_size, num_swap_blocks=num_swap_blocks, block_bytes=block_bytes
+        self.memory = PagedManager(
+            limits.num_blocks,
+            limits.block_size,
+            limits.demand.layer_groups,
+            num_swap_blocks=num_swap_blocks,
+            block_bytes=block_bytes,
         )
         self._preemption = Preemption(preemption_mode, block_bytes)
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
@@ -85,6 +94,8 @@ class Scheduler:
         self._running: dict[str, Request] = {}
         self._num_running_sequences = 0
         self._rows = Rows()
+        self._pinned_digests: set[bytes] = set()
+        """Of all blocks of the pinned prefixes."""
 
     @property
     def has_unfinished(self) -> bool:
@@ -119,9 +130,11 @@ class Scheduler:
         if message.request_id in self._waiting or message.request_id in self._running:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
-        request = Request.create(message, max_tokens, self._eos_token_ids, token_mask)
+        request = Request.create(message, max_tokens, self._eos_token_ids, token_mask, self.memory.new_table)
         request.prefix_root = recall.prefix_root(message, self._prefix_cache_scope)
-        request.pinned_blocks = recall.pinned_prefix(message.prompt_token_ids, self.memory)
+        request.pinned_digests = recall.pinned_digests(
+            message.prompt_token_ids, self.limits.block_size, self._pinned_digests
+        )
         self._waiting[message.request_id] = request
 
     def add_pin(self, token_ids: list[int]) -> None:
@@ -136,7 +149,9 @@ class Scheduler:
 
     def hold_pin(self, token_ids: list[int]) -> None:
         """Keep the computed blocks of a prefix for all requests and for good; the others have that many less."""
-        self.memory.pin(recall.pinned_prefix([*token_ids, 0], self.memory))
+        digests = chain_digests(recall.PINNED_ROOT, token_ids, self.limits.block_size)
+        self._pinned_digests.update(digests)
+        self.memory.pin(self.memory.find_prefix(len(digests), lambda logical: digests[logical : logical + 1]))
         num_left = self.memory.pool.num_blocks - self.memory.num_pinned_blocks
         self.limits = replace(self.limits, num_blocks=num_left)
 
@@ -175,6 +190,7 @@ class Scheduler:
             request.take_scores(start, scores)
         self._preemption.learn(step.plan, output)
         self._index_blocks(step)
+        self._release_passed(step)
         updates: list[RequestUpdate] = []
         last: Request | None = None
         logprobs = output.logprobs
@@ -197,8 +213,8 @@ class Scheduler:
                 break
             if request.waits_for_results:
                 continue
-            share = share_of(request, budget.chunk_tokens + request.num_places, self.limits.block_size)
-            needed = num_blocks_needed(share, self.memory.pool)
+            share = share_of(request, budget.chunk_tokens + request.num_places, self.memory)
+            needed = num_blocks_needed(share, self.memory)
             while needed > budget.free_blocks:
                 victim = next(reversed(self._running.values()))
                 budget.free_blocks += self._preempt(victim, needed_by=request)
@@ -219,13 +235,13 @@ class Scheduler:
                 return
             spare_blocks = budget.free_blocks - budget.promised_blocks - self._num_running_sequences // HEADROOM
             found = recall.find(request, self.memory)
-            if found.num_blocks_missing(request, self.limits.block_size) > spare_blocks:
+            if found.num_blocks_missing(request, self.limits.demand) > spare_blocks:
                 return
             self._admit(request, found)
             budget.free_blocks -= found.num_blocks_taken
-            share = share_of(request, budget.chunk_tokens, self.limits.block_size)
+            share = share_of(request, budget.chunk_tokens, self.memory)
             budget.chunk_tokens -= num_sequences
-            self._charge(budget, share, num_blocks_needed(share, self.memory.pool))
+            self._charge(budget, share, num_blocks_needed(share, self.memory))
             shares.append(share)
 
     def _admit(self, request: Request, found: Recall) -> None:
@@ -234,7 +250,7 @@ class Scheduler:
         for sequence in (*found.hits, *found.saved):
             if sequence.row == NO_ROW:
                 self._introduce(self._rows.plan, sequence)
-            self._rows.plan.tables.append(TableEdit(sequence.row, sequence.table.block_ids.copy()))
+            self._rows.plan.tables.append(TableEdit(sequence.row, sequence.table.entries))
         del self._waiting[request.request_id]
         self._running[request.request_id] = request
         self._num_running_sequences += request.num_places
@@ -267,7 +283,7 @@ class Scheduler:
         if not request.is_decoding:
             num_tokens = sum(num_new for _, num_new in share.num_new)
             budget.chunk_tokens -= max(0, num_tokens - request.num_places)
-            budget.promised_blocks += max(0, request.num_blocks_missing(self.limits.block_size) - num_blocks)
+            budget.promised_blocks += max(0, request.num_blocks_missing(self.limits.demand) - num_blocks)
 
     def _allocate(self, shares: list[Share]) -> ScheduledStep:
         """Write the plan: give every new token its slot and advance the counts. Nothing is freed from here on."""
@@ -292,19 +308,17 @@ class Scheduler:
         if sequence.row == NO_ROW:
             self._introduce(plan, sequence)
         if parent is not None:
-            num_shared = self.memory.share(parent.table, sequence.table, sequence.fork_at)
+            num_shared = self.memory.fork(parent.table, sequence.table, sequence.fork_at)
             sequence.parent = None
             if len(sequence.digests) < num_shared:
                 sequence.digests = parent.digests[: sequence.fork_at // self.limits.block_size]
         change = self.memory.append(sequence.table, num_new)
         if change is None and parent is None:
             return
-        appended = change.appended if change else []
-        replaced = -1
-        if change and change.copied:
-            plan.copies.append(change.copied)
-            sequence.request.note(copied_bytes=self.memory.block_bytes)
-            replaced = change.copied[1]
+        copies, replaced, appended = change or NO_CHANGE
+        if copies:
+            plan.copies += copies
+            sequence.request.note(copied_bytes=self.memory.block_bytes * len(copies))
         plan.tables.append(TableEdit(sequence.row, appended, replaced, parent.row if parent else NO_ROW, num_shared))
 
     def _introduce(self, plan: Plan, sequence: SequenceState) -> None:
@@ -335,6 +349,8 @@ class Scheduler:
         first, last = start // self.limits.block_size, end // self.limits.block_size
         if first != last and request.prefix_root is not None:
             step.filled.append((sequence, sequence.table, first, last))
+        if self.memory.has_windows:
+            step.passed.append((sequence, sequence.table, end))
         if request.plan_scores(start, num_new):
             plan.scored.append(len(plan.rows))
             step.scored.append((request, start))
@@ -353,10 +369,14 @@ class Scheduler:
 
     def _index_blocks(self, step: ScheduledStep) -> None:
         """Make the blocks that a step has filled findable."""
-        index, block_size = self.memory.pool.index, self.limits.block_size
         for sequence, table, first, last in step.filled:
-            for logical in range(first, min(last, len(table.block_ids))):
-                index.add(table.block_ids[logical], sequence.digest(logical, block_size))
+            self.memory.index_blocks(table, first, last, partial(sequence.digest, block_size=self.limits.block_size))
+
+    def _release_passed(self, step: ScheduledStep) -> None:
+        """Let go of the blocks that no later token sees, and no other sequence that is to fork needs."""
+        for sequence, table, end in step.passed:
+            limit = sequence.request.fork_limit(sequence)
+            self.memory.release_passed(table, end if limit is None else min(end, limit))
 
     def _take_tokens(self, sequence: SequenceState, update: SequenceUpdate) -> None:
         """Add a step's tokens to a sequence; it ends at the first that stops it, or at its longest."""
@@ -419,7 +439,7 @@ class Scheduler:
             self.memory.drop_saved(sequence.saved)
         if sequence.row != NO_ROW:
             self._rows.give_back(sequence.row)
-        request.remove(sequence)
+        request.remove(sequence, self.memory.can_fork)
         if request.state is RequestState.RUNNING:
             self._num_running_sequences -= num_places - request.num_places
         if not request.sequences:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from octavo.memory import BlockPool
+from octavo.memory import PagedManager
 from octavo.scheduling.request import Request, SequenceState
 
 
@@ -15,36 +15,41 @@ class Share(NamedTuple):
     samples: bool
 
 
-def share_of(request: Request, max_tokens: int, block_size: int) -> Share:
+def share_of(request: Request, max_tokens: int, memory: PagedManager) -> Share:
     """A request samples when all its sequences reach their ends in this step; else it goes as far as `max_tokens` go,
     without any last token."""
     if request.is_decoding:
         return Share(request, [(sequence, 1) for sequence in request.sequences], True)
-    whole = _distribute(request, max_tokens, block_size, hold_back=0)
+    whole = _distribute(request, max_tokens, memory, hold_back=0)
     if whole is not None:
         return Share(request, whole, True)
-    return Share(request, _distribute(request, max_tokens, block_size, hold_back=1) or [], False)
+    return Share(request, _distribute(request, max_tokens, memory, hold_back=1) or [], False)
 
 
-def num_blocks_needed(share: Share, pool: BlockPool) -> int:
+def num_blocks_needed(share: Share, memory: PagedManager) -> int:
     """Exactly the blocks that the share's allocation will take."""
-    block_size = pool.block_size
     needed = 0
     for sequence, num_new in share.num_new:
-        start = sequence.num_computed
-        needed += -(-(start + num_new) // block_size) - -(-start // block_size)
-    return needed if len(share.num_new) == 1 else needed + _num_copies_needed(share, pool)
+        if sequence.parent is not None or sequence.table.num_tokens + num_new > sequence.table.num_writable:
+            needed += memory.num_blocks_to_append(sequence.num_computed, num_new)
+    if len(share.num_new) == 1:
+        return needed
+    return needed + memory.num_copies_to_write(
+        ((sequence.parent or sequence).table, sequence.num_computed, sequence.parent is not None)
+        for sequence, num_new in share.num_new
+        if num_new
+    )
 
 
 def _distribute(
-    request: Request, max_tokens: int, block_size: int, hold_back: int
+    request: Request, max_tokens: int, memory: PagedManager, hold_back: int
 ) -> list[tuple[SequenceState, int]] | None:
     """Tokens to compute for each sequence that can move, all but the last `hold_back`; None where nothing may be held
     back and not all fit."""
     reach: dict[SequenceState, int] = {}
     num_new = []
     for sequence in request.sequences:
-        if sequence.parent is not None and not _can_fork(sequence, reach, block_size):
+        if sequence.parent is not None and not _can_fork(sequence, reach, memory.block_size):
             if hold_back:
                 continue
             return None
@@ -52,6 +57,8 @@ def _distribute(
         if wanted > max_tokens and not hold_back:
             return None
         wanted = min(wanted, max_tokens)
+        if hold_back and memory.has_windows:
+            wanted = _until_others_fork(sequence, wanted)
         max_tokens -= wanted
         reach[sequence] = sequence.num_computed + wanted
         if wanted or sequence.parent is not None or not hold_back:
@@ -69,16 +76,8 @@ def _can_fork(sequence: SequenceState, reach: dict[SequenceState, int], block_si
     return not writes_into_shared or (parent.parent is None and parent.table.num_tokens >= sequence.fork_at)
 
 
-def _num_copies_needed(share: Share, pool: BlockPool) -> int:
-    """Blocks for copy-on-write: every sequence that writes into a shared block copies it, but the last of its
-    sharers."""
-    writers: dict[int, int] = {}
-    references: dict[int, int] = {}
-    for sequence, num_new in share.num_new:
-        logical, offset = divmod(sequence.num_computed, pool.block_size)
-        if num_new and offset:
-            block = (sequence.parent or sequence).table.block_ids[logical]
-            writers[block] = writers.get(block, 0) + 1
-            references.setdefault(block, pool.reference_counts[block])
-            references[block] += sequence.parent is not None
-    return sum(min(count, references[block] - 1) for block, count in writers.items())
+def _until_others_fork(sequence: SequenceState, num_new: int) -> int:
+    """As many of some new tokens as leave in memory what others that are to fork from this sequence need: its window
+    groups let go of what it has passed."""
+    limit = sequence.request.fork_limit(sequence)
+    return num_new if limit is None else max(0, min(num_new, limit - sequence.num_computed))

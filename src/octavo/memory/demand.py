@@ -1,0 +1,71 @@
+"""How many blocks sequences can come to hold: what admission, sizing and the paper's worst cases count with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo.layer_groups import LayerGroups
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDemand:
+    """Worst cases over all layer groups.
+
+    A full group holds every block of a sequence. A window group holds those that the window still reaches, and those of
+    the tokens in flight: it lets go of a block only when the step that passed it has run.
+    """
+
+    block_size: int
+    layer_groups: LayerGroups
+    max_tokens_in_flight: int
+    """Tokens that are computed at once, of all sequences together: the token budget of a step, times the steps in
+    flight."""
+
+    def of_request(self, num_prompt: int, num_tokens: int, num_sequences: int) -> int:
+        """Blocks that a request can come to hold at most: the prompt's full blocks once, the rest for each sequence
+        (paper, section 4.3).
+
+        Args:
+            num_prompt: tokens that all sequences begin with.
+            num_tokens: of each sequence at its longest.
+        """
+        shared = num_prompt // self.block_size
+        own = -(-num_tokens // self.block_size) - shared
+        return self.missing(shared + num_sequences * own, num_sequences)
+
+    def missing(self, num_logical: int, num_sequences: int, held: Sequence[int] | None = None) -> int:
+        """Blocks to allocate for some logical blocks in all groups, no more of a window group than its sequences can
+        hold at once.
+
+        Args:
+            held: distinct blocks of each group that they hold already; none by default.
+        """
+        total = 0
+        for group, kind in enumerate(self.layer_groups.kinds):
+            window = kind.most_seen
+            if window is None:
+                total += num_logical
+            else:
+                room = self._most_held(window, num_sequences) - (held[group] if held else 0)
+                total += min(num_logical, max(0, room))
+        return total
+
+    @property
+    def has_windows(self) -> bool:
+        return any(kind.most_seen is not None for kind in self.layer_groups.kinds)
+
+    def _most_held(self, window: int, num_sequences: int) -> int:
+        """Blocks of one window group: `n` tokens in a row lie in (n + B - 2) // B + 1 blocks at most."""
+        tokens = num_sequences * (window - 1) + self.max_tokens_in_flight
+        return (tokens + num_sequences * (self.block_size - 2)) // self.block_size + num_sequences
+
+    def longest(self, num_prompt: int, num_sequences: int, num_blocks: int, limit: int) -> int:
+        """The most tokens, up to `limit`, that each of a request's sequences can have in `num_blocks` blocks; less than
+        `num_prompt` where not even that fits."""
+        low, high = num_prompt - 1, limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.of_request(num_prompt, middle, num_sequences) <= num_blocks:
+                low = middle
+            else:
+                high = middle - 1
+        return low
