@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from octavo.checkpoints.locate import locate
 from octavo.config import Quantization
 from octavo.kernels.interface import CacheShape, Kernels, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.models.weights.loader import load_model, read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import load_model, read_config
 
 BLOCK_SIZE = 4
 

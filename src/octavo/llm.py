@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.launch import executor_class
 from octavo.memory import Ledger
-from octavo.models.weights.resolve import resolve_model
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import make_llama
 from cli.commands import octavo
 from e2e.server_process import serving
+from tiny_checkpoints import make_llama
 
 SMALL = ("--max-model-len", "512", "--kv-cache-memory", "64MiB")
 

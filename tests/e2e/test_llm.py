@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 
-from checkpoints import transformers_from_gguf, transformers_logits
 from e2e.server_process import until
 from octavo import LLM, RequestOutput, SamplingParams
+from octavo.checkpoints.locate import locate
 from octavo.errors import ConfigError, EngineError, RequestError
-from octavo.models.weights.locate import locate
+from tiny_checkpoints import transformers_from_gguf, transformers_logits
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 PROMPTS = ["The capital of France is", "def fibonacci(n):"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.config import PreemptionMode
 from octavo.errors import ConfigError
 from octavo.scheduling.admission import worst_case_blocks
+from tiny_checkpoints import make_llama
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float64 on the reference": {"dtype": "float64"},

@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from checkpoints import make_llama
 from e2e.server_process import Server, serving, until
+from tiny_checkpoints import make_llama
 
 
 def streaming(server: Server, model: str) -> tuple[threading.Thread, list[str]]:

@@ -12,13 +12,13 @@ import msgspec
 import psutil
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
 from octavo.errors import EngineError, ModelError, OctavoError, RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
+from tiny_checkpoints import make_llama
 
 ENDLESS = 8000
 """Tokens of requests that do not end by themselves while a test looks at them."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from checkpoints import make_llama
 from e2e.server_process import Server as ServerProcess
 from e2e.server_process import serving
 from octavo.errors import ConfigError, EngineError
 from octavo.evaluation.serve_load import LoadFigures, Server, Timing, apply_load, figures_of
 from octavo.evaluation.workloads import Work, draw_workload
+from tiny_checkpoints import make_llama
 
 WORK = [Work([200 + number, 300, 400], 4 + number) for number in range(6)]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.evaluation import shared_prefix
 from octavo.evaluation.workloads import Work
 from octavo.execution.local import LocalExecutor
+from tiny_checkpoints import make_llama
 
 WORK = [Work([5 + number, 7, 9 * number % 50, 11], 6) for number in range(5)]
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation import beams, sharing
@@ -10,6 +9,7 @@ from octavo.evaluation.workloads import Work
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import ForkedRow, NewRow, Plan, TableEdit
 from octavo.sampling_params import SamplingParams
+from tiny_checkpoints import make_llama
 
 WORK = [Work([(7 * number + place) % 97 for place in range(3 + 5 * number)], 20) for number in range(6)]
 

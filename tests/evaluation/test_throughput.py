@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM
 from octavo.errors import RequestError
 from octavo.evaluation import latency, throughput
 from octavo.evaluation.workloads import Work
+from tiny_checkpoints import make_llama
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from typing import Any
 import psutil
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM, SamplingParams
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
 from octavo.execution.multiprocess import MultiProcessExecutor, RunningStep
 from octavo.execution.plan import NewRow, Plan, TableEdit
+from tiny_checkpoints import make_llama
 
 PROMPT = [5, 17, 3, 80, 41]
 

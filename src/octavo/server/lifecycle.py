@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
 from octavo.errors import ConfigError, OctavoError
-from octavo.models.weights.resolve import resolve_model
 
 if TYPE_CHECKING:
     import uvicorn

@@ -62,12 +62,12 @@ def run(arguments: argparse.Namespace) -> None:
     config = read_config_flags(arguments, EngineConfig)
     import torch
 
+    from octavo.checkpoints.locate import locate
+    from octavo.checkpoints.resolve import resolve_model
     from octavo.evaluation.kernel_cases import KernelWork, count_cases
     from octavo.evaluation.kernel_rates import KernelFigures, measure_kernels, plot
     from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, measure_limits
-    from octavo.models.weights.loader import read_config
-    from octavo.models.weights.locate import locate
-    from octavo.models.weights.resolve import resolve_model
+    from octavo.models.loader import read_config
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
