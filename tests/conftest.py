@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from octavo import LLM
 
+pytest_plugins = ["tiny_tokenizers"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 settings.register_profile("octavo", deadline=None)  # no example fails for the time that it takes

@@ -14,10 +14,10 @@ from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.launch import executor_class
 from octavo.memory import Ledger
+from octavo.output_assembler import OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
-from octavo.tokenization.assembler import OutputAssembler
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
 Prompt = str | Sequence[int] | Mapping[str, Any]

@@ -17,9 +17,9 @@ from starlette.responses import Response
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
 from octavo.memory import Ledger
+from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.server.admission import Admission
-from octavo.tokenization.assembler import Delta
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 TOKEN_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from pydantic import Field
 from starlette.responses import Response
 
+from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.admission import check_caps
@@ -30,7 +31,6 @@ from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.logprobs import Candidates, chat_logprobs, prompt_logprobs
 from octavo.server.serving import Serving, serving_of
 from octavo.server.work import Work, work_of
-from octavo.tokenization.assembler import Delta
 
 RESERVED_VARIABLES = ("self", "messages", "add_generation_prompt")
 """Template variables that the server sets itself."""

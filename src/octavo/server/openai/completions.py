@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field
 from starlette.responses import Response
 
+from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, Logprob, RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.admission import check_caps
@@ -21,7 +22,6 @@ from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.logprobs import TextLogprobsWriter, joined, prompt_logprobs
 from octavo.server.serving import Serving, serving_of
 from octavo.server.work import Work, work_of
-from octavo.tokenization.assembler import Delta
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.front import Generation
 from octavo.server.metrics import Metrics
 from octavo.server.serving import Serving
 from octavo.server.work import Work
-from octavo.tokenization.assembler import Delta
 
 
 @dataclass(frozen=True, slots=True)
