@@ -58,6 +58,11 @@ class LLM:
         self._num_requests = 0
         self._open_requests: dict[str, _Opened] = {}
 
+    @classmethod
+    def configured(cls, config: EngineConfig) -> Self:
+        """A model as the knobs say. Raises as the constructor does."""
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],

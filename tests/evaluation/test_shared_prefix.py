@@ -25,11 +25,10 @@ def test_each_request_gets_the_prefixs_whole_blocks_from_the_cache(executor, pre
     told: list[int] = []
     gain = shared_prefix.measure(
         executor,
+        EngineConfig(max_num_seqs=8, max_num_batched_tokens=64),
         WORK,
         prefix_tokens=prefix_tokens,
         rounds=2,
-        max_num_seqs=8,
-        max_num_batched_tokens=64,
         produced=told.append,
     )
     assert gain.cached_tokens == len(WORK) * shared_blocks * 4

@@ -27,12 +27,11 @@ def test_the_ledgers_savings_are_those_counted_from_the_tokens(executor, method,
     told: list[int] = []
     case = sharing.measure(
         executor,
+        EngineConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=64),
         WORK,
         kind="alpaca",
         method=method,
         num_sequences=4,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=64,
         produced=told.append,
     )
     assert case.ledger == pytest.approx(case.offline, abs=0.05)
