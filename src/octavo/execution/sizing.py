@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from octavo.config import EngineConfig, parse_size
+from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.kernels.interface import CacheShape
+from octavo.knobs import parse_size
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig

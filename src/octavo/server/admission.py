@@ -4,7 +4,8 @@ from collections.abc import Sized
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from octavo.config import ServerConfig, flag
+from octavo.config import ServerConfig
+from octavo.knobs import flag
 from octavo.server.errors import ApiError
 
 

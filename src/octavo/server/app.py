@@ -2,7 +2,8 @@
 
 from fastapi import FastAPI
 
-from octavo.config import EngineConfig, ServerConfig, flag, parse_size
+from octavo.config import EngineConfig, ServerConfig
+from octavo.knobs import flag, parse_size
 from octavo.server import health, metrics
 from octavo.server.admission import Admission, AdmissionGate
 from octavo.server.auth import KeyCheck

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from octavo.cli.bench.benchmark import Outcome, finish_parser
 from octavo.cli.bench.output import milliseconds, progress_bar
 from octavo.cli.bench.workload import add_workload_flags, read_workload_flags
-from octavo.config import flag
 from octavo.errors import ConfigError, EngineError
 from octavo.evaluation.workloads import Work, repeated
+from octavo.knobs import flag
 
 if TYPE_CHECKING:
     from octavo.evaluation.serve_load import LoadFigures
