@@ -38,7 +38,7 @@ class RaggedModel:
         self.kernels = kernels or ReferenceKernels()
         build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
         self.model = load_model(self.config, build, self.checkpoint)
-        kv_heads = tensor_parallel.share(self.config.num_key_value_heads, "KV heads", replicate=True)
+        kv_heads = tensor_parallel.shard(self.config.num_key_value_heads, "KV heads", replicate=True)
         shape = CacheShape(
             num_blocks,
             self.config.num_hidden_layers,

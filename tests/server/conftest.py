@@ -65,7 +65,7 @@ class Server:
 
     @property
     def num_in_server(self) -> int:
-        count: int = self.app.state.serving.admission.num_open
+        count: int = self.app.state.serving.open_requests.count
         return count
 
     def http(self, **options: Any) -> httpx.Client:

@@ -124,8 +124,8 @@ class _Run:
 
     def _look(self, now_s: float) -> None:
         scheduler = self._llm.engine.scheduler
-        share = scheduler.memory.num_used_blocks / scheduler.limits.num_blocks
-        moment = Moment(now_s - self._start_s, self._num_tokens, scheduler.num_running, scheduler.num_waiting, share)
+        used = scheduler.memory.num_used_blocks / scheduler.limits.num_blocks
+        moment = Moment(now_s - self._start_s, self._num_tokens, scheduler.num_running, scheduler.num_waiting, used)
         self.moments.append(moment)
 
 

@@ -83,7 +83,7 @@ def size_cache(
         ConfigError: this cache is more than is free, or less than one block.
     """
     ranks = TensorParallel(0, config.tensor_parallel_size)
-    heads = len(ranks.share(model.num_key_value_heads, "KV heads", replicate=True))
+    heads = len(ranks.shard(model.num_key_value_heads, "KV heads", replicate=True))
     block = CacheShape(1, model.num_hidden_layers, config.block_size, heads, model.head_dim, dtype)
     block_bytes = block.block_bytes * ranks.size
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")

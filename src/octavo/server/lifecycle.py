@@ -179,7 +179,7 @@ class _Ending:
     @property
     def _num_open(self) -> int:
         """Requests in the server, those being tokenized or written out included."""
-        num_open: int = self._app.state.serving.admission.num_open
+        num_open: int = self._app.state.serving.open_requests.count
         return num_open
 
     def _signalled(self) -> None:
