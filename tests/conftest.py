@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from octavo import LLM
 
+pytest_plugins = ["tiny_tokenizers"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+settings.register_profile("octavo", deadline=None)  # no example fails for the time that it takes
+settings.load_profile("octavo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

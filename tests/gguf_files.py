@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from checkpoints import VARIANTS
+from tiny_checkpoints import VARIANTS
 
 Array = np.ndarray[Any, Any]
 

@@ -79,7 +79,7 @@ def check_column_then_row_parallel(tensor_parallel: TensorParallel) -> None:
 
 
 def check_merged_column_parallel(tensor_parallel: TensorParallel) -> None:
-    """Each rank computes its share of every part, and the only KV head is held by both."""
+    """Each rank computes its shard of every part, and the only KV head is held by both."""
     build = ModelBuild(torch.float64, CPU, ReferenceKernels(), tensor_parallel)
     parts = (Part("q_proj", 4, 3), Part("k_proj", 1, 3, replicate=True))
     merged = MergedColumnParallelLinear(8, parts, build, bias=True)

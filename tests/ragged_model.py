@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from octavo.checkpoints.locate import locate
 from octavo.config import Quantization
 from octavo.kernels.interface import CacheShape, Kernels, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import group_layers
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.models.weights.loader import load_model, read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import load_model, read_config
 
 BLOCK_SIZE = 4
 NO_BLOCK = -1
@@ -43,7 +43,7 @@ class RaggedModel:
         self.kernels = kernels or ReferenceKernels()
         build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
         self.model = load_model(self.config, build, self.checkpoint)
-        kv_heads = tensor_parallel.share(self.config.num_key_value_heads, "KV heads", replicate=True)
+        kv_heads = tensor_parallel.shard(self.config.num_key_value_heads, "KV heads", replicate=True)
         self.layer_groups = group_layers(self.model.layer_kinds())
         num_blocks *= len(self.layer_groups.groups)
         shape = CacheShape(

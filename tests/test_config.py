@@ -2,13 +2,15 @@
 
 import argparse
 import dataclasses
+import re
 from typing import get_args, get_type_hints
 
 import pytest
 
 from octavo.cli.flags import add_config_flags, add_sampling_flags, read_config_flags, sampling_params
-from octavo.config import EngineConfig, flag, parse_size
+from octavo.config import EngineConfig, ServerConfig
 from octavo.errors import ConfigError
+from octavo.knobs import flag, knobs, parse_size
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def test_every_knob_has_a_flag_and_the_defaults_agree():
     assert read_config_flags(parse([]), EngineConfig) == EngineConfig()
     for field in dataclasses.fields(EngineConfig):
-        assert field.metadata["help"]
+        assert knobs(EngineConfig)[field.name].help
         choices = [choice for choice in get_args(get_type_hints(EngineConfig)[field.name]) if isinstance(choice, str)]
         is_switch = isinstance(field.default, bool)
         given = "True" if is_switch else choices[-1] if choices else "7"
@@ -63,6 +65,34 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
 def test_an_unknown_choice_is_refused_with_the_flag_and_the_known_ones(name, value):
     with pytest.raises(ConfigError, match=rf"{flag(name)} is '{value}'; it is one of .*, "):
         EngineConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "knob", "value", "words"),
+    [
+        (EngineConfig, "block_size", 0, "--block-size must be a whole number of at least 1, got 0"),
+        (EngineConfig, "max_num_seqs", 2.5, "--max-num-seqs must be a whole number of at least 1, got 2.5"),
+        (EngineConfig, "num_threads", True, "--num-threads must be a whole number of at least 1, got True"),
+        (EngineConfig, "num_threads", 1025, "--num-threads must be at most 1024, got 1025"),
+        (EngineConfig, "tensor_parallel_size", 65, "--tensor-parallel-size must be at most 64, got 65"),
+        (EngineConfig, "seed", -1, "--seed must be a whole number of at least 0, got -1"),
+        (EngineConfig, "model", None, "--model must be a text, got None"),
+        (EngineConfig, "swap_space", -1, "--swap-space is -1, which is not a size"),
+        (EngineConfig, "pin_prefix", ("",), "--pin-prefix must be a list of file names, got ('',)"),
+        (ServerConfig, "port", 65536, "--port must be 0 to 65535, got 65536"),
+        (ServerConfig, "max_stop_strings", -1, "--max-stop-strings must be a whole number of at least 0, got -1"),
+        (ServerConfig, "drain_timeout", float("nan"), "--drain-timeout must be a number of seconds of at least 0"),
+        (ServerConfig, "step_timeout", float("inf"), "--step-timeout must be a number of seconds of at least 0"),
+        (ServerConfig, "api_key", ("",), "--api-key must not be empty"),
+    ],
+)
+def test_a_value_out_of_a_knobs_bounds_is_refused_with_its_flag(config, knob, value, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        config(**{knob: value})
+
+
+def test_a_knob_without_a_value_has_no_bounds():
+    assert EngineConfig(num_threads=None, max_model_len=None, revision=None) == EngineConfig()
 
 
 def test_pins_given_as_one_text_are_refused():

@@ -1,12 +1,11 @@
-"""Every knob, declared once: typed, documented, checked. Command-line flags, `LLM` keywords and `--help` derive from
-here."""
+"""Every knob, declared once: typed, documented, bounded. Command-line flags, `LLM` keywords, `--help` and the checks
+derive from here."""
 
-import dataclasses
-import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
 from octavo.errors import ConfigError
+from octavo.knobs import Size, check_knobs, flag, knob, parse_size
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -15,52 +14,6 @@ Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
-
-MAX_THREADS = 1024
-MAX_RANKS = 64
-
-_UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
-_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
-
-
-def parse_size(text: str | int, free_bytes: int, name: str, least: int = 1) -> int:
-    """Bytes from a size (`48MiB`, `2GiB`, `500MB`, a bare number of bytes) or from a share of what is free (`40%`).
-
-    Raises:
-        ConfigError: it is neither, or less than `least` bytes, 1 or 0; the message calls it `name`.
-    """
-    if share := _SHARE.fullmatch(str(text)):
-        percent = float(share[1])
-        if not 0 < percent <= 100 and (percent, least) != (0, 0):
-            raise ConfigError(f"{name} is {text!r}: a share must be above 0% and at most 100%")
-        return int(free_bytes * percent / 100)
-    size = _SIZE.fullmatch(str(text))
-    if size is None or size[2].upper() not in _UNITS:
-        raise ConfigError(
-            f"{name} is {text!r}, which is not a size: write 48MiB, 2GiB, 500MB, a number of bytes, or a "
-            f"share of free memory such as 40%"
-        )
-    num_bytes = float(size[1]) * _UNITS[size[2].upper()]
-    if not least <= num_bytes < 2**63:
-        raise ConfigError(f"{name} is {text!r}: it must be {'above zero' if least else 'zero or more'} and below 8 EiB")
-    return int(num_bytes)
-
-
-def knob(default: Any, help: str, *, group: str, metavar: str | None = None) -> Any:
-    """One field of a config with what its flag's help says; choices and type come from the annotation."""
-    return dataclasses.field(default=default, metadata={"help": help, "group": group, "metavar": metavar})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +73,11 @@ class EngineConfig:
         "longest sequence, prompt and output, in tokens; the model's own by default",
         group="model",
         metavar="TOKENS",
+        at_least=1,
     )
-    seed: int = knob(0, "of requests that bring none, and of dummy weights", group="model", metavar="N")
-    block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS")
-    kv_cache_memory: str | int = knob(
+    seed: int = knob(0, "of requests that bring none, and of dummy weights", group="model", metavar="N", at_least=0)
+    block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS", at_least=1)
+    kv_cache_memory: Size = knob(
         "40%",
         "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%",
         group="memory",
@@ -144,17 +98,23 @@ class EngineConfig:
         "the start and stay for all tenants; may be given several times",
         group="memory",
         metavar="FILE",
+        items="file names",
     )
-    swap_space: str | int = knob(
+    swap_space: Size = knob(
         "10%",
         "memory to which preempted requests' blocks are moved: a size, or a share of what is free beside the KV cache; "
         "no more than the KV cache is ever taken, and 0 is none",
         group="memory",
         metavar="SIZE",
+        at_least=0,
     )
-    max_num_seqs: int = knob(256, "sequences that run in one step", group="scheduling", metavar="N")
+    max_num_seqs: int = knob(256, "sequences that run in one step", group="scheduling", metavar="N", at_least=1)
     max_num_batched_tokens: int = knob(
-        2048, "tokens computed in one step; longer prompts are cut into chunks", group="scheduling", metavar="TOKENS"
+        2048,
+        "tokens computed in one step; longer prompts are cut into chunks",
+        group="scheduling",
+        metavar="TOKENS",
+        at_least=1,
     )
     preemption_mode: PreemptionMode = knob(
         "auto",
@@ -162,7 +122,9 @@ class EngineConfig:
         "whichever takes less time at the rates measured so far",
         group="scheduling",
     )
-    max_logprobs: int = knob(20, "cap on a request's logprobs and prompt_logprobs", group="scheduling", metavar="N")
+    max_logprobs: int = knob(
+        20, "cap on a request's logprobs and prompt_logprobs", group="scheduling", metavar="N", at_least=0
+    )
     kernels: KernelName = knob(
         "auto", "cpu is C++, reference plain torch; auto takes the best that can serve", group="machine"
     )
@@ -172,47 +134,27 @@ class EngineConfig:
         "threads as the other flags give them",
         group="machine",
         metavar="N",
+        at_least=1,
+        at_most=64,
     )
     num_threads: int | None = knob(
         None,
         "threads for the CPU kernels of all processes; torch's choice by default (one a core, or OMP_NUM_THREADS)",
         group="machine",
         metavar="N",
+        at_least=1,
+        at_most=1024,
     )
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(EngineConfig)
-        choices = ("dtype", "load_format", "quantization", "kv_cache_dtype", "kernels")
-        for name in (*choices, "prefix_cache_scope", "preemption_mode"):
-            if getattr(self, name) not in get_args(hints[name]):
-                raise ConfigError(
-                    f"{flag(name)} is {getattr(self, name)!r}; it is one of {', '.join(get_args(hints[name]))}"
-                )
-        counts = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_threads")
-        for name in (*counts, "tensor_parallel_size"):
-            if getattr(self, name) is not None:
-                check_whole(self, name, 1)
-        if self.tensor_parallel_size > MAX_RANKS:
-            raise ConfigError(f"--tensor-parallel-size must be at most {MAX_RANKS}, got {self.tensor_parallel_size}")
-        for name in ("seed", "max_logprobs"):
-            check_whole(self, name, 0)
-        if self.num_threads is not None and self.num_threads > MAX_THREADS:
-            raise ConfigError(f"--num-threads must be at most {MAX_THREADS}, got {self.num_threads}")
-        for name in ("model", "revision", "gguf_file", "download_dir", "tokenizer", "chat_template"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and (value is not None or name == "model"):
-                raise ConfigError(f"{flag(name)} must be a text, got {value!r}")
+        check_knobs(self)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) is below --max-num-seqs "
                 f"({self.max_num_seqs}): "
                 "every running sequence computes a token in each step; raise the one or lower the other"
             )
-        pins: object = self.pin_prefix
-        if not isinstance(pins, tuple | list) or not all(isinstance(path, str) and path for path in pins):
-            raise ConfigError(f"{flag('pin_prefix')} must be a list of file names, got {pins!r}")
-        parse_size(self.kv_cache_memory, 2**40, flag("kv_cache_memory"))
-        if parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0 and self.preemption_mode == "swap":
+        if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
                 f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"
             )
@@ -227,7 +169,7 @@ class ServerConfig:
     """
 
     host: str = knob("127.0.0.1", "address to listen on", group="server", metavar="ADDRESS")
-    port: int = knob(8000, "port to listen on; 0 takes a free one", group="server", metavar="PORT")
+    port: int = knob(8000, "port to listen on; 0 takes a free one", group="server", metavar="PORT", within=range(65536))
     api_key: tuple[str, ...] = knob(
         (), "a key that requests must bring as bearer token; may be given several times", group="server", metavar="KEY"
     )
@@ -236,50 +178,36 @@ class ServerConfig:
         None, "name that requests call the model by; the value of --model by default", group="server", metavar="NAME"
     )
     max_queued_requests: int = knob(
-        1024, "requests in the server at once; further ones get status 429", group="server limits", metavar="N"
+        1024,
+        "requests in the server at once; further ones get status 429",
+        group="server limits",
+        metavar="N",
+        at_least=1,
     )
-    max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N")
-    max_body_bytes: str | int = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
-    max_stop_strings: int = knob(16, "cap on a request's stop texts", group="server limits", metavar="N")
-    max_logit_bias: int = knob(1024, "cap on a request's logit_bias entries", group="server limits", metavar="N")
-    max_prompts: int = knob(64, "cap on the prompts of one completion request", group="server limits", metavar="N")
+    max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N", at_least=1)
+    max_body_bytes: Size = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
+    max_stop_strings: int = knob(16, "cap on a request's stop texts", group="server limits", metavar="N", at_least=0)
+    max_logit_bias: int = knob(
+        1024, "cap on a request's logit_bias entries", group="server limits", metavar="N", at_least=0
+    )
+    max_prompts: int = knob(
+        64, "cap on the prompts of one completion request", group="server limits", metavar="N", at_least=1
+    )
     drain_timeout: float = knob(
-        30.0, "seconds that running requests may take to finish after SIGTERM", group="server", metavar="SECONDS"
+        30.0,
+        "seconds that running requests may take to finish after SIGTERM",
+        group="server",
+        metavar="SECONDS",
+        at_least=0,
     )
     step_timeout: float = knob(
         120.0,
         "seconds without a step while requests wait, after which /health fails",
         group="server",
         metavar="SECONDS",
+        at_least=0,
     )
     log_prompts: bool = knob(False, "put prompts and answers into the log", group="server")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"--port must be 0 to 65535, got {self.port!r}")
-        for name in ("max_queued_requests", "max_n", "max_prompts"):
-            check_whole(self, name, 1)
-        for name in ("max_stop_strings", "max_logit_bias"):
-            check_whole(self, name, 0)
-        for name in ("drain_timeout", "step_timeout"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{flag(name)} must be a number of seconds of at least 0")
-        if not all(self.api_key):
-            raise ConfigError("--api-key must not be empty")
-        parse_size(self.max_body_bytes, 2**40, flag("max_body_bytes"))
-
-
-def check_whole(config: object, name: str, low: int) -> None:
-    """Refuse a knob that is not a whole number of at least `low`.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigError(f"{flag(name)} must be a whole number of at least {low}, got {value!r}")
-
-
-def flag(name: str) -> str:
-    """A knob's command-line flag."""
-    return "--" + name.replace("_", "-")
+        check_knobs(self)

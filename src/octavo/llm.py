@@ -8,16 +8,16 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.launch import executor_class
 from octavo.memory import Ledger
-from octavo.models.weights.resolve import resolve_model
+from octavo.output_assembler import OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
-from octavo.tokenization.assembler import OutputAssembler
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -57,6 +57,11 @@ class LLM:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._num_requests = 0
         self._open_requests: dict[str, _Opened] = {}
+
+    @classmethod
+    def configured(cls, config: EngineConfig) -> Self:
+        """A model as the knobs say. Raises as the constructor does."""
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
 
     def generate(
         self,

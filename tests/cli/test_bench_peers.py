@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from checkpoints import make_llama
+from tiny_checkpoints import make_llama
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "peers.py"
 

@@ -53,8 +53,8 @@ class Server:
         return {name: float(value) for name, value in lines}
 
     def wait(self) -> int:
-        status = self.process.wait(30)
-        self._reader.join(5)
+        status = self.process.wait()
+        self._reader.join()
         return status
 
 

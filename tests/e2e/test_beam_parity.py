@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import make_llama, transformers_from_gguf
 from octavo import LLM, BeamSearchParams
+from octavo.checkpoints.locate import locate
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.execution.executor import FinishedStep
@@ -19,8 +19,8 @@ from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
 from octavo.layer_groups import one_group
 from octavo.memory import BlockDemand
-from octavo.models.weights.locate import locate
 from octavo.scheduling import EngineRequest, RequestUpdate
+from tiny_checkpoints import make_llama, transformers_from_gguf
 
 NUM_TOKENS = 48
 EOS = 2

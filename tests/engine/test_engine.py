@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError, RequestError
@@ -13,6 +12,7 @@ from octavo.execution.plan import Plan, StepOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
 from scheduling.checking import check_engine
+from tiny_checkpoints import make_llama
 
 VOCAB_SIZE = 97
 

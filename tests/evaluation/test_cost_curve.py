@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.evaluation import cost_curve
 from octavo.evaluation.cost_curve import CurveBench
 from octavo.kernels.interface import RaggedBatch
+from tiny_checkpoints import make_llama
 
 STEPS = 4
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import make_llama
+from octavo.checkpoints.locate import locate
 from octavo.errors import ConfigError
 from octavo.evaluation import kernel_cases, kernel_rates, machine_limits
 from octavo.evaluation.kernel_cases import KernelWork
@@ -15,8 +15,8 @@ from octavo.evaluation.operation_models import rows_in_rotation
 from octavo.kernels.interface import CacheShape
 from octavo.layer_groups import one_group
 from octavo.models.config import ModelConfig
-from octavo.models.weights.loader import read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import read_config
+from tiny_checkpoints import make_llama
 
 LIMITS = MachineLimits(
     num_threads=2,

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.evaluation import shared_prefix
 from octavo.evaluation.workloads import Work
 from octavo.execution.local import LocalExecutor
+from tiny_checkpoints import make_llama
 
 WORK = [Work([5 + number, 7, 9 * number % 50, 11], 6) for number in range(5)]
 
@@ -25,11 +25,10 @@ def test_each_request_gets_the_prefixs_whole_blocks_from_the_cache(executor, pre
     told: list[int] = []
     gain = shared_prefix.measure(
         executor,
+        EngineConfig(max_num_seqs=8, max_num_batched_tokens=64),
         WORK,
         prefix_tokens=prefix_tokens,
         rounds=2,
-        max_num_seqs=8,
-        max_num_batched_tokens=64,
         produced=told.append,
     )
     assert gain.cached_tokens == len(WORK) * shared_blocks * 4

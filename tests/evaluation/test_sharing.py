@@ -2,7 +2,6 @@
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation import beams, sharing
@@ -10,6 +9,7 @@ from octavo.evaluation.workloads import Work
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import ForkedRow, NewRow, Plan, TableEdit
 from octavo.sampling_params import SamplingParams
+from tiny_checkpoints import make_llama
 
 WORK = [Work([(7 * number + place) % 97 for place in range(3 + 5 * number)], 20) for number in range(6)]
 
@@ -27,12 +27,11 @@ def test_the_ledgers_savings_are_those_counted_from_the_tokens(executor, method,
     told: list[int] = []
     case = sharing.measure(
         executor,
+        EngineConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=64),
         WORK,
         kind="alpaca",
         method=method,
         num_sequences=4,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=64,
         produced=told.append,
     )
     assert case.ledger == pytest.approx(case.offline, abs=0.05)

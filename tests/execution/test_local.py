@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from checkpoints import make_llama
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
 from octavo.sampling_params import SamplingParams
+from tiny_checkpoints import make_llama
 
 
 def executor(folder: Path, **knobs: Any) -> LocalExecutor:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 import psutil
 import pytest
 
-from checkpoints import make_llama
 from octavo import LLM, SamplingParams
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
-from octavo.execution.multiprocess import MultiProcessExecutor
+from octavo.execution.multiprocess import MultiProcessExecutor, RunningStep
 from octavo.execution.plan import NewRow, Plan, TableEdit
+from tiny_checkpoints import make_llama
 
 PROMPT = [5, 17, 3, 80, 41]
 
@@ -89,14 +88,22 @@ def test_threads_are_shared_out_over_the_ranks(folder: Path) -> None:
     assert shares == [6, 3, 1, 1]
 
 
-def test_a_rank_killed_in_the_middle_of_a_step_ends_every_request_and_the_other_rank(folder: Path) -> None:
+def test_a_rank_killed_in_the_middle_of_a_step_ends_every_request_and_the_other_rank(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llm = LLM(str(folder), tokenizer="smollm2", kv_cache_memory="1MiB", tensor_parallel_size=2)
     executor = llm.engine.executor
     assert isinstance(executor, MultiProcessExecutor)
     ranks = executor.process_ids
     os.kill(ranks[1], signal.SIGSTOP)  # so the step cannot get to its end before it is killed
-    killer = threading.Timer(0.5, os.kill, (ranks[1], signal.SIGKILL))
-    killer.start()
+    submit = executor.submit
+
+    def submit_and_kill(plan: Plan) -> RunningStep:
+        step = submit(plan)
+        os.kill(ranks[1], signal.SIGKILL)
+        return step
+
+    monkeypatch.setattr(executor, "submit", submit_and_kill)
     many = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     with pytest.raises(EngineError, match=rf"rank 1 of the model \(process {ranks[1]}\) was ended by SIGKILL"):
         llm.generate(many, SamplingParams(n=2, max_tokens=50), use_tqdm=False)

@@ -19,7 +19,7 @@ from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
-from octavo.models.weights.loader import load_model
+from octavo.models.loader import load_model
 
 MIB = 2**20
 BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())

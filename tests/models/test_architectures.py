@@ -9,7 +9,6 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from checkpoints import FAMILIES, VARIANTS, make_checkpoint, transformers_logits
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import Kernels
 from octavo.kernels.quantized import quantize_rows
@@ -17,6 +16,7 @@ from octavo.kernels.reference import ReferenceKernels
 from octavo.models.registry import known_architectures
 from parallel_ranks import check_models, on_ranks
 from ragged_model import RaggedModel
+from tiny_checkpoints import FAMILIES, VARIANTS, make_checkpoint, transformers_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import make_checkpoint
 from gguf_files import GGUF_VARIANTS, IMPLIED, NAMES, make_gguf
 from octavo.models.registry import known_architectures
 from ragged_model import RaggedModel
+from tiny_checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

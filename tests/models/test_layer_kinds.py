@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoints import FAMILIES
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import Full, LayerKind, Window
 from octavo.layers.build import ModelBuild
 from octavo.models.registry import build_model, config_of, translated
+from tiny_checkpoints import FAMILIES
 
 META = ModelBuild(torch.float32, torch.device("meta"), ReferenceKernels())
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import LLAMA3, make_llama, transformers_from_gguf, transformers_logits
 from ragged_model import RaggedModel
+from tiny_checkpoints import LLAMA3, make_llama, transformers_from_gguf, transformers_logits
 
 
 def tokens(count: int, seed: int) -> list[int]:

@@ -8,12 +8,12 @@ import gguf
 import pytest
 import torch
 
-from checkpoints import make_llama
 from gguf_files import make_gguf
 from octavo.kernels.quantized import quantize_rows
 from octavo.models.registry import CausalLM
 from parallel_ranks import check_quantized_llama, on_ranks
 from ragged_model import RaggedModel
+from tiny_checkpoints import make_llama
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.sampling import drawing
@@ -42,7 +42,6 @@ def draw_often(weights: torch.Tensor, count: int, *, seed: int = 1) -> torch.Ten
     )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 1e-300, 1e-30, 0.1, 0.5, 3.0]), min_size=1, max_size=30).filter(any),
     st.integers(0, 2**64 - 1),

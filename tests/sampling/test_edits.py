@@ -26,7 +26,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(token_lists)
 def test_only_listed_tokens_stay_possible(lists: list[list[int]]) -> None:
     logits, expected = some_logits(), some_logits()
@@ -37,7 +37,7 @@ def test_only_listed_tokens_stay_possible(lists: list[list[int]]) -> None:
     assert_same(logits, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(token_lists)
 def test_forbidden_tokens_become_impossible(lists: list[list[int]]) -> None:
     logits, expected = some_logits(), some_logits()
@@ -48,7 +48,7 @@ def test_forbidden_tokens_become_impossible(lists: list[list[int]]) -> None:
     assert_same(logits, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(min_size=1, max_size=4), min_size=3, max_size=3))
 def test_a_bit_mask_is_read_lowest_bit_first_and_is_zero_past_its_end(masks: list[bytes]) -> None:
     logits, expected = some_logits(), some_logits()
@@ -60,7 +60,7 @@ def test_a_bit_mask_is_read_lowest_bit_first_and_is_zero_past_its_end(masks: lis
     assert_same(logits, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-100, 100)), min_size=3, max_size=3))
 def test_biases_are_added(biases: list[dict[int, float]]) -> None:
     logits, expected = some_logits(), some_logits()
@@ -71,7 +71,7 @@ def test_biases_are_added(biases: list[dict[int, float]]) -> None:
     assert_same(logits, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(token_lists, st.lists(st.floats(0.2, 3), min_size=3, max_size=3))
 def test_the_repetition_penalty_is_that_of_transformers(lists: list[list[int]], penalties: list[float]) -> None:
     logits, expected = some_logits(), some_logits()
@@ -82,7 +82,7 @@ def test_the_repetition_penalty_is_that_of_transformers(lists: list[list[int]], 
     assert_same(logits, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     token_lists,
     st.lists(st.floats(-2, 2), min_size=3, max_size=3),

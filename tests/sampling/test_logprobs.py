@@ -17,7 +17,7 @@ def logprobs_one_by_one(row: list[float], token: int, count: int) -> tuple[float
     return row[token] - total, rank, order, [row[token_id] - total for token_id in order]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     counts=st.lists(st.integers(0, 12), min_size=1, max_size=5),
     decimals=st.sampled_from([0, 6]),

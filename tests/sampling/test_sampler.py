@@ -110,7 +110,7 @@ any_params = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     params=st.lists(any_params, min_size=1, max_size=6),
     masks=st.lists(st.one_of(st.none(), some_tokens), min_size=6, max_size=6),

@@ -50,7 +50,7 @@ row_cutoffs = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.lists(row_cutoffs, min_size=1, max_size=6),
     spread=st.sampled_from([0.0, 0.3, 2.0, 30.0, 800.0]),

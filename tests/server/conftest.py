@@ -1,6 +1,8 @@
 """A real server: an engine process on smollm2, uvicorn on a free port, in a thread with its own loop."""
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +65,7 @@ class Server:
 
     @property
     def num_in_server(self) -> int:
-        count: int = self.app.state.serving.admission.num_open
+        count: int = self.app.state.serving.open_requests.count
         return count
 
     def http(self, **options: Any) -> httpx.Client:
@@ -74,6 +76,16 @@ class Server:
 
     def openai_async(self) -> AsyncOpenAI:
         return AsyncOpenAI(api_key="EMPTY", base_url=f"{self.url}/v1", max_retries=0, timeout=PATIENCE_S)
+
+
+def send(server: Server, body: dict[str, Any], cut: int | None = None) -> socket.socket:
+    """Send a request, or its beginning, and leave the connection open."""
+    content = json.dumps(body).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall((f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)[:cut])
+    return connection
 
 
 @contextmanager

@@ -1,26 +1,17 @@
 """Clients that go away leave nothing behind, whatever their request was doing."""
 
-import json
 import random
-import socket
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from server.conftest import Server, until
+from octavo.scheduling.messages import EngineRequest
+from octavo.tokenization.tokenizer import Tokenizer
+from server.conftest import Server, send, until
 
 LONG: dict[str, Any] = {"prompt": "Once upon a time", "max_tokens": 480, "ignore_eos": True}
-
-
-def send(server: Server, body: dict[str, Any], cut: int | None = None) -> socket.socket:
-    """Send a request, or its beginning, and leave the connection open."""
-    content = json.dumps(body).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    host, port = server.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)))
-    connection.sendall((f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)[:cut])
-    return connection
 
 
 def is_clean(server: Server) -> bool:
@@ -70,11 +61,29 @@ def test_leaving_before_the_body_is_whole_leaves_nothing(server: Server, cut: in
     until(lambda: is_clean(server))
 
 
-def test_leaving_while_the_prompt_is_tokenized_never_reaches_the_engine(server: Server) -> None:
-    connection = send(server, {"prompt": "word " * 200_000, "max_tokens": 5})
-    until(lambda: server.num_in_server == 1)
+def test_leaving_while_the_prompt_is_tokenized_never_reaches_the_engine(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, allowed = threading.Event(), threading.Event()
+    encode = Tokenizer.encode
+
+    def held(self: Tokenizer, text: str, **options: Any) -> list[int]:
+        begun.set()
+        allowed.wait()
+        return encode(self, text, **options)
+
+    submitted: list[EngineRequest] = []
+    monkeypatch.setattr(Tokenizer, "encode", held)
+    monkeypatch.setattr(server.front.client, "submit", submitted.append)
+    connection = send(server, LONG)
+    begun.wait()
     connection.close()
+    try:
+        until(lambda: server.num_in_server == 0)
+    finally:
+        allowed.set()
     until(lambda: is_clean(server))
+    assert not submitted
 
 
 def test_leaving_at_any_moment_leaves_nothing(server: Server) -> None:

@@ -40,7 +40,6 @@ def send_cases(server: Server, num_cases: int) -> None:
 
             @settings(
                 max_examples=num_cases // (num_with_bodies * len(modes)),  # the others are soon exhausted
-                deadline=None,
                 derandomize=True,
                 database=None,
                 phases=[Phase.generate],

@@ -182,7 +182,7 @@ def test_a_config_whose_named_templates_have_no_default_has_none(byte_level_fold
 def test_the_front_needs_no_torch_and_forks_without_a_warning(byte_level_folder: Path) -> None:
     program = (
         "import os, sys\n"
-        "from octavo.tokenization import assembler\n"
+        "from octavo import output_assembler\n"
         "from octavo.tokenization.tokenizer import Tokenizer\n"
         "Tokenizer.from_folder(sys.argv[1]).encode('the quick brown fox ' * 64)\n"
         "child = os.fork()\n"

@@ -95,6 +95,8 @@ def _processor() -> tuple[str, set[str]]:
 def _print_model(config: EngineConfig) -> None:
     import torch
 
+    from octavo.checkpoints.locate import locate
+    from octavo.checkpoints.resolve import resolve_model
     from octavo.execution.machine import free_memory_bytes
     from octavo.execution.sizing import (
         check_weights_fit,
@@ -106,10 +108,8 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.kernels import Needs, select_kernels
     from octavo.layers.build import ModelBuild
     from octavo.layers.parallel import TensorParallel
+    from octavo.models.loader import read_config, resolve_cache_dtype, resolve_dtype
     from octavo.models.registry import build_model
-    from octavo.models.weights.loader import read_config, resolve_cache_dtype, resolve_dtype
-    from octavo.models.weights.locate import locate
-    from octavo.models.weights.resolve import resolve_model
 
     checkpoint = locate(resolve_model(config, weights=False).model)
     model = read_config(checkpoint)

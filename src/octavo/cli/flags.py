@@ -5,7 +5,8 @@ import dataclasses
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from octavo.config import EngineConfig, ServerConfig, flag
+from octavo.config import EngineConfig, ServerConfig
+from octavo.knobs import flag, knobs
 from octavo.sampling_params import SamplingParams
 
 Config = TypeVar("Config", EngineConfig, ServerConfig)
@@ -27,20 +28,20 @@ def add_config_flags(
     parser: argparse.ArgumentParser, config: type[EngineConfig] | type[ServerConfig], *only: str
 ) -> None:
     """A flag for every knob of a config, or for some of them, in its groups, with its help, choices and default."""
-    hints = get_type_hints(config)
+    hints, defaults = get_type_hints(config), config()
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        if only and field.name not in only:
+    for name, declared in knobs(config).items():
+        if only and name not in only:
             continue
-        name = field.metadata["group"]
-        group = groups.setdefault(name, None) or parser.add_argument_group(name)
-        groups[name] = group
-        kind = _kind(hints[field.name])
-        if field.metadata["metavar"]:
-            kind["metavar"] = field.metadata["metavar"]
-        help_text = _help(field.metadata["help"], field.default)
-        default = None if kind.get("action") == "append" else field.default
-        group.add_argument(flag(field.name), default=default, help=help_text, **kind)
+        group = groups.get(declared.group) or parser.add_argument_group(declared.group)
+        groups[declared.group] = group
+        kind, default = _kind(hints[name]), getattr(defaults, name)
+        if declared.metavar:
+            kind["metavar"] = declared.metavar
+        help_text = _help(declared.help, default)
+        group.add_argument(
+            flag(name), default=None if kind.get("action") == "append" else default, help=help_text, **kind
+        )
 
 
 def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Config:

@@ -1,7 +1,6 @@
 """`octavo generate`: completes prompts and streams them to the terminal, with what the memory did."""
 
 import argparse
-import dataclasses
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from octavo.llm import LLM
 
     start_s = time.monotonic()
-    with LLM(**dataclasses.asdict(config)) as llm:
+    with LLM.configured(config) as llm:
         print(f"{config.model} ready in {time.monotonic() - start_s:.1f} s", file=sys.stderr)
         prompts = [_prompt(llm, text, arguments.chat) for text in texts]
         _stream(llm, prompts, params)

@@ -27,7 +27,7 @@ from octavo.scheduling.scheduler import HEADROOM
 WARM_UP_STEPS = 2
 
 
-class StepCost(msgspec.Struct, frozen=True, kw_only=True):
+class DecodeCost(msgspec.Struct, frozen=True, kw_only=True):
     """What a step of decode reads and does at the least."""
 
     weight_bytes: int
@@ -71,7 +71,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """All of a run."""
 
     limits: MachineLimits
-    cost: StepCost
+    cost: DecodeCost
     points: list[CurvePoint]
 
 
@@ -161,12 +161,12 @@ class CurveBench:
         )
 
 
-def _cost_of(executor: LocalExecutor, config: EngineConfig) -> StepCost:
+def _cost_of(executor: LocalExecutor, config: EngineConfig) -> DecodeCost:
     model, shape = executor.model_config, executor.runner.cache.shape
     build = ModelBuild(executor.dtype, torch.device("meta"), executor.kernel_choice.kernels)
     numbers = weight_bytes(model, build) // executor.dtype.itemsize
     looked_up = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    return StepCost(
+    return DecodeCost(
         weight_bytes=executor.loaded.weight_bytes - looked_up * executor.dtype.itemsize,
         num_weights=numbers - looked_up,
         precision="int8" if config.quantization == "int8" else executor.loaded.dtype,

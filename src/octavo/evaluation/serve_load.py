@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from itertools import pairwise
 from typing import Any
@@ -141,11 +142,11 @@ def apply_load(
         done: called after each request, from one thread at a time.
     """
     gaps, turn = random.Random(seed), threading.Lock()
-    timings: list[_Timing] = []
+    timings: list[Timing] = []
     threads: list[threading.Thread] = []
 
-    def run(each: Work, timing: _Timing) -> None:
-        timing.take(server, each)
+    def run(each: Work, timing: Timing) -> None:
+        _take(server, each, timing)
         with turn:
             done()
 
@@ -153,40 +154,43 @@ def apply_load(
     for each in work:
         arrival_s += gaps.expovariate(request_rate)
         time.sleep(max(0.0, arrival_s - time.perf_counter()))
-        timings.append(_Timing(arrival_s))
+        timings.append(Timing(arrival_s, arrival_s))
         threads.append(threading.Thread(target=run, args=(each, timings[-1]), daemon=True))
         threads[-1].start()
     for thread in threads:
         thread.join()
-    return _figures(timings, request_rate)
+    return figures_of(timings, request_rate)
 
 
-class _Timing:
-    """When one request's tokens came, counted from when it was due: a client that is late is no excuse."""
+@dataclass(slots=True)
+class Timing:
+    """When one request's tokens came."""
 
-    def __init__(self, arrival_s: float) -> None:
-        self.arrival_s = arrival_s
-        self.event_times_s: list[float] = []
-        self.end_s = arrival_s
-        self.num_tokens = 0
-        self.error: str | None = None
-
-    def take(self, server: Server, work: Work) -> None:
-        """Run the request. Whatever goes wrong is its `error`."""
-        try:
-            for event in server.answer(work):
-                if event.choices:
-                    self.event_times_s.append(time.perf_counter())
-                if event.usage is not None:
-                    self.num_tokens = event.usage.completion_tokens
-            if not (self.num_tokens and self.event_times_s):
-                self.error = "the answer has no tokens, or no usage that counts them"
-        except (OSError, HTTPException, EngineError, msgspec.DecodeError) as error:
-            self.error = _text(error)
-        self.end_s = time.perf_counter()
+    arrival_s: float
+    """When it was due: a client that is late is no excuse."""
+    end_s: float
+    event_times_s: list[float] = field(default_factory=list)
+    num_tokens: int = 0
+    error: str | None = None
 
 
-def _figures(timings: list[_Timing], request_rate: float) -> LoadFigures:
+def _take(server: Server, work: Work, timing: Timing) -> None:
+    """Run a request. Whatever goes wrong is the timing's `error`."""
+    try:
+        for event in server.answer(work):
+            if event.choices:
+                timing.event_times_s.append(time.perf_counter())
+            if event.usage is not None:
+                timing.num_tokens = event.usage.completion_tokens
+        if not (timing.num_tokens and timing.event_times_s):
+            timing.error = "the answer has no tokens, or no usage that counts them"
+    except (OSError, HTTPException, EngineError, msgspec.DecodeError) as error:
+        timing.error = _text(error)
+    timing.end_s = time.perf_counter()
+
+
+def figures_of(timings: list[Timing], request_rate: float) -> LoadFigures:
+    """The figures of one rate, from its requests in the order of their arrivals."""
     answered = [timing for timing in timings if timing.error is None]
     times = [timing.event_times_s for timing in answered]
     seconds = max(timing.end_s for timing in timings) - timings[0].arrival_s
@@ -230,11 +234,11 @@ def plot(figures: list[LoadFigures], path: str) -> None:
     rates = [each.request_rate for each in answered]
     normalized.plot(rates, [each.normalized_latency_s for each in answered], marker="o")
     normalized.set(ylabel="seconds a token", title="Normalized latency")
-    for axes, field, title in zip(
+    for axes, name, title in zip(
         others, ("first_token_ms", "between_tokens_ms"), ("First token", "Between tokens"), strict=True
     ):
         for number, percentile in enumerate(PERCENTILES):
-            values = [getattr(each, field)[number : number + 1] or [float("nan")] for each in answered]
+            values = [getattr(each, name)[number : number + 1] or [float("nan")] for each in answered]
             axes.plot(rates, values, marker="o", label=f"p{percentile}")
         axes.set(ylabel="milliseconds", title=title)
         axes.legend()

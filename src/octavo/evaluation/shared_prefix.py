@@ -1,5 +1,6 @@
 """Throughput of requests that all begin with one prefix, with and without sharing its blocks (paper, figure 16)."""
 
+import dataclasses
 import random
 import statistics
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from octavo.config import PrefixCacheScope
+from octavo.config import EngineConfig, PrefixCacheScope
 from octavo.engine.engine import Engine
 from octavo.evaluation.workloads import Work, renewed
 from octavo.execution.executor import Executor
@@ -34,12 +35,11 @@ class PrefixGain(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure(
     executor: Executor,
+    config: EngineConfig,
     work: Sequence[Work],
     *,
     prefix_tokens: int,
     rounds: int,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
     produced: Callable[[int], object] = lambda _: None,
 ) -> PrefixGain:
     """Run the work behind a prefix, all at once, with the prefix cache on and off in turn.
@@ -48,6 +48,7 @@ def measure(
     before the time is taken. Each round has token ids of its own.
 
     Args:
+        config: of the engines, but for their prefix caches.
         produced: told the number of output tokens of each run that is over.
 
     Raises:
@@ -59,12 +60,7 @@ def measure(
         own = renewed(list(work), number, executor.capacity.vocab_size)
         prefix = _prefix(prefix_tokens, number, executor.capacity.vocab_size)
         for scope, of_scope in rates.items():
-            engine = Engine(
-                executor,
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                prefix_cache_scope=scope,
-            )
+            engine = Engine.configured(executor, dataclasses.replace(config, prefix_cache_scope=scope))
             _run(engine, [Work(prefix, 1)])
             before = engine.ledger().totals.num_hit_tokens
             start_s = time.perf_counter()

@@ -7,6 +7,7 @@ from itertools import count
 
 import msgspec
 
+from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation.workloads import Work
 from octavo.execution.executor import Executor, FinishedStep
@@ -114,18 +115,18 @@ class _Recorder:
 
 def measure(
     executor: Executor,
+    config: EngineConfig,
     work: Sequence[Work],
     *,
     kind: str,
     method: str,
     num_sequences: int,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
     produced: Callable[[int], object] = lambda _: None,
 ) -> Saving:
     """Run all of the work at once, past end-of-sequence tokens, and account for the memory at each step.
 
     Args:
+        config: of the engine.
         kind: whose lengths these are, a data set of the paper.
         method: "parallel" or "beam".
         num_sequences: samples or beams a request.
@@ -135,7 +136,7 @@ def measure(
         RequestError: a request of the work does not fit.
     """
     recorder = _Recorder(executor)
-    engine = Engine(recorder, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+    engine = Engine.configured(recorder, config)
     recorder.ledger = engine.ledger
     lengths = {str(number): each.out for number, each in enumerate(work)}
     for number, each in enumerate(work):

@@ -49,7 +49,13 @@ def num_output_tokens(work: list[Work]) -> int:
 
 
 def measure(
-    llm: LLM, work: list[Work], *, precision: str, load_s: float, produced: Callable[[int], object] = lambda _: None
+    llm: LLM,
+    work: list[Work],
+    *,
+    precision: str,
+    load_s: float,
+    produced: Callable[[int], object] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Throughput, list[Moment]]:
     """Warm up, run the workload, then single streams: greedy, past end-of-sequence tokens, with new ids each time.
 
@@ -57,17 +63,20 @@ def measure(
         precision: of the products' weights; passed on.
         load_s: seconds that making `llm` took; passed on.
         produced: told the number of new output tokens as they come.
+        clock: tells the seconds.
 
     Raises:
         RequestError: a request of the workload does not fit.
     """
     vocab_size = llm.engine.executor.capacity.vocab_size
-    _Run(llm, produced).generate(renewed([Work(w.ids, WARM_UP_OUTPUT) for w in work[:WARM_UP_REQUESTS]], 0, vocab_size))
-    run = _Run(llm, produced)
+    _Run(llm, produced, clock).generate(
+        renewed([Work(w.ids, WARM_UP_OUTPUT) for w in work[:WARM_UP_REQUESTS]], 0, vocab_size)
+    )
+    run = _Run(llm, produced, clock)
     seconds = run.generate(renewed(work, 1, vocab_size))
     stream = [Work(work[0].ids[:STREAM_PROMPT], STREAM_OUTPUT)]
     alone = [
-        STREAM_OUTPUT / _Run(llm, produced).generate(renewed(stream, 2 + repeat, vocab_size))
+        STREAM_OUTPUT / _Run(llm, produced, clock).generate(renewed(stream, 2 + repeat, vocab_size))
         for repeat in range(STREAM_REPEATS)
     ]
     num_out, num_in = sum(w.out for w in work), sum(len(w.ids) for w in work)
@@ -85,24 +94,25 @@ def measure(
 class _Run:
     """One go at some work, watched as it goes."""
 
-    def __init__(self, llm: LLM, produced: Callable[[int], object]) -> None:
+    def __init__(self, llm: LLM, produced: Callable[[int], object], clock: Callable[[], float]) -> None:
         self.moments: list[Moment] = []
         self._llm = llm
         self._produced = produced
+        self._clock = clock
         self._start_s = 0.0
         self._num_tokens = 0
 
     def generate(self, work: list[Work]) -> float:
         """Seconds for the work."""
         params = [SamplingParams(temperature=0, max_tokens=w.out, ignore_eos=True) for w in work]
-        self._start_s = next_look_s = time.perf_counter()
+        self._start_s = next_look_s = self._clock()
         self._look(self._start_s)
         for assembler in self._llm.stream([w.ids for w in work], params):
             self._count(sum(len(delta.token_ids) for delta in assembler.take_delta()))
-            if (now_s := time.perf_counter()) >= next_look_s:
+            if (now_s := self._clock()) >= next_look_s:
                 self._look(now_s)
                 next_look_s = now_s + MOMENT_S
-        seconds = time.perf_counter() - self._start_s
+        seconds = self._clock() - self._start_s
         self._look(self._start_s + seconds)
         if self._num_tokens != (wanted := sum(w.out for w in work)):
             raise RuntimeError(f"{self._num_tokens} tokens were produced, {wanted} asked for")
@@ -114,8 +124,8 @@ class _Run:
 
     def _look(self, now_s: float) -> None:
         scheduler = self._llm.engine.scheduler
-        share = scheduler.memory.num_used_blocks / scheduler.limits.num_blocks
-        moment = Moment(now_s - self._start_s, self._num_tokens, scheduler.num_running, scheduler.num_waiting, share)
+        used = scheduler.memory.num_used_blocks / scheduler.limits.num_blocks
+        moment = Moment(now_s - self._start_s, self._num_tokens, scheduler.num_running, scheduler.num_waiting, used)
         self.moments.append(moment)
 
 

@@ -4,6 +4,8 @@ import logging
 
 import torch
 
+from octavo.checkpoints.locate import locate
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
 from octavo.execution.executor import Capacity, FinishedStep, LoadedModel
@@ -20,9 +22,7 @@ from octavo.execution.sizing import (
 from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
-from octavo.models.weights.locate import locate
-from octavo.models.weights.resolve import resolve_model
+from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
 
 logger = logging.getLogger(__name__)
 

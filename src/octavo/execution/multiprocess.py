@@ -15,12 +15,12 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import EngineError, LostRankError, OctavoError, error_named
 from octavo.execution.executor import Capacity, LoadedModel
 from octavo.execution.messages import Done, Failed, Report, Run, Start, Started, decode_report, encode
 from octavo.execution.plan import Plan, StepOutput
-from octavo.models.weights.resolve import resolve_model
 
 BLAME_WAIT_S = 2.0
 """How long to look for the rank that failed, once another says that it has lost one."""

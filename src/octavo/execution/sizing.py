@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from octavo.config import EngineConfig, parse_size
+from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.kernels.interface import CacheShape
+from octavo.knobs import parse_size
 from octavo.layer_groups import Full, LayerGroups, group_layers
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
@@ -104,7 +105,7 @@ def size_cache(
         ConfigError: this cache is more than is free, or less than one block a layer group.
     """
     ranks = TensorParallel(0, config.tensor_parallel_size)
-    heads = len(ranks.share(model.num_key_value_heads, "KV heads", replicate=True))
+    heads = len(ranks.shard(model.num_key_value_heads, "KV heads", replicate=True))
     block = CacheShape(1, layer_groups, config.block_size, heads, model.head_dim, dtype)
     demand = block_demand(config, layer_groups)
     block_bytes = block.block_bytes * ranks.size

@@ -81,7 +81,7 @@ class Attention(nn.Module):
     @property
     def spec(self) -> AttentionSpec:
         """This layer's attention, with the table as it is now: the loader fills it after the layers are built."""
-        num_heads, num_kv_heads, _ = (len(share) for share in self.qkv_proj.shares)
+        num_heads, num_kv_heads, _ = (len(shard) for shard in self.qkv_proj.shards)
         return AttentionSpec(
             self.index,
             num_heads,

@@ -1,4 +1,4 @@
-"""What every layer is built with: the dtype, the device, the kernels and this process's share of the model."""
+"""What every layer is built with: the dtype, the device, the kernels and this process's shard of the model."""
 
 from dataclasses import dataclass, field
 

@@ -21,7 +21,7 @@ class VocabParallelEmbedding(nn.Module):
         super().__init__()
         self.shape = (vocab_size, hidden_size)
         self.tensor_parallel = build.tensor_parallel
-        self.rows = build.tensor_parallel.uneven_share(vocab_size, "tokens")
+        self.rows = build.tensor_parallel.uneven_shard(vocab_size, "tokens")
         self.scale = scale
         self.kernels = build.kernels
         make = build.weight if is_head else build.parameter

@@ -46,10 +46,10 @@ class MergedColumnParallelLinear(nn.Module):
         self.parts = tuple(parts)
         self.fused = fused
         tensor_parallel = build.tensor_parallel
-        self.shares = [
-            tensor_parallel.share(part.num_units, f"units of {part.name}", replicate=part.replicate) for part in parts
+        self.shards = [
+            tensor_parallel.shard(part.num_units, f"units of {part.name}", replicate=part.replicate) for part in parts
         ]
-        self.widths = [len(share) * part.unit_rows for share, part in zip(self.shares, parts, strict=True)]
+        self.widths = [len(shard) * part.unit_rows for shard, part in zip(self.shards, parts, strict=True)]
         """The outputs of each part on this rank: where to split the result."""
         self.in_features = in_features
         self.kernels = build.kernels
@@ -65,9 +65,9 @@ class MergedColumnParallelLinear(nn.Module):
         found: Placements = {}
         first_row = stored_row = 0
         num_fused = sum(part.num_rows for part in self.parts)
-        for part, share, width in zip(self.parts, self.shares, self.widths, strict=True):
+        for part, shard, width in zip(self.parts, self.shards, self.widths, strict=True):
             name, start, num_rows = (self.fused, stored_row, num_fused) if self.fused else (part.name, 0, part.num_rows)
-            rows = range(start + share.start * part.unit_rows, start + share.stop * part.unit_rows)
+            rows = range(start + shard.start * part.unit_rows, start + shard.stop * part.unit_rows)
             weight = place_weight(self.weight, (num_rows, self.in_features), rows, first_row)
             found.setdefault(f"{name}.weight", []).append(weight)
             if self.bias is not None:
@@ -105,7 +105,7 @@ class ColumnParallelLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, build: ModelBuild, *, bias: bool = False) -> None:
         super().__init__()
         self.shape = (out_features, in_features)
-        self.rows = build.tensor_parallel.share(out_features, "outputs of a layer")
+        self.rows = build.tensor_parallel.shard(out_features, "outputs of a layer")
         self.kernels = build.kernels
         self.weight = build.weight(len(self.rows), in_features)
         self.bias = build.parameter(len(self.rows)) if bias else None
@@ -132,7 +132,7 @@ class RowParallelLinear(nn.Module):
         super().__init__()
         self.shape = (out_features, in_features)
         self.tensor_parallel = build.tensor_parallel
-        self.columns = build.tensor_parallel.share(in_features, "inputs of a layer")
+        self.columns = build.tensor_parallel.shard(in_features, "inputs of a layer")
         self.kernels = build.kernels
         self.weight = build.weight(out_features, len(self.columns))
         self.bias = build.parameter(out_features) if bias else None

@@ -24,7 +24,7 @@ class TensorParallel:
     rank: int = 0
     size: int = 1
 
-    def share(self, num_units: int, what: str, *, replicate: bool = False) -> range:
+    def shard(self, num_units: int, what: str, *, replicate: bool = False) -> range:
         """The units of a dimension that this rank holds; neighbouring ranks hold neighbouring units.
 
         Args:
@@ -33,7 +33,7 @@ class TensorParallel:
             replicate: fewer units than ranks are allowed, and each is held by as many neighbouring ranks.
 
         Raises:
-            ConfigError: the units cannot be shared out evenly.
+            ConfigError: the units cannot be split evenly.
         """
         if num_units % self.size == 0:
             count = num_units // self.size
@@ -43,8 +43,8 @@ class TensorParallel:
             return range(unit, unit + 1)
         raise self._refusal(num_units, what)
 
-    def uneven_share(self, num_units: int, what: str) -> range:
-        """As `share`, but the last ranks may hold fewer units than `ceil(num_units / size)`.
+    def uneven_shard(self, num_units: int, what: str) -> range:
+        """As `shard`, but the last ranks may hold fewer units than `ceil(num_units / size)`.
 
         Raises:
             ConfigError: one would hold none.
@@ -68,7 +68,7 @@ class TensorParallel:
     def gather(self, tensor: torch.Tensor, width: int) -> torch.Tensor:
         """`[n, own]` of every rank side by side, in rank order: `[n, width]` on rank 0; others get their own back.
 
-        `width` is shared as by `uneven_share`.
+        `width` is split as by `uneven_shard`.
 
         Raises:
             LostRankError: another rank is gone.

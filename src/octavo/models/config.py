@@ -90,7 +90,7 @@ Width = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
 Positions = Annotated[int, msgspec.Meta(ge=1, le=2**27)]
 Window = Annotated[int, msgspec.Meta(ge=0, le=2**27)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 NumExperts = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 

@@ -30,11 +30,11 @@ def rotary_of(config: ModelConfig, build: ModelBuild, *, local_theta: float | No
     Raises:
         ModelError: the rope scaling is of an unknown kind, or the rotated part of a head is odd.
     """
-    share = config.extra.get("partial_rotary_factor", 1.0)
-    width = int(config.head_dim * share)
+    fraction = config.extra.get("partial_rotary_factor", 1.0)
+    width = int(config.head_dim * fraction)
     if width == 0 or width % 2:
         raise ModelError(
-            f"the model's config has partial_rotary_factor={share}: of a head's {config.head_dim} dimensions it "
+            f"the model's config has partial_rotary_factor={fraction}: of a head's {config.head_dim} dimensions it "
             f"rotates {width}, which must be an even number"
         )
     max_positions = build.max_model_len or config.max_position_embeddings

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
-from octavo.models.config import ModelConfig, Share, Window
+from octavo.models.config import Fraction, ModelConfig, Window
 from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
 
 LONGROPE = ("longrope", "su", "yarn")
@@ -16,7 +16,7 @@ LONGROPE = ("longrope", "su", "yarn")
 class Phi3ForCausalLM(Decoder):
     """LLaMA with fused projections, sliding windows, partly rotated heads and positions scaled by LongRoPE."""
 
-    understands: ClassVar[Mapping[str, Any]] = {"partial_rotary_factor": Share, "sliding_window": Window}
+    understands: ClassVar[Mapping[str, Any]] = {"partial_rotary_factor": Fraction, "sliding_window": Window}
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.

@@ -2,15 +2,16 @@
 
 from fastapi import FastAPI
 
-from octavo.config import EngineConfig, ServerConfig, flag, parse_size
+from octavo.config import EngineConfig, ServerConfig
+from octavo.knobs import flag, parse_size
 from octavo.server import health, metrics
-from octavo.server.admission import Admission, AdmissionGate
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import Connection
 from octavo.server.errors import install_handlers
 from octavo.server.front import Front
 from octavo.server.metrics import Metrics
 from octavo.server.openai import chat_completions, completions, models
+from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
 from octavo.server.serving import Serving
 
@@ -33,9 +34,9 @@ def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> Fast
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
     )
-    admission = Admission(config.max_queued_requests)
+    open_requests = OpenRequests(config.max_queued_requests)
     app.state.is_draining = False
-    app.state.serving = Serving(front, engine, config, admission, Metrics(front.client, admission))
+    app.state.serving = Serving(front, engine, config, open_requests, Metrics(front.client, open_requests))
     for module in (models, chat_completions, completions, health, metrics):
         app.include_router(module.router)
     install_handlers(app)
@@ -48,6 +49,6 @@ def _add_layers(app: FastAPI, serving: Serving) -> None:
     config = serving.config
     max_body_bytes = parse_size(config.max_body_bytes, 2**40, flag("max_body_bytes"))
     app.add_middleware(Connection, max_body_bytes=max_body_bytes)
-    app.add_middleware(AdmissionGate, admission=serving.admission)
+    app.add_middleware(OpenRequestLimit, open_requests=serving.open_requests)
     app.add_middleware(KeyCheck, keys=config.api_key)
     app.add_middleware(RequestLog, metrics=serving.metrics, log_prompts=config.log_prompts)

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.server.errors import ApiError
-from octavo.server.work import work_of
+from octavo.server.request_context import context_of
 
 OPEN_PATHS = ("/live", "/ready")
 """What a process supervisor asks, without a key."""
@@ -32,7 +32,7 @@ class KeyCheck:
             if tenant is None:
                 await _refusal(Headers(scope=scope)).response()(scope, receive, send)
                 return
-            scope["state"]["tenant"] = work_of(scope).tenant = tenant
+            scope["state"]["tenant"] = context_of(scope).tenant = tenant
         await self._app(scope, receive, send)
 
     def _tenant(self, scope: Scope) -> str | None:

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.errors import ApiError
-from octavo.server.work import Work, work_of
+from octavo.server.request_context import RequestContext, context_of
 
 
 class Connection:
@@ -35,7 +35,7 @@ class Connection:
             await error.response()(scope, receive, send)
             return
         if body is not None:
-            await _while_connected(self._app(scope, _replaying(body), send), receive, work_of(scope))
+            await _while_connected(self._app(scope, _replaying(body), send), receive, context_of(scope))
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None where the client left before its end.
@@ -84,13 +84,13 @@ def _replaying(body: bytes) -> Receive:
     return receive
 
 
-async def _while_connected(endpoint: Awaitable[None], receive: Receive, work: Work) -> None:
+async def _while_connected(endpoint: Awaitable[None], receive: Receive, context: RequestContext) -> None:
     """Run an endpoint to its end, or until the client goes away before it has its answer."""
     answering = asyncio.ensure_future(endpoint)
     watching = asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if answering.done() or work.is_answered:
+        if answering.done() or context.is_answered:
             await answering
     finally:
         await _cancelled(answering)

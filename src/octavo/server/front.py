@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from octavo.engine.client import EngineClient, RequestStream
 from octavo.engine.wire import Ready
+from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
-from octavo.tokenization.assembler import Delta, OutputAssembler
 from octavo.tokenization.tokenizer import Tokenizer
 
 

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
-from octavo.config import flag
+from octavo.knobs import flag
 from octavo.server.serving import Serving, serving_of
 
 router = APIRouter()

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
 from octavo.errors import ConfigError, OctavoError
-from octavo.models.weights.resolve import resolve_model
 
 if TYPE_CHECKING:
     import uvicorn
@@ -179,7 +179,7 @@ class _Ending:
     @property
     def _num_open(self) -> int:
         """Requests in the server, those being tokenized or written out included."""
-        num_open: int = self._app.state.serving.admission.num_open
+        num_open: int = self._app.state.serving.open_requests.count
         return num_open
 
     def _signalled(self) -> None:

@@ -17,9 +17,9 @@ from starlette.responses import Response
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
 from octavo.memory import Ledger
+from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
-from octavo.server.admission import Admission
-from octavo.tokenization.assembler import Delta
+from octavo.server.request_limits import OpenRequests
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 TOKEN_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
@@ -40,12 +40,12 @@ class Metrics:
 
     Args:
         client: whose load the gauges show.
-        admission: the count of requests.
+        open_requests: the count of requests.
     """
 
-    def __init__(self, client: EngineClient, admission: Admission) -> None:
+    def __init__(self, client: EngineClient, open_requests: OpenRequests) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_LoadCollector(client, admission))
+        self.registry.register(_LoadCollector(client, open_requests))
         self._prompt_tokens = Counter(
             "vllm:prompt_tokens", "Prompt tokens of requests that got a token.", registry=self.registry
         )
@@ -105,12 +105,12 @@ class Gauge(NamedTuple):
 class _LoadCollector(Collector):
     """Reads the engine's last report when the metrics are asked for: the engine's steps cost nothing more."""
 
-    def __init__(self, client: EngineClient, admission: Admission) -> None:
+    def __init__(self, client: EngineClient, open_requests: OpenRequests) -> None:
         self._client = client
-        self._admission = admission
+        self._open_requests = open_requests
 
     def collect(self) -> Iterator[Metric]:
-        open_requests = Gauge("octavo:requests_open", "Requests in the server.", {"": self._admission.num_open})
+        open_requests = Gauge("octavo:requests_open", "Requests in the server.", {"": self._open_requests.count})
         yield _family(open_requests)
         load = self._client.load
         if load is None:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from octavo.outputs import RequestOutput
 from octavo.server.errors import api_error
 from octavo.server.metrics import Metrics
-from octavo.server.work import Work
+from octavo.server.request_context import RequestContext
 
 CLIENT_LEFT = 499
 """The status logged where the client went away before the answer began (nginx's number)."""
@@ -19,7 +19,7 @@ logger = logging.getLogger("octavo.requests")
 
 
 class RequestLog:
-    """Gives each request its id and `Work`. Requests for work are logged as INFO, all others as DEBUG.
+    """Gives each request its id and its context. Those that generate (POST) are logged as INFO, all others as DEBUG.
 
     Args:
         app: what requests go on to.
@@ -36,68 +36,68 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        work = Work(endpoint=scope["path"])
-        scope.setdefault("state", {})["work"] = work
-        watched_send = _watching(send, work)
+        context = RequestContext(endpoint=scope["path"])
+        scope.setdefault("state", {})["context"] = context
+        watched_send = _watching(send, context)
         try:
-            async with work.held:
+            async with context.held:
                 await self._app(scope, receive, watched_send)
         except Exception as error:
             answer = api_error(error)
-            if work.status is None:
+            if context.status is None:
                 await answer.response()(scope, receive, watched_send)
         finally:
-            self._close(work, logging.INFO if scope["method"] == "POST" else logging.DEBUG)
+            self._close(context, logging.INFO if scope["method"] == "POST" else logging.DEBUG)
 
-    def _close(self, work: Work, level: int) -> None:
-        outputs = [generation.output for generation in work.generations]
+    def _close(self, context: RequestContext, level: int) -> None:
+        outputs = [generation.output for generation in context.generations]
         for output in outputs:
-            self._metrics.note_end(output, work.arrival_s)
+            self._metrics.note_end(output, context.arrival_s)
         if logger.isEnabledFor(level):
-            record = _record(work, outputs)
+            record = _record(context, outputs)
             if self._log_prompts:
                 record |= _texts(outputs)
             logger.log(level, json.dumps(record))
 
 
-def _watching(send: Send, work: Work) -> Send:
+def _watching(send: Send, context: RequestContext) -> Send:
     """Put the request's id into the answer, and note how far it has come."""
 
     async def watched(message: Message) -> None:
         if message["type"] == "http.response.start":
-            work.status = message["status"]
-            message = {**message, "headers": [*message["headers"], (b"x-request-id", work.request_id.encode())]}
+            context.status = message["status"]
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", context.request_id.encode())]}
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            work.is_answered = True
+            context.is_answered = True
         await send(message)
 
     return watched
 
 
-def _record(work: Work, outputs: list[RequestOutput]) -> dict[str, Any]:
+def _record(context: RequestContext, outputs: list[RequestOutput]) -> dict[str, Any]:
     """What is logged of a request: numbers and names, nothing that was said."""
     sequences = [sequence for output in outputs for sequence in output.outputs]
     return {
-        "request_id": work.request_id,
-        "tenant": work.tenant,
-        "endpoint": work.endpoint,
-        "status": work.status or CLIENT_LEFT,
-        "complete": work.is_answered,
+        "request_id": context.request_id,
+        "tenant": context.tenant,
+        "endpoint": context.endpoint,
+        "status": context.status or CLIENT_LEFT,
+        "complete": context.is_answered,
         "prompt_tokens": sum(len(output.prompt_token_ids) for output in outputs),
         "cached_tokens": sum(output.metrics.memory.num_cached_tokens for output in outputs),
         "output_tokens": sum(len(sequence.token_ids) for sequence in sequences),
         "finish_reasons": [sequence.finish_reason or "abort" for sequence in sequences],
-        "queue_s": _seconds(work, [output.metrics.first_scheduled_s for output in outputs]),
-        "first_token_s": _seconds(work, [output.metrics.first_token_s for output in outputs]),
-        "total_s": round(time.monotonic() - work.arrival_s, 4),
+        "queue_s": _seconds(context, [output.metrics.first_scheduled_s for output in outputs]),
+        "first_token_s": _seconds(context, [output.metrics.first_token_s for output in outputs]),
+        "total_s": round(time.monotonic() - context.arrival_s, 4),
         "preemptions": sum(output.metrics.memory.num_preemptions for output in outputs),
     }
 
 
-def _seconds(work: Work, times_s: list[float | None]) -> float | None:
+def _seconds(context: RequestContext, times_s: list[float | None]) -> float | None:
     """From the request's arrival to the first of some times; None where none has come."""
     known = [time_s for time_s in times_s if time_s is not None]
-    return round(min(known) - work.arrival_s, 4) if known else None
+    return round(min(known) - context.arrival_s, 4) if known else None
 
 
 def _texts(outputs: list[RequestOutput]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from octavo.config import EngineConfig, ServerConfig
-from octavo.server.admission import Admission
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
 from octavo.server.metrics import Metrics
+from octavo.server.request_limits import OpenRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Serving:
     front: Front
     engine: EngineConfig
     config: ServerConfig
-    admission: Admission
+    open_requests: OpenRequests
     metrics: Metrics
     created: int = field(default_factory=lambda: int(time.time()))
     """When the server started, in Unix seconds."""

@@ -7,8 +7,8 @@ from typing import Any
 from gguf.constants import Keys, TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from octavo.checkpoints.gguf_header import read_header
 from octavo.errors import ModelError
-from octavo.models.weights.gguf_header import read_header
 from octavo.tokenization.vocabulary import Vocabulary
 
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from octavo.checkpoints.locate import Checkpoint, locate
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
-from octavo.models.weights.locate import Checkpoint, locate
 from octavo.tokenization.tokenizer import Tokenizer
 
 

@@ -1,11 +1,12 @@
 """`octavo bench curve`: tokens a second against batch and context, beside the limit of the machine."""
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress_bar, write_figures
-from octavo.cli.flags import add_config_flags, read_config_flags
+from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser
+from octavo.cli.bench.output import progress_bar
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 
@@ -26,24 +27,18 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ),
     )
     batches, contexts = [1, 2, 4, 8, 16, 32, 64, 128, 256], [128, 256, 512, 1024, 2048, 4096, 8192]
-    for name, default, text in (("batch", batches, "sequences"), ("context", contexts, "tokens of each")):
-        shown = f"{text} (default: {' '.join(map(str, default))})"
-        parser.add_argument(f"--{name}", type=int, nargs="+", default=default, metavar="N", help=shown)
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="steps, for their median (default: 10)")
-    add_output_flags(parser)
-    add_config_flags(parser, EngineConfig)
-    parser.set_defaults(run=run)
+    add_count_flag(parser, "--batch", batches, "sequences")
+    add_count_flag(parser, "--context", contexts, "tokens of each")
+    add_count_flag(parser, "--steps", 10, "steps, for their median")
+    finish_engine_parser(parser, run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print a table, write what was asked for.
+def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
+    """Measure and print.
 
     Raises:
         OctavoError: a flag or the model is wrong, or nothing fits.
     """
-    check_positive(arguments, "batch", "context", "steps")
-    check_output_flags(arguments)
-    config = read_config_flags(arguments, EngineConfig)
     from octavo.evaluation.cost_curve import Curve, CurveBench, plot
     from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, Drift, measure_limits
 
@@ -55,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     if len(cells) < len(grid):
         left_out = len(grid) - len(cells)
         print(f"{left_out} of {len(grid)} do not fit the model's length or --kv-cache-memory", file=sys.stderr)
-    with progress_bar(NUM_MEASUREMENTS + len(cells), "figure") as bar:
+    with contextlib.closing(bench.executor), progress_bar(NUM_MEASUREMENTS + len(cells), "figure") as bar:
         limits = measure_limits(config.kernels, bar.update)
         drift = Drift(config.kernels)
         points = []
@@ -64,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             bar.update()
     _print_table(points)
     curve = Curve(limits=limits, cost=bench.cost, points=points)
-    write_figures(arguments, curve, plot)
+    return Outcome(curve, plot)
 
 
 def _print_table(points: "list[CurvePoint]") -> None:

@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from octavo.cli.bench.output import (
-    add_output_flags,
-    check_output_flags,
-    check_positive,
-    progress_bar,
-    write_figures,
-)
-from octavo.cli.flags import add_config_flags, read_config_flags
+from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser
+from octavo.cli.bench.output import progress_bar
 from octavo.config import EngineConfig
 from octavo.evaluation.kernel_names import KINDS, PRECISIONS
 
@@ -37,37 +31,29 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--kv-precision", nargs="+", choices=PRECISIONS, default=["bfloat16", "int8"], help="default: bfloat16 int8"
     )
-    for name, default, help_text in (
-        ("rows", [1, 4, 8, 16, 64, 256], "tokens in a step of products, logits, norms and activations"),
-        ("sequences", [1, 64], "that decode at once"),
-        ("context", [128, 2048], "tokens of each of them"),
-        ("prefill", [2048], "tokens of a prompt"),
-    ):
-        shown = f"{help_text} (default: {' '.join(map(str, default))})"
-        parser.add_argument(f"--{name}", type=int, nargs="+", default=default, metavar="N", help=shown)
-    add_output_flags(parser)
+    rows = [1, 4, 8, 16, 64, 256]
+    add_count_flag(parser, "--rows", rows, "tokens in a step of products, logits, norms and activations")
+    add_count_flag(parser, "--sequences", [1, 64], "that decode at once")
+    add_count_flag(parser, "--context", [128, 2048], "tokens of each of them")
+    add_count_flag(parser, "--prefill", [2048], "tokens of a prompt")
     of_model = ("model", "revision", "gguf_file", "download_dir", "offline")
-    add_config_flags(parser, EngineConfig, *of_model, "block_size", "kernels", "num_threads")
-    parser.set_defaults(run=run)
+    finish_engine_parser(parser, run, *of_model, "block_size", "kernels", "num_threads")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print a table, write what was asked for.
+def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
+    """Measure and print.
 
     Raises:
         OctavoError: a flag or the model is wrong, or the KV asked for does not fit.
     """
-    check_positive(arguments, "rows", "sequences", "context", "prefill")
-    check_output_flags(arguments)
-    config = read_config_flags(arguments, EngineConfig)
     import torch
 
+    from octavo.checkpoints.locate import locate
+    from octavo.checkpoints.resolve import resolve_model
     from octavo.evaluation.kernel_cases import KernelWork, count_cases
     from octavo.evaluation.kernel_rates import KernelFigures, measure_kernels, plot
     from octavo.evaluation.machine_limits import NUM_MEASUREMENTS, measure_limits
-    from octavo.models.weights.loader import read_config
-    from octavo.models.weights.locate import locate
-    from octavo.models.weights.resolve import resolve_model
+    from octavo.models.loader import read_config
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
@@ -93,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
             rates.append(rate)
             _print_rate(rate)
     figures = KernelFigures(limits=limits, kernels=rates)
-    write_figures(arguments, figures, plot)
+    return Outcome(figures, plot)
 
 
 def _print_limits(limits: "MachineLimits") -> None:

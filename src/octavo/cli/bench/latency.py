@@ -1,17 +1,9 @@
 """`octavo bench latency`: one stream's time to the first token, and between tokens."""
 
 import argparse
-import dataclasses
 
-from octavo.cli.bench.output import (
-    add_output_flags,
-    check_output_flags,
-    check_positive,
-    milliseconds,
-    progress_bar,
-    write_figures,
-)
-from octavo.cli.flags import add_config_flags, read_config_flags
+from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser
+from octavo.cli.bench.output import milliseconds, progress_bar
 from octavo.config import EngineConfig
 
 
@@ -22,29 +14,22 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="one stream's time to the first token, and between tokens",
         description="Run one greedy stream after another. Milliseconds at p50, p90 and p99.",
     )
-    parser.add_argument(
-        "--input-tokens", type=int, nargs="+", default=[32, 512], metavar="N", help="prompt lengths (default: 32 512)"
-    )
-    parser.add_argument("--output-tokens", type=int, default=128, metavar="N", help="to generate (default: 128)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="streams a length (default: 5)")
-    add_output_flags(parser)
-    add_config_flags(parser, EngineConfig)
-    parser.set_defaults(run=run)
+    add_count_flag(parser, "--input-tokens", [32, 512], "prompt lengths")
+    add_count_flag(parser, "--output-tokens", 128, "to generate")
+    add_count_flag(parser, "--repeats", 5, "streams a length")
+    finish_engine_parser(parser, run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print a table, write what was asked for.
+def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
+    """Measure and print.
 
     Raises:
         OctavoError: a flag or the model is wrong.
     """
-    check_positive(arguments, "input_tokens", "output_tokens", "repeats")
-    check_output_flags(arguments)
-    config = read_config_flags(arguments, EngineConfig)
     from octavo.evaluation.latency import measure, plot
     from octavo.llm import LLM
 
-    with LLM(**dataclasses.asdict(config)) as llm:
+    with LLM.configured(config) as llm:
         measure(llm, 16, 8, 1)
         with progress_bar(len(arguments.input_tokens) * arguments.repeats, "stream") as bar:
             figures = [
@@ -56,4 +41,4 @@ def run(arguments: argparse.Namespace) -> None:
     for case in figures:
         columns = f"{milliseconds(case.first_token_ms)} {milliseconds(case.between_tokens_ms)}"
         print(f"{case.input_tokens:>7} {columns} {case.tokens_a_second:9.1f}")
-    write_figures(arguments, figures, plot)
+    return Outcome(figures, plot)

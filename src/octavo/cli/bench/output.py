@@ -1,4 +1,4 @@
-"""What all benchmarks share: where their figures go, and progress."""
+"""Where a benchmark's figures go, its progress and its tables' cells."""
 
 import argparse
 import sys
@@ -15,20 +15,15 @@ Item = TypeVar("Item")
 Figures = TypeVar("Figures")
 
 
-def add_json_flag(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
-    """`--json`, in a group of its own."""
+def add_output_flags(parser: argparse.ArgumentParser, *, plots: bool = True) -> None:
+    """`--json` and, where there is something to draw, `--plot`."""
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write the figures here")
     parser.set_defaults(plot=None)
-    return group
-
-
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """`--json` and `--plot`."""
-    group = add_json_flag(parser)
-    group.add_argument(
-        "--plot", metavar="FILE.png", help="draw the figures here (needs matplotlib: pip install 'octavo[bench]')"
-    )
+    if plots:
+        group.add_argument(
+            "--plot", metavar="FILE.png", help="draw the figures here (needs matplotlib: pip install 'octavo[bench]')"
+        )
 
 
 def check_output_flags(arguments: argparse.Namespace) -> None:
@@ -76,18 +71,6 @@ def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
         for item in items:
             yield item
             bar.update()
-
-
-def check_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse counts below one.
-
-    Raises:
-        ConfigError: one is; the message names its flag.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if min(value if isinstance(value, list) else [value]) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
 
 
 def milliseconds(percentiles: list[float]) -> str:

@@ -5,17 +5,12 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from octavo.cli.bench.output import (
-    add_output_flags,
-    check_output_flags,
-    milliseconds,
-    progress_bar,
-    write_figures,
-)
+from octavo.cli.bench.benchmark import Outcome, finish_parser
+from octavo.cli.bench.output import milliseconds, progress_bar
 from octavo.cli.bench.workload import add_workload_flags, read_workload_flags
-from octavo.config import flag
 from octavo.errors import ConfigError, EngineError
 from octavo.evaluation.workloads import Work, repeated
+from octavo.knobs import flag
 
 if TYPE_CHECKING:
     from octavo.evaluation.serve_load import LoadFigures
@@ -52,18 +47,16 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the arrivals (default: 0)")
     add_workload_flags(parser)
-    add_output_flags(parser)
-    parser.set_defaults(run=run)
+    finish_parser(parser, run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print a table, write what was asked for.
+def run(arguments: argparse.Namespace) -> Outcome:
+    """Measure and print.
 
     Raises:
         OctavoError: a flag or the workload is wrong, or the server answered nothing.
     """
     counts = _counts(arguments)
-    check_output_flags(arguments)
     work = read_workload_flags(arguments)
     from octavo.evaluation.serve_load import Server, apply_load, plot
 
@@ -78,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
             requests = repeated(work, count, repeat, num_repeats)
             figures.append(apply_load(server, requests, rate, arguments.seed, bar.update))
         _print_row(figures[-1])
-    write_figures(arguments, figures, plot)
+    return Outcome(figures, plot)
 
 
 def _counts(arguments: argparse.Namespace) -> list[int]:

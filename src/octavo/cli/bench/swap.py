@@ -2,8 +2,8 @@
 
 import argparse
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, check_positive, progress, write_figures
-from octavo.cli.flags import add_config_flags, read_config_flags
+from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser
+from octavo.cli.bench.output import progress
 from octavo.config import EngineConfig
 
 
@@ -16,30 +16,19 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "each block size (the paper's figure 19).",
         epilog="example: octavo bench swap --quantization int8 --plot swap.png",
     )
-    parser.add_argument(
-        "--block-sizes",
-        type=int,
-        nargs="+",
-        default=[1, 2, 4, 8, 16, 32, 64, 128, 256],
-        metavar="N",
-        help="block sizes to try, in place of --block-size (default: 1 to 256)",
-    )
-    parser.add_argument("--tokens", type=int, default=256, metavar="N", help="of the sequence (default: 256)")
-    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="times to measure (default: 10)")
-    add_output_flags(parser)
-    add_config_flags(parser, EngineConfig)
-    parser.set_defaults(run=run)
+    sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    add_count_flag(parser, "--block-sizes", sizes, "block sizes to try, in place of --block-size", shown="1 to 256")
+    add_count_flag(parser, "--tokens", 256, "of the sequence")
+    add_count_flag(parser, "--repeats", 10, "times to measure")
+    finish_engine_parser(parser, run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print a table, write what was asked for.
+def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
+    """Measure and print.
 
     Raises:
         OctavoError: a flag or the model is wrong, or the sequence does not fit.
     """
-    check_positive(arguments, "block_sizes", "tokens", "repeats")
-    check_output_flags(arguments)
-    config = read_config_flags(arguments, EngineConfig)
     from octavo.evaluation.swap_cost import measure, plot
 
     sizes = arguments.block_sizes
@@ -51,4 +40,4 @@ def run(arguments: argparse.Namespace) -> None:
             f"{cost.block_size:>10} {cost.num_blocks:>7} {cost.recompute_ms:>10.2f} {cost.swap_out_ms:>9.3f} "
             f"{cost.swap_in_ms:>9.3f} {cost.swap_ms:>9.3f}"
         )
-    write_figures(arguments, costs, plot)
+    return Outcome(costs, plot)

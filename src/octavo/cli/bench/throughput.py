@@ -1,15 +1,14 @@
 """`octavo bench throughput`: tokens a second on a workload, and of one stream."""
 
 import argparse
-import dataclasses
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from octavo.cli.bench.output import add_output_flags, check_output_flags, progress_bar, write_figures
+from octavo.cli.bench.benchmark import Outcome, finish_engine_parser
+from octavo.cli.bench.output import progress_bar
 from octavo.cli.bench.workload import add_workload_flags, read_workload_flags
-from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -26,29 +25,25 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog="example: octavo bench throughput --kind sharegpt --requests 64 --quantization int8",
     )
     add_workload_flags(parser)
-    add_output_flags(parser)
-    add_config_flags(parser, EngineConfig)
-    parser.set_defaults(run=run)
+    finish_engine_parser(parser, run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure, print, write what was asked for.
+def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
+    """Measure and print.
 
     Raises:
         OctavoError: a flag, the workload or the model is wrong.
     """
-    check_output_flags(arguments)
-    config = read_config_flags(arguments, EngineConfig)
     work = read_workload_flags(arguments)
     start_s = time.perf_counter()
     from octavo.evaluation.throughput import measure, num_output_tokens, plot
     from octavo.llm import LLM
 
-    with LLM(**dataclasses.asdict(config)) as llm, progress_bar(num_output_tokens(work), "token") as bar:
+    with LLM.configured(config) as llm, progress_bar(num_output_tokens(work), "token") as bar:
         load_s = time.perf_counter() - start_s
         figures, moments = measure(llm, work, precision=_precision(llm), load_s=load_s, produced=bar.update)
     print(msgspec.json.encode(figures).decode())
-    write_figures(arguments, figures, lambda drawn, path: plot(drawn, moments, path))
+    return Outcome(figures, lambda drawn, path: plot(drawn, moments, path))
 
 
 def _precision(llm: "LLM") -> str:

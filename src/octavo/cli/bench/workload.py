@@ -1,8 +1,8 @@
-"""The flags that say what a benchmark runs."""
+"""The flags that say which requests a benchmark runs."""
 
 import argparse
 
-from octavo.cli.bench.output import check_positive
+from octavo.cli.bench.benchmark import add_count_flag
 from octavo.errors import ConfigError
 from octavo.evaluation.workloads import MEANS, Work, draw_workload, read_workload
 
@@ -16,9 +16,32 @@ def add_workload_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kind", choices=sorted(MEANS), default="sharegpt", help="lengths as in this data set (default: sharegpt)"
     )
-    group.add_argument("--requests", type=int, default=64, metavar="N", help="how many (default: 64)")
-    group.add_argument("--scale", type=float, default=0.5, metavar="X", help="multiplies the lengths (default: 0.5)")
-    group.add_argument("--workload-seed", type=int, default=0, metavar="N", help="of lengths and ids (default: 0)")
+    add_count_flag(group, "--requests", 64, "how many")
+    add_scale_flag(group, 0.5)
+    add_seed_flag(group)
+
+
+def add_scale_flag(flags: argparse.ArgumentParser | argparse._ArgumentGroup, default: float) -> None:
+    """`--scale`."""
+    shown = f"multiplies the lengths (default: {default:g})"
+    flags.add_argument("--scale", type=float, default=default, metavar="X", help=shown)
+
+
+def add_seed_flag(flags: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--workload-seed`."""
+    flags.add_argument("--workload-seed", type=int, default=0, metavar="N", help="of lengths and ids (default: 0)")
+
+
+def read_scale_flag(arguments: argparse.Namespace) -> float:
+    """The scale that the flag asks for.
+
+    Raises:
+        ConfigError: it is out of its range.
+    """
+    scale: float = arguments.scale
+    if not 0.05 <= scale <= 4:
+        raise ConfigError(f"--scale must be between 0.05 and 4, got {scale}")
+    return scale
 
 
 def read_workload_flags(arguments: argparse.Namespace) -> list[Work]:
@@ -27,9 +50,6 @@ def read_workload_flags(arguments: argparse.Namespace) -> list[Work]:
     Raises:
         ConfigError: the file is no workload, or a number is out of its range.
     """
-    check_positive(arguments, "requests")
     if arguments.workload:
         return read_workload(arguments.workload)
-    if not 0.05 <= arguments.scale <= 4:
-        raise ConfigError(f"--scale must be between 0.05 and 4, got {arguments.scale}")
-    return draw_workload(arguments.kind, arguments.requests, arguments.scale, arguments.workload_seed)
+    return draw_workload(arguments.kind, arguments.requests, read_scale_flag(arguments), arguments.workload_seed)

@@ -9,9 +9,9 @@ from msgspec import UNSET
 from pydantic import Field
 from starlette.responses import Response
 
+from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import SamplingParams
-from octavo.server.admission import check_caps
 from octavo.server.errors import ApiError
 from octavo.server.openai import run
 from octavo.server.openai.answers import (
@@ -28,9 +28,9 @@ from octavo.server.openai.answers import (
 from octavo.server.openai.body import SamplingBody, unsupported
 from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.logprobs import Candidates, chat_logprobs, prompt_logprobs
+from octavo.server.request_context import RequestContext, context_of
+from octavo.server.request_limits import check_caps
 from octavo.server.serving import Serving, serving_of
-from octavo.server.work import Work, work_of
-from octavo.tokenization.assembler import Delta
 
 RESERVED_VARIABLES = ("self", "messages", "add_generation_prompt")
 """Template variables that the server sets itself."""
@@ -89,7 +89,7 @@ class ChatBody(SamplingBody):
 @router.post("/v1/chat/completions", summary="Answer a conversation")
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """One answer or several to a conversation, whole or as a stream of events."""
-    serving, work = serving_of(request), work_of(request)
+    serving, context = serving_of(request), context_of(request)
     serving.check_model(body.model)
     body.check_supported()
     check_caps(serving.config, n=body.num_answers, best_of=body.best_of, stop=body.stop, logit_bias=body.logit_bias)
@@ -97,23 +97,23 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     text, token_ids = await serving.front.tokenize_chat(
         body.messages, body.add_generation_prompt is not False, **body.template_variables
     )
-    await run.start(serving, work, [run.Prompt(text, token_ids)], params, body.cache_salt)
-    answer = _ChatAnswer(serving, work, params, body)
+    await run.start(serving, context, [run.Prompt(text, token_ids)], params, body.cache_salt)
+    answer = _ChatAnswer(serving, context, params, body)
     if body.stream:
         return event_stream(answer.chunks())
-    [output] = await run.finish(serving, work)
+    [output] = await run.finish(serving, context)
     return json_response(answer.whole(output))
 
 
 class _ChatAnswer:
     """Writes one request's answer."""
 
-    def __init__(self, serving: Serving, work: Work, params: SamplingParams, body: ChatBody) -> None:
+    def __init__(self, serving: Serving, context: RequestContext, params: SamplingParams, body: ChatBody) -> None:
         self._serving = serving
-        self._work = work
+        self._context = context
         self._num_top = params.logprobs
         self._sends_usage = body.wants_usage_chunk
-        self._id = f"chatcmpl-{work.request_id}"
+        self._id = f"chatcmpl-{context.request_id}"
         self._created = int(time.time())
         self._has_role = [False] * params.n
 
@@ -129,10 +129,10 @@ class _ChatAnswer:
         )
 
     async def chunks(self) -> AsyncIterator[list[ChatChunk]]:
-        async for news in run.news(self._serving, self._work):
-            yield [self._chunk([choice]) for delta in news.deltas for choice in self._chunk_choices(delta)]
+        async for gained in run.deltas(self._serving, self._context):
+            yield [self._chunk([choice]) for delta in gained.deltas for choice in self._chunk_choices(delta)]
         if self._sends_usage:
-            yield [self._chunk([], Usage.of([generation.output for generation in self._work.generations]))]
+            yield [self._chunk([], Usage.of([generation.output for generation in self._context.generations]))]
 
     def _choice(self, sequence: CompletionOutput) -> ChatChoice:
         return ChatChoice(

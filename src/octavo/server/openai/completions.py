@@ -9,9 +9,9 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field
 from starlette.responses import Response
 
+from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, Logprob, RequestOutput
 from octavo.sampling_params import SamplingParams
-from octavo.server.admission import check_caps
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
 from octavo.server.openai import run
@@ -19,9 +19,9 @@ from octavo.server.openai.answers import TextChoice, TextCompletion, TextLogprob
 from octavo.server.openai.body import MAX_WHOLE, SamplingBody, Text, unsupported
 from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.logprobs import TextLogprobsWriter, joined, prompt_logprobs
+from octavo.server.request_context import RequestContext, context_of
+from octavo.server.request_limits import check_caps
 from octavo.server.serving import Serving, serving_of
-from octavo.server.work import Work, work_of
-from octavo.tokenization.assembler import Delta
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -81,7 +81,7 @@ class CompletionBody(SamplingBody):
 @router.post("/v1/completions", summary="Go on from a text")
 async def create_completion(body: CompletionBody, request: Request) -> Response:
     """One continuation or several of each prompt, whole or as a stream of events."""
-    serving, work = serving_of(request), work_of(request)
+    serving, context = serving_of(request), context_of(request)
     serving.check_model(body.model)
     body.check_supported()
     prompts = body.prompts
@@ -95,11 +95,11 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     )
     params = body.params()
     tokenized = [await _tokenized(serving.front, prompt) for prompt in prompts]
-    await run.start(serving, work, tokenized, params, body.cache_salt)
-    answer = _TextAnswer(serving, work, body)
+    await run.start(serving, context, tokenized, params, body.cache_salt)
+    answer = _TextAnswer(serving, context, body)
     if body.stream:
         return event_stream(answer.chunks())
-    return json_response(answer.whole(await run.finish(serving, work)))
+    return json_response(answer.whole(await run.finish(serving, context)))
 
 
 async def _tokenized(front: Front, prompt: str | list[int]) -> run.Prompt:
@@ -111,18 +111,18 @@ async def _tokenized(front: Front, prompt: str | list[int]) -> run.Prompt:
 class _TextAnswer:
     """Writes one request's answer. Choices are numbered through: those of the first prompt come first."""
 
-    def __init__(self, serving: Serving, work: Work, body: CompletionBody) -> None:
+    def __init__(self, serving: Serving, context: RequestContext, body: CompletionBody) -> None:
         self._serving = serving
-        self._work = work
+        self._context = context
         self._body = body
-        self._id = f"cmpl-{work.request_id}"
+        self._id = f"cmpl-{context.request_id}"
         self._created = int(time.time())
         self._writers = [
             [
                 _ChoiceWriter(serving.front, body, prompt_index * body.num_answers + index, generation.output)
                 for index in range(body.num_answers)
             ]
-            for prompt_index, generation in enumerate(work.generations)
+            for prompt_index, generation in enumerate(context.generations)
         ]
 
     def whole(self, outputs: list[RequestOutput]) -> TextCompletion:
@@ -135,9 +135,9 @@ class _TextAnswer:
 
     async def chunks(self) -> AsyncIterator[list[TextCompletion]]:
         sent_usage = None if self._body.wants_usage_chunk else UNSET
-        async for news in run.news(self._serving, self._work):
-            writers = self._writers[news.prompt_index]
-            choices = [writers[delta.index].chunk_choice(delta) for delta in news.deltas]
+        async for gained in run.deltas(self._serving, self._context):
+            writers = self._writers[gained.prompt_index]
+            choices = [writers[delta.index].chunk_choice(delta) for delta in gained.deltas]
             yield [self._completion([choice], sent_usage) for choice in choices if choice is not None]
         if self._body.wants_usage_chunk:
             yield [self._completion([], self._usage())]
@@ -146,7 +146,7 @@ class _TextAnswer:
         return TextCompletion(self._id, self._created, self._serving.model_name, choices, usage)
 
     def _usage(self) -> Usage:
-        usage = Usage.of([generation.output for generation in self._work.generations])
+        usage = Usage.of([generation.output for generation in self._context.generations])
         if self._body.is_scoring_only:
             usage.completion_tokens, usage.total_tokens = 0, usage.prompt_tokens
         return usage
@@ -156,7 +156,7 @@ class _ChoiceWriter:
     """Writes one choice, whole or in pieces: with echo, the prompt goes before the first.
 
     Args:
-        output: what becomes of the choice's prompt; it has the prompt's log-probabilities with the first news.
+        output: what becomes of the choice's prompt; it has the prompt's log-probabilities with the first delta.
     """
 
     def __init__(self, front: Front, body: CompletionBody, index: int, output: RequestOutput) -> None:

@@ -1,4 +1,4 @@
-"""From tokenized prompts to the news of their generations: what all endpoints that generate share."""
+"""From tokenized prompts to the deltas of their generations: what all endpoints that generate share."""
 
 import asyncio
 import time
@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.front import Generation
 from octavo.server.metrics import Metrics
+from octavo.server.request_context import RequestContext
 from octavo.server.serving import Serving
-from octavo.server.work import Work
-from octavo.tokenization.assembler import Delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Prompt:
     token_ids: list[int]
 
 
-class News(NamedTuple):
+class PromptDeltas(NamedTuple):
     """What one prompt's sequences gained in a step."""
 
     prompt_index: int
@@ -31,7 +31,7 @@ class News(NamedTuple):
 
 
 async def start(
-    serving: Serving, work: Work, prompts: Sequence[Prompt], params: SamplingParams, cache_salt: str | None
+    serving: Serving, context: RequestContext, prompts: Sequence[Prompt], params: SamplingParams, cache_salt: str | None
 ) -> None:
     """Hand all prompts to the engine, or none where one is refused.
 
@@ -42,36 +42,38 @@ async def start(
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
     for prompt in prompts:
-        generation = serving.front.generate(prompt.text, prompt.token_ids, params, work.tenant, cache_salt)
-        await work.hold(generation)
+        generation = serving.front.generate(prompt.text, prompt.token_ids, params, context.tenant, cache_salt)
+        await context.hold(generation)
 
 
-async def news(serving: Serving, work: Work) -> AsyncIterator[News]:
+async def deltas(serving: Serving, context: RequestContext) -> AsyncIterator[PromptDeltas]:
     """What the request's generations gain, as it comes, until all are over.
 
     Raises:
         OctavoError: the engine refused one or died.
     """
     streams = [
-        _news_of_one(index, generation, serving.metrics, work.arrival_s)
-        for index, generation in enumerate(work.generations)
+        _deltas_of_one(index, generation, serving.metrics, context.arrival_s)
+        for index, generation in enumerate(context.generations)
     ]
     async for item in streams[0] if len(streams) == 1 else _merged(streams):
         yield item
 
 
-async def finish(serving: Serving, work: Work) -> list[RequestOutput]:
+async def finish(serving: Serving, context: RequestContext) -> list[RequestOutput]:
     """The whole outputs, once all generations are over.
 
     Raises:
         OctavoError: the engine refused one or died.
     """
-    async for _ in news(serving, work):
+    async for _ in deltas(serving, context):
         pass
-    return [generation.output for generation in work.generations]
+    return [generation.output for generation in context.generations]
 
 
-async def _news_of_one(index: int, generation: Generation, metrics: Metrics, arrival_s: float) -> AsyncIterator[News]:
+async def _deltas_of_one(
+    index: int, generation: Generation, metrics: Metrics, arrival_s: float
+) -> AsyncIterator[PromptDeltas]:
     last_s: float | None = None
     async for deltas in generation.deltas():
         now_s = time.monotonic()
@@ -79,14 +81,14 @@ async def _news_of_one(index: int, generation: Generation, metrics: Metrics, arr
             metrics.note_first_token(len(generation.output.prompt_token_ids), arrival_s)
         metrics.note_deltas(deltas, None if last_s is None else now_s - last_s)
         last_s = now_s
-        yield News(index, deltas)
+        yield PromptDeltas(index, deltas)
 
 
-async def _merged(streams: Sequence[AsyncIterator[News]]) -> AsyncIterator[News]:
+async def _merged(streams: Sequence[AsyncIterator[PromptDeltas]]) -> AsyncIterator[PromptDeltas]:
     """The items of several streams as they come, a task for each; the first error ends them all."""
-    queue: asyncio.Queue[News | None] = asyncio.Queue()
+    queue: asyncio.Queue[PromptDeltas | None] = asyncio.Queue()
 
-    async def pump(stream: AsyncIterator[News]) -> None:
+    async def pump(stream: AsyncIterator[PromptDeltas]) -> None:
         try:
             async for item in stream:
                 queue.put_nowait(item)

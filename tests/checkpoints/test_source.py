@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from octavo.models.weights.source import HuggingFaceTensors
+from octavo.checkpoints.source import HuggingFaceTensors
 
 
 class Stored:

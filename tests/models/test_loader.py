@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import make_llama
+from octavo.checkpoints.locate import locate
 from octavo.errors import ConfigError, ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
-from octavo.models.weights.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
-from octavo.models.weights.locate import locate
+from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
+from tiny_checkpoints import make_llama
 
 BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
 CONFIG = ModelConfig(
@@ -42,8 +42,8 @@ def anonymous_bytes():
 bare = anonymous_bytes()
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
-from octavo.models.weights.loader import load_model, read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import load_model, read_config
+from octavo.checkpoints.locate import locate
 
 def load(dtype, quantization):
     peak, loaded = 0, threading.Event()
@@ -135,7 +135,7 @@ def test_dummy_weights_are_those_of_their_seed() -> None:
 
 
 def test_dummy_weights_of_two_ranks_are_halves_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.models.weights.dummy.SLICE_ELEMENTS", 7 * CONFIG.hidden_size)
+    monkeypatch.setattr("octavo.checkpoints.dummy.SLICE_ELEMENTS", 7 * CONFIG.hidden_size)
     whole = dict(load_model(CONFIG, BUILD, None, load_format="dummy").named_parameters())
     halves = [
         dict(

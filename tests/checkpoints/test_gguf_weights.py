@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import make_llama
 from gguf_files import make_gguf
+from octavo.checkpoints.gguf import GGUFTensors
+from octavo.checkpoints.gguf_config import config_fields
+from octavo.checkpoints.gguf_header import read_header
+from octavo.checkpoints.locate import locate
 from octavo.errors import ModelError
 from octavo.models.config import ModelConfig
-from octavo.models.weights.gguf import GGUFTensors
-from octavo.models.weights.gguf_config import config_fields
-from octavo.models.weights.gguf_header import read_header
-from octavo.models.weights.loader import read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import read_config
 from ragged_model import RaggedModel
+from tiny_checkpoints import make_llama
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -94,8 +94,8 @@ def test_every_type_that_the_gguf_package_dequantizes_is_read_and_the_others_are
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    source = GGUFTensors(read_header(tmp_path / "types.gguf"), LLAMA_CONFIG, ())
-    monkeypatch.setattr("octavo.models.weights.gguf.SLICE_BYTES", 1)
+    source = GGUFTensors(read_header(tmp_path / "types.gguf"), num_layers=1, head_dim=8, wanted=())
+    monkeypatch.setattr("octavo.checkpoints.gguf.SLICE_BYTES", 1)
     read = set()
     for name, rows in stored.items():
         try:
@@ -160,9 +160,9 @@ def test_a_range_of_rows_is_read_in_slices_as_in_the_whole(
     folder = make_llama(tmp_path, intermediate_size=64)
     header = read_header(make_gguf(tmp_path / "model.gguf", folder, gguf.GGMLQuantizationType.Q8_0))
     config = read_config(locate(str(tmp_path / "model.gguf")))
-    source = GGUFTensors(header, config, [name])
+    source = GGUFTensors(header, config.num_hidden_layers, config.head_dim, [name])
     ((_, whole),) = source.slices(name, range(source.shape(name)[0]))
-    monkeypatch.setattr("octavo.models.weights.gguf.SLICE_BYTES", 4 * 32 * 3)
+    monkeypatch.setattr("octavo.checkpoints.gguf.SLICE_BYTES", 4 * 32 * 3)
     pieces = list(source.slices(name, range(2, 13)))
     assert [start for start, _ in pieces] == [2, 5, 8, 11]
     torch.testing.assert_close(torch.cat([values for _, values in pieces]), whole[2:13], atol=0, rtol=0)
@@ -197,7 +197,7 @@ def test_metadata_that_asks_for_what_is_not_computed_is_refused(
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path))
     header = read_header(path)
     header.metadata[key] = value
-    monkeypatch.setattr("octavo.models.weights.loader.read_header", lambda *_: header)
+    monkeypatch.setattr("octavo.models.loader.read_header", lambda *_: header)
     with pytest.raises(ModelError, match=named):
         RaggedModel(path)
 
@@ -250,6 +250,6 @@ def test_a_file_without_a_tensor_is_refused_naming_it(tmp_path: Path, monkeypatc
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path))
     header = read_header(path)
     del header.tensors["blk.1.ffn_up.weight"]
-    monkeypatch.setattr("octavo.models.weights.loader.read_header", lambda *_: header)
+    monkeypatch.setattr("octavo.models.loader.read_header", lambda *_: header)
     with pytest.raises(ModelError, match=r"model\.gguf.*missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
         RaggedModel(path)

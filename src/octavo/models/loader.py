@@ -11,6 +11,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from octavo.checkpoints.dummy import DummyTensors
+from octavo.checkpoints.folder import has_weights, open_folder
+from octavo.checkpoints.gguf import GGUFTensors
+from octavo.checkpoints.gguf_config import config_fields
+from octavo.checkpoints.gguf_header import read_header
+from octavo.checkpoints.json_files import read_json, tokenizer_eos_ids
+from octavo.checkpoints.locate import Checkpoint
+from octavo.checkpoints.source import HuggingFaceTensors, TensorSource
 from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
 from octavo.layers.build import ModelBuild
@@ -18,16 +26,6 @@ from octavo.layers.placement import Placement, Placements
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import DTYPES, ModelConfig
 from octavo.models.registry import CausalLM, build_model, config_of, translated
-from octavo.models.weights.dummy import DummyTensors
-from octavo.models.weights.gguf import GGUFTensors
-from octavo.models.weights.gguf_config import config_fields
-from octavo.models.weights.gguf_header import read_header
-from octavo.models.weights.json_files import read_json, tokenizer_eos_ids
-from octavo.models.weights.locate import Checkpoint
-from octavo.models.weights.safetensors import SafetensorsTensors
-from octavo.models.weights.source import HuggingFaceTensors, TensorSource
-from octavo.models.weights.torch_files import TorchTensors
-from octavo.models.weights.weight_files import choose_format, folder_formats, weight_files
 
 SHOWN_NAMES = 5
 """Tensor names in an error; the rest are counted."""
@@ -110,8 +108,8 @@ def _folder_config(folder: Path) -> ModelConfig:
     raw = read_json(folder / "config.json", dict[str, Any])
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path, dict[str, Any]) if generation_path.is_file() else None
-    if raw.get("dtype") is None and raw.get("torch_dtype") is None and folder_formats(_file_names(folder)):
-        raw["dtype"] = _open_folder(folder, "auto").dtype_name()
+    if raw.get("dtype") is None and raw.get("torch_dtype") is None and has_weights(folder):
+        raw["dtype"] = open_folder(folder, "auto").dtype_name()
     source = str(folder / "config.json")
     config = config_of(translated(raw, source), source, generation)
     if config.eos_token_ids:
@@ -135,21 +133,9 @@ def _open_source(
     if checkpoint.format == "gguf":
         if load_format not in ("auto", "gguf"):
             raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
-        return GGUFTensors(read_header(*checkpoint.pieces), config, placements)
-    stored = _open_folder(checkpoint.path, load_format)
+        return GGUFTensors(read_header(*checkpoint.pieces), config.num_hidden_layers, config.head_dim, placements)
+    stored = open_folder(checkpoint.path, load_format)
     return HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
-
-
-def _file_names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
-
-
-def _open_folder(folder: Path, load_format: LoadFormat) -> SafetensorsTensors | TorchTensors:
-    names = _file_names(folder)
-    kind = choose_format(names, load_format, str(folder))
-    files = weight_files(names, kind, str(folder), lambda name: (folder / name).read_bytes())
-    paths = [folder / name for name in files]
-    return SafetensorsTensors(paths) if kind == "safetensors" else TorchTensors(paths)
 
 
 def _check_placements(model: CausalLM, placements: Placements) -> None:

@@ -13,14 +13,14 @@ import tokenizers
 from safetensors.torch import load_file
 from tokenizers import decoders, models, pre_tokenizers
 
-from checkpoints import make_llama
 from hub import Hub, Repository, folder_files
 from octavo import LLM, SamplingParams
+from octavo.checkpoints import checksums
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ModelError
-from octavo.models.weights import checksums
-from octavo.models.weights.resolve import resolve_model
 from octavo.tokenization.loading import load_tokenizer
+from tiny_checkpoints import make_llama
 
 SMALL = {"config.json", "generation_config.json", "tokenizer.json"}
 SHARDS = {f"model-0000{shard}-of-00004.safetensors" for shard in (1, 2, 3, 4)}
@@ -232,7 +232,7 @@ def test_a_tokenizer_may_be_another_models(hub: Hub, tmp_path: Path) -> None:
 
 def test_getting_a_model_and_its_tokenizer_needs_no_torch(hub: Hub, tmp_path: Path) -> None:
     code = (
-        "import sys; from octavo.config import EngineConfig; from octavo.models.weights.resolve import resolve_model;"
+        "import sys; from octavo.config import EngineConfig; from octavo.checkpoints.resolve import resolve_model;"
         "from octavo.tokenization.loading import load_tokenizer;"
         "config = resolve_model(EngineConfig(model='octavo/tiny', download_dir=sys.argv[1]));"
         "load_tokenizer(config); assert 'torch' not in sys.modules; print(config.model)"

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from checkpoints import make_llama
+from octavo.checkpoints.locate import locate
 from octavo.config import LoadFormat
 from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
-from octavo.models.weights.loader import load_model, read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import load_model, read_config
+from tiny_checkpoints import make_llama
 
 WHOLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"

@@ -1,14 +1,15 @@
-"""What is turned away at the door: work past the server's bounds, before any of it is tokenized."""
+"""The server's own limits, on how many requests are in it and on what one asks for: before anything is tokenized."""
 
 from collections.abc import Sized
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from octavo.config import ServerConfig, flag
+from octavo.config import ServerConfig
+from octavo.knobs import flag
 from octavo.server.errors import ApiError
 
 
-class Admission:
+class OpenRequests:
     """Counts the requests in the server.
 
     Args:
@@ -17,7 +18,7 @@ class Admission:
 
     def __init__(self, max_open: int) -> None:
         self._max_open = max_open
-        self.num_open = 0
+        self.count = 0
 
     def check(self, is_draining: bool) -> None:
         """Refuse one more request.
@@ -27,40 +28,40 @@ class Admission:
         """
         if is_draining:
             raise ApiError(503, "the server is shutting down and takes no new requests", code="draining")
-        if self.num_open >= self._max_open:
+        if self.count >= self._max_open:
             raise ApiError(
                 429,
-                f"the server holds {self.num_open} requests already: try again later, or raise --max-queued-requests",
+                f"the server holds {self.count} requests already: try again later, or raise --max-queued-requests",
                 code="queue_full",
             )
 
 
-class AdmissionGate:
-    """Lets requests for work (every POST) in while there is room.
+class OpenRequestLimit:
+    """Lets requests that generate (every POST) in while there is room.
 
     Args:
         app: what requests go on to. Its state says whether the server `is_draining`.
-        admission: the count.
+        open_requests: the count.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, open_requests: OpenRequests) -> None:
         self._app = app
-        self._admission = admission
+        self._open_requests = open_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         try:
-            self._admission.check(scope["app"].state.is_draining)
+            self._open_requests.check(scope["app"].state.is_draining)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
-        self._admission.num_open += 1
+        self._open_requests.count += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._admission.num_open -= 1
+            self._open_requests.count -= 1
 
 
 def check_caps(

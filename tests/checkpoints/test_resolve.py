@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from octavo.checkpoints.locate import locate
+from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
-from octavo.models.weights.loader import load_model, read_config
-from octavo.models.weights.locate import locate
-from octavo.models.weights.resolve import resolve_model
+from octavo.models.loader import load_model, read_config
 
 
 def touch(folder: Path, *names: str) -> Path:

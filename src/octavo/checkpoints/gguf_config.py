@@ -7,8 +7,8 @@ from typing import Any
 from gguf import MODEL_ARCH
 from gguf.quants import dequantize
 
+from octavo.checkpoints.gguf_header import GGUFHeader
 from octavo.errors import ModelError
-from octavo.models.weights.gguf_header import GGUFHeader
 
 Fields = dict[str, Any]
 

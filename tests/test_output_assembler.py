@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, MemoryUse, RequestMetrics, TokenLogprobs
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
-from octavo.tokenization.assembler import Delta, OutputAssembler
 from octavo.tokenization.tokenizer import Tokenizer
 
 PROMPT = "안녕하세요"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import make_llama
+from octavo.checkpoints.locate import locate
 from octavo.errors import ModelError
-from octavo.models.weights.loader import read_config
-from octavo.models.weights.locate import locate
+from octavo.models.loader import read_config
 from ragged_model import RaggedModel
+from tiny_checkpoints import make_llama
 
 TOKENS = list(range(3, 30))
 INDEX = "model.safetensors.index.json"

@@ -6,8 +6,8 @@ from pathlib import Path
 import gguf
 import pytest
 
+from octavo.checkpoints.gguf_header import read_header
 from octavo.errors import ModelError
-from octavo.models.weights.gguf_header import read_header
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import torch
 from gguf import get_tensor_name_map
 from gguf.quants import dequantize
 
+from octavo.checkpoints.gguf_config import ROTARY_FACTORS, architecture_of
+from octavo.checkpoints.gguf_header import GGUFHeader, TensorInfo
 from octavo.errors import ModelError
-from octavo.models.config import ModelConfig
-from octavo.models.weights.gguf_config import ROTARY_FACTORS, architecture_of
-from octavo.models.weights.gguf_header import GGUFHeader, TensorInfo
 
 SLICE_BYTES = 8 << 20
 """Dequantized at a time, as float32: small beside any model, and large beside a call's cost."""
@@ -36,12 +35,12 @@ class GGUFTensors:
     Matrices are `[outputs, inputs]`, also where Hugging Face's checkpoint has them the other way round.
     """
 
-    def __init__(self, header: GGUFHeader, config: ModelConfig, wanted: Iterable[str]) -> None:
+    def __init__(self, header: GGUFHeader, num_layers: int, head_dim: int, wanted: Iterable[str]) -> None:
         """`wanted` are the Hugging Face names to offer; other tensors keep the file's names."""
         self.header = header
-        self.config = config
+        self.head_dim = head_dim
         self.architecture = architecture_of(header)
-        self._names = get_tensor_name_map(self.architecture.kind, config.num_hidden_layers)
+        self._names = get_tensor_name_map(self.architecture.kind, num_layers)
         found = {name: stored for name in wanted if (stored := self._find(name)) is not None}
         named = {id(stored.info) for stored in found.values()}
         rest = {name: info for name, info in header.tensors.items() if id(info) not in named}
@@ -104,7 +103,7 @@ class GGUFTensors:
         is_rotated = ".self_attn.q_proj." in name or ".self_attn.k_proj." in name
         if not (self.architecture.interleaves_heads and is_rotated):
             return wanted
-        width = self.config.head_dim
+        width = self.head_dim
         half, pair = np.divmod(wanted % width, width // 2)
         stored: np.ndarray[Any, np.dtype[np.int64]] = wanted - wanted % width + 2 * pair + half
         return stored

@@ -81,7 +81,7 @@ def _tensor_names(path: Path) -> list[str]:
     """Of the tensors in a file, as far as it can be read."""
     try:
         if path.suffix == ".gguf":
-            from octavo.models.weights.gguf_header import read_header  # loads numpy
+            from octavo.checkpoints.gguf_header import read_header  # loads numpy
 
             return list(read_header(path).tensors)
         with path.open("rb") as file:

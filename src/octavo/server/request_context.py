@@ -12,7 +12,7 @@ from octavo.server.front import Generation
 
 
 @dataclass(slots=True)
-class Work:
+class RequestContext:
     """A request being worked on. Leaving `held` aborts its generations that are not over."""
 
     endpoint: str
@@ -33,8 +33,8 @@ class Work:
         self.generations.append(generation)
 
 
-def work_of(source: Request | Scope) -> Work:
-    """The work that a request belongs to."""
+def context_of(source: Request | Scope) -> RequestContext:
+    """The context of a request."""
     scope = source.scope if isinstance(source, Request) else source
-    work: Work = scope["state"]["work"]
-    return work
+    context: RequestContext = scope["state"]["context"]
+    return context

@@ -4,9 +4,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from octavo.checkpoints.hub import HubModel, is_hub_id
+from octavo.checkpoints.weight_files import choose_format, choose_gguf, is_gguf, weight_files
 from octavo.config import EngineConfig
-from octavo.models.weights.hub import HubModel, is_hub_id
-from octavo.models.weights.weight_files import choose_format, choose_gguf, is_gguf, weight_files
 
 SMALL_FILES = (
     "config.json",

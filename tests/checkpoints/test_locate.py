@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from octavo.checkpoints.locate import Checkpoint, locate
 from octavo.errors import ModelError
-from octavo.models.weights.locate import Checkpoint, locate
 
 
 def test_the_alias_smollm2_is_the_gguf_file_of_its_package() -> None:
@@ -79,7 +79,7 @@ def test_anything_else_is_refused_saying_what_was_looked_for(tmp_path: Path) -> 
 
 def test_locating_and_reading_headers_needs_no_torch() -> None:
     code = (
-        "import sys; from octavo.models.weights import gguf_header, locate;"
+        "import sys; from octavo.checkpoints import gguf_header, locate;"
         "gguf_header.read_header(locate.locate('smollm2').path); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,8 +21,8 @@ from gguf.constants import (
     Keys,
 )
 
+from octavo.checkpoints.pieced_file import Bytes, PiecedFile
 from octavo.errors import ModelError
-from octavo.models.weights.pieced_file import Bytes, PiecedFile
 
 VERSIONS = (2, 3)
 _SCALARS = {

@@ -1,1 +1,0 @@
-"""Where weights come from: safetensors, GGUF or made up; and the loader that streams them into a model."""
