@@ -14,6 +14,7 @@ Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
+KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,13 @@ class EngineConfig:
         metavar="TOKENS",
         at_least=1,
     )
+    kv_allocation: KVAllocation = knob(
+        "paged",
+        "paged allocates blocks when tokens need them; the others are the paper's baselines, which reserve a "
+        "contiguous run for each sequence: for the longest one (-max), for the next power of two of the output length "
+        "(-pow2), or for exactly that length (-oracle); they keep no prefixes, and neither share nor swap",
+        group="memory",
+    )
     preemption_mode: PreemptionMode = knob(
         "auto",
         "how a request gives up its memory: recompute its tokens later, swap its blocks out and back, or (auto) "
@@ -154,10 +162,24 @@ class EngineConfig:
                 f"({self.max_num_seqs}): "
                 "every running sequence computes a token in each step; raise the one or lower the other"
             )
+        if self.kv_allocation != "paged":
+            self._check_contiguous()
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
                 f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"
             )
+
+    def _check_contiguous(self) -> None:
+        """Refuse what only paged memory can do."""
+        asked = {
+            flag("pin_prefix"): bool(self.pin_prefix),
+            "--preemption-mode swap": self.preemption_mode == "swap",
+        }
+        for name, is_asked in asked.items():
+            if is_asked:
+                raise ConfigError(
+                    f"{name} needs --kv-allocation paged, and it is {self.kv_allocation}: change one of them"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

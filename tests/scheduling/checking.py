@@ -2,14 +2,15 @@
 tables."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capacity, FinishedStep
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import LayerGroups, one_group
-from octavo.memory import BlockPool
+from octavo.memory import BlockPool, BlockTable, PagedManager
+from octavo.memory.contiguous import ContiguousManager
 
 
 def capacity(
@@ -195,23 +196,53 @@ def check_pool(pool: BlockPool, counts: Mapping[int, int]) -> None:
     ]
 
 
+def check_runs(memory: ContiguousManager, tables: Iterable[BlockTable]) -> None:
+    """Every table lies at the beginning of a run of its own, and runs and free runs make up the memory."""
+    runs = [
+        (first, 1 << reservation.order)
+        for reservation in set(memory._reservations.values())
+        for run in reservation.runs
+        for first in run
+    ]
+    pieces = sorted(runs + memory._buddies.free_runs)
+    assert [first for first, _ in pieces] == [sum(length for _, length in pieces[:i]) for i in range(len(pieces))]
+    assert sum(length for _, length in pieces) == memory.num_blocks
+    lengths, firsts = dict(runs), set()
+    for table in tables:
+        for blocks in table.groups:
+            if blocks:
+                assert blocks == list(range(blocks[0], blocks[0] + len(blocks)))
+                assert len(blocks) <= lengths[blocks[0]]
+                assert blocks[0] not in firsts
+                firsts.add(blocks[0])
+    ledger = memory.ledger()
+    assert ledger.num_used_blocks == memory.num_used_blocks == sum(length for _, length in runs)
+    assert ledger.num_filled_slots == sum(table.num_tokens * len(table.groups) for table in tables)
+    assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
+    assert min(ledger.num_reserved_slots, ledger.num_fragmented_slots) >= 0
+
+
 def check_engine(engine: Engine) -> None:
     """Recount the memory from the tables and compare with the pool, the ledger and the rules of who may hold what."""
     scheduler = engine.scheduler
     memory, limits = scheduler.memory, scheduler.limits
-    pool, size = memory.pool, limits.block_size
     running, waiting = scheduler.running, list(scheduler._waiting.values())
-    tables = [s.table for r in running for s in r.sequences if s.table.num_blocks]
-    assert set(map(id, tables)) == set(map(id, memory.tables))
     assert not any(s.table.held for r in waiting for s in r.sequences), "a waiting request holds blocks"
-    assert all(s.saved is None for r in running for s in r.sequences), "a running request is in the swap space"
-    saved = [s.saved for r in waiting for s in r.sequences if s.saved is not None]
-    check_pool(memory.swap, Counter(block for table in saved for block in table.held))
-    assert all(len(b) == -(-table.num_tokens // size) for table in saved for b in table.groups)
     assert sum(r.num_places for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
     assert all(len(r.sequences) <= r.num_places for r in running + waiting)
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
+    if isinstance(memory, ContiguousManager):
+        check_runs(memory, [s.table for r in running for s in r.sequences])
+        return
+    assert isinstance(memory, PagedManager)
+    pool, size = memory.pool, limits.block_size
+    tables = [s.table for r in running for s in r.sequences if s.table.num_blocks]
+    assert set(map(id, tables)) == set(map(id, memory.tables))
+    assert all(s.saved is None for r in running for s in r.sequences), "a running request is in the swap space"
+    saved = [s.saved for r in waiting for s in r.sequences if s.saved is not None]
+    check_pool(memory.swap, Counter(block for table in saved for block in table.held))
+    assert all(len(b) == -(-table.num_tokens // size) for table in saved for b in table.groups)
 
     counts: Counter[int] = Counter(memory.pins.keys())
     filled: dict[int, int] = dict.fromkeys(memory.pins, size)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from octavo.config import PreemptionMode, PrefixCacheScope
+from octavo.config import KVAllocation, PreemptionMode, PrefixCacheScope
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, RequestError
 from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
@@ -26,6 +26,7 @@ GROUPS = [
     group_layers([Full(), Window(5)]),
     group_layers([Window(3), Full(), Window(12), Window(3)]),
 ]
+ALLOCATIONS: list[KVAllocation] = ["paged", "paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
 EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
@@ -47,6 +48,7 @@ class Shape:
     mode: PreemptionMode = "auto"
     num_swap_blocks: int = 0
     layer_groups: LayerGroups = GROUPS[0]
+    allocation: KVAllocation = "paged"
 
 
 def searched_alone(request: EngineRequest) -> list[Hypothesis]:
@@ -90,19 +92,21 @@ class Traffic:
             max_num_batched_tokens=shape.max_num_seqs + shape.extra_budget,
             prefix_cache_scope=shape.scope,
             preemption_mode=shape.mode,
+            kv_allocation=shape.allocation,
         )
         self.requests: dict[str, EngineRequest] = {}
         self.got: dict[str, dict[int, list[int]]] = {}
         self.open: dict[str, set[int]] = {}
         self.conversations: list[list[int]] = []
         self.num_refused = 0
-        for length in shape.pins:
+        for length in shape.pins if shape.allocation == "paged" else ():
             self._pin(length)
 
     def _pin(self, length: int) -> None:
         memory, num_full = self.engine.scheduler.memory, length // self.shape.block_size
         num_blocks = self.engine.scheduler.limits.demand.of_request(0, num_full * self.shape.block_size, 1)
-        if 0 < num_blocks <= memory.pool.num_blocks - memory.num_pinned_blocks - memory.num_groups:
+        num_groups = len(self.shape.layer_groups.groups)
+        if 0 < num_blocks <= memory.num_blocks - memory.num_pinned_blocks - num_groups:
             self.engine.pin(family_prompt(0, length), "pin.txt")
         else:
             with pytest.raises(ConfigError, match=r"--pin-prefix pin\.txt"):
@@ -133,6 +137,7 @@ class Traffic:
             seed=seed_of(owner, number),
             tenant=asked.tenant,
             cache_salt=asked.salt,
+            output_len_hint=None if number % 2 else 1 + number % max_tokens,
         )
         limits = self.engine.scheduler.limits
         servable = (
@@ -237,7 +242,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         shape=st.builds(
             Shape,
-            num_blocks=st.integers(1, 80),
+            num_blocks=st.integers(1, 200),
             block_size=st.integers(1, 5),
             max_num_seqs=st.integers(1, 12),
             extra_budget=st.integers(0, 30),
@@ -247,6 +252,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             mode=st.sampled_from(MODES),
             num_swap_blocks=st.integers(0, 40),
             layer_groups=st.sampled_from(GROUPS),
+            allocation=st.sampled_from(ALLOCATIONS),
         )
     )
     def start(self, shape: Shape) -> None:

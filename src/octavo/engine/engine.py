@@ -3,10 +3,10 @@
 from collections import deque
 from typing import Self
 
-from octavo.config import EngineConfig, PreemptionMode, PrefixCacheScope
+from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, Step
-from octavo.memory import BlockDemand, Ledger
+from octavo.memory import Ledger, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.request import TokenMask
@@ -26,8 +26,19 @@ class Engine:
         max_logprobs: int = 20,
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
+        kv_allocation: KVAllocation = "paged",
     ) -> None:
         capacity = executor.capacity
+        memory = make_manager(
+            kv_allocation,
+            capacity.num_blocks,
+            capacity.block_size,
+            capacity.layer_groups,
+            max_model_len=capacity.max_model_len,
+            max_tokens_in_flight=max_num_batched_tokens * executor.depth,
+            num_swap_blocks=capacity.num_swap_blocks,
+            block_bytes=capacity.block_bytes,
+        )
         limits = Limits(
             num_blocks=capacity.num_blocks,
             block_size=capacity.block_size,
@@ -36,16 +47,15 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             max_logprobs=max_logprobs,
-            demand=BlockDemand(capacity.block_size, capacity.layer_groups, max_num_batched_tokens * executor.depth),
+            demand=memory.demand,
         )
         self.executor = executor
         self.scheduler = Scheduler(
             limits,
+            memory,
             capacity.eos_token_ids,
             prefix_cache_scope=prefix_cache_scope,
             preemption_mode=preemption_mode,
-            num_swap_blocks=capacity.num_swap_blocks,
-            block_bytes=capacity.block_bytes,
         )
         self.num_steps = 0
         self.fullest = self.ledger()
@@ -62,6 +72,7 @@ class Engine:
             max_logprobs=config.max_logprobs,
             prefix_cache_scope=config.prefix_cache_scope,
             preemption_mode=config.preemption_mode,
+            kv_allocation=config.kv_allocation,
         )
 
     def pin(self, token_ids: list[int], name: str) -> None:
@@ -75,16 +86,16 @@ class Engine:
         Raises:
             ConfigError: it does not fit into what other pins have left of the pool; or it is less than a block.
         """
-        pool, size = self.scheduler.memory.pool, self.scheduler.memory.block_size
-        num_full, num_pinned = len(token_ids) // size, self.scheduler.memory.num_pinned_blocks
+        memory, size = self.scheduler.memory, self.scheduler.memory.block_size
+        num_full, num_pinned = len(token_ids) // size, memory.num_pinned_blocks
         demand = self.scheduler.limits.demand
         num_blocks = demand.of_request(0, num_full * size, 1)
         if num_full == 0:
             raise ConfigError(f"--pin-prefix {name} has {len(token_ids)} tokens, less than a block of {size}")
-        if num_blocks + len(demand.layer_groups.groups) > pool.num_blocks - num_pinned:
+        if num_blocks + len(demand.layer_groups.groups) > memory.num_blocks - num_pinned:
             raise ConfigError(
                 f"--pin-prefix {name} takes {num_blocks} KV blocks of {size} tokens, and of the pool's "
-                f"{pool.num_blocks} {num_pinned} are pinned already: one must be left for requests; shorten it or "
+                f"{memory.num_blocks} {num_pinned} are pinned already: one must be left for requests; shorten it or "
                 "raise --kv-cache-memory"
             )
         pinned = token_ids[: num_full * size]

@@ -5,17 +5,22 @@ from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
 from octavo.memory.demand import BlockDemand
 from octavo.memory.ledger import GroupAccount, Ledger, Totals
-from octavo.memory.paged import PagedManager, TableChange
+from octavo.memory.manager import Demand, Fork, KVManager, TableChange
+from octavo.memory.paged import PagedManager
 from octavo.memory.prefix_chain import chain_digest, chain_digests, chain_root
 from octavo.memory.prefix_index import PrefixIndex
 from octavo.memory.prefix_lookup import PrefixHit
+from octavo.memory.selection import make_manager
 from octavo.memory.swap_space import Move
 
 __all__ = [
     "BlockDemand",
     "BlockPool",
     "BlockTable",
+    "Demand",
+    "Fork",
     "GroupAccount",
+    "KVManager",
     "Ledger",
     "Move",
     "PagedManager",
@@ -26,4 +31,5 @@ __all__ = [
     "chain_digest",
     "chain_digests",
     "chain_root",
+    "make_manager",
 ]

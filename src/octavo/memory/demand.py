@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from octavo.layer_groups import LayerGroups
 
@@ -61,11 +62,22 @@ class BlockDemand:
     def longest(self, num_prompt: int, num_sequences: int, num_blocks: int, limit: int) -> int:
         """The most tokens, up to `limit`, that each of a request's sequences can have in `num_blocks` blocks; less than
         `num_prompt` where not even that fits."""
-        low, high = num_prompt - 1, limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.of_request(num_prompt, middle, num_sequences) <= num_blocks:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return longest_in(self, num_prompt, num_sequences, num_blocks, limit)
+
+
+class CountsRequests(Protocol):
+    """What `longest_in` searches: more tokens never take fewer blocks."""
+
+    def of_request(self, num_prompt: int, num_tokens: int, num_sequences: int) -> int: ...
+
+
+def longest_in(demand: CountsRequests, num_prompt: int, num_sequences: int, num_blocks: int, limit: int) -> int:
+    """As `BlockDemand.longest`, by halving what is left."""
+    low, high = num_prompt - 1, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if demand.of_request(num_prompt, middle, num_sequences) <= num_blocks:
+            low = middle
+        else:
+            high = middle - 1
+    return low

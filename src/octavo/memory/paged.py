@@ -3,25 +3,16 @@ copy-on-write. What it decides is returned as plain data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Self
+from typing import Self
 
 from octavo.layer_groups import LayerGroups, LayerKind, one_group
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
+from octavo.memory.demand import BlockDemand
 from octavo.memory.ledger import GroupAccount, Ledger, Totals
+from octavo.memory.manager import Fork, TableChange
 from octavo.memory.prefix_lookup import Names, PrefixHit, find_prefix
 from octavo.memory.swap_space import Move, transfer
-
-
-class TableChange(NamedTuple):
-    """What an append or a fork did to a table."""
-
-    copies: list[tuple[int, int]]
-    """Copy-on-write: (source, destination) of each block that had to be copied."""
-    replaced: list[int]
-    """The last block of each group where one was copied, before blocks were appended; empty where none was."""
-    appended: list[int]
-    """New blocks at the end, as many for each group: first all of group 0's."""
 
 
 class PagedManager:
@@ -39,9 +30,12 @@ class PagedManager:
         *,
         num_swap_blocks: int = 0,
         block_bytes: int = 0,
+        max_tokens_in_flight: int = 1,
     ) -> None:
         self.layer_groups = layer_groups = layer_groups or one_group(1)
         self.num_groups = len(layer_groups.groups)
+        self.demand = BlockDemand(block_size, layer_groups, max_tokens_in_flight)
+        self.num_blocks = num_blocks
         self.block_size = block_size
         self.block_bytes = block_bytes
         self.pool = BlockPool(num_blocks, self.num_groups)
@@ -57,6 +51,8 @@ class PagedManager:
                 windowed.setdefault(kind, []).append(group)
         self._windowed = list(windowed.items())
         """The window groups of each kind: they let go of the same logical blocks."""
+        self.has_windows = bool(windowed)
+        self.forks_copy = False
 
     def restarted(self) -> Self:
         """A manager of the same memory that knows nothing but the pins."""
@@ -66,6 +62,7 @@ class PagedManager:
             self.layer_groups,
             num_swap_blocks=self.swap.num_blocks,
             block_bytes=self.block_bytes,
+            max_tokens_in_flight=self.demand.max_tokens_in_flight,
         )
         fresh.pins, fresh.totals = self.pins, self.totals
         fresh.pool.reserve(self.pins.items())
@@ -100,7 +97,11 @@ class PagedManager:
         """The table of a sequence that will have `max_tokens` tokens at the most. It holds nothing yet."""
         return BlockTable.empty(self.num_groups, max_tokens)
 
-    def num_blocks_to_append(self, start: int, num_tokens: int) -> int:
+    def reserve(self, tables: Sequence[BlockTable], num_sequences: int, num_prompt: int, num_tokens: int) -> bool:
+        """Nothing is set aside: blocks are allocated when tokens need them."""
+        return True
+
+    def num_blocks_to_append(self, table: BlockTable, start: int, num_tokens: int) -> int:
         """Blocks that a table of `start` tokens takes for `num_tokens` more, but for copies on write."""
         size = self.block_size
         return self.num_groups * (-(-(start + num_tokens) // size) - -(-start // size))
@@ -169,14 +170,9 @@ class PagedManager:
         size = self.block_size
         return all(parent.firsts[groups[0]] <= kind.first_seen(num_tokens) // size for kind, groups in self._windowed)
 
-    @property
-    def has_windows(self) -> bool:
-        """Whether tables let go of blocks while their sequences go on."""
-        return bool(self._windowed)
-
-    def fork(self, parent: BlockTable, child: BlockTable, num_tokens: int) -> int:
+    def fork(self, parent: BlockTable, child: BlockTable, num_tokens: int) -> Fork:
         """Let the empty `child` hold the blocks of `parent`'s first `num_tokens` tokens, but for those that no later
-        token sees. Returns how many logical blocks that is."""
+        token sees."""
         num_blocks = -(-num_tokens // self.block_size)
         child.num_tokens = child.num_writable = num_tokens
         parent.num_writable = parent.num_tokens  # its last block may be shared now
@@ -190,7 +186,7 @@ class PagedManager:
                 self.pool.acquire(block)
         if num_blocks:
             self._tables[child] = None
-        return num_blocks
+        return Fork(num_blocks, [])
 
     def release_passed(self, table: BlockTable, num_tokens: int) -> None:
         """Let go of the window groups' blocks that no query from position `num_tokens` on sees. They stay findable

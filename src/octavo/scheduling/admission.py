@@ -4,7 +4,7 @@ it."""
 from dataclasses import dataclass
 
 from octavo.errors import RequestError
-from octavo.memory import BlockDemand
+from octavo.memory import Demand
 from octavo.sampling_params import SamplingParams
 
 
@@ -22,7 +22,7 @@ class Limits:
     """The token budget of one step."""
     vocab_size: int
     max_logprobs: int = 20
-    demand: BlockDemand
+    demand: Demand
 
 
 def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:

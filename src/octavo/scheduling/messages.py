@@ -22,6 +22,9 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """Whose request it is: what one tenant's requests leave in memory may not help another's."""
     cache_salt: str | None = None
     """Requests of one tenant share blocks only where this is the same, too."""
+    output_len_hint: int | None = None
+    """Output tokens that are expected, where that is known: contiguous-pow2 and -oracle reserve for so many. It bounds
+    nothing; without it they take `max_tokens`."""
 
 
 def request_seed(seed: int, number: int) -> int:

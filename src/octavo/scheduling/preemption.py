@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from octavo.config import PreemptionMode
 from octavo.execution.plan import Plan, StepOutput
-from octavo.memory import PagedManager
+from octavo.memory import KVManager
 from octavo.scheduling.request import Request
 
 PREFILL_TOKENS = 4
@@ -63,14 +63,14 @@ class Preemption:
         if num_tokens >= PREFILL_TOKENS * len(plan.rows):
             self.compute.learn(num_tokens, output.compute_s)
 
-    def take_blocks(self, request: Request, memory: PagedManager, plan: Plan) -> str:
+    def take_blocks(self, request: Request, memory: KVManager, plan: Plan) -> str:
         """Take away the blocks of a request that runs. Returns how, how much that is and why, in words."""
         decision = self.decide(request, memory)
         plan.released += [sequence.row for sequence in request.sequences if sequence.table.num_blocks]
         amount = _swap_out(request, memory, plan) if decision.swaps else _give_up(request, memory)
         return f"{amount}; {decision.why}"
 
-    def decide(self, request: Request, memory: PagedManager) -> Decision:
+    def decide(self, request: Request, memory: KVManager) -> Decision:
         """How to preempt a request that holds blocks now."""
         num_blocks = memory.num_distinct_blocks([sequence.table for sequence in request.sequences])
         if self._mode == "recompute":
@@ -89,7 +89,7 @@ class Preemption:
         return Decision(swap_s < recompute_s, why)
 
 
-def _swap_out(request: Request, memory: PagedManager, plan: Plan) -> str:
+def _swap_out(request: Request, memory: KVManager, plan: Plan) -> str:
     """Let the blocks be moved to the swap space."""
     sequences = [sequence for sequence in request.sequences if sequence.table.num_blocks]
     saved, moves = memory.swap_out([sequence.table for sequence in sequences])
@@ -102,13 +102,12 @@ def _swap_out(request: Request, memory: PagedManager, plan: Plan) -> str:
     return f"{num_bytes} bytes moved out"
 
 
-def _give_up(request: Request, memory: PagedManager) -> str:
+def _give_up(request: Request, memory: KVManager) -> str:
     """Let go of the blocks, to be computed again."""
     request.forget_blocks(memory.block_size)
     for sequence in request.sequences:
-        if sequence.table.num_blocks:
-            memory.free(sequence.table)
-            sequence.table = sequence.table.fresh()
+        memory.free(sequence.table)
+        sequence.table = sequence.table.fresh()
     memory.totals.num_recomputes += 1
     request.note(num_preemptions=1)
     return f"{request.num_lost_tokens} tokens to compute again, but for what the prefix cache keeps"

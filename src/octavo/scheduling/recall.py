@@ -5,7 +5,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from octavo.config import PrefixCacheScope
-from octavo.memory import BlockDemand, BlockTable, Move, PagedManager, PrefixHit, Totals, chain_digest, chain_root
+from octavo.memory import BlockTable, Demand, KVManager, Move, PrefixHit, Totals, chain_digest, chain_root
 from octavo.scheduling.messages import EngineRequest
 from octavo.scheduling.request import Request, SequenceState
 from octavo.scheduling.rows import NO_ROW
@@ -58,7 +58,7 @@ class Recall:
         """Distinct logical blocks that are found instead of being computed."""
         return len({_identity(hit, logical) for hit in self.hits.values() for logical in range(hit.num_blocks)})
 
-    def num_blocks_missing(self, request: Request, demand: BlockDemand) -> int:
+    def num_blocks_missing(self, request: Request, demand: Demand) -> int:
         """Blocks to allocate, these included, until every sequence of the request has sampled next."""
         reach = {sequence: hit.num_blocks for sequence, hit in self.hits.items()}
         reach |= {sequence: table.num_blocks for sequence, table in self.saved.items()}
@@ -84,7 +84,7 @@ def _identity(hit: PrefixHit, logical: int) -> int:
     return -1 - logical if block is None else block
 
 
-def find(request: Request, memory: PagedManager) -> Recall:
+def find(request: Request, memory: KVManager) -> Recall:
     """Look up what a waiting request can get back. Costs a look-up for each block found, and no more after the
     first that is missing."""
     recall = Recall()
@@ -101,7 +101,7 @@ def find(request: Request, memory: PagedManager) -> Recall:
     return recall
 
 
-def take(recall: Recall, request: Request, memory: PagedManager) -> list[Move]:
+def take(recall: Recall, request: Request, memory: KVManager) -> list[Move]:
     """Hold what was found for a request that is admitted: its sequences go on from it, and need not fork from others.
 
     Returns:
@@ -130,7 +130,7 @@ def _count(request: Request, num_found: int, totals: Totals) -> None:
         request.note(num_cached_tokens=num_found)
 
 
-def _find_saved(recall: Recall, sequence: SequenceState, saved: BlockTable, memory: PagedManager) -> None:
+def _find_saved(recall: Recall, sequence: SequenceState, saved: BlockTable, memory: KVManager) -> None:
     """Add a table of the swap space, and which of its blocks the pool has."""
     size = memory.block_size
     recall.saved[sequence] = saved
@@ -142,7 +142,7 @@ def _find_saved(recall: Recall, sequence: SequenceState, saved: BlockTable, memo
         recall.num_copies += len(sharers) > 1
 
 
-def _find_prefix(sequence: SequenceState, memory: PagedManager) -> PrefixHit | None:
+def _find_prefix(sequence: SequenceState, memory: KVManager) -> PrefixHit | None:
     """The indexed blocks that a sequence's tokens begin with, short of its last token: that one is computed for its
     logits."""
     request = sequence.request

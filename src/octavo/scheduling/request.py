@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from octavo.memory import BlockDemand, BlockTable, chain_digest
+from octavo.memory import BlockTable, Demand, chain_digest
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
@@ -197,7 +197,7 @@ class Request:
         self.num_scores_planned = max(end, self.num_scores_planned)
         return is_new
 
-    def num_blocks_missing(self, demand: BlockDemand) -> int:
+    def num_blocks_missing(self, demand: Demand) -> int:
         """Blocks to allocate until every sequence of a running request is ready to sample."""
         return demand.missing(self.num_logical_blocks_missing(demand.block_size), len(self.sequences))
 

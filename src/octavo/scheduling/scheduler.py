@@ -10,7 +10,7 @@ from functools import partial
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import ForkedRow, NewRow, Plan, StepOutput, TableEdit
-from octavo.memory import BlockTable, Ledger, PagedManager, TableChange, chain_digests
+from octavo.memory import BlockTable, Fork, KVManager, Ledger, TableChange, chain_digests
 from octavo.outputs import Candidates, FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
@@ -26,6 +26,7 @@ from octavo.scheduling.shares import Share, num_blocks_needed, share_of
 logger = logging.getLogger(__name__)
 
 NO_CHANGE = TableChange([], [], [])
+NO_FORK = Fork(0, [])
 HEADROOM = 2
 """One block for so many running sequences stays free when a request is admitted: they grow, and would soon preempt it
 again. With a pool of a quarter of the demand this halves the tokens recomputed and costs 1 to 4 % more steps."""
@@ -71,23 +72,16 @@ class Scheduler:
     def __init__(
         self,
         limits: Limits,
+        memory: KVManager,
         eos_token_ids: frozenset[int] = frozenset(),
         *,
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
-        num_swap_blocks: int = 0,
-        block_bytes: int = 0,
     ) -> None:
         self.limits = limits
         """`num_blocks` is what requests can have: the pool without the pins."""
-        self.memory = PagedManager(
-            limits.num_blocks,
-            limits.block_size,
-            limits.demand.layer_groups,
-            num_swap_blocks=num_swap_blocks,
-            block_bytes=block_bytes,
-        )
-        self._preemption = Preemption(preemption_mode, block_bytes)
+        self.memory = memory
+        self._preemption = Preemption(preemption_mode, memory.block_bytes)
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
         self._waiting: OrderedDict[str, Request] = OrderedDict()
@@ -152,7 +146,7 @@ class Scheduler:
         digests = chain_digests(recall.PINNED_ROOT, token_ids, self.limits.block_size)
         self._pinned_digests.update(digests)
         self.memory.pin(self.memory.find_prefix(len(digests), lambda logical: digests[logical : logical + 1]))
-        num_left = self.memory.pool.num_blocks - self.memory.num_pinned_blocks
+        num_left = self.memory.num_blocks - self.memory.num_pinned_blocks
         self.limits = replace(self.limits, num_blocks=num_left)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
@@ -235,7 +229,9 @@ class Scheduler:
                 return
             spare_blocks = budget.free_blocks - budget.promised_blocks - self._num_running_sequences // HEADROOM
             found = recall.find(request, self.memory)
-            if found.num_blocks_missing(request, self.limits.demand) > spare_blocks:
+            if found.num_blocks_missing(request, self.limits.demand) > max(0, spare_blocks):
+                return
+            if not self._reserve(request):
                 return
             self._admit(request, found)
             budget.free_blocks -= found.num_blocks_taken
@@ -243,6 +239,15 @@ class Scheduler:
             budget.chunk_tokens -= num_sequences
             self._charge(budget, share, num_blocks_needed(share, self.memory))
             shares.append(share)
+
+    def _reserve(self, request: Request) -> bool:
+        """Set memory aside for the request, as long as its sequences are expected to get: a preempted one may have been
+        longer than its hint said, and gets room for its longest."""
+        hint, num_prompt = request.message.output_len_hint, len(request.prompt_token_ids)
+        is_known = hint is not None and not request.memory_use.num_preemptions
+        num_tokens = min(num_prompt + hint, request.max_len) if is_known and hint is not None else request.max_len
+        tables = [sequence.table for sequence in request.sequences]
+        return self.memory.reserve(tables, request.num_places, num_prompt, num_tokens)
 
     def _admit(self, request: Request, found: Recall) -> None:
         """Let a request run, with the blocks that were found for it: held from now on, so that nothing evicts them."""
@@ -304,13 +309,13 @@ class Scheduler:
 
     def _place(self, plan: Plan, sequence: SequenceState, num_new: int) -> None:
         """Fork the sequence if it is due, give its new tokens their slots, and tell the runner of both."""
-        parent, num_shared = sequence.parent, 0
+        parent, fork = sequence.parent, NO_FORK
         if sequence.row == NO_ROW:
             self._introduce(plan, sequence)
         if parent is not None:
-            num_shared = self.memory.fork(parent.table, sequence.table, sequence.fork_at)
+            fork = self.memory.fork(parent.table, sequence.table, sequence.fork_at)
             sequence.parent = None
-            if len(sequence.digests) < num_shared:
+            if len(sequence.digests) * self.limits.block_size < sequence.fork_at:
                 sequence.digests = parent.digests[: sequence.fork_at // self.limits.block_size]
         change = self.memory.append(sequence.table, num_new)
         if change is None and parent is None:
@@ -319,7 +324,11 @@ class Scheduler:
         if copies:
             plan.copies += copies
             sequence.request.note(copied_bytes=self.memory.block_bytes * len(copies))
-        plan.tables.append(TableEdit(sequence.row, appended, replaced, parent.row if parent else NO_ROW, num_shared))
+        if fork.appended:
+            plan.tables.append(TableEdit(sequence.row, fork.appended))
+        source = parent.row if parent is not None and fork.num_shared else NO_ROW
+        if appended or replaced or fork.num_shared:
+            plan.tables.append(TableEdit(sequence.row, appended, replaced, source, fork.num_shared))
 
     def _introduce(self, plan: Plan, sequence: SequenceState) -> None:
         """Give the sequence a row and tell the runner its tokens."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from octavo.memory import PagedManager
+from octavo.memory import KVManager
 from octavo.scheduling.request import Request, SequenceState
 
 
@@ -15,7 +15,7 @@ class Share(NamedTuple):
     samples: bool
 
 
-def share_of(request: Request, max_tokens: int, memory: PagedManager) -> Share:
+def share_of(request: Request, max_tokens: int, memory: KVManager) -> Share:
     """A request samples when all its sequences reach their ends in this step; else it goes as far as `max_tokens` go,
     without any last token."""
     if request.is_decoding:
@@ -26,12 +26,12 @@ def share_of(request: Request, max_tokens: int, memory: PagedManager) -> Share:
     return Share(request, _distribute(request, max_tokens, memory, hold_back=1) or [], False)
 
 
-def num_blocks_needed(share: Share, memory: PagedManager) -> int:
+def num_blocks_needed(share: Share, memory: KVManager) -> int:
     """Exactly the blocks that the share's allocation will take."""
     needed = 0
     for sequence, num_new in share.num_new:
         if sequence.parent is not None or sequence.table.num_tokens + num_new > sequence.table.num_writable:
-            needed += memory.num_blocks_to_append(sequence.num_computed, num_new)
+            needed += memory.num_blocks_to_append((sequence.parent or sequence).table, sequence.num_computed, num_new)
     if len(share.num_new) == 1:
         return needed
     return needed + memory.num_copies_to_write(
@@ -42,14 +42,14 @@ def num_blocks_needed(share: Share, memory: PagedManager) -> int:
 
 
 def _distribute(
-    request: Request, max_tokens: int, memory: PagedManager, hold_back: int
+    request: Request, max_tokens: int, memory: KVManager, hold_back: int
 ) -> list[tuple[SequenceState, int]] | None:
     """Tokens to compute for each sequence that can move, all but the last `hold_back`; None where nothing may be held
     back and not all fit."""
     reach: dict[SequenceState, int] = {}
     num_new = []
     for sequence in request.sequences:
-        if sequence.parent is not None and not _can_fork(sequence, reach, memory.block_size):
+        if sequence.parent is not None and not _can_fork(sequence, reach, memory):
             if hold_back:
                 continue
             return None
@@ -66,13 +66,13 @@ def _distribute(
     return num_new
 
 
-def _can_fork(sequence: SequenceState, reach: dict[SequenceState, int], block_size: int) -> bool:
+def _can_fork(sequence: SequenceState, reach: dict[SequenceState, int], memory: KVManager) -> bool:
     """Whether the parent holds, by the end of this step, the tokens to share; a part of a block that must be copied at
     once, before it."""
     parent = sequence.parent
     if parent is None or reach.get(parent, -1) < sequence.fork_at:
         return False
-    writes_into_shared = sequence.num_pending and sequence.fork_at % block_size
+    writes_into_shared = sequence.num_pending and (memory.forks_copy or sequence.fork_at % memory.block_size)
     return not writes_into_shared or (parent.parent is None and parent.table.num_tokens >= sequence.fork_at)
 
 

@@ -1,0 +1,7 @@
+"""The paper's baselines: memory reserved in contiguous runs, as before paging (paper, sections 3.1 and 6.1)."""
+
+from octavo.memory.contiguous.buddy import BuddyAllocator
+from octavo.memory.contiguous.manager import ContiguousManager
+from octavo.memory.contiguous.policy import ReservedDemand, ReservePolicy
+
+__all__ = ["BuddyAllocator", "ContiguousManager", "ReservePolicy", "ReservedDemand"]
