@@ -126,6 +126,17 @@ def test_the_engines_death_fails_every_open_request(config):
     run(main())
 
 
+def test_an_event_that_cannot_be_read_fails_whoever_waits(config, monkeypatch):
+    async def main() -> None:
+        client = EngineClient(config)
+        monkeypatch.setattr("octavo.engine.client.decode_event", lambda message: msgspec.msgpack.decode(b""))
+        with pytest.raises(EngineError, match="cannot be understood"):
+            await client.connect()
+        await client.close()
+
+    run(main())
+
+
 def test_what_keeps_the_engine_from_starting_is_told_as_its_own_error():
     async def main() -> None:
         client = EngineClient(EngineConfig(model="/nowhere"))

@@ -24,7 +24,8 @@ from octavo.config import KVAllocation
 from octavo.errors import EngineError
 from octavo.layer_groups import Full, LayerGroup, LayerGroups, Window, group_layers, one_group
 from octavo.memory import BlockPool, BlockTable, KVManager, Move, PagedManager, chain_digests, chain_root, make_manager
-from octavo.memory.contiguous import BuddyAllocator, ContiguousManager, ReservedDemand
+from octavo.memory.contiguous import BuddyAllocator, ContiguousManager
+from octavo.memory.demand import ReservedDemand
 from scheduling.checking import check_pool, check_runs
 
 ROOT = chain_root(scope="test")

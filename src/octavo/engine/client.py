@@ -124,7 +124,9 @@ class EngineClient:
         """
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        self._tasks.append(loop.create_task(self._listen()))
+        listening = loop.create_task(self._listen())
+        listening.add_done_callback(self._stopped_listening)
+        self._tasks.append(listening)
         threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
         return await self._ready
 
@@ -221,6 +223,11 @@ class EngineClient:
                     self._pinned.set_result(event)
             else:
                 self._die(error_named(event.kind, event.message))
+
+    def _stopped_listening(self, listening: asyncio.Task[None]) -> None:
+        """An event that cannot be read leaves everybody waiting for ever: the engine is as good as dead."""
+        if not listening.cancelled() and (error := listening.exception()) is not None:
+            self._die(EngineError(f"the engine process said what cannot be understood: {error!r:.300}"))
 
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)

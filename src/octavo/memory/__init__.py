@@ -3,9 +3,9 @@ Plain Python: nothing here loads torch or numpy."""
 
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
-from octavo.memory.demand import BlockDemand
+from octavo.memory.demand import BlockDemand, Demand, ReservedDemand
 from octavo.memory.ledger import GroupAccount, Ledger, Totals
-from octavo.memory.manager import Demand, Fork, KVManager, TableChange
+from octavo.memory.manager import Fork, KVManager, TableChange
 from octavo.memory.paged import PagedManager
 from octavo.memory.prefix_chain import chain_digest, chain_digests, chain_root
 from octavo.memory.prefix_index import PrefixIndex
@@ -26,6 +26,7 @@ __all__ = [
     "PagedManager",
     "PrefixHit",
     "PrefixIndex",
+    "ReservedDemand",
     "TableChange",
     "Totals",
     "chain_digest",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self
 
-from octavo.layer_groups import LayerGroups
 from octavo.memory.block_table import BlockTable
+from octavo.memory.demand import Demand
 from octavo.memory.ledger import Ledger, Totals
 from octavo.memory.prefix_lookup import Names, PrefixHit
 from octavo.memory.swap_space import Move
@@ -28,43 +28,6 @@ class Fork(NamedTuple):
     """Logical blocks that it has from its parent…"""
     appended: list[int]
     """…and blocks of its own behind them, as many for each group."""
-
-
-class Demand(Protocol):
-    """How many blocks requests can come to hold: what admission counts with."""
-
-    @property
-    def block_size(self) -> int: ...
-
-    @property
-    def layer_groups(self) -> LayerGroups: ...
-
-    @property
-    def has_windows(self) -> bool:
-        """Whether tables let go of blocks while their sequences go on."""
-        ...
-
-    def of_request(self, num_prompt: int, num_tokens: int, num_sequences: int) -> int:
-        """The most blocks that a request can hold.
-
-        Args:
-            num_prompt: tokens that all sequences begin with.
-            num_tokens: of each sequence at its longest.
-        """
-        ...
-
-    def missing(self, num_logical: int, num_sequences: int, held: Sequence[int] | None = None) -> int:
-        """Blocks to allocate for some logical blocks of a request.
-
-        Args:
-            held: distinct blocks of each group that it holds already; none by default.
-        """
-        ...
-
-    def longest(self, num_prompt: int, num_sequences: int, num_blocks: int, limit: int) -> int:
-        """The most tokens, up to `limit`, that each of a request's sequences can have in `num_blocks` blocks; less than
-        `num_prompt` where not even that fits."""
-        ...
 
 
 class KVManager(Protocol):

@@ -2,7 +2,8 @@
 
 from octavo.config import KVAllocation
 from octavo.layer_groups import LayerGroups
-from octavo.memory.contiguous import ContiguousManager, ReservePolicy
+from octavo.memory.contiguous import ContiguousManager
+from octavo.memory.demand import ReservePolicy
 from octavo.memory.manager import KVManager
 from octavo.memory.paged import PagedManager
 

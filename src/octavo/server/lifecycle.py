@@ -217,7 +217,8 @@ def summary(
     """The table printed when the server is up."""
     limits = ready.limits
     host, port = listener.getsockname()[:2]
-    at_full_length = limits.num_blocks // -(-limits.max_model_len // limits.block_size)
+    at_full_length = limits.num_blocks // limits.demand.of_request(0, limits.max_model_len, 1)
+    num_slots = limits.num_blocks * limits.block_size // len(limits.demand.layer_groups.groups)
     cache_mib = limits.num_blocks * ready.block_bytes / MIB
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in front_s.items())
     engine_phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ready.phases_s.items())
@@ -225,7 +226,7 @@ def summary(
         "model": f"{engine.model} in {ready.dtype}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
         "KV cache": f"{limits.num_blocks:,} blocks of {limits.block_size} tokens, {cache_mib:,.0f} MiB",
         "swap space": f"{ready.num_swap_blocks:,} blocks, {ready.num_swap_blocks * ready.block_bytes / MIB:,.0f} MiB",
-        "serves": f"{limits.num_blocks * limits.block_size:,} tokens at once: {at_full_length:,} sequences of the full "
+        "serves": f"{num_slots:,} tokens at once: {at_full_length:,} sequences of the full "
         f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
         "kernels": ready.kernels,
         "ready after": f"{total_s:.1f} s: {phases}; beside it the engine: {engine_phases}",

@@ -2,7 +2,20 @@
 
 import argparse
 
-from octavo.cli.bench import beams, curve, kernels, latency, prefix, scheduler, serve, sharing, step, swap, throughput
+from octavo.cli.bench import (
+    beams,
+    curve,
+    kernels,
+    latency,
+    prefix,
+    scheduler,
+    serve,
+    sharing,
+    step,
+    swap,
+    throughput,
+    waste,
+)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -13,5 +26,5 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Measure the engine and its parts on this machine.",
     )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    for benchmark in (throughput, latency, serve, kernels, curve, step, scheduler, beams, sharing, prefix, swap):
+    for benchmark in (throughput, latency, serve, kernels, curve, step, scheduler, beams, sharing, prefix, swap, waste):
         benchmark.add_parser(benchmarks)

@@ -2,6 +2,5 @@
 
 from octavo.memory.contiguous.buddy import BuddyAllocator
 from octavo.memory.contiguous.manager import ContiguousManager
-from octavo.memory.contiguous.policy import ReservedDemand, ReservePolicy
 
-__all__ = ["BuddyAllocator", "ContiguousManager", "ReservePolicy", "ReservedDemand"]
+__all__ = ["BuddyAllocator", "ContiguousManager"]

@@ -8,7 +8,7 @@ from octavo.errors import EngineError
 from octavo.layer_groups import LayerGroups
 from octavo.memory.block_table import BlockTable
 from octavo.memory.contiguous.buddy import BuddyAllocator
-from octavo.memory.contiguous.policy import ReservedDemand, ReservePolicy
+from octavo.memory.demand import ReservedDemand, ReservePolicy
 from octavo.memory.ledger import GroupAccount, Ledger, Totals
 from octavo.memory.manager import Fork, TableChange
 from octavo.memory.prefix_lookup import Names, PrefixHit

@@ -30,5 +30,5 @@ def _model(serving: Serving) -> dict[str, Any]:
         "object": "model",
         "created": serving.created,
         "owned_by": "octavo",
-        "max_model_len": min(limits.max_model_len, limits.num_blocks * limits.block_size),
+        "max_model_len": limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len),
     }
