@@ -139,7 +139,7 @@ def test_each_preemption_is_one_line_in_the_log(
 ) -> None:
     num_blocks = demand() // 10
     with (
-        caplog.at_level(logging.INFO, logger="octavo.scheduling.scheduler"),
+        caplog.at_level(logging.INFO, logger="octavo.scheduling.choosing"),
         open_tiny(tiny, PRECISIONS["int8 on C++"], num_blocks, int(num_blocks * room), mode) as llm,
     ):
         run(llm)

@@ -83,11 +83,11 @@ def test_pins_outlive_a_restart_and_nothing_else_does() -> None:
     memory.pin(PrefixHit(2, [0], [pins]))
     memory.free(kept)
     memory.free(other)
-    fresh = memory.restarted()
-    assert found(fresh, [1] * 8) == pins
-    assert found(fresh, [2] * 4) == [None]
-    assert (fresh.num_used_blocks, fresh.num_free_blocks, fresh.ledger().num_unshared_blocks) == (2, 2, 0)
-    assert set(filled(fresh, [3] * 8).groups[0]).isdisjoint(pins)
+    memory.restart()
+    assert found(memory, [1] * 8) == pins
+    assert found(memory, [2] * 4) == [None]
+    assert (memory.num_used_blocks, memory.num_free_blocks, memory.ledger().num_unshared_blocks) == (2, 2, 0)
+    assert set(filled(memory, [3] * 8).groups[0]).isdisjoint(pins)
 
 
 @given(st.dictionaries(TEXTS, TEXTS, max_size=3), st.dictionaries(TEXTS, TEXTS, max_size=3))

@@ -226,9 +226,9 @@ def check_engine(engine: Engine) -> None:
     """Recount the memory from the tables and compare with the pool, the ledger and the rules of who may hold what."""
     scheduler = engine.scheduler
     memory, limits = scheduler.memory, scheduler.limits
-    running, waiting = scheduler.running, list(scheduler._waiting.values())
+    running, waiting = scheduler.running, scheduler.queues.waiting
     assert not any(s.table.held for r in waiting for s in r.sequences), "a waiting request holds blocks"
-    assert sum(r.num_places for r in running) == scheduler._num_running_sequences <= limits.max_num_seqs
+    assert sum(r.num_places for r in running) == scheduler.queues.num_running_sequences <= limits.max_num_seqs
     assert all(len(r.sequences) <= r.num_places for r in running + waiting)
     arrivals = [r.message.arrival_s for r in running + waiting]
     assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"

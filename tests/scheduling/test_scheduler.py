@@ -98,7 +98,7 @@ def test_the_latest_arrival_is_preempted_and_resumes_before_new_requests():
     left = "abcdef"
     while harness.engine.has_unfinished:
         harness.step()
-        alive = harness.running + [r.request_id for r in harness.engine.scheduler._waiting.values()]
+        alive = harness.running + [r.request_id for r in harness.engine.scheduler.queues._waiting.values()]
         left = "".join(name for name in left if name in alive)
         assert left.startswith("".join(harness.running)), "the earliest arrivals run, the latest wait"
     assert harness.engine.scheduler.num_preemptions > 1

@@ -9,8 +9,9 @@ from octavo.execution.executor import Executor, Step
 from octavo.memory import Ledger, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
+from octavo.scheduling.plan_writer import ScheduledStep
 from octavo.scheduling.request import TokenMask
-from octavo.scheduling.scheduler import ScheduledStep, Scheduler
+from octavo.scheduling.scheduler import Scheduler
 
 
 class Engine:

@@ -21,8 +21,8 @@ from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.sizing import weight_bytes
 from octavo.layers.build import ModelBuild
 from octavo.sampling_params import SamplingParams
+from octavo.scheduling.choosing import HEADROOM
 from octavo.scheduling.messages import EngineRequest
-from octavo.scheduling.scheduler import HEADROOM
 
 WARM_UP_STEPS = 2
 

@@ -1,7 +1,7 @@
 """The memory protocol: the verbs by which scheduling and the engine speak to whatever manages the KV memory."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 from octavo.memory.block_table import BlockTable
 from octavo.memory.demand import Demand
@@ -73,8 +73,8 @@ class KVManager(Protocol):
         """The tables that hold blocks."""
         ...
 
-    def restarted(self) -> Self:
-        """A manager of the same memory that knows nothing but the pins."""
+    def restart(self) -> None:
+        """Forget everything but the pins."""
         ...
 
     def new_table(self, max_tokens: int) -> BlockTable:

@@ -3,7 +3,6 @@ copy-on-write. What it decides is returned as plain data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self
 
 from octavo.layer_groups import LayerGroups, LayerKind, one_group
 from octavo.memory.block_pool import BlockPool
@@ -54,23 +53,17 @@ class PagedManager:
         self.has_windows = bool(windowed)
         self.forks_copy = False
 
-    def restarted(self) -> Self:
-        """A manager of the same memory that knows nothing but the pins."""
-        fresh = type(self)(
-            self.pool.num_blocks,
-            self.block_size,
-            self.layer_groups,
-            num_swap_blocks=self.swap.num_blocks,
-            block_bytes=self.block_bytes,
-            max_tokens_in_flight=self.demand.max_tokens_in_flight,
-        )
-        fresh.pins, fresh.totals = self.pins, self.totals
-        fresh.pool.reserve(self.pins.items())
+    def restart(self) -> None:
+        """Forget everything but the pins."""
+        index = self.pool.index
+        self.pool = BlockPool(self.num_blocks, self.num_groups)
+        self.swap = BlockPool(self.swap.num_blocks, self.num_groups)
+        self._tables = {}
+        self.pool.reserve(self.pins.items())
         for block in self.pins:
-            name = self.pool.index.name(block)
+            name = index.name(block)
             if name is not None:
-                fresh.pool.index.add(block, *name)
-        return fresh
+                self.pool.index.add(block, *name)
 
     @property
     def num_free_blocks(self) -> int:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from octavo.config import PreemptionMode
 from octavo.execution.plan import Plan, StepOutput
 from octavo.memory import KVManager
+from octavo.scheduling.plan_writer import PlanWriter
 from octavo.scheduling.request import Request
 
 PREFILL_TOKENS = 4
@@ -63,11 +64,11 @@ class Preemption:
         if num_tokens >= PREFILL_TOKENS * len(plan.rows):
             self.compute.learn(num_tokens, output.compute_s)
 
-    def take_blocks(self, request: Request, memory: KVManager, plan: Plan) -> str:
+    def take_blocks(self, request: Request, memory: KVManager, writer: PlanWriter) -> str:
         """Take away the blocks of a request that runs. Returns how, how much that is and why, in words."""
         decision = self.decide(request, memory)
-        plan.released += [sequence.row for sequence in request.sequences if sequence.table.num_blocks]
-        amount = _swap_out(request, memory, plan) if decision.swaps else _give_up(request, memory)
+        writer.lose_blocks(request)
+        amount = _swap_out(request, memory, writer) if decision.swaps else _give_up(request, memory)
         return f"{amount}; {decision.why}"
 
     def decide(self, request: Request, memory: KVManager) -> Decision:
@@ -89,13 +90,13 @@ class Preemption:
         return Decision(swap_s < recompute_s, why)
 
 
-def _swap_out(request: Request, memory: KVManager, plan: Plan) -> str:
+def _swap_out(request: Request, memory: KVManager, writer: PlanWriter) -> str:
     """Let the blocks be moved to the swap space."""
     sequences = [sequence for sequence in request.sequences if sequence.table.num_blocks]
     saved, moves = memory.swap_out([sequence.table for sequence in sequences])
     for sequence, table in zip(sequences, saved, strict=True):
         sequence.saved, sequence.table = table, sequence.table.fresh()
-    plan.swap_out += moves
+    writer.swap_out(moves)
     memory.totals.num_swaps += 1
     num_bytes = len(moves) * memory.block_bytes
     request.note(num_preemptions=1, num_swaps=1, moved_bytes=num_bytes)

@@ -1,17 +1,12 @@
 """What a waiting request gets back instead of computing it: blocks whose content the prefix cache still has, and its
 own from the swap space."""
 
-from collections.abc import Container
 from dataclasses import dataclass, field
 
 from octavo.config import PrefixCacheScope
-from octavo.memory import BlockTable, Demand, KVManager, Move, PrefixHit, Totals, chain_digest, chain_root
+from octavo.memory import BlockTable, Demand, KVManager, Move, PrefixHit, Totals, chain_root
 from octavo.scheduling.messages import EngineRequest
-from octavo.scheduling.request import Request, SequenceState
-from octavo.scheduling.rows import NO_ROW
-
-PINNED_ROOT = chain_root(scope="pinned")
-"""Where the chains of pinned prefixes begin: neither tenant nor salt changes who finds them."""
+from octavo.scheduling.request import NO_ROW, Request, SequenceState
 
 
 def prefix_root(message: EngineRequest, scope: PrefixCacheScope) -> bytes | None:
@@ -24,18 +19,6 @@ def prefix_root(message: EngineRequest, scope: PrefixCacheScope) -> bytes | None
     if message.cache_salt is not None:
         fields["cache_salt"] = message.cache_salt
     return chain_root(**fields)
-
-
-def pinned_digests(token_ids: list[int], block_size: int, pinned: Container[bytes]) -> list[bytes]:
-    """What a prompt's first blocks are called in pinned chains, as far as it begins like one, short of its last
-    token."""
-    digests: list[bytes] = []
-    for start in range(0, (len(token_ids) - 1) // block_size * block_size, block_size):
-        digest = chain_digest(digests[-1] if digests else PINNED_ROOT, token_ids[start : start + block_size])
-        if digest not in pinned:
-            break
-        digests.append(digest)
-    return digests
 
 
 @dataclass(slots=True)

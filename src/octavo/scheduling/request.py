@@ -11,7 +11,8 @@ from octavo.memory import BlockTable, Demand, chain_digest
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
-from octavo.scheduling.rows import NO_ROW, Rows
+
+NO_ROW = -1
 
 TokenMask = Callable[[Sequence[int]], bytes]
 """From a sequence's output tokens to a bit mask over the vocabulary, lowest bit first: only tokens with a bit set may
@@ -71,6 +72,36 @@ class SequenceState:
     def has_unseen_token(self) -> bool:
         return self.num_tokens > self.num_known_tokens
 
+    def follow(self, parent: "SequenceState", block_size: int) -> None:
+        """The sequence has forked: it waits for its parent no more, and knows what their common blocks are called."""
+        if len(self.digests) * block_size < self.fork_at:
+            self.digests = parent.digests[: self.fork_at // block_size]
+        self.parent = None
+
+    def take_tokens(self, update: SequenceUpdate) -> bool:
+        """Add a step's tokens; the sequence ends at the first that stops it, or at its longest.
+
+        Args:
+            update: tells the tokens, and is told how the sequence ended and with which of them.
+
+        Returns:
+            Whether it ended.
+        """
+        request, outputs = self.request, self.output_token_ids
+        params = request.message.params
+        for count, token in enumerate(update.token_ids, 1):
+            outputs.append(token)
+            if token in request.stop_token_ids and len(outputs) > params.min_tokens:
+                update.finish_reason = "stop"
+                update.stop_token_id = token if token in (params.stop_token_ids or ()) else None
+            elif len(request.prompt_token_ids) + len(outputs) >= request.max_len:
+                update.finish_reason = "length"
+            else:
+                continue
+            update.token_ids = update.token_ids[:count]
+            return True
+        return False
+
     def names_for(self, block_size: int) -> Callable[[int], Sequence[bytes]]:
         """What its full blocks may be called in the prefix index: first in a pinned chain, then in its own."""
         pinned = self.request.pinned_digests
@@ -100,6 +131,29 @@ class SequenceState:
             return prompt[start:stop]
         offset = max(0, start - len(prompt))
         return prompt[start:] + self.output_token_ids[offset : stop - len(prompt)]
+
+
+@dataclass(slots=True)
+class PromptScores:
+    """The log-probabilities of a prompt's tokens, from the second on."""
+
+    num_prompt: int
+    num_planned: int = 0
+    """Of them that are there or will be, by steps in flight."""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    def plan(self, start: int, num_new: int) -> bool:
+        """Whether computing `num_new` tokens from `start` on is to give scores not asked for before."""
+        end = min(start + num_new, self.num_prompt - 1)
+        is_new = end > self.num_planned
+        self.num_planned = max(end, self.num_planned)
+        return is_new
+
+    def take(self, start: int, scores: list[TokenLogprobs]) -> None:
+        """Keep a chunk's scores, those of tokens `start + 1` on; a chunk computed again replaces what it gave
+        before."""
+        del self.logprobs[start:]
+        self.logprobs += scores
 
 
 NOTHING_HELD: Mapping[SequenceState, int] = MappingProxyType({})
@@ -133,9 +187,8 @@ class Request:
     memory_use: MemoryUse = field(default_factory=MemoryUse)
     num_lost_tokens: int = 0
     """Token states given up by a preemption and not computed again yet."""
-    num_scores_planned: int = 0
-    """Prompt tokens, from the second on, that have their prompt_logprobs or will, by steps in flight."""
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    scores: "PromptScores | None" = None
+    """Its prompt_logprobs, where it asks for them."""
     is_reported: bool = False
     """An update has gone out, and with the first the prompt_logprobs."""
 
@@ -159,6 +212,8 @@ class Request:
             | (frozenset() if params.ignore_eos else eos_token_ids),
             token_mask=token_mask,
         )
+        if params.prompt_logprobs is not None:
+            request.scores = PromptScores(num_prompt)
         if params.beams is not None:
             request.search = BeamSearch(params.beams, max_tokens, request.stop_token_ids)
         for index in range(params.n if request.search is None else 1):
@@ -176,9 +231,13 @@ class Request:
         return self.message.params.num_sequences
 
     @property
+    def is_running(self) -> bool:
+        return self.state is RequestState.RUNNING
+
+    @property
     def reads_cache(self) -> bool:
         """Whether it may begin with blocks that others have computed. Scores of prompt tokens need them computed."""
-        return self.message.params.prompt_logprobs is None
+        return self.scores is None
 
     @property
     def waits_for_results(self) -> bool:
@@ -187,15 +246,6 @@ class Request:
         first = self.sequences[0]
         needs_tokens = self.token_mask is not None or self.search is not None
         return first.num_tokens >= self.max_len or (needs_tokens and first.has_unseen_token)
-
-    def plan_scores(self, start: int, num_new: int) -> bool:
-        """Whether computing `num_new` tokens from `start` on is to give prompt_logprobs not asked for before."""
-        if self.message.params.prompt_logprobs is None:
-            return False
-        end = min(start + num_new, len(self.prompt_token_ids) - 1)
-        is_new = end > self.num_scores_planned
-        self.num_scores_planned = max(end, self.num_scores_planned)
-        return is_new
 
     def num_blocks_missing(self, demand: Demand) -> int:
         """Blocks to allocate until every sequence of a running request is ready to sample."""
@@ -217,17 +267,9 @@ class Request:
             missing += -(-sequence.num_tokens // block_size) - num_held
         return missing
 
-    def take_scores(self, start: int, scores: list[TokenLogprobs]) -> None:
-        """Keep a chunk's prompt_logprobs, those of tokens `start + 1` on; a chunk computed again replaces what it gave
-        before."""
-        del self.prompt_logprobs[start:]
-        self.prompt_logprobs += scores
-
     def begin_update(self) -> RequestUpdate:
         """An update without sequences yet; the first one carries the prompt_logprobs."""
-        prompt_logprobs = None
-        if self.message.params.prompt_logprobs is not None and not self.is_reported:
-            prompt_logprobs = self.prompt_logprobs
+        prompt_logprobs = None if self.scores is None or self.is_reported else self.scores.logprobs
         self.is_reported = True
         return RequestUpdate(
             self.request_id,
@@ -236,37 +278,6 @@ class Request:
             self.first_scheduled_s,
             self.memory_use,
         )
-
-    def fork_beam(self, parent: SequenceState, rows: Rows) -> SequenceState:
-        """Another beam with all of `parent`'s tokens but the last, and its blocks as soon as it runs."""
-        index = 1 + max(sequence.index for sequence in self.sequences)
-        row, fork_at = rows.fork(parent.row, index), parent.num_tokens - 1
-        beam = SequenceState(self, index, parent.table.fresh(), parent.num_tokens, parent, fork_at, row)
-        self.sequences.append(beam)
-        return beam
-
-    def report_hypotheses(self, search: BeamSearch) -> RequestUpdate:
-        """The update of a search that is over: its `n` best hypotheses, whole, and empty ones where it has fewer."""
-        update, params = self.begin_update(), self.message.params
-        own_stops = params.stop_token_ids or ()
-        for index in range(params.n):
-            if index >= len(search.hypotheses):
-                update.sequences.append(SequenceUpdate(index, [], "abort"))
-                continue
-            best = search.hypotheses[index]
-            last = best.token_ids[-1]
-            reason: FinishReason = "stop" if last in self.stop_token_ids else "length"
-            update.sequences.append(
-                SequenceUpdate(
-                    index,
-                    best.token_ids,
-                    reason,
-                    stop_token_id=last if last in own_stops else None,
-                    logprobs=best.told if params.logprobs is not None else None,
-                    cumulative_logprob=best.cumulative_logprob,
-                )
-            )
-        return update
 
     def note(self, **changes: int) -> None:
         """Add to what the request is told of its memory."""

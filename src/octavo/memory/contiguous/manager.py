@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 from octavo.errors import EngineError
 from octavo.layer_groups import LayerGroups
@@ -68,18 +67,11 @@ class ContiguousManager:
     num_free_swap_blocks = 0
     forks_copy = True
 
-    def restarted(self) -> Self:
-        """A manager of the same memory that knows nothing."""
-        fresh = type(self)(
-            self.num_blocks,
-            self.block_size,
-            self.layer_groups,
-            self.demand.policy,
-            self.demand.max_model_len,
-            block_bytes=self.block_bytes,
-        )
-        fresh.totals = self.totals
-        return fresh
+    def restart(self) -> None:
+        """Forget everything."""
+        self._buddies = BuddyAllocator(self.num_blocks)
+        self._reservations, self._runs, self._copies_due = {}, {}, {}
+        self._was_refused = False
 
     @property
     def num_free_blocks(self) -> int:

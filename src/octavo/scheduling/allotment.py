@@ -6,7 +6,7 @@ from octavo.memory import KVManager
 from octavo.scheduling.request import Request, SequenceState
 
 
-class Share(NamedTuple):
+class Allotment(NamedTuple):
     """What one request does in a step: how many tokens each of its sequences computes, and whether all of them
     sample."""
 
@@ -15,28 +15,28 @@ class Share(NamedTuple):
     samples: bool
 
 
-def share_of(request: Request, max_tokens: int, memory: KVManager) -> Share:
+def allot(request: Request, max_tokens: int, memory: KVManager) -> Allotment:
     """A request samples when all its sequences reach their ends in this step; else it goes as far as `max_tokens` go,
     without any last token."""
     if request.is_decoding:
-        return Share(request, [(sequence, 1) for sequence in request.sequences], True)
+        return Allotment(request, [(sequence, 1) for sequence in request.sequences], True)
     whole = _distribute(request, max_tokens, memory, hold_back=0)
     if whole is not None:
-        return Share(request, whole, True)
-    return Share(request, _distribute(request, max_tokens, memory, hold_back=1) or [], False)
+        return Allotment(request, whole, True)
+    return Allotment(request, _distribute(request, max_tokens, memory, hold_back=1) or [], False)
 
 
-def num_blocks_needed(share: Share, memory: KVManager) -> int:
-    """Exactly the blocks that the share's allocation will take."""
+def num_blocks_needed(allotment: Allotment, memory: KVManager) -> int:
+    """Exactly the blocks that will be allocated for it."""
     needed = 0
-    for sequence, num_new in share.num_new:
+    for sequence, num_new in allotment.num_new:
         if sequence.parent is not None or sequence.table.num_tokens + num_new > sequence.table.num_writable:
             needed += memory.num_blocks_to_append((sequence.parent or sequence).table, sequence.num_computed, num_new)
-    if len(share.num_new) == 1:
+    if len(allotment.num_new) == 1:
         return needed
     return needed + memory.num_copies_to_write(
         ((sequence.parent or sequence).table, sequence.num_computed, sequence.parent is not None)
-        for sequence, num_new in share.num_new
+        for sequence, num_new in allotment.num_new
         if num_new
     )
 
