@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from cli.commands import octavo
 from octavo.cli.streams import StreamPrinter
+from tiny_checkpoints import make_checkpoint
 
 
 def test_generate_streams_n_samples_of_each_prompt_and_tells_what_the_memory_did():
@@ -63,6 +65,32 @@ def test_doctor_tells_machine_kernels_and_what_the_model_takes():
         "--max-num-seqs",
     ):
         assert words in done.stdout
+
+
+def test_doctor_tells_what_windows_give_back(tmp_path):
+    sliding: dict[str, Any] = {
+        "use_sliding_window": True,
+        "sliding_window": 7,
+        "max_window_layers": 2,
+        "num_hidden_layers": 9,
+    }
+    folder = make_checkpoint(tmp_path, "Qwen2ForCausalLM", max_position_embeddings=4096, **sliding)
+    knobs = ("--kv-cache-memory", "10MiB", "--dtype", "float32", "--max-num-batched-tokens", "256")
+    done = octavo("doctor", "--model", str(folder), *knobs)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "1.2 KiB in float32",
+        "0.2 KiB once a sequence outgrows the windows",
+        "1.0 MiB at 4096 tokens; without windows it would be 5.0 MiB",
+        "1 of 2 layers that see all tokens; 3 of 2 layers that see the last 7; 1 of 1 layer that see",
+        "(and room for 1 more, empty)",
+        "of sequences within the windows",
+        "9 at the full 4096 tokens",
+    ):
+        assert words in done.stdout
+    without = octavo("doctor", "--model", str(folder), *knobs, "--max-model-len", "7")
+    assert "outgrows" not in without.stdout
+    assert "layer groups" not in without.stdout
 
 
 def test_bench_scheduler_prints_a_table_and_writes_json_and_a_plot(tmp_path):

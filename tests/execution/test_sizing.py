@@ -15,7 +15,7 @@ from octavo.execution.sizing import (
     weight_bytes,
 )
 from octavo.kernels.reference import ReferenceKernels
-from octavo.layer_groups import one_group
+from octavo.layer_groups import Window, one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
@@ -99,6 +99,12 @@ def test_the_cache_is_what_was_asked_for_in_whole_blocks() -> None:
 
 def test_the_cache_is_no_larger_than_all_sequences_can_use() -> None:
     assert size(100 * MIB, "90%", max_model_len=250, max_num_seqs=3) == 3 * 16
+
+
+def test_a_window_leaves_the_cache_room_for_blocks_that_only_the_prefix_cache_knows() -> None:
+    config = EngineConfig(kv_cache_memory="90%", max_num_seqs=3)
+    cache = size_cache(config, MODEL, one_group(2, Window(32)), torch.float32, 16_000, 100 * MIB)
+    assert cache.num_blocks == 3 * 1000
 
 
 def test_more_than_is_free_may_be_asked_for_where_less_can_be_used() -> None:

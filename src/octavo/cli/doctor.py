@@ -1,7 +1,10 @@
 """`octavo doctor`: this machine, the kernels chosen and why, and what a model would take of its memory."""
 
 import argparse
+import bisect
 import platform
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +15,7 @@ from octavo.config import EngineConfig
 
 if TYPE_CHECKING:
     from octavo.kernels.interface import CacheShape
+    from octavo.layer_groups import LayerGroups
 
 MIB = 2**20
 _SHOWN_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
@@ -143,29 +147,51 @@ def _print_model(config: EngineConfig) -> None:
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
     from octavo.execution.sizing import block_demand
 
-    demand, groups = block_demand(config, cache.layer_groups), cache.layer_groups.groups
-    num_blocks = cache.num_blocks
-    block_bytes = cache.block_bytes * config.tensor_parallel_size
-    full_length, short = demand.of_request(0, max_model_len, 1), demand.of_request(0, min(512, max_model_len), 1)
-    group_kib = block_bytes / cache.block_size / 1024
-    growing = sum(group.kind.most_seen is None for group in groups)
-    stored = f"in {str(cache.dtype).removeprefix('torch.')} (--kv-cache-dtype)"
-    rows = {"one token": f"{group_kib * len(groups):,.1f} KiB {stored}"}
-    if growing < len(groups):
-        rows["one token"] = f"{group_kib * len(groups):,.1f} KiB near the start, {stored}"
-        rows["one token more"] = f"{group_kib * growing:,.1f} KiB beyond the windows, whose blocks go back to the pool"
-    if len(groups) > 1:
-        rows["layer groups"] = ", ".join(f"{group.kind} of {len(group.layers)} layers" for group in groups)
+    demand, groups = block_demand(config, cache.layer_groups), cache.layer_groups
+    block_bytes, num_blocks = cache.block_bytes * config.tensor_parallel_size, cache.num_blocks
+    size, num_groups = cache.block_size, cache.num_groups
+    token_kib = block_bytes / size / 1024
+    short = min(512, max_model_len)
+
+    def most_at_once(num_tokens: int) -> int:
+        counts = range(1, config.max_num_seqs + 1)
+        return bisect.bisect_right(counts, num_blocks, key=lambda count: demand.of_request(0, num_tokens, count))
+
+    dtype = str(cache.dtype).removeprefix("torch.")
+    rows = {"one token": f"{token_kib * num_groups:,.1f} KiB in {dtype} (--kv-cache-dtype)"}
+    room = f"room for {num_blocks * size // num_groups:,} tokens"
+    if demand.has_windows:
+        growing = sum(kind.most_seen is None for kind in groups.kinds)
+        held = replace(demand, max_tokens_in_flight=1).of_request(0, max_model_len, 1)
+        whole = num_groups * -(-max_model_len // size)
+        rows["one token more"] = (
+            f"{token_kib * growing:,.1f} KiB once a sequence outgrows the windows: older blocks go back to the pool"
+        )
+        rows["one sequence"] = (
+            f"{held * block_bytes / MIB:,.1f} MiB at {max_model_len} tokens; without windows it would be "
+            f"{whole * block_bytes / MIB:,.1f} MiB"
+        )
+        room += " of sequences within the windows"
+    if num_groups > 1:
+        rows["layer groups"] = "; ".join(_group_counts(groups))
     _print_section(
         f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
         rows
         | {
-            "one block": f"{block_bytes / 1024:,.1f} KiB for {cache.block_size} tokens (--block-size)"
-            + (" of one layer group" if len(groups) > 1 else ""),
-            "blocks": f"{num_blocks:,} ({num_blocks * block_bytes / MIB:,.0f} MiB), room for "
-            f"{num_blocks * cache.block_size // len(groups):,} tokens",
-            "sequences": f"{num_blocks // full_length:,} at the full {max_model_len} tokens, "
-            f"{min(num_blocks // short, config.max_num_seqs):,} of {min(512, max_model_len)} tokens "
-            f"(at most {config.max_num_seqs} at once, --max-num-seqs)",
+            "one block": f"{block_bytes / 1024:,.1f} KiB for {size} tokens (--block-size)"
+            + (" of one layer group" if num_groups > 1 else ""),
+            "blocks": f"{num_blocks:,} ({num_blocks * block_bytes / MIB:,.0f} MiB), {room}",
+            "sequences": f"{most_at_once(max_model_len):,} at the full {max_model_len} tokens, "
+            f"{most_at_once(short):,} of {short} tokens (at most {config.max_num_seqs} at once, --max-num-seqs)",
         },
     )
+
+
+def _group_counts(groups: "LayerGroups") -> Iterator[str]:
+    """How many groups there are of each kind and number of layers, in words."""
+    for (kind, num_layers), count in Counter((group.kind, len(group.layers)) for group in groups.groups).items():
+        seen = "all tokens" if kind.most_seen is None else f"the last {kind.most_seen}"
+        layers = f"{num_layers} layer{'s' if num_layers > 1 else ''}"
+        empty = groups.layers_a_group - num_layers
+        padding = f" (and room for {empty} more, empty)" if empty else ""
+        yield f"{count} of {layers} that see {seen}{padding}"

@@ -99,7 +99,7 @@ def size_cache(
     free_bytes: int,
 ) -> CacheShape:
     """A rank's part of the KV cache of `dtype` that `--kv-cache-memory` buys for all of them, no more than all
-    sequences at full length could use.
+    sequences at full length could fill: blocks behind a window, too, as the prefix cache still finds them.
 
     Raises:
         ConfigError: this cache is more than is free, or less than one block a layer group.
@@ -110,7 +110,7 @@ def size_cache(
     demand = block_demand(config, layer_groups)
     block_bytes = block.block_bytes * ranks.size
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
-    most_useful = demand.of_request(0, max_model_len, config.max_num_seqs)
+    most_useful = config.max_num_seqs * block.num_groups * -(-max_model_len // config.block_size)
     num_blocks = min(wanted_bytes // block_bytes, most_useful)
     if num_blocks < block.num_groups:
         least = "one KV block" if block.num_groups == 1 else f"{block.num_groups} KV blocks, one a layer group,"
