@@ -7,6 +7,9 @@
 
 namespace octavo {
 
+// Floats of a vector in all kernels, whatever the processor: what is padded is padded to whole vectors.
+constexpr int LANES = 16;
+
 enum class DataType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
 
 // Tokens whose keys and values are reduced together. A query reduces the chunks that it sees one by one, each by the same
@@ -32,10 +35,10 @@ struct AttentionSpec {
 
   int64_t group() const { return num_heads / num_kv_heads; }
   // Floats of a head's vector, padded to whole SIMD vectors.
-  int64_t width() const { return (head_dim + 15) / 16 * 16; }
+  int64_t width() const { return (head_dim + LANES - 1) / LANES * LANES; }
   // Floats of one head's result of a chunk: the largest score, the total (negative: nothing was visible), and from the
   // sixteenth on the weighted values.
-  int64_t partial_size() const { return 16 + width(); }
+  int64_t partial_size() const { return LANES + width(); }
   // Query vectors that a thread's scratch has room for.
   int64_t max_vectors() const;
   int64_t scratch_floats() const;

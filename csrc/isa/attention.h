@@ -7,9 +7,9 @@
 // once for the many vectors of a prefill. Both give a query the same bits.
 #pragma once
 
-#include "attention_kernels.h"
+#include "../attention_kernels.h"
 #include "pointwise.h"
-#include "simd.h"
+#include "register_tile.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {

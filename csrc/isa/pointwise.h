@@ -1,23 +1,11 @@
 // The small operations between products: normalisation, activation, embedding. Each takes one row.
 #pragma once
 
-#include "kernels.h"
+#include "../kernels.h"
 #include "simd.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
-
-// Up to sixteen numbers: `left` are left of a row.
-OCTAVO_INLINE F32x16 load_up_to(const float* p, int64_t left) {
-  return left >= LANES ? load(p) : load_first(p, static_cast<int>(left));
-}
-OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
-  if (left >= LANES) {
-    store(p, a);
-  } else {
-    store_first(p, a, static_cast<int>(left));
-  }
-}
 
 // The mean of squared distances from `mean`, of a row.
 inline float mean_square(const float* row, int64_t size, float mean) {

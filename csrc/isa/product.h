@@ -5,11 +5,34 @@
 // order, whatever the batch.
 #pragma once
 
-#include "kernels.h"
-#include "simd.h"
+#include "../kernels.h"
+#include "register_tile.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
+
+// Sixteen activations of an int8 product, whole numbers from -127 to 127, as the product takes them, and what the integer
+// sums over them start at, exact in float32.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+// Each quad's four magnitudes, then four bytes that, by exclusive or, make of unsigned weights w + 128 signed ones: w for
+// an activation of 0 or more, -w - 1 for a negative one. Each of these misses its magnitude: sums start there.
+constexpr Form INT8_FORM = Form::int8_split;
+using Quantized = uint16_t;
+OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
+  const __m128i values = to_i8(a);
+  const __m128i magnitudes = _mm_abs_epi8(values), is_negative = _mm_cmpgt_epi8(_mm_setzero_si128(), values);
+  const __m128i signs = _mm_xor_si128(is_negative, _mm_set1_epi8(-128));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(magnitudes, signs));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(magnitudes, signs));
+}
+OCTAVO_INLINE F32x16 start_from(F32x16 a) { return max(zero() - a, zero()); }
+#else
+// The unsigned weight is the true one plus 128.
+constexpr Form INT8_FORM = Form::int8;
+using Quantized = int8_t;
+OCTAVO_INLINE void store_quantized(int8_t* p, F32x16 a) { store_i8(p, a); }
+OCTAVO_INLINE F32x16 start_from(F32x16 a) { return a * set1(-128.0f); }
+#endif
 
 // Rows of an activation matrix, taken in order or by a list.
 template <class T>
