@@ -105,11 +105,11 @@ inline void embedding(const PackedWeight& weight, int64_t row, float scale, floa
     float lanes[LANES];
     if (weight.type == DataType::int8) {
       const int value = panel[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD];
-      out[k] = static_cast<float>(value - 128) * weight.scales[row];
+      out[k] = static_cast<float>(value - INT8_OFFSET) * weight.scales[row];
     } else if (weight.type == DataType::float32) {
       out[k] = reinterpret_cast<const float*>(panel)[k * PANEL + lane];
     } else if (weight.type == DataType::bfloat16) {
-      const uint16_t half = reinterpret_cast<const uint16_t*>(panel)[k / 2 * (2 * PANEL) + lane * 2 + k % 2];
+      const uint16_t half = reinterpret_cast<const uint16_t*>(panel)[k / PAIR * (PANEL * PAIR) + lane * PAIR + k % PAIR];
       const uint32_t bits = static_cast<uint32_t>(half) << 16;
       __builtin_memcpy(out + k, &bits, sizeof bits);
     } else {
