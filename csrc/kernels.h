@@ -1,6 +1,5 @@
 // The kernels that exist once for each instruction set, as tables of functions, and the choice between the tables.
-// Everything here is plain data and pointers: the files compiled for an instruction set instantiate no library
-// template that the linker could share with code for lesser processors.
+// Everything here is plain data and pointers, as the files compiled for an instruction set need it (isa/table.h).
 #pragma once
 
 #include <cstdint>

@@ -58,7 +58,8 @@ OCTAVO_INLINE F32x16 first(int n, F32x16 a, F32x16 b) {
           _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(lane_mask(n - 8)))};
 }
 OCTAVO_INLINE __m256 pow2_half(__m256 n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(EXPONENT_BIAS)), MANTISSA_BITS));
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(EXPONENT_BIAS));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, MANTISSA_BITS));
 }
 OCTAVO_INLINE F32x16 pow2(F32x16 n) { return {pow2_half(n.lo), pow2_half(n.hi)}; }
 OCTAVO_INLINE __m256 bf16_half(const uint16_t* p) {

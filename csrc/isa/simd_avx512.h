@@ -38,7 +38,8 @@ OCTAVO_INLINE F32x16 first(int n, F32x16 a, F32x16 b) {
   return {_mm512_mask_blend_ps(static_cast<__mmask16>((1u << n) - 1), b.v, a.v)};
 }
 OCTAVO_INLINE F32x16 pow2(F32x16 n) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(EXPONENT_BIAS)), MANTISSA_BITS))};
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(EXPONENT_BIAS));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, MANTISSA_BITS))};
 }
 OCTAVO_INLINE F32x16 load_bf16(const uint16_t* p) {
   __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
