@@ -12,7 +12,8 @@ namespace {
 
 // Brings a row nearer that other threads have just written in parts.
 void fetch_row(const float* row, int64_t width) {
-  for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i);
+  constexpr int64_t FLOATS_A_LINE = 64 / sizeof(float);
+  for (int64_t i = 0; i < width; i += FLOATS_A_LINE) __builtin_prefetch(row + i);
 }
 
 // Rows one by one, in equal shares for the threads.
