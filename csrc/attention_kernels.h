@@ -1,4 +1,4 @@
-// Paged attention: what its kernels are given. isa/attention.h has them, attention_op.cpp cuts a step into their items.
+// Paged attention: what its kernels are given. isa/attention.h has them, ops/attention.cpp cuts a step into their items.
 #pragma once
 
 #include <cstdint>
