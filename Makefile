@@ -24,7 +24,7 @@ $(MODULES):
 	@mkdir -p .venv; rm -f .venv/.modules-*; touch $(MODULES)
 
 # torch goes in first and pinned: left to itself pip may choose a build with gigabytes of GPU libraries.
-$(READY): pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(MODULES)
+$(READY): pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*) $(MODULES)
 	@echo "== Setting up .venv (once; later runs skip this)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "-- torch 2.13.0"

@@ -1,4 +1,4 @@
-// Paged attention: what its kernels are given. attention.h has them, attention_op.cpp cuts a step into their items.
+// Paged attention: what its kernels are given. isa/attention.h has them, ops/attention.cpp cuts a step into their items.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,9 @@
 #include "kv_cache.h"
 
 namespace octavo {
+
+// Floats of a vector in all kernels, whatever the processor: what is padded is padded to whole vectors.
+constexpr int LANES = 16;
 
 enum class DataType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
 
@@ -33,12 +36,13 @@ struct AttentionSpec {
 
   int64_t group() const { return num_heads / num_kv_heads; }
   // Floats of a head's vector, padded to whole SIMD vectors.
-  int64_t width() const { return (head_dim + 15) / 16 * 16; }
-  // Floats of one head's result of a chunk: the largest score, the total (negative: nothing was visible), and from the
-  // sixteenth on the weighted values.
-  int64_t partial_size() const { return 16 + width(); }
+  int64_t width() const { return (head_dim + LANES - 1) / LANES * LANES; }
+  // Floats of one head's result of a chunk: the largest score, the total (negative: nothing was visible), and after a
+  // whole vector the weighted values.
+  int64_t partial_size() const { return LANES + width(); }
   // Query vectors that a thread's scratch has room for.
   int64_t max_vectors() const;
+  // Floats of a thread's scratch (isa/attention_item.h).
   int64_t scratch_floats() const;
 };
 
@@ -90,7 +94,9 @@ struct AttentionKernels {
 inline int64_t AttentionSpec::max_vectors() const { return num_heads > TILE_VECTORS ? num_heads : TILE_VECTORS; }
 
 inline int64_t AttentionSpec::scratch_floats() const {
-  return max_vectors() * (3 * width() + CHUNK + 4) + 2 * width() * CHUNK + 2 * CHUNK + 64;
+  const int64_t of_vector = 3 * width() + CHUNK + 4;  // query and sums; scores; largest scores and totals
+  const int64_t of_slot = 2 * width() + 2;            // key and value; their scales
+  return max_vectors() * of_vector + CHUNK * of_slot;
 }
 
 }  // namespace octavo

@@ -1,6 +1,5 @@
 // The kernels that exist once for each instruction set, as tables of functions, and the choice between the tables.
-// Everything here is plain data and pointers: the files compiled for an instruction set instantiate no library
-// template that the linker could share with code for lesser processors.
+// Everything here is plain data and pointers, as the files compiled for an instruction set need it (isa/table.h).
 #pragma once
 
 #include <cstdint>
@@ -15,8 +14,13 @@ constexpr int64_t PANEL = 32;
 // with magnitudes and signs apart.
 enum class Form { float32, bfloat16, int8, int8_split };
 
-// Inputs of an int8 weight that lie together: what one dot-product instruction takes.
+// Inputs of a bfloat16 and of an int8 weight that lie together: what one dot-product instruction takes.
+constexpr int64_t PAIR = 2;
 constexpr int64_t QUAD = 4;
+// An int8 weight is stored plus this, as the dot-product instruction wants one of its two sides unsigned.
+constexpr int INT8_OFFSET = 128;
+// What the largest of the numbers that share an int8 scale becomes. Symmetric: -128 is not used.
+constexpr float INT8_LARGEST = 127.0f;
 // Inputs whose activations share a scale in an int8 product. A token's activations have outliers: with one scale for all
 // of them SmolLM2's perplexity rises by 3 %, with one for 64 by less than 1.
 constexpr int64_t GROUP = 96;
@@ -26,8 +30,7 @@ constexpr int64_t GROUP = 96;
 //   float32, float16  [num_inputs][32]
 //   bfloat16          [num_inputs / 2][32][2], inputs padded to whole pairs: what a dot-product instruction takes, and what
 //                     a shift and a mask widen
-//   int8              [num_inputs / 4][32][4], inputs padded to whole quads, each value plus 128: unsigned, as the
-//                     dot-product instruction wants one of its two sides
+//   int8              [num_inputs / 4][32][4], inputs padded to whole quads, each value plus INT8_OFFSET
 struct PackedWeight {
   DataType type = DataType::float32;
   int64_t num_outputs = 0;

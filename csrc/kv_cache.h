@@ -13,6 +13,8 @@
 
 namespace octavo {
 
+constexpr int64_t SCALE_BYTES = sizeof(float);
+
 struct KVCacheView {
   uint8_t* base = nullptr;
   int64_t num_blocks = 0;
@@ -24,23 +26,23 @@ struct KVCacheView {
   bool has_scales = false;
 
   int64_t head_bytes() const { return head_dim * block_size * item_bytes; }
-  int64_t layer_bytes() const {
-    return 2 * num_kv_heads * (head_bytes() + (has_scales ? block_size * static_cast<int64_t>(sizeof(float)) : 0));
-  }
+  int64_t layer_bytes() const { return 2 * num_kv_heads * (head_bytes() + (has_scales ? block_size * SCALE_BYTES : 0)); }
   int64_t block_bytes() const { return num_layers * layer_bytes(); }
 
-  uint8_t* keys(int64_t block, int64_t layer, int64_t head) const {
-    return base + block * block_bytes() + layer * layer_bytes() + head * head_bytes();
-  }
-  uint8_t* values(int64_t block, int64_t layer, int64_t head) const {
-    return keys(block, layer, head) + num_kv_heads * head_bytes();
-  }
-  // May lie at any address: read and write by memcpy.
+  // Where a head's parts lie in a layer. Scales may lie at any address: read and write them by memcpy.
+  int64_t keys_at(int64_t head) const { return head * head_bytes(); }
+  int64_t values_at(int64_t head) const { return (num_kv_heads + head) * head_bytes(); }
+  int64_t key_scales_at(int64_t head) const { return 2 * num_kv_heads * head_bytes() + head * block_size * SCALE_BYTES; }
+  int64_t value_scales_at(int64_t head) const { return key_scales_at(num_kv_heads + head); }
+
+  uint8_t* layer(int64_t block, int64_t layer) const { return base + block * block_bytes() + layer * layer_bytes(); }
+  uint8_t* keys(int64_t block, int64_t layer, int64_t head) const { return this->layer(block, layer) + keys_at(head); }
+  uint8_t* values(int64_t block, int64_t layer, int64_t head) const { return this->layer(block, layer) + values_at(head); }
   uint8_t* key_scales(int64_t block, int64_t layer, int64_t head) const {
-    return keys(block, layer, 0) + 2 * num_kv_heads * head_bytes() + head * block_size * 4;
+    return this->layer(block, layer) + key_scales_at(head);
   }
   uint8_t* value_scales(int64_t block, int64_t layer, int64_t head) const {
-    return key_scales(block, layer, head) + num_kv_heads * block_size * 4;
+    return this->layer(block, layer) + value_scales_at(head);
   }
 };
 

@@ -12,8 +12,12 @@ namespace octavo {
 constexpr int64_t BLOCK_BYTES = 384 << 10;
 // Tasks for each thread that a product is cut into where it is large enough: fine enough that threads end together.
 constexpr int64_t TASKS_A_THREAD = 8;
-// Panels that go through a kernel together where there is a single row: a task has whole groups of them.
+// Panels that go through a kernel together where there is a single row (isa/register_tile.h): with few rows a task has whole
+// groups of them.
 constexpr int64_t PANELS_TOGETHER = 4;
+constexpr int64_t FEW_ROWS = 4;
+// Rows of the largest tile of any instruction set: blocks are of whole tiles, and of two at the least.
+constexpr int64_t TILE_ROWS = 12;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -24,12 +28,12 @@ struct Cut {
   Cut(const PackedWeight& weight, const Buffer& in, int64_t rows, int threads, int64_t tasks_a_thread = TASKS_A_THREAD)
       : num_rows(rows), num_threads(threads) {
     const int64_t row_bytes = in.form == Form::float32 ? weight.num_inputs * 4 : in.values_stride;
-    const int64_t most = std::max<int64_t>(24, BLOCK_BYTES / row_bytes / 12 * 12);
+    const int64_t most = std::max<int64_t>(2 * TILE_ROWS, BLOCK_BYTES / row_bytes / TILE_ROWS * TILE_ROWS);
     const int64_t num_blocks = std::max<int64_t>(1, divide_up(rows, most));
     rows_a_block = std::max<int64_t>(1, divide_up(rows, num_blocks));
     const int64_t chunks_wanted = divide_up(threads * tasks_a_thread, num_blocks);
     panels_a_chunk = std::max<int64_t>(1, weight.num_panels() / chunks_wanted);
-    if (rows < 4) panels_a_chunk = divide_up(panels_a_chunk, PANELS_TOGETHER) * PANELS_TOGETHER;
+    if (rows < FEW_ROWS) panels_a_chunk = divide_up(panels_a_chunk, PANELS_TOGETHER) * PANELS_TOGETHER;
     num_chunks = divide_up(weight.num_panels(), panels_a_chunk);
   }
   int64_t num_tasks() const { return divide_up(num_rows, rows_a_block) * num_chunks; }

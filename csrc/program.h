@@ -1,12 +1,15 @@
 // A program: the operations of one forward pass, bound once to their weights and buffers, and run in one call a step.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
+#include <typeindex>
 #include <vector>
 
 #include "kernels.h"
@@ -91,6 +94,16 @@ class Program {
   void add(std::unique_ptr<Op> op, const std::vector<Buffer*>& buffers);
   // Keep a buffer's content after the program has run.
   void keep(Buffer* buffer);
+  // Say that the program needs the tables of so many layer groups, at the least.
+  void need_layer_groups(int64_t count) { num_layer_groups_ = std::max(num_layer_groups_, count); }
+  int64_t num_layer_groups() const { return num_layer_groups_; }
+  // What operations of one kind share, made when the first one asks for it.
+  template <class T>
+  std::shared_ptr<T> shared() {
+    std::shared_ptr<void>& found = shared_[std::type_index(typeid(T))];
+    if (!found) found = std::make_shared<T>();
+    return std::static_pointer_cast<T>(found);
+  }
 
   // Numbers the step and runs it. Throws what an operation throws; what follows that operation has not run then.
   void run(Step& step);
@@ -115,6 +128,8 @@ class Program {
   void run_alone(Op& op, int phase, size_t counter);
 
   int num_threads_;
+  int64_t num_layer_groups_ = 0;
+  std::map<std::type_index, std::shared_ptr<void>> shared_;
   uint64_t num_steps_ = 0;
   int64_t capacity_ = 0;  // tokens
   std::vector<std::unique_ptr<Op>> ops_;

@@ -17,7 +17,7 @@ int64_t panel_bytes(const PlainWeight& plain) {
     case DataType::int8:
       return (plain.num_inputs + QUAD - 1) / QUAD * QUAD * PANEL;
     case DataType::bfloat16:
-      return (plain.num_inputs + 1) / 2 * 2 * PANEL * 2;
+      return (plain.num_inputs + PAIR - 1) / PAIR * PAIR * PANEL * 2;
     default:
       return plain.num_inputs * PANEL * 2;
   }
@@ -30,7 +30,7 @@ void pack_rows(const PlainWeight& plain, int64_t panel, T* out) {
     if (output >= plain.num_outputs) break;
     const T* row = static_cast<const T*>(plain.values) + output * plain.num_inputs;
     if (plain.type == DataType::bfloat16) {
-      for (int64_t k = 0; k < plain.num_inputs; ++k) out[k / 2 * (2 * PANEL) + lane * 2 + k % 2] = row[k];
+      for (int64_t k = 0; k < plain.num_inputs; ++k) out[k / PAIR * (PANEL * PAIR) + lane * PAIR + k % PAIR] = row[k];
     } else {
       for (int64_t k = 0; k < plain.num_inputs; ++k) out[k * PANEL + lane] = row[k];
     }
@@ -38,13 +38,13 @@ void pack_rows(const PlainWeight& plain, int64_t panel, T* out) {
 }
 
 void pack_int8(const PlainWeight& plain, int64_t panel, int64_t bytes, uint8_t* out) {
-  std::memset(out, 128, static_cast<size_t>(bytes));
+  std::memset(out, INT8_OFFSET, static_cast<size_t>(bytes));
   for (int64_t lane = 0; lane < PANEL; ++lane) {
     const int64_t output = panel * PANEL + lane;
     if (output >= plain.num_outputs) break;
     const int8_t* row = static_cast<const int8_t*>(plain.values) + output * plain.num_inputs;
     for (int64_t k = 0; k < plain.num_inputs; ++k) {
-      out[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD] = static_cast<uint8_t>(row[k] + 128);
+      out[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD] = static_cast<uint8_t>(row[k] + INT8_OFFSET);
     }
   }
 }

@@ -3,14 +3,15 @@
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from octavo.errors import ModelError
 from octavo.kernels import _cpu
-from octavo.kernels.cpu import ACTIVATIONS, CpuKernels
+from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import ActivationKind, AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
@@ -167,7 +168,7 @@ def test_norm_activation_and_residual_are_those_of_the_reference(instruction_set
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("kind", get_args(ActivationKind))
 def test_activations_are_those_of_float64_at_every_size(instruction_set: str, kind: ActivationKind) -> None:
     kernels, exact = kernels_for(instruction_set), ReferenceKernels()
     inputs = torch.cat([torch.linspace(-15, 15, 5000), torch.tensor([1e-30, -1e-30, 40.0, -40.0, 1e6, -1e6])])
@@ -180,7 +181,7 @@ def test_activations_are_those_of_float64_at_every_size(instruction_set: str, ki
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("kind", get_args(ActivationKind))
 def test_an_activation_multiplies_the_second_half_where_gated(instruction_set: str, kind: ActivationKind) -> None:
     kernels, reference = kernels_for(instruction_set), ReferenceKernels()
     inputs = random(7, 2 * 37) * 3
@@ -343,11 +344,12 @@ def test_activations_of_zero_and_huge_ones_survive_int8(instruction_set: str) ->
     torch.testing.assert_close(actual, inputs, rtol=1e-5, atol=0)
 
 
-def test_binding_empties_the_parameters_it_packs() -> None:
+def test_binding_gives_the_memory_of_packed_parameters_back() -> None:
     kernels = CpuKernels()
     weight = nn.Parameter(random(64, 32), requires_grad=False)
     outcome(kernels, random(2, 32), lambda x: kernels.linear(x, weight), 64)
-    assert weight.numel() == 0
+    assert weight.untyped_storage().nbytes() == weight.itemsize
+    assert weight.shape == (64, 32), "which widths of what follows are read from"
 
 
 def test_an_unknown_instruction_set_is_refused_with_the_known_ones() -> None:
@@ -358,6 +360,19 @@ def test_an_unknown_instruction_set_is_refused_with_the_known_ones() -> None:
 def test_operations_outside_a_recording_are_refused() -> None:
     with pytest.raises(RuntimeError, match="bind"):
         CpuKernels().activation_and_mul(torch.zeros(1, 2), "silu")
+
+
+def test_a_layer_that_touches_activations_past_the_kernels_is_refused() -> None:
+    with pytest.raises(ModelError, match="'mul'"):
+        outcome(CpuKernels(), random(2, 8), lambda x: x * 2, 8)
+
+
+def test_an_operation_that_a_backend_lacks_is_named() -> None:
+    kernels = CpuKernels()
+    with pytest.raises(ModelError, match="'reference' have no operation 'scale_by'"):
+        ReferenceKernels().record("scale_by", [8], hidden=random(2, 8))
+    with pytest.raises(ValueError, match="no operation 'scale_by'"):
+        outcome(kernels, random(2, 8), lambda x: kernels.record("scale_by", [8], hidden=x)[0], 8)
 
 
 def test_the_process_has_one_openmp_runtime() -> None:

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, RaggedBatch
+from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Operations, RaggedBatch
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.kernels.reference_attention import prepare
 from octavo.layer_groups import one_group
@@ -19,6 +19,11 @@ from octavo.models.config import ACTIVATIONS
 CPU = torch.device("cpu")
 KERNELS = ReferenceKernels()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def test_every_operation_that_is_declared_has_its_reference() -> None:
+    declared = {name for name in vars(Operations) if not name.startswith("_")} - {"record"}
+    assert declared <= vars(ReferenceKernels).keys()
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])

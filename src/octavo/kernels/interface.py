@@ -1,14 +1,16 @@
 """What a kernel backend offers, and the shapes it is handed. Layers and the model runner know backends only through
 this."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from octavo.errors import ModelError
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.layer_groups import LayerGroups
 
@@ -132,6 +134,19 @@ class AttentionSpec:
     nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """Work that all ranks do together, in Python: takes this rank's tensor and returns what comes of all."""
+
+    run: Callable[[torch.Tensor], torch.Tensor]
+
+
+Argument = torch.Tensor | KVCache | AttentionSpec | Collective | float | str | None
+"""What an operation is called with, weights apart."""
+
+NO_WEIGHTS: Mapping[str, Sequence[Weight]] = MappingProxyType({})
+
+
 class ForwardPass(Protocol):
     """A model bound to a cache, ready to run steps."""
 
@@ -182,31 +197,37 @@ class Ranks(Protocol):
         ...
 
 
-class Kernels(Protocol):
-    """One device's operations. `kernels/reference.py` is the plain torch version that every other is tested against.
+class Operations(Protocol):
+    """What a forward pass is made of. Each operation is declared once: here, with its name, its arguments and shapes.
 
-    A backend may compute as it is called, or record what is called: then `bind` runs the model's forward once with
-    handles in place of tensors, and steps replay it. So layers and models combine these operations, and touch
-    activations in no other way.
+    A backend that computes has a method for each operation, as `kernels/reference.py` has. A backend that records
+    inherits them, and has `record`: an operation's body tells it all that was said of the call.
     """
 
     name: str
 
-    def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
-        """A zeroed cache. On the CPU its pages are taken from the system when first written."""
-        ...
+    def record(
+        self,
+        operation: str,
+        widths: Sequence[int],
+        *,
+        weights: Mapping[str, Sequence[Weight]] = NO_WEIGHTS,
+        **arguments: Argument,
+    ) -> list[torch.Tensor]:
+        """Note that an operation is called.
 
-    def copy_blocks(
-        self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
-    ) -> None:
-        """Copy whole records (`[n]` int64 block ids each) within a cache, or to another one with records of the same
-        shape: a swap. No id is twice in `destination_ids`, and within a cache none is in both."""
-        ...
+        Args:
+            widths: of the results; each is `[num_tokens, width]`.
+            weights: those that products read, or rows are looked up in.
+            arguments: all others, by their names. A tensor that is no activation is read as float32.
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
-        """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
-        afterwards."""
-        ...
+        Returns:
+            What stands for the results while the forward pass is recorded.
+
+        Raises:
+            ModelError: this backend does not record, and lacks the operation.
+        """
+        raise ModelError(f"kernels '{self.name}' have no operation '{operation}', which the model needs")
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """`[num_tokens]` int64, a batch's token ids or its positions -> the weight's rows times `scale`,
@@ -214,11 +235,15 @@ class Kernels(Protocol):
 
         The rows belong to the ids from `first_id` on; where an id has none, there are zeros.
         """
-        ...
+        (rows,) = self.record(
+            "embedding", [weight.shape[1]], weights={"weight": [weight]}, ids=ids, scale=scale, first_id=first_id
+        )
+        return rows
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The sum of two activations of one shape."""
-        ...
+        (total,) = self.record("add", [a.shape[-1]], a=a, b=b)
+        return total
 
     def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: hidden @ weight.T + bias.
@@ -226,14 +251,17 @@ class Kernels(Protocol):
         With a quantized weight the activations are quantized too, a token's in groups of `quantized.GROUP`; a group's
         sums are exact integers, and groups add up in their order.
         """
-        ...
+        (product,) = self.record("linear", [weight.shape[0]], weights={"weight": [weight]}, hidden=hidden, bias=bias)
+        return product
 
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add `residual` (if any) and normalise over the last dimension. Returns (normalised * weight, the sum before
         normalising)."""
-        ...
+        widths = [hidden.shape[-1]] * (1 if residual is None else 2)
+        normalised, *total = self.record("rms_norm", widths, hidden=hidden, weight=weight, eps=eps, residual=residual)
+        return normalised, total[0] if total else hidden
 
     def layer_norm(
         self,
@@ -245,16 +273,22 @@ class Kernels(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add `residual` (if any), take off the mean over the last dimension and divide by the deviation. Returns
         (normalised * weight + bias, the sum before normalising); a weight of None is 1, a bias of None 0."""
-        ...
+        widths = [hidden.shape[-1]] * (1 if residual is None else 2)
+        normalised, *total = self.record(
+            "layer_norm", widths, hidden=hidden, weight=weight, bias=bias, eps=eps, residual=residual
+        )
+        return normalised, total[0] if total else hidden
 
     def activation(self, hidden: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
         """Each element's activation, in the same shape."""
-        ...
+        (activated,) = self.record("activation", [hidden.shape[-1]], hidden=hidden, kind=kind)
+        return activated
 
     def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`: activation(first half) * second half (Shazeer, GLU
         variants improve transformer, 2020)."""
-        ...
+        (product,) = self.record("activation_and_mul", [gate_up.shape[-1] // 2], gate_up=gate_up, kind=kind)
+        return product
 
     def experts(
         self,
@@ -278,15 +312,30 @@ class Kernels(Protocol):
         Returns:
             `[num_tokens, hidden_size]`.
         """
-        ...
+        (total,) = self.record(
+            "experts",
+            [hidden.shape[-1]],
+            weights={"gate_up": gate_up, "down": down},
+            hidden=hidden,
+            router=router,
+            num_chosen=num_chosen,
+            kind=kind,
+        )
+        return total
 
     def all_reduce(self, hidden: torch.Tensor, ranks: Ranks) -> torch.Tensor:
         """The sum of all ranks' `hidden`, whose own content is lost."""
-        ...
+        if ranks.size > 1:
+            self.record("all_reduce", [], hidden=hidden, reduce=Collective(ranks.all_reduce))
+        return hidden
 
     def gather(self, logits: torch.Tensor, ranks: Ranks, width: int) -> torch.Tensor:
         """`[n, own]` of every rank -> `[n, width]` on rank 0; what other ranks get is not to be used."""
-        ...
+        if ranks.size == 1:
+            return logits
+        gather = Collective(lambda own: ranks.gather(own, width))
+        (gathered,) = self.record("gather", [width], logits=logits, gather=gather)
+        return gathered
 
     def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
         """Normalise the new tokens' query and key heads, rotate them by their positions, write the tokens' K and V into
@@ -298,4 +347,39 @@ class Kernels(Protocol):
         Returns:
             `[num_tokens, num_heads * head_dim]`. Sums are in float32, or float64 where the cache is.
         """
+        layer_group, place = step.cache.shape.layer_groups.place(spec.layer)
+        (attended,) = self.record(
+            "attention",
+            [spec.num_heads * spec.head_dim],
+            qkv=qkv,
+            cache=step.cache,
+            spec=spec,
+            layer_group=layer_group,
+            place=place,
+        )
+        return attended
+
+
+class Kernels(Operations, Protocol):
+    """One device's kernels. `kernels/reference.py` is the plain torch version that every other is tested against.
+
+    A backend may compute as it is called, or record what is called: then `bind` runs the model's forward once with
+    handles in place of tensors, and steps replay it. So layers and models combine the operations, and touch
+    activations in no other way.
+    """
+
+    def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
+        """A zeroed cache. On the CPU its pages are taken from the system when first written."""
+        ...
+
+    def copy_blocks(
+        self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
+    ) -> None:
+        """Copy whole records (`[n]` int64 block ids each) within a cache, or to another one with records of the same
+        shape: a swap. No id is twice in `destination_ids`, and within a cache none is in both."""
+        ...
+
+    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+        """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
+        afterwards."""
         ...

@@ -28,6 +28,11 @@ class QuantizedWeight(nn.Module):
         self.scales = nn.Parameter(scales, requires_grad=False)
         self.dtype = dtype
 
+    @property
+    def shape(self) -> torch.Size:
+        """Of the matrix: `(out_features, in_features)`."""
+        return self.values.shape
+
 
 def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize each row by its largest magnitude, rounding to nearest even.

@@ -14,6 +14,7 @@ from octavo.kernels.interface import (
     AttentionStep,
     CacheShape,
     ForwardPass,
+    Kernels,
     KVCache,
     Model,
     RaggedBatch,
@@ -52,7 +53,7 @@ class EagerForward:
         return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
 
 
-class ReferenceKernels:
+class ReferenceKernels(Kernels):
     """`kernels.interface.Kernels` in plain torch, on any device and for every dtype."""
 
     name = "reference"

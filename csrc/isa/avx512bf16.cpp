@@ -1,5 +1,5 @@
 #define OCTAVO_ISA avx512bf16
-#include "isa_table.h"
+#include "table.h"
 
 namespace octavo {
 const KernelTable& avx512bf16_kernels() { return avx512bf16::table(); }

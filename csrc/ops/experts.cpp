@@ -1,13 +1,33 @@
-#include "experts_op.h"
-
+// A feed-forward layer of experts (Shazeer et al., Outrageously Large Neural Networks, 2017): each token goes through the
+// few that score highest for it, and their results are added, weighted by the softmax of their scores.
 #include <cmath>
 #include <stdexcept>
 
-#include "ops.h"
-#include "product_cut.h"
+#include "../operation.h"
+#include "../product_cut.h"
+#include "activation.h"
+#include "linear.h"
+#include "row_op.h"
 
 namespace octavo {
 namespace {
+
+struct Experts {
+  std::vector<SharedWeight> gate_up;  // of each expert, [2 * inner, hidden]
+  std::vector<SharedWeight> down;     // [hidden, inner]
+  int64_t num_chosen = 0;             // a token's
+  Activation activation = Activation::silu;
+};
+
+// What the operation works in: rows of a token are its chosen experts'.
+struct ExpertBuffers {
+  Buffer* hidden;     // [num_tokens, hidden], in the form that products with gate_up take
+  Buffer* scores;     // [num_tokens, num_experts]
+  Buffer* gate_up;    // [num_tokens * num_chosen, 2 * inner]
+  Buffer* activated;  // [num_tokens * num_chosen, inner], in the form that products with down take
+  Buffer* results;    // [num_tokens * num_chosen, hidden]
+  Buffer* out;        // [num_tokens, hidden]
+};
 
 // One token's way through one expert.
 struct Choice {
@@ -106,8 +126,8 @@ class ExpertsOp final : public Op {
     for (size_t expert = 0; expert + 1 < next.size(); ++expert) {
       const int64_t num_rows = next[expert + 1] - next[expert];
       if (num_rows == 0) continue;
-      const Cut up(*experts_.gate_up[expert], *buffers_.hidden, num_rows, num_threads_, tasks_a_thread);
-      const Cut down(*experts_.down[expert], *buffers_.activated, num_rows, num_threads_, tasks_a_thread);
+      const Cut up(experts_.gate_up[expert]->packed(), *buffers_.hidden, num_rows, num_threads_, tasks_a_thread);
+      const Cut down(experts_.down[expert]->packed(), *buffers_.activated, num_rows, num_threads_, tasks_a_thread);
       groups_.push_back({expert, next[expert], up, down, end_up += up.num_tasks(), end_down += down.num_tasks()});
     }
     for (int64_t i = 0; i < num_choices_; ++i) {
@@ -120,7 +140,7 @@ class ExpertsOp final : public Op {
   void multiply_up(int64_t task) {
     const Group& group = *std::upper_bound(groups_.begin(), groups_.end(), task,
                                            [](int64_t t, const Group& g) { return t < g.end_up; });
-    Product product = bind_product(*experts_.gate_up[group.expert], *buffers_.hidden);
+    Product product = bind_product(experts_.gate_up[group.expert]->packed(), *buffers_.hidden);
     product.rows = tokens_.data() + group.first_row;
     product.out_stride = buffers_.gate_up->width;
     product.out = buffers_.gate_up->data + group.first_row * product.out_stride;
@@ -137,7 +157,7 @@ class ExpertsOp final : public Op {
   void multiply_down(int64_t task) {
     const Group& group = *std::upper_bound(groups_.begin(), groups_.end(), task,
                                            [](int64_t t, const Group& g) { return t < g.end_down; });
-    Product product = bind_product(*experts_.down[group.expert], *buffers_.activated, group.first_row);
+    Product product = bind_product(experts_.down[group.expert]->packed(), *buffers_.activated, group.first_row);
     product.out_stride = buffers_.results->width;
     product.out = buffers_.results->data + group.first_row * product.out_stride;
     group.down.run(kernels_, product, task - (group.end_down - group.down.num_tasks()));
@@ -171,20 +191,45 @@ bool fits(const Experts& experts, const ExpertBuffers& buffers) {
   bool fit = buffers.scores->width == num_experts && experts.down.size() == experts.gate_up.size() &&
              0 < experts.num_chosen && experts.num_chosen <= num_experts && buffers.gate_up->width == 2 * inner &&
              buffers.results->width == hidden && buffers.out->width == hidden;
-  for (const PackedWeight* weight : experts.gate_up) {
-    fit = fit && weight->num_inputs == hidden && weight->num_outputs == 2 * inner;
+  for (const SharedWeight& weight : experts.gate_up) {
+    fit = fit && weight->packed().num_inputs == hidden && weight->packed().num_outputs == 2 * inner;
   }
-  for (const PackedWeight* weight : experts.down) {
-    fit = fit && weight->num_inputs == inner && weight->num_outputs == hidden;
+  for (const SharedWeight& weight : experts.down) {
+    fit = fit && weight->packed().num_inputs == inner && weight->packed().num_outputs == hidden;
   }
   return fit;
 }
 
-}  // namespace
-
-std::unique_ptr<Op> make_experts_op(const KernelTable& kernels, Experts experts, const ExpertBuffers& buffers) {
-  if (!fits(experts, buffers)) throw std::invalid_argument("the experts' weights do not fit their buffers");
-  return std::make_unique<ExpertsOp>(kernels, std::move(experts), buffers);
+// The scores: in float32 the router reads what any other product of `hidden` can be beside.
+Buffer* add_router(const Call& call, Buffer* hidden) {
+  const auto router = call.arguments.get<Floats>("router");
+  const PlainWeight plain{DataType::float32, router.num_rows, router.num_columns, router.data.get(), nullptr};
+  Buffer* scores = call.program.add_buffer(router.num_rows);
+  add_product(call.program, call.kernels, std::make_shared<Weight>(plain), {}, hidden, scores);
+  return scores;
 }
 
+void add_experts(const Call& call) {
+  const Arguments& given = call.arguments;
+  Experts experts{given.get<std::vector<SharedWeight>>("gate_up"), given.get<std::vector<SharedWeight>>("down"),
+                  given.get<int64_t>("num_chosen"), activation_named(given.get<std::string>("kind"))};
+  if (experts.gate_up.empty() || experts.down.empty()) throw std::invalid_argument("a layer of experts needs some");
+  const PackedWeight &up = experts.gate_up[0]->packed(), &down = experts.down[0]->packed();
+  const auto hidden = given.get<Buffer*>("hidden");
+  const ExpertBuffers buffers{hidden,
+                              add_router(call, hidden),
+                              call.program.add_buffer(up.num_outputs, experts.num_chosen),
+                              call.program.add_buffer(down.num_inputs, experts.num_chosen),
+                              call.program.add_buffer(down.num_outputs, experts.num_chosen),
+                              call.results.at(0)};
+  if (!fits(experts, buffers)) throw std::invalid_argument("the experts' weights do not fit their buffers");
+  buffers.hidden->take_form(call.kernels.form_for(up.type));
+  buffers.activated->take_form(call.kernels.form_for(down.type));
+  call.program.add(std::make_unique<ExpertsOp>(call.kernels, std::move(experts), buffers),
+                   {buffers.hidden, buffers.scores, buffers.gate_up, buffers.activated, buffers.results, buffers.out});
+}
+
+const Operation experts("experts", add_experts);
+
+}  // namespace
 }  // namespace octavo

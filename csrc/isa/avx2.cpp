@@ -1,5 +1,5 @@
 #define OCTAVO_ISA avx2
-#include "isa_table.h"
+#include "table.h"
 
 namespace octavo {
 const KernelTable& avx2_kernels() { return avx2::table(); }

@@ -1,5 +1,5 @@
 #define OCTAVO_ISA avx512
-#include "isa_table.h"
+#include "table.h"
 
 namespace octavo {
 const KernelTable& avx512_kernels() { return avx512::table(); }

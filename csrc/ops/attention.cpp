@@ -1,12 +1,12 @@
-#include "attention_op.h"
-
+// Paged attention: cuts a step into items that threads can share, once for all layers.
 #include <algorithm>
 #include <map>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
-#include "ops.h"
+#include "../operation.h"
+#include "row_op.h"
 
 namespace octavo {
 namespace {
@@ -18,8 +18,6 @@ constexpr int64_t ITEMS_A_THREAD = 8;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-}  // namespace
-
 struct AttentionPlan {
   uint64_t serial = 0;  // of the step that it is for
   std::vector<AttentionItem> items;
@@ -28,6 +26,7 @@ struct AttentionPlan {
   std::vector<float> partials;
 };
 
+// Plans of the step that runs, shared by the layers of a program.
 class AttentionPlanner {
  public:
   // The step's plan for layers of this window and these heads, whatever their group; its address stays.
@@ -132,13 +131,17 @@ class AttentionPlanner {
   std::vector<std::vector<float>> scratch_;
 };
 
-namespace {
+// The tables that a layer's spec points into.
+struct AttentionTables {
+  Floats query_norm, key_norm, cos_sin;
+};
 
 class AttentionOp final : public Op {
  public:
-  AttentionOp(const KernelTable& kernels, const AttentionSpec& spec, std::shared_ptr<AttentionPlanner> planner,
-              const KVCacheView& cache, DataType cache_type, Buffer* qkv, Buffer* out)
-      : kernels_(kernels), planner_(std::move(planner)), qkv_(qkv), out_(out) {
+  AttentionOp(const KernelTable& kernels, const AttentionSpec& spec, AttentionTables tables,
+              std::shared_ptr<AttentionPlanner> planner, const KVCacheView& cache, DataType cache_type, Buffer* qkv,
+              Buffer* out)
+      : kernels_(kernels), tables_(std::move(tables)), planner_(std::move(planner)), qkv_(qkv), out_(out) {
     call_.spec = spec;
     call_.cache = cache;
     call_.cache_type = cache_type;
@@ -197,6 +200,7 @@ class AttentionOp final : public Op {
 
  private:
   const KernelTable& kernels_;
+  AttentionTables tables_;
   std::shared_ptr<AttentionPlanner> planner_;
   Buffer *qkv_, *out_;
   AttentionCall call_;
@@ -206,53 +210,62 @@ class AttentionOp final : public Op {
   int64_t tokens_a_task_ = 1;
 };
 
-}  // namespace
-
-std::shared_ptr<AttentionPlanner> make_attention_planner() { return std::make_shared<AttentionPlanner>(); }
-
-AttentionSpec make_attention_spec(int64_t layer_group, int64_t layer, int64_t num_heads, int64_t num_kv_heads,
-                                  int64_t head_dim, float scale, int64_t window, float softcap, const float* query_norm,
-                                  const float* key_norm, float norm_eps, const float* cos_sin, int64_t rotary_dim) {
+AttentionSpec read_spec(const Call& call, const AttentionTables& tables) {
+  const Arguments& given = call.arguments.fields("spec");
   AttentionSpec spec;
-  spec.layer_group = layer_group;
-  spec.layer = layer;
-  spec.num_heads = num_heads;
-  spec.num_kv_heads = num_kv_heads;
-  spec.head_dim = head_dim;
-  spec.scale = scale;
-  spec.window = window;
-  spec.softcap = softcap;
-  spec.query_norm = query_norm;
-  spec.key_norm = key_norm;
-  spec.norm_eps = norm_eps;
-  spec.cos_sin = cos_sin;
-  spec.rotary_dim = rotary_dim;
+  spec.layer_group = call.arguments.get<int64_t>("layer_group");
+  spec.layer = call.arguments.get<int64_t>("place");
+  spec.num_heads = given.get<int64_t>("num_heads");
+  spec.num_kv_heads = given.get<int64_t>("num_kv_heads");
+  spec.head_dim = given.get<int64_t>("head_dim");
+  spec.scale = static_cast<float>(given.get<double>("scale"));
+  spec.window = given.get_or<int64_t>("window", 0);
+  spec.softcap = static_cast<float>(given.get_or<double>("softcap", 0));
+  spec.query_norm = tables.query_norm.data.get();
+  spec.key_norm = tables.key_norm.data.get();
+  spec.norm_eps = static_cast<float>(given.get<double>("norm_eps"));
+  spec.cos_sin = tables.cos_sin.data.get();
+  spec.rotary_dim = tables.cos_sin.num_columns;
   return spec;
 }
 
-KVCacheView make_kv_cache_view(uint8_t* base, int64_t num_blocks, int64_t num_layers, int64_t block_size,
-                               int64_t num_kv_heads, int64_t head_dim, DataType type) {
+KVCacheView read_cache(const Arguments& given, DataType type) {
   KVCacheView cache;
-  cache.base = base;
-  cache.num_blocks = num_blocks;
-  cache.num_layers = num_layers;
-  cache.block_size = block_size;
-  cache.num_kv_heads = num_kv_heads;
-  cache.head_dim = head_dim;
+  cache.base = reinterpret_cast<uint8_t*>(given.get<int64_t>("address"));
+  cache.num_blocks = given.get<int64_t>("num_blocks");
+  cache.num_layers = given.get<int64_t>("num_layers");
+  cache.block_size = given.get<int64_t>("block_size");
+  cache.num_kv_heads = given.get<int64_t>("num_kv_heads");
+  cache.head_dim = given.get<int64_t>("head_dim");
   cache.item_bytes = type == DataType::float32 ? 4 : type == DataType::int8 ? 1 : 2;
   cache.has_scales = type == DataType::int8;
   return cache;
 }
 
-std::unique_ptr<Op> make_attention_op(const KernelTable& kernels, const AttentionSpec& spec,
-                                      std::shared_ptr<AttentionPlanner> planner, const KVCacheView& cache,
-                                      DataType cache_type, Buffer* qkv, Buffer* out) {
+// `qkv` is [num_tokens, (num_heads + 2 num_kv_heads) head_dim] and is normalised and rotated in place; the result
+// [num_tokens, num_heads head_dim].
+void add_attention(const Call& call) {
+  const Arguments &fields = call.arguments.fields("spec"), &cache_fields = call.arguments.fields("cache");
+  AttentionTables tables{fields.get_or<Floats>("query_norm", {}), fields.get_or<Floats>("key_norm", {}),
+                         fields.get_or<Floats>("cos_sin", {})};
+  const AttentionSpec spec = read_spec(call, tables);
+  const auto type = static_cast<DataType>(cache_fields.get<int64_t>("type"));
+  const KVCacheView cache = read_cache(cache_fields, type);
+  const auto qkv = call.arguments.get<Buffer*>("qkv");
+  Buffer* out = call.results.at(0);
   const bool fits = spec.num_kv_heads > 0 && spec.num_heads % spec.num_kv_heads == 0 && spec.rotary_dim % 2 == 0 &&
                     spec.rotary_dim <= spec.head_dim && spec.layer < cache.num_layers &&
+                    spec.num_kv_heads == cache.num_kv_heads && spec.head_dim == cache.head_dim &&
                     qkv->width == (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim &&
                     out->width == spec.num_heads * spec.head_dim;
   if (!fits) throw std::invalid_argument("an attention's heads do not fit its buffers and its cache");
-  return std::make_unique<AttentionOp>(kernels, spec, std::move(planner), cache, cache_type, qkv, out);
+  call.program.need_layer_groups(spec.layer_group + 1);
+  call.program.add(std::make_unique<AttentionOp>(call.kernels, spec, std::move(tables),
+                                                 call.program.shared<AttentionPlanner>(), cache, type, qkv, out),
+                   {qkv, out});
 }
 
+const Operation attention("attention", add_attention);
+
+}  // namespace
 }  // namespace octavo

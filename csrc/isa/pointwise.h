@@ -1,23 +1,11 @@
 // The small operations between products: normalisation, activation, embedding. Each takes one row.
 #pragma once
 
-#include "kernels.h"
+#include "../kernels.h"
 #include "simd.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
-
-// Up to sixteen numbers: `left` are left of a row.
-OCTAVO_INLINE F32x16 load_up_to(const float* p, int64_t left) {
-  return left >= LANES ? load(p) : load_first(p, static_cast<int>(left));
-}
-OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
-  if (left >= LANES) {
-    store(p, a);
-  } else {
-    store_first(p, a, static_cast<int>(left));
-  }
-}
 
 // The mean of squared distances from `mean`, of a row.
 inline float mean_square(const float* row, int64_t size, float mean) {
@@ -117,11 +105,11 @@ inline void embedding(const PackedWeight& weight, int64_t row, float scale, floa
     float lanes[LANES];
     if (weight.type == DataType::int8) {
       const int value = panel[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD];
-      out[k] = static_cast<float>(value - 128) * weight.scales[row];
+      out[k] = static_cast<float>(value - INT8_OFFSET) * weight.scales[row];
     } else if (weight.type == DataType::float32) {
       out[k] = reinterpret_cast<const float*>(panel)[k * PANEL + lane];
     } else if (weight.type == DataType::bfloat16) {
-      const uint16_t half = reinterpret_cast<const uint16_t*>(panel)[k / 2 * (2 * PANEL) + lane * 2 + k % 2];
+      const uint16_t half = reinterpret_cast<const uint16_t*>(panel)[k / PAIR * (PANEL * PAIR) + lane * PAIR + k % PAIR];
       const uint32_t bits = static_cast<uint32_t>(half) << 16;
       __builtin_memcpy(out + k, &bits, sizeof bits);
     } else {

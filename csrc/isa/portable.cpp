@@ -1,5 +1,5 @@
 #define OCTAVO_ISA portable
-#include "isa_table.h"
+#include "table.h"
 
 namespace octavo {
 const KernelTable& portable_kernels() { return portable::table(); }

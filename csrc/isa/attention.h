@@ -1,0 +1,48 @@
+// Paged attention over a ragged batch (paper, section 4.1): the write of new tokens into the cache, and causal attention of
+// their queries over their rows' blocks.
+//
+// One algorithm on two paths. A chunk's scores are sums over the head's dimensions in order, its weights e^(score - the
+// chunk's largest), their total a sum in a fixed order of lanes, its values sums over the slots in order. `attend_decode`
+// reads blocks straight into registers, for the single query of a decoding row; `attend_tile` widens a chunk to float32
+// once for the many vectors of a prefill. Both give a query the same bits.
+#pragma once
+
+#include "attention_decode.h"
+#include "attention_tile.h"
+#include "attention_write.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+template <class Element>
+void attend_as(const AttentionCall& call, const AttentionItem& item, const AttentionItem& next, float* memory) {
+  const bool is_in_vectors = call.cache.block_size % LANES == 0 && call.spec.head_dim % LANES == 0;
+  if (item.num_queries == 1 && is_in_vectors) {
+    attend_decode<Element>(call, item, next, memory);
+  } else {
+    attend_tile<Element>(call, item, memory);
+  }
+}
+
+inline void attend(const AttentionCall& call, const AttentionItem& item, const AttentionItem& next, float* memory) {
+  switch (call.cache_type) {
+    case DataType::float32: return attend_as<Float32>(call, item, next, memory);
+    case DataType::bfloat16: return attend_as<BFloat16>(call, item, next, memory);
+    case DataType::float16: return attend_as<Float16>(call, item, next, memory);
+    case DataType::int8: return attend_as<Int8>(call, item, next, memory);
+  }
+}
+
+inline void write_token(const AttentionCall& call, int64_t token) {
+  switch (call.cache_type) {
+    case DataType::float32: return write_token_as<Float32>(call, token);
+    case DataType::bfloat16: return write_token_as<BFloat16>(call, token);
+    case DataType::float16: return write_token_as<Float16>(call, token);
+    case DataType::int8: return write_token_as<Int8>(call, token);
+  }
+}
+
+inline AttentionKernels attention_kernels() { return {write_token, attend, merge}; }
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

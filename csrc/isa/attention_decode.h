@@ -1,0 +1,235 @@
+// The decode path of attention, for the single query of a row: blocks straight into registers, without widening a chunk
+// first. The heads of a group read a key or a value together.
+//
+//   scores [group, CHUNK] = queries [group, head_dim] * keys [head_dim][block_size] of each block
+//   sums   [group, width] = weights [group, CHUNK] * values [block_size][head_dim] of each block
+//
+// Blocks are whole pieces of LANES slots, and head_dim whole vectors.
+#pragma once
+
+#include "attention_item.h"
+#include "attention_pieces.h"
+#include "register_tile.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// Heads of a group that read a key or a value together, at the most; a larger group does so in parts.
+constexpr int MAX_HEADS = 6;
+
+// Vectors of slots, or of values, that so many heads sum together: independent chains, as many as the registers hold.
+#if defined(__AVX512F__)
+constexpr int vectors_for(int) { return 4; }
+#elif defined(__AVX2__)
+constexpr int vectors_for(int heads) { return heads > 3 ? 1 : heads == 1 ? 4 : 2; }
+#else
+constexpr int vectors_for(int) { return 1; }
+#endif
+
+template <class Element>
+struct Decode {
+  using Stored = typename Element::Stored;
+  // Bytes of so many vectors.
+  static constexpr int64_t bytes_of(int vectors) { return vectors * LANES * static_cast<int64_t>(sizeof(Stored)); }
+
+  static OCTAVO_INLINE void prefetch_lines(const uint8_t* from, int64_t bytes) {
+    OCTAVO_UNROLL
+    for (int64_t line = 0; line < bytes; line += CACHE_LINE) prefetch(from + line);
+  }
+
+  // `factors` has one for each head, `stride` apart.
+  template <int HEADS, int VECTORS>
+  static OCTAVO_INLINE void add_products(F32x16 (&sums)[HEADS][VECTORS], int v, const F32x16 (&vector)[1],
+                                         const float* factors, int64_t stride) {
+    multiply_add(sums, v, vector, [&](int h) { return factors[h * stride]; });
+  }
+
+  // Scores of VECTORS pieces; meanwhile as many bytes are fetched.
+  //   keys     [VECTORS] pointers to [depth][stride], of which sixteen slots are read
+  //   queries  [HEADS, width]
+  //   scores   [HEADS, CHUNK], sixteen for each piece
+  template <int HEADS, int VECTORS>
+  static OCTAVO_INLINE void score(const Stored* const* keys, int64_t stride, int64_t depth, const float* queries,
+                                  int64_t width, float* scores, NextPieces& next) {
+    constexpr int64_t BYTES = bytes_of(VECTORS);
+    F32x16 sums[HEADS][VECTORS];
+    clear(sums);
+    for (int part = 0; part < VECTORS; ++part) {
+      const int64_t begin = depth * part / VECTORS, end = depth * (part + 1) / VECTORS;
+      const uint8_t* near = next.take((end - begin) * BYTES);
+      for (int64_t d = begin; d < end; ++d) {
+        prefetch_lines(near, BYTES);
+        near += BYTES;
+        OCTAVO_UNROLL
+        for (int v = 0; v < VECTORS; ++v) {
+          const F32x16 key[] = {Element::load16_mixed(keys[v] + d * stride)};
+          const float* query = reread(queries + d);
+          add_products(sums, v, key, query, width);
+        }
+      }
+    }
+    OCTAVO_UNROLL
+    for (int h = 0; h < HEADS; ++h) {
+      OCTAVO_UNROLL
+      for (int v = 0; v < VECTORS; ++v) store(scores + h * CHUNK + v * LANES, Element::in_order(sums[h][v]));
+    }
+  }
+
+  // Weighted sums of VECTORS vectors of the values, from `first_dim` on; meanwhile as many bytes are fetched.
+  //   values   [PIECES] pointers to [LANES][head_dim]
+  //   weights  [HEADS, CHUNK]
+  //   sums     [HEADS, width]
+  template <int HEADS, int VECTORS>
+  static OCTAVO_INLINE void add_values(const Stored* const* values, int64_t first_dim, int64_t head_dim, Visible seen,
+                                       const float* weights, float* sums, int64_t width, NextPieces& next) {
+    constexpr int64_t BYTES = bytes_of(VECTORS);
+    F32x16 tile[HEADS][VECTORS];
+    clear(tile);
+    for (int64_t slot = seen.begin; slot < seen.end;) {
+      const int64_t piece = slot / LANES, offset = slot % LANES;
+      const int64_t count = LANES - offset < seen.end - slot ? LANES - offset : seen.end - slot;
+      const Stored* from = values[piece] + offset * head_dim + first_dim;
+      const uint8_t* near = next.take(LANES * BYTES);
+      for (int64_t i = 0; i < count; ++i) {
+        prefetch_lines(near + i * BYTES, BYTES);
+        OCTAVO_UNROLL
+        for (int v = 0; v < VECTORS; ++v) {
+          const F32x16 value[] = {Element::load16_mixed(from + i * head_dim + v * LANES)};
+          const float* weight = reread(weights + slot + i);
+          add_products(tile, v, value, weight, CHUNK);
+        }
+      }
+      slot += count;
+    }
+    OCTAVO_UNROLL
+    for (int h = 0; h < HEADS; ++h) {
+      OCTAVO_UNROLL
+      for (int v = 0; v < VECTORS; ++v) {
+        store(sums + first_dim + h * width + v * LANES, Element::in_order(tile[h][v]));
+      }
+    }
+  }
+
+  // The scores of HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
+  template <int HEADS>
+  static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
+                          int64_t kv_head, NextPieces& next) {
+    constexpr int VECTORS = vectors_for(HEADS);
+    const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
+    const Stored* keys[PIECES];
+    for (int64_t i = pieces.first; i < pieces.last; ++i) {
+      keys[i] = reinterpret_cast<const Stored*>(pieces.layer[i] + call.cache.keys_at(kv_head)) + pieces.offset[i];
+    }
+    const float* queries = s.queries + vector * s.width;
+    float* scores = s.scores + vector * CHUNK;
+    int64_t i = pieces.first;
+    for (; i + VECTORS <= pieces.last; i += VECTORS) {
+      score<HEADS, VECTORS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
+    }
+    for (; i < pieces.last; ++i) {
+      score<HEADS, 1>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
+    }
+  }
+
+  // The weighted sums of values, likewise.
+  template <int HEADS>
+  static void add_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
+                        int64_t kv_head, NextPieces& next) {
+    constexpr int VECTORS = vectors_for(HEADS);
+    const int64_t head_dim = call.spec.head_dim;
+    const Stored* values[PIECES];
+    for (int64_t i = pieces.first; i < pieces.last; ++i) {
+      const uint8_t* at = pieces.layer[i] + call.cache.values_at(kv_head);
+      values[i] = reinterpret_cast<const Stored*>(at) + pieces.offset[i] * head_dim;
+    }
+    const float* weights = s.scores + vector * CHUNK;
+    float* sums = s.sums + vector * s.width;
+    int64_t d = 0;
+    for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
+      add_values<HEADS, VECTORS>(values, d, head_dim, pieces.seen, weights, sums, s.width, next);
+    }
+    for (; d < head_dim; d += LANES) {
+      add_values<HEADS, 1>(values, d, head_dim, pieces.seen, weights, sums, s.width, next);
+    }
+  }
+
+  using ChunkFunction = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t vector, int64_t kv_head,
+                                 NextPieces&);
+  // By the number of heads less one.
+  static constexpr ChunkFunction SCORES[MAX_HEADS] = {score_chunk<1>, score_chunk<2>, score_chunk<3>,
+                                                      score_chunk<4>, score_chunk<5>, score_chunk<6>};
+  static constexpr ChunkFunction SUMS[MAX_HEADS] = {add_chunk<1>, add_chunk<2>, add_chunk<3>,
+                                                    add_chunk<4>, add_chunk<5>, add_chunk<6>};
+
+  // Calls one of `functions` for the heads of a group, in parts of even size.
+  static OCTAVO_INLINE void by_parts(const ChunkFunction* functions, const AttentionCall& call, const Pieces& pieces,
+                                     const Scratch& s, int64_t vector, int64_t kv_head, NextPieces& next) {
+    const int64_t group = call.spec.group(), num_parts = (group + MAX_HEADS - 1) / MAX_HEADS;
+    for (int64_t part = 0; part < num_parts; ++part) {
+      const int64_t head = group * part / num_parts, heads = group * (part + 1) / num_parts - head;
+      functions[heads - 1](call, pieces, s, vector + head, kv_head, next);
+    }
+  }
+};
+
+// A chunk's scales of one KV head, gathered from its blocks.
+OCTAVO_INLINE void gather_scales(const AttentionCall& call, const Pieces& pieces, int64_t kv_head, const Scratch& s) {
+  const KVCacheView& cache = call.cache;
+  for (int64_t i = pieces.first; i < pieces.last; ++i) {
+    const uint8_t* at = pieces.layer[i] + pieces.offset[i] * SCALE_BYTES;
+    __builtin_memcpy(s.key_scales + i * LANES, at + cache.key_scales_at(kv_head), LANES * SCALE_BYTES);
+    __builtin_memcpy(s.value_scales + i * LANES, at + cache.value_scales_at(kv_head), LANES * SCALE_BYTES);
+  }
+}
+
+// The softmax of a chunk for the heads of one KV head, in place.
+inline void softmax_group(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector, int64_t kv_head) {
+  const bool has_scales = call.cache.has_scales;
+  if (has_scales) gather_scales(call, pieces, kv_head, s);
+  for (int64_t v = vector; v < vector + call.spec.group(); ++v) {
+    softmax_chunk(s.scores + v * CHUNK, pieces.last * LANES, pieces.seen, call.spec.softcap,
+                  has_scales ? s.key_scales : nullptr, has_scales ? s.value_scales : nullptr, s.chunk_largest + v,
+                  s.chunk_totals + v);
+  }
+}
+
+template <class Element>
+void attend_decode(const AttentionCall& call, const AttentionItem& item, const AttentionItem& next, float* memory) {
+  using Kernels = Decode<Element>;
+  const AttentionSpec& spec = call.spec;
+  const Scratch s(memory, spec);
+  const int64_t group = spec.group(), first_head = item.kv_head_begin * group;
+  const int64_t num_vectors = (item.kv_head_end - item.kv_head_begin) * group;
+  for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+    gather_queries(call, item, kv_head, s.width, s.queries + (kv_head * group - first_head) * s.width);
+  }
+  for (int64_t v = 0; v < num_vectors; ++v) s.totals[v] = NOTHING_VISIBLE;
+  Pieces pieces(call, item, item.chunk_begin);
+  for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
+    const bool is_over = chunk + 1 == item.chunk_end;
+    const AttentionItem& next_item = is_over ? next : item;
+    const Pieces next_pieces(call, next_item, is_over ? next.chunk_begin : chunk + 1);
+    // While the keys are read the values are fetched, and while these are read the keys that follow.
+    NextPieces values(call, item, pieces, Part::values), keys(call, next_item, next_pieces, Part::keys);
+    for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+      const int64_t vector = kv_head * group - first_head;
+      Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, values);
+      softmax_group(call, pieces, s, vector, kv_head);
+    }
+    for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+      Kernels::by_parts(Kernels::SUMS, call, pieces, s, kv_head * group - first_head, kv_head, keys);
+    }
+    for (int64_t v = 0; v < num_vectors; ++v) {
+      keep_result(call, item, s, v, first_head + v, chunk, s.chunk_largest[v], s.chunk_totals[v]);
+    }
+    pieces = next_pieces;
+  }
+  if (item.partial >= 0) return;
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    float* out = call.out + item.first_token * call.out_stride + (first_head + v) * spec.head_dim;
+    write_output(s.running + v * s.width, s.totals[v], out, spec.head_dim);
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

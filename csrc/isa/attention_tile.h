@@ -1,0 +1,146 @@
+// The tile path of attention, for the many query vectors of a prefill and for any block size and head_dim: a chunk's keys and
+// values are widened to float32 once and multiplied as matrices.
+//
+//   scores [num_vectors, CHUNK] = queries [num_vectors, head_dim] * keys [head_dim, CHUNK]
+//   sums   [num_vectors, width] = weights [num_vectors, CHUNK] * values [CHUNK, width]
+#pragma once
+
+#include "attention_item.h"
+#include "gemm.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// Keys of `count` slots of a block from `from` on, [head_dim][block_size], as float32: slot `slot` of the chunk and those after
+// it. Past the last one, whole vectors are widened of whatever lies there.
+template <class Element>
+OCTAVO_INLINE void widen_keys(const typename Element::Stored* from, int64_t head_dim, int64_t block_size, int64_t slot,
+                              int64_t count, const Scratch& s) {
+  if (block_size % LANES == 0) {
+    for (int64_t i = 0; i < count; i += LANES) {
+      float* to = s.keys + (slot + i) * s.width;
+      for (int64_t d = 0; d < head_dim; ++d) store(to + d * LANES, Element::load16(from + d * block_size + i));
+    }
+    return;
+  }
+  for (int64_t d = 0; d < head_dim; ++d) {
+    for (int64_t i = 0; i < count; ++i) {
+      typename Element::Stored lanes[LANES] = {from[d * block_size + i]};
+      float wide[LANES];
+      store(wide, Element::load16(lanes));
+      s.keys[(slot + i) / LANES * LANES * s.width + d * LANES + (slot + i) % LANES] = wide[0];
+    }
+  }
+}
+
+// Values likewise, [block_size][head_dim].
+template <class Element>
+OCTAVO_INLINE void widen_values(const typename Element::Stored* from, int64_t head_dim, int64_t slot, int64_t count,
+                                const Scratch& s) {
+  for (int64_t i = 0; i < count; ++i) {
+    const typename Element::Stored* row = from + i * head_dim;
+    float* to = s.values + (slot + i) * LANES;
+    int64_t d = 0;
+    for (; d + LANES <= head_dim; d += LANES) store(to + d * CHUNK, Element::load16(row + d));
+    if (d < head_dim) {
+      typename Element::Stored lanes[LANES] = {};
+      for (int64_t j = d; j < head_dim; ++j) lanes[j - d] = row[j];
+      store(to + d * CHUNK, Element::load16(lanes));
+    }
+  }
+}
+
+// A chunk's keys, values and scales of one KV head as float32, for the slots [begin, end); begin is a multiple of LANES.
+//   keys    [CHUNK / LANES][width][LANES]: panels of slots
+//   values  [width / LANES][CHUNK][LANES]: panels of dimensions
+// Keys are widened to whole vectors past `end`: their scores are hidden. Values are not: a weight of 0 hides no NaN.
+template <class Element>
+OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, const Scratch& s, int64_t kv_head,
+                         int64_t chunk, int64_t begin, int64_t end) {
+  using Stored = typename Element::Stored;
+  const KVCacheView& cache = call.cache;
+  const int64_t layer = call.spec.layer, head_dim = call.spec.head_dim, size = cache.block_size;
+  const int64_t* table = call.block_tables + item.row * call.max_blocks;
+  for (int64_t slot = begin; slot < end;) {
+    const int64_t position = chunk * CHUNK + slot, block = table[position / size], offset = position % size;
+    const int64_t count = size - offset < end - slot ? size - offset : end - slot;
+    const Stored* keys = reinterpret_cast<const Stored*>(cache.keys(block, layer, kv_head)) + offset;
+    const Stored* values = reinterpret_cast<const Stored*>(cache.values(block, layer, kv_head)) + offset * head_dim;
+    widen_keys<Element>(keys, head_dim, size, slot, count, s);
+    widen_values<Element>(values, head_dim, slot, count, s);
+    if (cache.has_scales) {
+      const uint8_t* key_scales = cache.key_scales(block, layer, kv_head) + offset * SCALE_BYTES;
+      const uint8_t* value_scales = cache.value_scales(block, layer, kv_head) + offset * SCALE_BYTES;
+      __builtin_memcpy(s.key_scales + slot, key_scales, static_cast<size_t>(count * SCALE_BYTES));
+      __builtin_memcpy(s.value_scales + slot, value_scales, static_cast<size_t>(count * SCALE_BYTES));
+    }
+    slot += count;
+  }
+}
+
+// The softmax of a chunk for all vectors, in place; weights of 0 where a query sees nothing of the slots [begin, end), which
+// are whole vectors.
+OCTAVO_INLINE void softmax_tile(const AttentionCall& call, const AttentionItem& item, const Scratch& s, int64_t chunk,
+                                int64_t begin, int64_t end) {
+  const AttentionSpec& spec = call.spec;
+  const int64_t group = spec.group(), num_vectors = item.num_queries * group;
+  const float* key_scales = call.cache.has_scales ? s.key_scales : nullptr;
+  const float* value_scales = call.cache.has_scales ? s.value_scales : nullptr;
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    const Visible seen(spec, item.first_position + v / group, chunk);
+    float* scores = s.scores + v * CHUNK;
+    const int64_t first_seen = seen.is_empty() ? end : seen.begin / LANES * LANES;
+    for (int64_t i = begin; i < first_seen; i += LANES) store(scores + i, zero());
+    s.chunk_totals[v] = NOTHING_VISIBLE;
+    if (seen.is_empty()) continue;
+    softmax_chunk(scores, end, seen, spec.softcap, key_scales, value_scales, s.chunk_largest + v, s.chunk_totals + v);
+  }
+}
+
+// One chunk of one KV head for all of an item's queries.
+template <class Element>
+OCTAVO_INLINE void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Scratch& s, int64_t kv_head,
+                                int64_t chunk) {
+  const AttentionSpec& spec = call.spec;
+  const int64_t group = spec.group(), num_vectors = item.num_queries * group;
+  const int64_t last_position = item.first_position + item.num_queries - 1;
+  const int64_t oldest = Visible(spec, item.first_position, chunk).begin, begin = oldest / LANES * LANES;
+  const int64_t end = Visible(spec, last_position, chunk).end;
+  const int64_t padded_end = (end + LANES - 1) / LANES * LANES;
+  if (begin < end) {
+    widen<Element>(call, item, s, kv_head, chunk, begin, end);
+    gemm(s.queries, s.width, num_vectors, s.keys + begin * s.width, s.width * LANES, spec.head_dim, s.scores + begin, CHUNK,
+         padded_end - begin);
+  }
+  softmax_tile(call, item, s, chunk, begin, padded_end);
+  if (begin < end) {
+    // What lies before the oldest slot that is seen may be another sequence's: a weight of 0 hides no NaN.
+    gemm(s.scores + oldest, CHUNK, num_vectors, s.values + oldest * LANES, CHUNK * LANES, end - oldest, s.sums, s.width,
+         s.width);
+  }
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    if (s.chunk_totals[v] < 0 && item.partial < 0) continue;
+    keep_result(call, item, s, v, kv_head * group + v % group, chunk, s.chunk_largest[v], s.chunk_totals[v]);
+  }
+}
+
+template <class Element>
+void attend_tile(const AttentionCall& call, const AttentionItem& item, float* memory) {
+  const Scratch s(memory, call.spec);
+  const int64_t group = call.spec.group(), num_vectors = item.num_queries * group, head_dim = call.spec.head_dim;
+  for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+    gather_queries(call, item, kv_head, s.width, s.queries);
+    for (int64_t v = 0; v < num_vectors; ++v) s.totals[v] = NOTHING_VISIBLE;
+    for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
+      attend_chunk<Element>(call, item, s, kv_head, chunk);
+    }
+    if (item.partial >= 0) continue;
+    for (int64_t v = 0; v < num_vectors; ++v) {
+      float* out = call.out + (item.first_token + v / group) * call.out_stride + (kv_head * group + v % group) * head_dim;
+      write_output(s.running + v * s.width, s.totals[v], out, head_dim);
+    }
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

@@ -1,0 +1,109 @@
+// New tokens: RMS norm of each query and key head, rotary embedding, and the write of keys and values into the cache.
+//
+//   qkv     [num_tokens, (num_heads + 2 num_kv_heads) head_dim] float32, changed in place
+//   keys    [num_kv_heads][head_dim][block_size] of a block in the cache
+//   values  [num_kv_heads][block_size][head_dim]
+#pragma once
+
+#include "../attention_kernels.h"
+#include "pointwise.h"
+#include "simd.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// Rotary embedding of one head in the Hugging Face convention: pairs are the halves of the first rotary_dim dimensions (Su et
+// al., RoFormer, 2021). `cos_sin` is [rotary_dim]: the cosines of the position's angles, then their sines.
+OCTAVO_INLINE void rotate(float* head, const float* cos_sin, int64_t rotary_dim) {
+  const int64_t half = rotary_dim / 2;
+  const float *cosines = cos_sin, *sines = cos_sin + half;
+  int64_t i = 0;
+  for (; i + LANES <= half; i += LANES) {
+    const F32x16 a = load(head + i), b = load(head + half + i), c = load(cosines + i), s = load(sines + i);
+    store(head + i, a * c - b * s);
+    store(head + half + i, b * c + a * s);
+  }
+  for (; i < half; ++i) {
+    const float a = head[i], b = head[half + i];
+    head[i] = a * cosines[i] - b * sines[i];
+    head[half + i] = b * cosines[i] + a * sines[i];
+  }
+}
+
+// Each head's RMS norm, in place. `heads` is [num_heads, head_dim]; without a weight nothing is done.
+OCTAVO_INLINE void normalise_heads(float* heads, int64_t num_heads, const AttentionSpec& spec, const float* weight) {
+  if (!weight) return;
+  for (int64_t head = 0; head < num_heads; ++head) {
+    Norm call;
+    call.hidden = call.sum = call.normalised = heads + head * spec.head_dim;
+    call.weight = weight;
+    call.size = spec.head_dim;
+    call.eps = spec.norm_eps;
+    norm(call);
+  }
+}
+
+// A vector [size] into the cache, its elements `stride` apart.
+template <class Element>
+OCTAVO_INLINE void store_slot(const float* vector, int64_t size, typename Element::Stored* out, int64_t stride) {
+  for (int64_t i = 0; i < size; i += LANES) {
+    const int n = static_cast<int>(size - i < LANES ? size - i : LANES);
+    typename Element::Stored lanes[LANES];
+    Element::store16(lanes, n == LANES ? load(vector + i) : load_first(vector + i, n));
+    for (int j = 0; j < n; ++j) out[(i + j) * stride] = lanes[j];
+  }
+}
+
+// The same in symmetric int8, with the scale max|x| / 127.
+OCTAVO_INLINE void store_slot_int8(const float* vector, int64_t size, int8_t* out, int64_t stride, uint8_t* scale_at) {
+  float range = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const float magnitude = vector[i] < 0 ? -vector[i] : vector[i];
+    range = magnitude > range ? magnitude : range;
+  }
+  const F32x16 inverse = set1(range > 0 ? INT8_LARGEST / range : 0.0f);
+  for (int64_t i = 0; i < size; i += LANES) {
+    const int n = static_cast<int>(size - i < LANES ? size - i : LANES);
+    const F32x16 x = n == LANES ? load(vector + i) : load_first(vector + i, n);
+    int8_t lanes[LANES];
+    store_i8(lanes, min(max(round(x * inverse), set1(-INT8_LARGEST)), set1(INT8_LARGEST)));
+    for (int j = 0; j < n; ++j) out[(i + j) * stride] = lanes[j];
+  }
+  const float scale = range / INT8_LARGEST;
+  __builtin_memcpy(scale_at, &scale, sizeof scale);
+}
+
+template <class Element>
+void write_token_as(const AttentionCall& call, int64_t token) {
+  using Stored = typename Element::Stored;
+  const AttentionSpec& spec = call.spec;
+  const KVCacheView& cache = call.cache;
+  float* query = call.qkv + token * call.qkv_stride;
+  float* key = query + spec.num_heads * spec.head_dim;
+  float* value = key + spec.num_kv_heads * spec.head_dim;
+  normalise_heads(query, spec.num_heads, spec, spec.query_norm);
+  normalise_heads(key, spec.num_kv_heads, spec, spec.key_norm);
+  if (spec.cos_sin) {
+    const float* cos_sin = spec.cos_sin + call.positions[token] * spec.rotary_dim;
+    for (int64_t head = 0; head < spec.num_heads + spec.num_kv_heads; ++head) {
+      rotate(query + head * spec.head_dim, cos_sin, spec.rotary_dim);
+    }
+  }
+  const int64_t block = call.slots[token] / cache.block_size, slot = call.slots[token] % cache.block_size;
+  for (int64_t head = 0; head < spec.num_kv_heads; ++head) {
+    Stored* keys = reinterpret_cast<Stored*>(cache.keys(block, spec.layer, head)) + slot;
+    Stored* values = reinterpret_cast<Stored*>(cache.values(block, spec.layer, head)) + slot * spec.head_dim;
+    const float *k = key + head * spec.head_dim, *v = value + head * spec.head_dim;
+    if constexpr (sizeof(Stored) == sizeof(int8_t)) {
+      const int64_t scale = slot * SCALE_BYTES;
+      store_slot_int8(k, spec.head_dim, keys, cache.block_size, cache.key_scales(block, spec.layer, head) + scale);
+      store_slot_int8(v, spec.head_dim, values, 1, cache.value_scales(block, spec.layer, head) + scale);
+    } else {
+      store_slot<Element>(k, spec.head_dim, keys, cache.block_size);
+      store_slot<Element>(v, spec.head_dim, values, 1);
+    }
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

@@ -1,0 +1,75 @@
+// Activations in the forms that products take: bfloat16, and int8 with a scale for each group of inputs.
+#pragma once
+
+#include "../kernels.h"
+#include "simd.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// `store_quantized` writes sixteen activations, whole numbers from -127 to 127, as an int8 product takes them; `start_from`
+// tells what each adds to the number that the integer sums over them start at, exact in float32.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+// Each quad's four magnitudes, then four bytes that, by exclusive or, make of unsigned weights w + 128 signed ones: w for
+// an activation of 0 or more, -w - 1 for a negative one. Each negative one misses its magnitude: sums start there.
+constexpr Form INT8_FORM = Form::int8_split;
+using Quantized = uint16_t;
+OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
+  const __m128i values = to_i8(a);
+  const __m128i magnitudes = _mm_abs_epi8(values), is_negative = _mm_cmpgt_epi8(_mm_setzero_si128(), values);
+  const __m128i signs = _mm_xor_si128(is_negative, _mm_set1_epi8(static_cast<char>(INT8_OFFSET)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(magnitudes, signs));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(magnitudes, signs));
+}
+OCTAVO_INLINE F32x16 start_from(F32x16 a) { return max(zero() - a, zero()); }
+#else
+// As they are. A weight is stored plus INT8_OFFSET, which the sum starts without.
+constexpr Form INT8_FORM = Form::int8;
+using Quantized = int8_t;
+OCTAVO_INLINE void store_quantized(int8_t* p, F32x16 a) { store_i8(p, a); }
+OCTAVO_INLINE F32x16 start_from(F32x16 a) { return a * set1(-static_cast<float>(INT8_OFFSET)); }
+#endif
+
+// x [size] float32 -> values [padded_size] bfloat16, zeros at its end.
+inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t padded_size) {
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) store_bf16(values + i, load(x + i));
+  for (; i < padded_size; i += LANES) {
+    uint16_t last[LANES];
+    const int left = static_cast<int>(size - i > 0 ? size - i : 0);
+    store_bf16(last, load_first(x + i, left));
+    for (int64_t j = i; j < padded_size && j < i + LANES; ++j) values[j] = last[j - i];
+  }
+}
+
+// One group of up to GROUP numbers, padded to GROUP with zeros.
+OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* values, float* scale, int32_t* start) {
+  F32x16 parts[GROUP / LANES];
+  F32x16 largest = zero();
+  for (int64_t i = 0; i < GROUP / LANES; ++i) {
+    const int64_t left = size - i * LANES;
+    parts[i] = left >= LANES ? load(x + i * LANES) : load_first(x + i * LANES, left > 0 ? static_cast<int>(left) : 0);
+    largest = max(largest, abs(parts[i]));
+  }
+  const float range = max_lane(largest);
+  const F32x16 inverse = set1(range > 0 ? INT8_LARGEST / range : 0.0f), low = set1(-INT8_LARGEST), high = set1(INT8_LARGEST);
+  F32x16 sum = zero();  // of whole numbers below 2^24: exact
+  for (int64_t i = 0; i < GROUP / LANES; ++i) {
+    const F32x16 rounded = min(max(round(parts[i] * inverse), low), high);
+    store_quantized(values + i * LANES, rounded);
+    sum = sum + start_from(rounded);
+  }
+  *start = static_cast<int32_t>(sum_lanes(sum));
+  *scale = range / INT8_LARGEST;
+}
+
+// x [size] float32 -> values [num_groups][GROUP] Quantized, scales [num_groups], starts [num_groups].
+inline void quantize(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* starts) {
+  for (int64_t i = 0; i < size; i += GROUP) {
+    quantize_group(x + i, size - i < GROUP ? size - i : GROUP, reinterpret_cast<Quantized*>(values) + i,
+                   scales + i / GROUP, starts + i / GROUP);
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

@@ -1,0 +1,116 @@
+// Sixteen float32 lanes, on whatever the processor has. Kernels are written once in these words; this header is compiled
+// once an instruction set, each time in a namespace of its own (OCTAVO_ISA).
+//
+//   F32x16, I32x16               sixteen float32, sixteen int32
+//   set1, zero, set1_i32         all lanes alike
+//   load, store                  sixteen numbers at any address
+//   load_first, store_first      the first n of 0 to 16; the other lanes are 0, or stay unwritten
+//   first(n, a, b)               a where the lane's index is below n, else b
+//   where_at_least(x, bound, a)  a where x is at least `bound`, else 0
+//   + - * / max min abs          of each lane; max and min give their second argument where one is NaN
+//   fma(a, b, c)                 a * b + c, rounded once where the processor can
+//   round                        to the nearest whole number, ties to even
+//   pow2                         2^n, for whole n from -126 to 127
+//   to_float                     of int32 below 2^24 exactly
+//   load_bf16, load_f16, load_i8    widened
+//   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes whole numbers from -127 to 127
+//   load_bf16_evens, load_bf16_odds  of sixteen pairs of bfloat16, the first members, and the second
+//   load_bf16_mixed, bf16_in_order   load_bf16 in an order of lanes that may be cheaper, and what puts it right
+//   pin, reread                  say nothing but to AVX2's compiler (simd_avx2.h)
+#pragma once
+
+#if defined(__AVX512F__)
+#include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#else
+#include "simd_portable.h"
+#endif
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// Up to sixteen numbers: `left` are left of a row.
+OCTAVO_INLINE F32x16 load_up_to(const float* p, int64_t left) {
+  return left >= LANES ? load(p) : load_first(p, static_cast<int>(left));
+}
+OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
+  if (left >= LANES) {
+    store(p, a);
+  } else {
+    store_first(p, a, static_cast<int>(left));
+  }
+}
+
+// The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.
+OCTAVO_INLINE float sum_lanes(F32x16 a) {
+  float v[LANES];
+  store(v, a);
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) v[i] += v[i + distance];
+  return v[0];
+}
+OCTAVO_INLINE float max_lane(F32x16 a) {
+  float v[LANES];
+  store(v, a);
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) v[i] = v[i] > v[i + distance] ? v[i] : v[i + distance];
+  return v[0];
+}
+
+// e^x to within 2 units in the last place; 0 below LOWEST_EXPONENT, as e^x would be subnormal, and at the most
+// e^HIGHEST_EXPONENT. Cephes' expf: x = n ln 2 + r, and a polynomial of degree 6 in r.
+constexpr float LOWEST_EXPONENT = -87.3f;
+constexpr float HIGHEST_EXPONENT = 88.3f;
+OCTAVO_INLINE F32x16 exp(F32x16 x) {
+  constexpr float LOG2_E = 1.44269504088896341f;
+  // ln 2 as a short number, whose product with n is exact, less what that is too much.
+  constexpr float LN2_SHORT = 0.693359375f, LN2_EXCESS = 2.12194440e-4f;
+  const F32x16 lowest = set1(LOWEST_EXPONENT);
+  const F32x16 clamped = min(max(x, lowest), set1(HIGHEST_EXPONENT));
+  const F32x16 n = round(clamped * set1(LOG2_E));
+  F32x16 r = fma(n, set1(-LN2_SHORT), clamped);
+  r = fma(n, set1(LN2_EXCESS), r);
+  F32x16 p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  const F32x16 result = fma(p, r * r, r + set1(1.0f)) * pow2(n);
+  return where_at_least(x, lowest, result);
+}
+
+// Element types of stored keys, values and weights; each loads into and is stored from sixteen float32 lanes. Where many
+// are loaded for each result, `load16_mixed` may be cheaper: `in_order` puts the result's lanes right.
+struct InOrder {
+  static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return a; }
+};
+struct Float32 : InOrder {
+  using Stored = float;
+  static OCTAVO_INLINE F32x16 load16(const float* p) { return load(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const float* p) { return load(p); }
+  static OCTAVO_INLINE void store16(float* p, F32x16 a) { store(p, a); }
+};
+struct BFloat16 {
+  using Stored = uint16_t;
+  static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_bf16(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_bf16_mixed(p); }
+  static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return bf16_in_order(a); }
+  static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_bf16(p, a); }
+};
+struct Float16 : InOrder {
+  using Stored = uint16_t;
+  static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_f16(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_f16(p); }
+  static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_f16(p, a); }
+};
+struct Int8 : InOrder {
+  using Stored = int8_t;
+  static OCTAVO_INLINE F32x16 load16(const int8_t* p) { return load_i8(p); }
+  static OCTAVO_INLINE F32x16 load16_mixed(const int8_t* p) { return load_i8(p); }
+  static OCTAVO_INLINE void store16(int8_t* p, F32x16 a) { store_i8(p, a); }
+};
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

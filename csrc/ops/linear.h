@@ -1,0 +1,15 @@
+// Products of activations with a weight.
+#pragma once
+
+#include "../operation.h"
+
+namespace octavo {
+
+// Adds out = in * weight + bias to a program. Throws std::invalid_argument where the weight does not fit the buffers.
+void add_product(Program& program, const KernelTable& kernels, SharedWeight weight, Floats bias, Buffer* in, Buffer* out);
+
+// Logits of some tokens of the step that ran last: out[i] = weight * in[rows[i]], all threads, one call.
+void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
+                    int64_t num_rows, float* out, int num_threads);
+
+}  // namespace octavo
