@@ -11,6 +11,7 @@ from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.request import TokenMask
 from octavo.scheduling.scheduler import ScheduledStep, Scheduler
+from octavo.stopwatch import Stopwatch
 
 
 class Engine:
@@ -50,6 +51,7 @@ class Engine:
         self.num_steps = 0
         self.fullest = self.ledger()
         """The ledger of the step that held the most blocks so far."""
+        self.watch = Stopwatch("schedule", "execute", "update")
         self._in_flight: deque[tuple[ScheduledStep, Step]] = deque()
 
     @classmethod
@@ -128,7 +130,9 @@ class Engine:
             raise
 
     def _step(self) -> list[RequestUpdate]:
+        self.watch.start()
         scheduled = self.scheduler.schedule()
+        self.watch.lap("schedule")
         if self.scheduler.memory.num_used_blocks > self.fullest.num_used_blocks:
             self.fullest = self.ledger()
         if not scheduled.plan.is_empty:
@@ -144,7 +148,11 @@ class Engine:
                 )
             return []
         oldest, step = self._in_flight.popleft()
-        return self.scheduler.update(oldest, step.result())
+        output = step.result()
+        self.watch.lap("execute")
+        updates = self.scheduler.update(oldest, output)
+        self.watch.lap("update")
+        return updates
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""

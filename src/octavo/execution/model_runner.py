@@ -1,7 +1,5 @@
 """Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
 
-import time
-
 import numpy as np
 import torch
 
@@ -13,6 +11,7 @@ from octavo.outputs import TokenLogprobs
 from octavo.sampling.logprobs import score_prompt
 from octavo.sampling.sampler import NO_TOKEN, SampleResult, sample
 from octavo.sampling.table import SamplingTable
+from octavo.stopwatch import Stopwatch
 
 SCORED_AT_ONCE = 256
 """Prompt positions whose logits are held at a time."""
@@ -40,27 +39,29 @@ class ModelRunner:
         self.ranks = ranks or TensorParallel()
         self.rows = RowTables(max_model_len, cache.shape.block_size, cache.shape.num_groups)
         self.sampling = SamplingTable()
+        self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample")
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
         """One step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
         sampling."""
-        start_s = time.perf_counter()
+        self.watch.start()
+        before_s = sum(self.watch.seconds.values())
         self.follow(plan)
-        move_s = self._swap(plan)
+        self.watch.lap("prepare")
+        self._swap(plan)
+        move_s = self.watch.lap("move")
         output = self._compute(plan)
+        self.watch.lap("sample")
         output.move_s = move_s
-        output.compute_s = time.perf_counter() - start_s - move_s
+        output.compute_s = sum(self.watch.seconds.values()) - before_s - move_s
         return output
 
-    def _swap(self, plan: Plan) -> float:
-        """Move blocks out and back. Returns the seconds that took."""
-        if self.swap_space is None or not (plan.swap_out or plan.swap_in):
-            return 0.0
-        start_s = time.perf_counter()
-        self._copy(self.cache, self.swap_space, plan.swap_out)
-        self._copy(self.swap_space, self.cache, plan.swap_in)
-        return time.perf_counter() - start_s
+    def _swap(self, plan: Plan) -> None:
+        """Move blocks out and back."""
+        if self.swap_space is not None:
+            self._copy(self.cache, self.swap_space, plan.swap_out)
+            self._copy(self.swap_space, self.cache, plan.swap_in)
 
     def _copy(self, source: KVCache, destination: KVCache, pairs: list[tuple[int, int]]) -> None:
         """Copy blocks, all in one call: (source, destination) pairs."""
@@ -73,7 +74,9 @@ class ModelRunner:
         if not plan.rows:
             return StepOutput([])
         batch = self.prepare(plan)
+        self.watch.lap("prepare")
         self.forward.run(batch)
+        self.watch.lap("forward")
         ends = np.cumsum(plan.num_new) - 1
         prompt_logprobs = [self._score(plan, index, int(ends[index])) for index in plan.scored]
         if not plan.sampled_rows:
@@ -131,6 +134,7 @@ class ModelRunner:
         if len(sources) < len(plan.logits_from):
             place = {source: index for index, source in enumerate(sources)}
             logits = logits[[place[source] for source in plan.logits_from]]
+        self.watch.lap("logits")
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
         if self.ranks.rank == 0:
             num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]

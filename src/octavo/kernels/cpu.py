@@ -330,6 +330,7 @@ class RecordedForward:
         self._owned = (cache, tables)
         """The program has pointers into these."""
         self._logits = torch.empty(0, head.num_outputs)
+        program.set_profiling(True)  # a look at the clock for each operation
 
     def run(self, batch: RaggedBatch) -> None:
         """Replay the program on a step."""
@@ -351,12 +352,8 @@ class RecordedForward:
         return logits if self._gather is None else self._gather(logits)
 
     def seconds_by_operation(self) -> dict[str, float]:
-        """Time by operation since `profile` was called."""
+        """Time by operation, that of the step's first thread."""
         return dict(self._program.profile())
-
-    def profile(self) -> None:
-        """Start to measure operations."""
-        self._program.set_profiling(True)
 
 
 class _AnyBatch:

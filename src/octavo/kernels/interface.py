@@ -150,6 +150,10 @@ class ForwardPass(Protocol):
         """
         ...
 
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Where the time of all runs so far has gone; empty for kernels that do not tell."""
+        ...
+
 
 class Model(Protocol):
     """What a backend runs: a forward pass in the words of `Kernels`."""

@@ -51,6 +51,10 @@ class EagerForward:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
         return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
 
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Not told."""
+        return {}
+
 
 class ReferenceKernels:
     """`kernels.interface.Kernels` in plain torch, on any device and for every dtype."""
