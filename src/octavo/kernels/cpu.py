@@ -1,4 +1,4 @@
-"""The C++ backend for the CPU. Its operations don't compute: they record.
+"""The C++ backend for the CPU. Its operations don't compute, but for sampling: they record.
 
 `CpuKernels.bind` runs the model's forward once with handles (`Activation`) in place of tensors; each operation that the
 layers call is added to a program of `octavo.kernels._cpu`, bound to its packed weights. A step then replays the program
@@ -33,6 +33,9 @@ from octavo.kernels.interface import (
     Weight,
 )
 from octavo.kernels.quantized import QuantizedWeight
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
+from octavo.kernels.sampling.logprobs import score_tokens
+from octavo.kernels.sampling.sampler import sample
 
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """As `octavo::DataType` in csrc/kernels.h numbers them."""
@@ -151,6 +154,14 @@ class CpuKernels:
     def attention(self, qkv: Any, step: Any, spec: AttentionSpec) -> Any:
         """Record norms, rotation, KV write and attention."""
         return self._open.attention(qkv, spec)
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+        """As the reference does, by numpy where that is faster."""
+        return sample(logits, batch)
+
+    def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
+        """As the reference does."""
+        return score_tokens(logits, token_ids, num_top)
 
     @property
     def _open(self) -> "Recording":
