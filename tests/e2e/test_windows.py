@@ -12,7 +12,7 @@ from e2e.greedy_oracle import GreedyOracle
 from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.config import PreemptionMode
 from octavo.layer_groups import Full
-from octavo.memory import BlockDemand
+from octavo.memory import Demand
 from tiny_checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,7 +71,7 @@ class Windowed:
     checkpoint: str
     folder: Path
     knobs: dict[str, Any]
-    demand: BlockDemand
+    demand: Demand
     wanted: Tokens
     greedy: list[RequestOutput]
 
@@ -79,7 +79,7 @@ class Windowed:
         return open_tiny(self.folder, {**self.knobs, **more}, num_blocks, num_swap_blocks, mode)
 
 
-def blocks_of_the_largest(demand: BlockDemand) -> int:
+def blocks_of_the_largest(demand: Demand) -> int:
     """Blocks of the smallest pool that admits each request of the work."""
     prompts, params = work()
     return max(

@@ -7,6 +7,7 @@ import pytest
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError, RequestError
+from octavo.execution.executor import ExecutionTimes
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
 from octavo.sampling_params import SamplingParams
@@ -111,7 +112,7 @@ class Failing:
     """An executor that fails at a chosen moment, and otherwise does what the real one does."""
 
     def __init__(self, executor: LocalExecutor, error: BaseException, fail_in: str) -> None:
-        self.capacity, self.depth = executor.capacity, 1
+        self.capacity, self.loaded, self.depth, self.sockets = executor.capacity, executor.loaded, 1, executor.sockets
         self._executor, self._error, self._fail_in = executor, error, fail_in
         self.left = 3
 
@@ -126,6 +127,12 @@ class Failing:
         if self.left == 0 and self._fail_in == "result":
             raise self._error
         return self._step.result()
+
+    def check(self) -> None:
+        self._executor.check()
+
+    def times(self) -> ExecutionTimes:
+        return self._executor.times()
 
     def close(self) -> None:
         pass

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.sampling.logprobs import score_prompt, token_logprobs
+from octavo.kernels.reference import ReferenceKernels
+from octavo.outputs import TokenLogprobs
+from octavo.sampling.told import told_logprobs
+
+
+def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, counts: list[int]) -> list[TokenLogprobs]:
+    """Of one token a position, as the model runner tells it."""
+    scores = ReferenceKernels().score(logits, token_ids.unsqueeze(1), max(counts))
+    return [own for (own,) in told_logprobs(scores, counts)]
 
 
 def logprobs_one_by_one(row: list[float], token: int, count: int) -> tuple[float, int, list[int], list[float]]:
@@ -41,14 +49,14 @@ def test_logprobs_are_those_of_a_plain_loop(counts: list[int], decimals: int, dt
 def test_a_prompt_is_scored_position_by_position() -> None:
     logits = torch.randn(6, 50)
     next_ids = torch.tensor([3, 1, 4, 1, 5, 9])
-    scored = score_prompt(logits, next_ids, 2)
+    scored = token_logprobs(logits, next_ids, [2] * 6)
     assert [entry.token_id for entry in scored] == next_ids.tolist()
-    alone = [score_prompt(logits[i : i + 1], next_ids[i : i + 1], 2)[0] for i in range(6)]
+    alone = [token_logprobs(logits[i : i + 1], next_ids[i : i + 1], [2])[0] for i in range(6)]
     assert scored == alone
 
 
 def test_asking_for_more_than_the_vocabulary_gives_all_of_it() -> None:
-    (told,) = score_prompt(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([0]), 20)
+    (told,) = token_logprobs(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([0]), [20])
     assert told.top_token_ids == [1, 2, 0]
     assert math.isclose(math.fsum(math.exp(value) for value in told.top_logprobs), 1, rel_tol=1e-6)
 
@@ -60,3 +68,11 @@ def test_logits_that_are_not_numbers_count_as_impossible() -> None:
     assert broken.top_token_ids == [1, 2]
     assert math.isclose(broken.logprob, -math.log(1 + math.exp(-1)), rel_tol=1e-6)
     assert empty.logprob == 0
+
+
+def test_several_tokens_of_one_position_are_told_as_each_alone() -> None:
+    logits, token_ids = torch.randn(3, 50), torch.tensor([[4, 9], [0, 49], [7, 7]])
+    scores = ReferenceKernels().score(logits, token_ids, 3)
+    for column in range(2):
+        alone = token_logprobs(logits, token_ids[:, column], [3] * 3)
+        assert [own[column] for own in told_logprobs(scores, [3] * 3)] == alone

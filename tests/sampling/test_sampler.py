@@ -2,6 +2,7 @@
 
 import math
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,14 +10,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.sampling import SampleResult, SamplingTable, sample
-from octavo.sampling.noise import exponential, hash_tokens
-from octavo.sampling.philox import row_keys
+from octavo.kernels.reference import ReferenceKernels
+from octavo.kernels.sampling.noise import exponential, hash_tokens
+from octavo.kernels.sampling.philox import row_keys
+from octavo.outputs import TokenLogprobs
+from octavo.sampling.table import SamplingTable, TokenHistory
+from octavo.sampling.told import row_logprobs
 from octavo.sampling_params import SamplingParams
 
 VOCAB = 40
 EOS = 7
 PROMPT, OUTPUT = [1, 2, 3, 3], [3, 9, 9, 12]
+
+
+class Result(NamedTuple):
+    token_ids: torch.Tensor
+    logprobs: list[list[TokenLogprobs] | None]
+
+
+def sample(
+    logits: torch.Tensor,
+    table: SamplingTable,
+    rows: np.ndarray,
+    positions: np.ndarray,
+    history: TokenHistory,
+    masks: list[tuple[int, bytes]],
+) -> Result:
+    """A step's sampling as the model runner does it."""
+    batch = table.batch(rows, positions, history, masks)
+    sampled = ReferenceKernels().sample(logits, batch)
+    return Result(sampled.token_ids, row_logprobs(sampled.scores, batch) or [None] * len(rows))
 
 
 def history(row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +64,7 @@ def sample_rows(
     position: int = 4,
     masks: list[tuple[int, bytes]] | None = None,
     stops: tuple[int, ...] = (EOS,),
-) -> SampleResult:
+) -> Result:
     rows = np.arange(len(params))
     return sample(logits, make_table(params, stops=stops), rows, np.full(len(params), position), history, masks or [])
 

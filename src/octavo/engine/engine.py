@@ -12,6 +12,7 @@ from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.plan_writer import ScheduledStep
 from octavo.scheduling.request import TokenMask
 from octavo.scheduling.scheduler import Scheduler
+from octavo.stopwatch import Stopwatch
 
 
 class Engine:
@@ -61,6 +62,7 @@ class Engine:
         self.num_steps = 0
         self.fullest = self.ledger()
         """The ledger of the step that held the most blocks so far."""
+        self.watch = Stopwatch("schedule", "execute", "update")
         self._in_flight: deque[tuple[ScheduledStep, Step]] = deque()
 
     @classmethod
@@ -140,7 +142,9 @@ class Engine:
             raise
 
     def _step(self) -> list[RequestUpdate]:
+        self.watch.start()
         scheduled = self.scheduler.schedule()
+        self.watch.lap("schedule")
         if self.scheduler.memory.num_used_blocks > self.fullest.num_used_blocks:
             self.fullest = self.ledger()
         if not scheduled.plan.is_empty:
@@ -156,7 +160,11 @@ class Engine:
                 )
             return []
         oldest, step = self._in_flight.popleft()
-        return self.scheduler.update(oldest, step.result())
+        output = step.result()
+        self.watch.lap("execute")
+        updates = self.scheduler.update(oldest, output)
+        self.watch.lap("update")
+        return updates
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""

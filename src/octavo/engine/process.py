@@ -29,7 +29,6 @@ from octavo.engine.wire import (
 )
 from octavo.errors import OctavoError, RequestError
 from octavo.execution.launch import executor_class
-from octavo.execution.multiprocess import MultiProcessExecutor
 
 
 def main(commands_address: str, events_address: str, config_json: str) -> int:
@@ -70,8 +69,7 @@ class EngineProcess:
         imported_s = time.monotonic()
         executor = make_executor(config, progress=sys.stderr.isatty())
         self._engine = Engine.configured(executor, config)
-        self._ranks = executor if isinstance(executor, MultiProcessExecutor) else None
-        for descriptor in self._ranks.sockets if self._ranks else ():
+        for descriptor in executor.sockets:
             self._poller.register(descriptor, zmq.POLLIN)
         phases_s = {"import torch": imported_s - start_s, "load the model": time.monotonic() - imported_s}
         self._send(
@@ -93,8 +91,8 @@ class EngineProcess:
             ready = dict(self._poller.poll(0 if self._engine.has_unfinished else None))
             if sys.stdin.fileno() in ready:
                 return
-            if self._ranks and not ready.keys().isdisjoint(self._ranks.sockets):
-                self._ranks.check()
+            if not ready.keys().isdisjoint(self._engine.executor.sockets):
+                self._engine.executor.check()
             is_changed = False
             for command in self._received():
                 if isinstance(command, Shutdown):

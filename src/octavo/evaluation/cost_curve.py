@@ -15,7 +15,7 @@ from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation.machine_limits import Drift, MachineLimits
 from octavo.evaluation.operation_models import VALID_BYTE
-from octavo.execution.executor import Capacity, FinishedStep
+from octavo.execution.executor import ExecutionTimes, FinishedStep, Step
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.sizing import weight_bytes
@@ -82,13 +82,10 @@ class _UncomputedPrefill:
 
     def __init__(self, executor: LocalExecutor) -> None:
         self.skips = True
+        self.capacity, self.loaded, self.sockets = executor.capacity, executor.loaded, executor.sockets
         self._executor = executor
 
-    @property
-    def capacity(self) -> Capacity:
-        return self._executor.capacity
-
-    def submit(self, plan: Plan) -> FinishedStep:
+    def submit(self, plan: Plan) -> Step:
         if not self.skips:
             return self._executor.submit(plan)
         runner = self._executor.runner
@@ -96,6 +93,12 @@ class _UncomputedPrefill:
         token_ids = np.zeros(len(plan.sampled_rows), np.int64)
         runner.rows.append(np.array(plan.sampled_rows, np.int64), token_ids)
         return FinishedStep(StepOutput([[0] for _ in plan.sampled_rows]))
+
+    def check(self) -> None:
+        self._executor.check()
+
+    def times(self) -> ExecutionTimes:
+        return self._executor.times()
 
     def close(self) -> None:
         self._executor.close()

@@ -10,7 +10,7 @@ import msgspec
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation.workloads import Work
-from octavo.execution.executor import Executor, FinishedStep
+from octavo.execution.executor import ExecutionTimes, Executor, FinishedStep
 from octavo.execution.plan import Plan
 from octavo.memory import Ledger
 from octavo.sampling_params import BeamSearchParams, SamplingParams
@@ -92,7 +92,7 @@ class _Recorder:
     depth = 1
 
     def __init__(self, executor: Executor) -> None:
-        self.capacity = executor.capacity
+        self.capacity, self.loaded, self.sockets = executor.capacity, executor.loaded, executor.sockets
         self.ledger: Callable[[], Ledger] | None = None
         self.savings: list[tuple[float, float]] = []
         """(by the ledger, offline) of each step."""
@@ -108,6 +108,12 @@ class _Recorder:
         for row, token_ids in zip(plan.sampled_rows, output.token_ids, strict=True):
             self._trees.extend(row, len(token_ids))
         return FinishedStep(output)
+
+    def check(self) -> None:
+        self._executor.check()
+
+    def times(self) -> ExecutionTimes:
+        return self._executor.times()
 
     def close(self) -> None:
         """The other one stays open."""

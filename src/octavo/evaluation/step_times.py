@@ -1,18 +1,16 @@
 """Where a step's time goes: schedule, prepare, forward by kernel, logits, sample, update."""
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.execution.local import LocalExecutor
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 
 WARM_UP_STEPS = 3
+PARTS = ("schedule", "prepare", "forward", "logits", "sample", "update")
+"""Of a step of decode, in their order. What is left of its time is `rest`."""
 
 
 class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,49 +29,13 @@ class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.parts_ms.values())
 
 
-class _Stopwatch:
-    """Replaces methods of live objects by timed ones, and puts them back."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._replaced: list[tuple[Any, str]] = []
-
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        call: Callable[..., Any] = getattr(owner, method)
-        self.seconds[name] = 0.0
-
-        def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return call(*arguments)
-            finally:
-                self.seconds[name] += time.perf_counter() - start
-
-        setattr(owner, method, timed)
-        self._replaced.append((owner, method))
-
-    def release(self) -> None:
-        for owner, method in self._replaced:
-            delattr(owner, method)
-
-
-def load(config: EngineConfig) -> tuple[Engine, LocalExecutor]:
-    """An engine with the model in this process.
-
-    Raises:
-        OctavoError: as `LocalExecutor`.
-    """
-    executor = LocalExecutor(config)
-    return Engine.configured(executor, config), executor
-
-
-def measure(engine: Engine, executor: LocalExecutor, num_sequences: int, context: int, num_steps: int) -> StepTimes:
+def measure(engine: Engine, num_sequences: int, context: int, num_steps: int) -> StepTimes:
     """Prefill `num_sequences` greedy requests of `context` tokens, then take times over `num_steps` steps of decode.
 
     Raises:
         RequestError: so many tokens do not fit.
     """
-    num_ids = executor.capacity.vocab_size
+    num_ids = engine.executor.capacity.vocab_size
     params = SamplingParams(temperature=0, max_tokens=num_steps + WARM_UP_STEPS + num_sequences, ignore_eos=True)
     for number in range(num_sequences):
         prompt = [(number * 7919 + position * 31) % num_ids for position in range(context)]
@@ -82,40 +44,27 @@ def measure(engine: Engine, executor: LocalExecutor, num_sequences: int, context
         engine.step()
     for _ in range(WARM_UP_STEPS):
         engine.step()
-    runner = executor.runner
-    watch = _Stopwatch()
-    for owner, method, name in (
-        (engine, "step", "step"),
-        (engine.scheduler, "schedule", "schedule"),
-        (runner, "prepare", "prepare"),
-        (runner.forward, "run", "forward"),
-        (runner.forward, "logits", "logits"),
-        (runner, "sample", "sample"),
-        (engine.scheduler, "update", "update"),
-    ):
-        watch.watch(owner, method, name)
-    profile = getattr(runner.forward, "profile", None)
-    if profile is not None:
-        profile()
-    try:
-        for _ in range(num_steps):
-            engine.step()
-    finally:
-        watch.release()
-        for number in range(num_sequences):
-            engine.abort(str(number))
-    kernels = runner.forward.seconds_by_operation() if profile is not None else {}  # type: ignore[attr-defined]
-    per_step = {name: seconds / num_steps * 1e3 for name, seconds in watch.seconds.items()}
-    per_step["sample"] -= per_step["logits"]
-    whole = per_step.pop("step")
-    per_step["rest"] = whole - sum(per_step.values())
-    return StepTimes(
-        sequences=num_sequences,
-        context=context,
-        steps=num_steps,
-        parts_ms=per_step,
-        kernels_ms={name: seconds / num_steps * 1e3 for name, seconds in kernels.items()},
+    start, start_s = _times(engine), time.perf_counter()
+    for _ in range(num_steps):
+        engine.step()
+    whole_s, end = time.perf_counter() - start_s, _times(engine)
+    for number in range(num_sequences):
+        engine.abort(str(number))
+    parts, operations = (
+        {name: (seconds - before.get(name, 0.0)) / num_steps * 1e3 for name, seconds in after.items()}
+        for before, after in zip(start, end, strict=True)
     )
+    parts_ms = {name: parts[name] for name in PARTS}
+    parts_ms["rest"] = whole_s / num_steps * 1e3 - sum(parts_ms.values())
+    return StepTimes(
+        sequences=num_sequences, context=context, steps=num_steps, parts_ms=parts_ms, kernels_ms=operations
+    )
+
+
+def _times(engine: Engine) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds so far, by part of a step and by operation."""
+    executor = engine.executor.times()
+    return {**engine.watch.seconds, **executor.parts_s}, dict(executor.operations_s)
 
 
 def plot(measured: list[StepTimes], path: str) -> None:

@@ -1,5 +1,6 @@
 """The seam between the engine and whatever runs a step: this process, others, another machine, or a cost model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,6 +37,16 @@ class LoadedModel:
     """Which kernels were chosen, and why."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionTimes:
+    """Seconds that an executor has spent on steps since it was made; those of rank 0 where there are several."""
+
+    parts_s: Mapping[str, float]
+    """By what a step does: `prepare`, `move`, `forward`, `logits`, `sample`, as far as it does that."""
+    operations_s: Mapping[str, float]
+    """Of `forward`, by operation; empty where the kernels do not tell."""
+
+
 class Step(Protocol):
     """A step that has been submitted."""
 
@@ -61,9 +72,33 @@ class Executor(Protocol):
     def capacity(self) -> Capacity: ...
 
     @property
+    def loaded(self) -> LoadedModel: ...
+
+    @property
     def depth(self) -> int:
-        """Steps that may be in flight at once: 1 where the model runs in this very process, 2 where a device works on
-        its own."""
+        """Steps that may be in flight at once."""
+        ...
+
+    @property
+    def sockets(self) -> Sequence[int]:
+        """File descriptors to wait for while no step runs: one becomes readable where a process that steps need has
+        ended, and then `check` raises. None where steps run in this very process."""
+        ...
+
+    def check(self) -> None:
+        """Hear what has happened between two steps.
+
+        Raises:
+            EngineError: no step can run any more; the message says why.
+        """
+        ...
+
+    def times(self) -> ExecutionTimes:
+        """Where the time of all steps so far has gone. Nothing else may be in flight.
+
+        Raises:
+            EngineError: as for `check`.
+        """
         ...
 
     def submit(self, plan: Plan) -> Step:

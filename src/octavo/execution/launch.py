@@ -1,15 +1,20 @@
 """Which executor runs the model that a config asks for."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from octavo.config import EngineConfig
-
-if TYPE_CHECKING:
-    from octavo.execution.local import LocalExecutor
-    from octavo.execution.multiprocess import MultiProcessExecutor
+from octavo.execution.executor import Executor
 
 
-def executor_class(config: EngineConfig) -> "type[LocalExecutor] | type[MultiProcessExecutor]":
+class ExecutorClass(Protocol):
+    """Makes an executor of a kind."""
+
+    def __call__(self, config: EngineConfig, *, progress: bool = False) -> Executor:
+        """Load the model that the config names; `progress` shows a bar on stderr."""
+        ...
+
+
+def executor_class(config: EngineConfig) -> ExecutorClass:
     """The local executor for one process, which is this one, and the multi-process executor for more; call it with the
     config. Only the first loads torch."""
     if config.tensor_parallel_size > 1:

@@ -1,6 +1,7 @@
 """The local executor: a model, or one rank's share of it, its KV cache and its runner in this very process."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
@@ -8,7 +9,7 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
-from octavo.execution.executor import Capacity, FinishedStep, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, FinishedStep, LoadedModel
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner
 from octavo.execution.plan import Plan
@@ -40,6 +41,7 @@ class LocalExecutor:
     """
 
     depth = 1
+    sockets: Sequence[int] = ()
 
     def __init__(self, config: EngineConfig, ranks: TensorParallel | None = None, *, progress: bool = False) -> None:
         ranks = ranks or TensorParallel()
@@ -99,6 +101,15 @@ class LocalExecutor:
 
     def submit(self, plan: Plan) -> FinishedStep:
         return FinishedStep(self.runner.run(plan))
+
+    def check(self) -> None:
+        """Nothing can happen between two steps, but for `close`."""
+        _ = self.runner
+
+    def times(self) -> ExecutionTimes:
+        return ExecutionTimes(
+            parts_s=dict(self.runner.watch.seconds), operations_s=self.runner.forward.seconds_by_operation()
+        )
 
     def close(self) -> None:
         """Drop the weights and the cache."""

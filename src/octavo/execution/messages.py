@@ -3,7 +3,7 @@
 import msgspec
 
 from octavo.config import EngineConfig
-from octavo.execution.executor import Capacity, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
 from octavo.execution.plan import Plan, StepOutput
 
 
@@ -23,6 +23,10 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag=True):
     plan: Plan
 
 
+class TellTimes(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Tell where the time has gone: to rank 0, with no plan before it unanswered. `Times` is the answer."""
+
+
 class Started(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The share is loaded. All ranks say the same."""
 
@@ -36,6 +40,12 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
     output: StepOutput
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Where the time of all steps has gone."""
+
+    times: ExecutionTimes
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The rank cannot go on, and ends. `kind` is the name of an error class of `octavo.errors`."""
 
@@ -43,11 +53,12 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-Order = Start | Run
-"""From the executor to a rank."""
-Report = Started | Done | Failed
+Order = Run | TellTimes
+"""From the executor to a rank that has started."""
+Report = Started | Done | Times | Failed
 """From a rank to the executor."""
 
 encode = msgspec.msgpack.Encoder().encode
+decode_start = msgspec.msgpack.Decoder(Start).decode
 decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_report = msgspec.msgpack.Decoder(Report).decode

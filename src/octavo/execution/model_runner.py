@@ -1,18 +1,17 @@
 """Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
 
-import time
-
 import numpy as np
 import torch
 
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.kernels.interface import Kernels, KVCache, Model, RaggedBatch
+from octavo.kernels.sampling.interface import NO_TOKEN, Sampled
 from octavo.layers.parallel import TensorParallel
 from octavo.outputs import TokenLogprobs
-from octavo.sampling.logprobs import score_prompt
-from octavo.sampling.sampler import NO_TOKEN, SampleResult, sample
 from octavo.sampling.table import SamplingTable
+from octavo.sampling.told import row_candidates, row_logprobs, told_logprobs
+from octavo.stopwatch import Stopwatch
 
 SCORED_AT_ONCE = 256
 """Prompt positions whose logits are held at a time."""
@@ -40,27 +39,29 @@ class ModelRunner:
         self.ranks = ranks or TensorParallel()
         self.rows = RowTables(max_model_len, cache.shape.block_size, cache.shape.num_groups)
         self.sampling = SamplingTable()
+        self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample")
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
         """One step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
         sampling."""
-        start_s = time.perf_counter()
+        self.watch.start()
+        before_s = sum(self.watch.seconds.values())
         self.follow(plan)
-        move_s = self._swap(plan)
+        self.watch.lap("prepare")
+        self._swap(plan)
+        move_s = self.watch.lap("move")
         output = self._compute(plan)
+        self.watch.lap("sample")
         output.move_s = move_s
-        output.compute_s = time.perf_counter() - start_s - move_s
+        output.compute_s = sum(self.watch.seconds.values()) - before_s - move_s
         return output
 
-    def _swap(self, plan: Plan) -> float:
-        """Move blocks out and back. Returns the seconds that took."""
-        if self.swap_space is None or not (plan.swap_out or plan.swap_in):
-            return 0.0
-        start_s = time.perf_counter()
-        self._copy(self.cache, self.swap_space, plan.swap_out)
-        self._copy(self.swap_space, self.cache, plan.swap_in)
-        return time.perf_counter() - start_s
+    def _swap(self, plan: Plan) -> None:
+        """Move blocks out and back."""
+        if self.swap_space is not None:
+            self._copy(self.cache, self.swap_space, plan.swap_out)
+            self._copy(self.swap_space, self.cache, plan.swap_in)
 
     def _copy(self, source: KVCache, destination: KVCache, pairs: list[tuple[int, int]]) -> None:
         """Copy blocks, all in one call: (source, destination) pairs."""
@@ -73,13 +74,14 @@ class ModelRunner:
         if not plan.rows:
             return StepOutput([])
         batch = self.prepare(plan)
+        self.watch.lap("prepare")
         self.forward.run(batch)
+        self.watch.lap("forward")
         ends = np.cumsum(plan.num_new) - 1
         prompt_logprobs = [self._score(plan, index, int(ends[index])) for index in plan.scored]
         if not plan.sampled_rows:
             return StepOutput([], [], prompt_logprobs)
-        token_ids, result = self.sample(plan, ends)
-        return StepOutput(token_ids, result.logprobs, prompt_logprobs, result.candidates)
+        return self.sample(plan, ends, prompt_logprobs)
 
     @property
     def _device(self) -> torch.device:
@@ -123,7 +125,7 @@ class ModelRunner:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
 
-    def sample(self, plan: Plan, ends: IntArray) -> tuple[list[list[int]], SampleResult]:
+    def sample(self, plan: Plan, ends: IntArray, prompt_logprobs: list[list[TokenLogprobs]]) -> StepOutput:
         """A token for each of the plan's sampled rows, appended to it, or candidates for a beam; `ends` are the flat
         indices of the rows' last tokens."""
         sources = list(dict.fromkeys(plan.logits_from))
@@ -131,16 +133,20 @@ class ModelRunner:
         if len(sources) < len(plan.logits_from):
             place = {source: index for index, source in enumerate(sources)}
             logits = logits[[place[source] for source in plan.logits_from]]
+        self.watch.lap("logits")
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        if self.ranks.rank == 0:
-            num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
-            result = sample(logits, self.sampling, rows, num_generated, self.rows.token_ids, plan.masks)
-        else:
-            result = SampleResult(self._tensor(np.empty_like(rows)), [], [])
-        token_ids = self.ranks.from_first(result.token_ids).cpu().numpy()
+        num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
+        batch = self.sampling.batch(rows, num_generated, self.rows.token_ids, plan.masks)
+        sampled = self.kernels.sample(logits, batch) if self.ranks.rank == 0 else Sampled(self._tensor(rows.copy()))
+        token_ids = self.ranks.from_first(sampled.token_ids).cpu().numpy()
         drawn = token_ids != NO_TOKEN
         self.rows.append(rows[drawn], token_ids[drawn])
-        return [[token] if token != NO_TOKEN else [] for token in token_ids.tolist()], result
+        return StepOutput(
+            [[token] if token != NO_TOKEN else [] for token in token_ids.tolist()],
+            row_logprobs(sampled.scores, batch),
+            prompt_logprobs,
+            row_candidates(sampled.candidates, batch),
+        )
 
     def _score(self, plan: Plan, index: int, end: int) -> list[TokenLogprobs]:
         """Log-probabilities of the prompt tokens that follow those computed now for `plan.rows[index]`."""
@@ -154,5 +160,6 @@ class ModelRunner:
             chunk = targets[offset : offset + SCORED_AT_ONCE]
             logits = self.forward.logits(np.arange(first + offset, first + offset + len(chunk)))
             if self.ranks.rank == 0:
-                scores += score_prompt(logits, chunk, num_top)
+                told = told_logprobs(self.kernels.score(logits, chunk.unsqueeze(1), num_top), [num_top] * len(chunk))
+                scores += [own for (own,) in told]
         return scores

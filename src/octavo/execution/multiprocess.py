@@ -18,8 +18,19 @@ from pathlib import Path
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import EngineError, LostRankError, OctavoError, error_named
-from octavo.execution.executor import Capacity, LoadedModel
-from octavo.execution.messages import Done, Failed, Report, Run, Start, Started, decode_report, encode
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
+from octavo.execution.messages import (
+    Done,
+    Failed,
+    Report,
+    Run,
+    Start,
+    Started,
+    TellTimes,
+    Times,
+    decode_report,
+    encode,
+)
 from octavo.execution.plan import Plan, StepOutput
 
 BLAME_WAIT_S = 2.0
@@ -63,12 +74,29 @@ class MultiProcessExecutor:
         return [rank.socket.fileno() for rank in self._ranks]
 
     def check(self) -> None:
-        """Hear what a rank says between steps.
+        """Hear whether a rank has something to say between steps.
 
         Raises:
-            EngineError: it has failed or ended.
+            EngineError: the executor is closed, or a rank has failed or ended.
         """
-        self._next_report()
+        if self._failure is not None:
+            raise self._failure
+        if not self._num_running and _with_news(self._ranks, 0):
+            self._next_report()
+
+    def times(self) -> ExecutionTimes:
+        """Those of rank 0.
+
+        Raises:
+            EngineError: the executor is closed, or a rank has failed.
+        """
+        self.collect()
+        with self._unless_interrupted():
+            self._ranks[0].send(encode(TellTimes()))
+            while True:
+                _, report = self._next_report()
+                if isinstance(report, Times):
+                    return report.times
 
     def submit(self, plan: Plan) -> "RunningStep":
         """Hand a plan to all ranks.

@@ -14,7 +14,18 @@ import traceback
 from multiprocessing.connection import Connection
 
 from octavo.errors import OctavoError
-from octavo.execution.messages import Done, Failed, Run, Start, Started, decode_order, encode
+from octavo.execution.messages import (
+    Done,
+    Failed,
+    Run,
+    Start,
+    Started,
+    TellTimes,
+    Times,
+    decode_order,
+    decode_start,
+    encode,
+)
 
 PATIENCE = datetime.timedelta(days=1)
 """How long a rank waits for another: one may load for long, and the executor notices one that has ended."""
@@ -24,8 +35,7 @@ def main(descriptor: int) -> None:
     """Take orders from a socket until the executor is gone, or until this rank or another fails."""
     threading.Thread(target=_end_with_the_executor, daemon=True).start()
     orders = Connection(descriptor)
-    start = decode_order(orders.recv_bytes())
-    assert isinstance(start, Start), "the first order"
+    start = decode_start(orders.recv_bytes())
     try:
         _serve(orders, start)
     except OctavoError as error:
@@ -53,11 +63,13 @@ def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
     executor = LocalExecutor(start.config, ranks, progress=start.progress and start.rank == 0)
     orders.send_bytes(encode(Started(executor.capacity, executor.loaded)))
     while True:
-        order = decode_order(orders.recv_bytes())
-        assert isinstance(order, Run), "after the first order only plans come"
-        output = executor.submit(order.plan).result()
-        if start.rank == 0:
-            orders.send_bytes(encode(Done(output)))
+        match decode_order(orders.recv_bytes()):
+            case Run(plan):
+                output = executor.submit(plan).result()
+                if start.rank == 0:
+                    orders.send_bytes(encode(Done(output)))
+            case TellTimes():
+                orders.send_bytes(encode(Times(executor.times())))
 
 
 def _join(start: Start) -> None:

@@ -1,11 +1,11 @@
 """An executor with a cost instead of a device: the same plans, tokens from a hash. Plain Python; drives tests,
 benchmarks and the simulator."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import accumulate
 
-from octavo.execution.executor import Capacity, FinishedStep
+from octavo.execution.executor import Capacity, ExecutionTimes, FinishedStep, LoadedModel
 from octavo.execution.plan import Plan, StepOutput
 from octavo.outputs import Candidates, TokenLogprobs
 
@@ -45,6 +45,9 @@ class SimulatedExecutor:
         depth: steps in flight at once.
     """
 
+    loaded = LoadedModel(weight_bytes=0, dtype="none", kernels="Simulated: no model, tokens from a hash.")
+    sockets: Sequence[int] = ()
+
     def __init__(self, capacity: Capacity, cost_s: Callable[[Plan], float] = lambda plan: 0.0, depth: int = 1) -> None:
         self.capacity = capacity
         self.depth = depth
@@ -79,6 +82,13 @@ class SimulatedExecutor:
             self._beams[row] = (beam_state(state, [token_id]), count)
         self.clock_s += self._cost_s(plan)
         return FinishedStep(self._output(plan))
+
+    def check(self) -> None:
+        """Nothing can happen between two steps."""
+
+    def times(self) -> ExecutionTimes:
+        """In simulated seconds."""
+        return ExecutionTimes(parts_s={"forward": self.clock_s}, operations_s={})
 
     def close(self) -> None:
         self._rows.clear()

@@ -1,4 +1,4 @@
-"""The C++ backend for the CPU. Its operations don't compute: they record.
+"""The C++ backend for the CPU. Its operations don't compute, but for sampling: they record.
 
 `CpuKernels.bind` runs the model's forward once with handles (`Activation`) in place of tensors; each operation that the
 layers call is added to a program of `octavo.kernels._cpu`, bound to its packed weights. A step then replays the program
@@ -30,6 +30,9 @@ from octavo.kernels.interface import (
     Weight,
 )
 from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, Recorder
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
+from octavo.kernels.sampling.logprobs import score_tokens
+from octavo.kernels.sampling.sampler import sample
 
 
 class CpuKernels(Kernels):
@@ -103,6 +106,14 @@ class CpuKernels(Kernels):
             raise RuntimeError("the CPU kernels record: their operations are called inside `bind` only")
         return self._recorder.record(operation, widths, weights, arguments)
 
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+        """As the reference does, by numpy where that is faster."""
+        return sample(logits, batch)
+
+    def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
+        """As the reference does."""
+        return score_tokens(logits, token_ids, num_top)
+
 
 class RecordedForward:
     """A recorded model: steps replay its program.
@@ -131,6 +142,7 @@ class RecordedForward:
         self._cache = cache
         """The program has pointers into it."""
         self._logits = torch.empty(0, head.num_outputs)
+        program.set_profiling(True)  # a look at the clock for each operation
 
     def run(self, batch: RaggedBatch) -> None:
         """Replay the program on a step."""
@@ -152,9 +164,5 @@ class RecordedForward:
         return logits if self._gather is None else self._gather(logits)
 
     def seconds_by_operation(self) -> dict[str, float]:
-        """Time by operation since `profile` was called."""
+        """Time by operation, that of the step's first thread."""
         return dict(self._program.profile())
-
-    def profile(self) -> None:
-        """Start to measure operations."""
-        self._program.set_profiling(True)

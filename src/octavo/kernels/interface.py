@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels.quantized import QuantizedWeight
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.layer_groups import LayerGroups
 
 Weight = torch.Tensor | QuantizedWeight
@@ -163,6 +164,10 @@ class ForwardPass(Protocol):
         Returns:
             `[n, vocab_size]`, valid until the next call.
         """
+        ...
+
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Where the time of all runs so far has gone; empty for kernels that do not tell."""
         ...
 
 
@@ -382,4 +387,27 @@ class Kernels(Operations, Protocol):
     def bind(self, model: Model, cache: KVCache) -> ForwardPass:
         """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
         afterwards."""
+        ...
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+        """Choose the next token of each row, or the candidates of a beam, without waiting for a device.
+
+        The rows' edits change the logits. Rows at temperature 0 take the most likely token, of equals the lowest id.
+        For the others follow temperature, top-k, top-p and min-p, in this order, and a race between the tokens left,
+        each with the noise that belongs to (seed, sequence, position, token). A row's token depends on no other row,
+        bit for bit. It is one that the masks allow, unless they allow none or the logits aren't numbers: then it is the
+        row's `fallback`.
+
+        Args:
+            logits: `[num_rows, vocab_size]`, any floating dtype; 16 bit is widened to float32. Not changed.
+        """
+        ...
+
+    def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
+        """What is told of given tokens (`[n, k]` int64) at the positions before them.
+
+        Args:
+            logits: `[n, vocab_size]`, as the model gave them. Takes three times their memory.
+            num_top: how many of the most likely tokens to tell of; past the vocabulary is all of it.
+        """
         ...

@@ -23,6 +23,9 @@ from octavo.kernels.interface import (
 )
 from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
+from octavo.kernels.sampling.logprobs import score_tokens
+from octavo.kernels.sampling.sampler import sample
 
 ROWS_MULTIPLE = 16
 """To which the rows of 16-bit products on the CPU are padded."""
@@ -51,6 +54,10 @@ class EagerForward:
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
         return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
+
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Not told."""
+        return {}
 
 
 class ReferenceKernels(Kernels):
@@ -175,6 +182,14 @@ class ReferenceKernels(Kernels):
             query, step.prepared, spec.layer, scale=spec.scale, window=spec.window, softcap=spec.softcap
         )
         return attended.flatten(1)
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+        """A token a row, or a beam's candidates."""
+        return sample(logits, batch)
+
+    def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
+        """Log-probabilities and ranks of given tokens."""
+        return score_tokens(logits, token_ids, num_top)
 
 
 def rotary(

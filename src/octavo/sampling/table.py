@@ -1,45 +1,31 @@
 """What the model runner keeps on how each row is sampled: parameters, in columns. Nothing that changes with a token."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.kernels.sampling.interface import PARAMETERS, Indices, Penalties, RowEdits, SamplingBatch, TokenIds
 from octavo.sampling_params import SamplingParams
 
-_COLUMNS = np.dtype(
-    [
-        ("temperature", np.float64),
-        ("top_k", np.int64),
-        ("top_p", np.float64),
-        ("min_p", np.float64),
-        ("repetition", np.float64),
-        ("frequency", np.float64),
-        ("presence", np.float64),
-        ("min_tokens", np.int64),
-        ("num_logprobs", np.int64),
-        ("num_prompt_logprobs", np.int64),
-        ("num_candidates", np.int64),
-        ("seed", np.uint64),
-        ("sequence_index", np.int64),
-        ("fallback", np.int64),
-        ("biased", np.bool_),
-        ("restricted", np.bool_),
-    ]
-)
+TokenHistory = Callable[[int], tuple[TokenIds, TokenIds]]
+"""From a row id to the token ids of its prompt and of its output."""
 
 _LARGEST = np.iinfo(np.int64).max
 """Parameters that mean "all" or "never" from some number on may be larger than a column holds."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLists:
-    """A row's parameters of varying length, `[num_tokens]` each."""
+class _Edits:
+    """What a row asks to be edited, before anything of its tokens is known. None asks for nothing."""
 
-    allowed: NDArray[np.int64]
-    biased: NDArray[np.int64]
-    biases: NDArray[np.float64]
+    allowed: NDArray[np.int64] | None
+    biased: NDArray[np.int64] | None
+    biases: NDArray[np.float64] | None
+    penalties: tuple[float, float, float] | None
+    """Repetition, frequency, presence."""
     stops: NDArray[np.int64]
 
 
@@ -47,8 +33,12 @@ class SamplingTable:
     """How each row is sampled. Row ids are small and used again; the table grows to the largest one seen."""
 
     def __init__(self) -> None:
-        self._columns = np.zeros(64, dtype=_COLUMNS)
-        self._lists: dict[int, TokenLists] = {}
+        self._parameters = np.zeros(64, dtype=PARAMETERS)
+        self._is_plain, self._is_edited = np.zeros((2, 64), np.bool_)
+        """Rows that take their likeliest token and ask for nothing else, but for edits; and rows with edits in every
+        step."""
+        self._min_tokens, self._num_prompt_logprobs = np.zeros((2, 64), np.int64)
+        self._edits: dict[int, _Edits] = {}
 
     def set_row(
         self,
@@ -68,64 +58,88 @@ class SamplingTable:
             num_candidates: of a beam, which is given these in place of a token.
         """
         self._make_room(row)
-        # By name, as a tuple of sixteen values would hide a swap of two.
         values: dict[str, Any] = {
             "temperature": params.temperature,
             "top_k": min(max(params.top_k, 0), _LARGEST),
             "top_p": params.top_p,
             "min_p": params.min_p,
-            "repetition": params.repetition_penalty,
-            "frequency": params.frequency_penalty,
-            "presence": params.presence_penalty,
-            "min_tokens": min(params.min_tokens, _LARGEST) if stop_token_ids else 0,
             "num_logprobs": -1 if params.logprobs is None else min(params.logprobs, _LARGEST),
-            "num_prompt_logprobs": -1 if params.prompt_logprobs is None else min(params.prompt_logprobs, _LARGEST),
             "num_candidates": min(num_candidates, _LARGEST),
             "seed": seed,
             "sequence_index": sequence_index,
             "fallback": min(stop_token_ids, default=0),
-            "biased": bool(params.logit_bias),
-            "restricted": params.allowed_token_ids is not None,
         }
-        self._columns[row] = tuple(values[name] for name in _COLUMNS.names or ())
+        # By name, as a tuple of so many values would hide a swap of two.
+        self._parameters[row] = tuple(values[name] for name in PARAMETERS.names or ())
+        penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
         bias = params.logit_bias or {}
-        self._lists[row] = TokenLists(
-            allowed=np.array(params.allowed_token_ids or [], dtype=np.int64),
-            biased=np.array(list(bias.keys()), dtype=np.int64),
-            biases=np.array(list(bias.values()), dtype=np.float64),
+        edits = self._edits[row] = _Edits(
+            allowed=None if params.allowed_token_ids is None else np.array(params.allowed_token_ids, dtype=np.int64),
+            biased=np.array(list(bias.keys()), dtype=np.int64) if bias else None,
+            biases=np.array(list(bias.values()), dtype=np.float64) if bias else None,
+            penalties=penalties if penalties != (1, 0, 0) else None,
             stops=np.array(stop_token_ids, dtype=np.int64),
         )
+        self._is_plain[row] = params.temperature == 0 and params.logprobs is None and not num_candidates
+        self._is_edited[row] = any(edit is not None for edit in (edits.allowed, edits.biased, edits.penalties))
+        self._min_tokens[row] = min(params.min_tokens, _LARGEST) if stop_token_ids else 0
+        self._num_prompt_logprobs[row] = -1 if params.prompt_logprobs is None else min(params.prompt_logprobs, _LARGEST)
 
     def copy_row(self, parent: int, row: int, sequence_index: int) -> None:
         """Start a row that is sampled as `parent` is, but with random numbers of its own."""
         self._make_room(row)
-        self._columns[row] = self._columns[parent]
-        self._columns["sequence_index"][row] = sequence_index
-        self._lists[row] = self._lists[parent]
+        for column in self._columns:
+            column[row] = column[parent]
+        self._parameters["sequence_index"][row] = sequence_index
+        self._edits[row] = self._edits[parent]
 
     def clear_row(self, row: int) -> None:
         """Forget a row, if it is known."""
-        if row < len(self._columns):
-            self._columns[row] = np.zeros((), dtype=_COLUMNS)
-        self._lists.pop(row, None)
+        self._edits.pop(row, None)
 
-    def columns(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
-        """The rows' columns, a copy: `columns(rows)["temperature"]` is `[n]`, and so on.
+    def batch(
+        self, rows: Indices, positions: NDArray[np.int64], history: TokenHistory, masks: Sequence[tuple[int, bytes]]
+    ) -> SamplingBatch:
+        """How some rows are sampled now.
 
-        `num_logprobs` is -1 where none were asked for. `fallback` is the token of a row whose logits and masks leave
-        none: its lowest stop token, as ending the sequence is the sane way out, or 0.
+        Args:
+            rows: `[n]` row ids.
+            positions: `[n]`, how many tokens each row has generated.
+            history: asked for rows with penalties only.
+            masks: (index in `rows`, bit mask over the vocabulary, lowest bit first), at most one a row.
         """
-        return self._columns[rows]
-
-    def lists(self, row: int) -> TokenLists:
-        """A row's lists of tokens."""
-        return self._lists[row]
+        is_held_back = positions < self._min_tokens[rows]
+        edited = np.flatnonzero(self._is_edited[rows] | is_held_back).tolist()
+        mask_of = dict(masks)
+        edits = {
+            index: self._row_edits(int(rows[index]), bool(is_held_back[index]), history, mask_of.get(index))
+            for index in sorted({*edited, *mask_of})
+        }
+        is_plain = not edits and bool(self._is_plain[rows].all())
+        return SamplingBatch(self._parameters[rows], positions, edits, is_plain)
 
     def num_prompt_logprobs(self, row: int) -> int:
         """The row's `prompt_logprobs`; -1 where none were asked for."""
-        return int(self._columns["num_prompt_logprobs"][row])
+        return int(self._num_prompt_logprobs[row])
+
+    def _row_edits(self, row: int, is_held_back: bool, history: TokenHistory, mask: bytes | None) -> RowEdits:
+        own = self._edits[row]
+        return RowEdits(
+            allowed=own.allowed,
+            mask=mask,
+            biased=own.biased,
+            biases=own.biases,
+            penalties=None if own.penalties is None else Penalties(*history(row), *own.penalties),
+            held_back=own.stops if is_held_back else None,
+        )
+
+    @property
+    def _columns(self) -> list[NDArray[Any]]:
+        return [self._parameters, self._is_plain, self._is_edited, self._min_tokens, self._num_prompt_logprobs]
 
     def _make_room(self, row: int) -> None:
-        if row >= len(self._columns):
-            more = np.zeros(max(row + 1, 2 * len(self._columns)) - len(self._columns), dtype=_COLUMNS)
-            self._columns = np.concatenate([self._columns, more])
+        missing = row + 1 - len(self._parameters)
+        if missing > 0:
+            more = max(missing, len(self._parameters))
+            grown = [np.concatenate([column, np.zeros(more, column.dtype)]) for column in self._columns]
+            self._parameters, self._is_plain, self._is_edited, self._min_tokens, self._num_prompt_logprobs = grown

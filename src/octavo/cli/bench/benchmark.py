@@ -12,8 +12,7 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from octavo.execution.local import LocalExecutor
-    from octavo.execution.multiprocess import MultiProcessExecutor
+    from octavo.execution.executor import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def finish_engine_parser(
 
 
 @contextlib.contextmanager
-def opened_executor(config: EngineConfig) -> "Iterator[LocalExecutor | MultiProcessExecutor]":
+def opened_executor(config: EngineConfig) -> "Iterator[Executor]":
     """The executor that a config asks for, closed in the end.
 
     Raises:

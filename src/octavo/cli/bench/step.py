@@ -1,9 +1,8 @@
 """`octavo bench step`: where a step's time goes."""
 
 import argparse
-import contextlib
 
-from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser
+from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser, opened_executor
 from octavo.cli.bench.output import progress
 from octavo.config import EngineConfig
 
@@ -28,12 +27,13 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
     Raises:
         OctavoError: a flag or the model is wrong, or the sequences do not fit.
     """
-    from octavo.evaluation.step_times import load, measure, plot
+    from octavo.engine.engine import Engine
+    from octavo.evaluation.step_times import measure, plot
 
-    engine, executor = load(config)
     cases = [(count, context) for context in arguments.context for count in arguments.sequences]
-    with contextlib.closing(executor):
-        measured = [measure(engine, executor, *case, arguments.steps) for case in progress(cases, len(cases))]
+    with opened_executor(config) as executor:
+        engine = Engine.configured(executor, config)
+        measured = [measure(engine, *case, arguments.steps) for case in progress(cases, len(cases))]
     parts = list(measured[0].parts_ms)
     kernels = list(measured[0].kernels_ms)
     print("ms a step".ljust(12) + "".join(f"{t.sequences} x {t.context}".rjust(13) for t in measured))

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessor, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from octavo.sampling import truncation
-from octavo.sampling.truncation import Cutoffs, truncate
+from octavo.kernels.sampling import truncation
+from octavo.kernels.sampling.truncation import Cutoffs, truncate
 
 
 def cutoffs(rows: list[tuple[int, float, float]]) -> Cutoffs:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from octavo.sampling.masks import add_bias, allow_bits, allow_only, forbid
-from octavo.sampling.penalties import penalize_occurrence, penalize_repetition
+from octavo.kernels.sampling.masks import add_bias, allow_bits, allow_only, forbid
+from octavo.kernels.sampling.penalties import penalize_occurrence, penalize_repetition
 
 VOCAB = 19
 ROWS = np.array([0, 2, 3])

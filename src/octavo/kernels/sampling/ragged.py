@@ -1,16 +1,11 @@
 """Lists of token ids of several rows, flattened, so that one tensor operation serves all rows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-TokenIds = NDArray[np.integer[Any]]
-"""`[num_tokens]`, of any integer dtype."""
-Indices = NDArray[np.int64]
-"""`[num_rows]`: places of rows in a batch of logits."""
+from octavo.kernels.sampling.interface import Indices, TokenIds
 
 
 def flatten(rows: Indices, lists: Sequence[TokenIds]) -> tuple[Indices, Indices]:

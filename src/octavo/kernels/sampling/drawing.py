@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.sampling.noise import exponential, hash_tokens
+from octavo.kernels.sampling.noise import exponential, hash_tokens
 
 NOISE_AT_ONCE = 1 << 18
 """Noise is made for whole rows of about this many tokens in all, to bound memory and stay in a processor's cache."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.sampling.ragged import Indices, TokenIds, flatten, known
+from octavo.kernels.sampling.interface import Indices, TokenIds
+from octavo.kernels.sampling.ragged import flatten, known
 
 
 def penalize_repetition(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octavo.sampling.philox import philox4x32, row_keys
+from octavo.kernels.sampling.philox import philox4x32, row_keys
 
 # The known-answer vectors of Random123 1.14 (kat_vectors, philox4x32 10): counter, key, result.
 KNOWN_ANSWERS = [

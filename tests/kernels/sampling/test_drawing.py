@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.sampling import drawing
-from octavo.sampling.drawing import draw, make_finite, most_likely
-from octavo.sampling.noise import exponential, hash_tokens
-from octavo.sampling.philox import row_keys
+from octavo.kernels.sampling import drawing
+from octavo.kernels.sampling.drawing import draw, make_finite, most_likely
+from octavo.kernels.sampling.noise import exponential, hash_tokens
+from octavo.kernels.sampling.philox import row_keys
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

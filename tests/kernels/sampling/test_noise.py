@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from octavo.sampling.noise import exponential, hash_tokens
-from octavo.sampling.philox import row_keys
+from octavo.kernels.sampling.noise import exponential, hash_tokens
+from octavo.kernels.sampling.philox import row_keys
 
 WORD = 2**32 - 1
 LARGEST_SEED = 2**64 - 1
