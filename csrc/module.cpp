@@ -1,4 +1,4 @@
-// The Python face of the kernels: octavo.kernels._cpu. Only src/octavo/kernels/cpu.py uses it.
+// The Python face of the kernels: octavo.kernels._cpu. Only the cpu backend uses it (src/octavo/kernels/cpu.py, recording.py).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>

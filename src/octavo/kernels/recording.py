@@ -24,6 +24,8 @@ DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8:
 LARGEST_INPUT = 1 << 16
 """Inputs of an int8 product, at the most: a sum of more could leave 32 bits."""
 
+NOT_ONE_PRODUCT = "the model's head is not a single product, which the CPU kernels need"
+
 
 class Activation(torch.Tensor):
     """Stands for a tensor while a forward pass is recorded. It has a width, no tokens and no values: only the
@@ -128,7 +130,7 @@ class HeadRecorder:
         if isinstance(gather, Collective) and arguments["logits"] is self._hidden:
             self.gather = gather.run
             return [self._hidden]
-        raise ModelError("the model's head is not a single product, which the CPU kernels need")
+        raise ModelError(NOT_ONE_PRODUCT)
 
     def product(self, logits: torch.Tensor) -> "_cpu.Weight":
         """The weight of the head's product.
@@ -137,7 +139,7 @@ class HeadRecorder:
             ModelError: the logits don't come of one.
         """
         if self.weight is None or logits is not self._hidden:
-            raise ModelError("the model's head is not a single product, which the CPU kernels need")
+            raise ModelError(NOT_ONE_PRODUCT)
         return self.weight
 
 
