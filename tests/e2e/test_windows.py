@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import transformers
 
@@ -184,7 +185,7 @@ def test_a_squeezed_pool_gives_the_tokens_of_an_unlimited_one(
     num_blocks = blocks_of_the_largest(windowed.demand)
     groups = windowed.demand.layer_groups
     all_kept = replace(groups, groups=tuple(replace(group, kind=Full()) for group in groups.groups))
-    assert num_blocks < blocks_of_the_largest(replace(windowed.demand, layer_groups=all_kept))
+    assert num_blocks < blocks_of_the_largest(msgspec.structs.replace(windowed.demand, layer_groups=all_kept))
     with windowed.open(num_blocks, int(num_blocks * room), mode) as llm:
         outputs = run(llm, *work())
         totals = llm.ledger().totals
