@@ -148,10 +148,15 @@ class Scheduler:
         self._waiting[request_id].prefix_root = recall.PINNED_ROOT
 
     def hold_pin(self, token_ids: list[int]) -> None:
-        """Keep the computed blocks of a prefix for all requests and for good; the others have that many less."""
+        """Keep the computed blocks of a prefix for all requests and for good; the others have that many less.
+
+        Prompts may end in its last block, or part from it there, as text behind it changes its last token. What they
+        see is kept, too: in window groups that begins a block earlier.
+        """
         digests = chain_digests(recall.PINNED_ROOT, token_ids, self.limits.block_size)
         self._pinned_digests.update(digests)
-        self.memory.pin(self.memory.find_prefix(len(digests), lambda logical: digests[logical : logical + 1]))
+        for limit in (len(digests), len(digests) - 1):
+            self.memory.pin(self.memory.find_prefix(limit, lambda logical: digests[logical : logical + 1]))
         num_left = self.memory.pool.num_blocks - self.memory.num_pinned_blocks
         self.limits = replace(self.limits, num_blocks=num_left)
 
