@@ -4,6 +4,7 @@ from functools import partial
 
 from octavo.engine.engine import Engine
 from octavo.execution.plan import Plan
+from octavo.layer_groups import Full, Window, group_layers
 from octavo.memory import BlockTable, PagedManager
 from octavo.sampling_params import Beams, SamplingParams
 from octavo.scheduling import EngineRequest
@@ -238,3 +239,23 @@ def test_an_aborted_search_leaves_no_row_behind_though_its_forks_were_not_planne
     harness.step()
     assert len(harness.executor.shadows) == 1
     harness.finish()
+
+
+def test_a_pin_also_serves_prompts_that_end_in_its_last_block_or_part_from_it_there():
+    """Where nothing but pins is left in the prefix cache, window groups have what such prompts see, too."""
+    groups = group_layers([Full(), Window(9)])
+    executor = ShadowExecutor(capacity(100, block_size=4, max_model_len=1000, layer_groups=groups))
+    engine = Engine(executor, max_num_seqs=4, max_num_batched_tokens=16)
+    pin = list(range(40))
+    engine.pin(pin, "pin.txt")
+    others = [[1000 * number + place for place in range(100)] for number in range(1, 9)]
+    cached = []
+    for number, prompt in enumerate([*others, pin, [*pin[:39], 777, 778], [*pin, 777]]):
+        params = SamplingParams(max_tokens=8)
+        engine.add(EngineRequest(str(number), prompt, params, float(number), seed=number))
+        while engine.has_unfinished:
+            for update in engine.step():
+                use = update.memory
+            check_engine(engine)
+        cached.append(use.num_cached_tokens)
+    assert cached == [0] * 8 + [36, 36, 40]

@@ -16,10 +16,15 @@ class Pins:
         self._digests: set[bytes] = set()
 
     def hold(self, token_ids: Sequence[int]) -> None:
-        """Keep the blocks of a prefix, which have been computed under `PINNED_ROOT`, for good."""
+        """Keep the blocks of a prefix, which have been computed under `PINNED_ROOT`, for good.
+
+        Prompts may end in its last block, or part from it there, as text behind it changes its last token. What they
+        see is kept, too: in window groups that begins a block earlier.
+        """
         digests = chain_digests(PINNED_ROOT, token_ids, self._memory.block_size)
         self._digests.update(digests)
-        self._memory.pin(self._memory.find_prefix(len(digests), lambda logical: digests[logical : logical + 1]))
+        for limit in (len(digests), len(digests) - 1):
+            self._memory.pin(self._memory.find_prefix(limit, lambda logical: digests[logical : logical + 1]))
 
     def digests_of(self, token_ids: Sequence[int]) -> list[bytes]:
         """What a prompt's first blocks are called in pinned chains, as far as it begins like one, short of its last
