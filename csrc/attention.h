@@ -347,7 +347,7 @@ OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, c
   using Stored = typename Element::Stored;
   const KVCacheView& cache = call.cache;
   const int64_t layer = call.spec.layer, head_dim = call.spec.head_dim, size = cache.block_size;
-  const int64_t* table = call.block_tables + item.row * call.max_blocks;
+  const int64_t* table = call.block_tables + item.table * call.max_blocks;
   for (int64_t slot = begin; slot < end;) {
     const int64_t position = chunk * CHUNK + slot, block = table[position / size], offset = position % size;
     const int64_t count = size - offset < end - slot ? size - offset : end - slot;
@@ -464,7 +464,7 @@ struct Pieces {
         first(seen.begin / LANES),
         last((seen.end + LANES - 1) / LANES) {
     const int64_t size = call.cache.block_size, position = chunk * CHUNK + first * LANES;
-    const int64_t* block = call.block_tables + item.row * call.max_blocks + position / size;
+    const int64_t* block = call.block_tables + item.table * call.max_blocks + position / size;
     int64_t place = position % size;
     for (int64_t i = first; i < last; ++i) {
       layer[i] = call.cache.keys(*block, call.spec.layer, 0);

@@ -116,6 +116,15 @@ class EngineConfig:
         metavar="TOKENS",
         at_least=1,
     )
+    steps_in_flight: int = knob(
+        1,
+        "steps that are planned and started before the first of them is collected: 1, or 2 to plan a step while the "
+        "one before it runs",
+        group="scheduling",
+        metavar="N",
+        at_least=1,
+        at_most=2,
+    )
     preemption_mode: PreemptionMode = knob(
         "auto",
         "how a request gives up its memory: recompute its tokens later, swap its blocks out and back, or (auto) "
@@ -153,6 +162,11 @@ class EngineConfig:
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) is below --max-num-seqs "
                 f"({self.max_num_seqs}): "
                 "every running sequence computes a token in each step; raise the one or lower the other"
+            )
+        if self.steps_in_flight > 1 and self.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"--steps-in-flight {self.steps_in_flight} does not go with --tensor-parallel-size "
+                f"{self.tensor_parallel_size}: several processes run one step at a time; leave it at 1"
             )
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
