@@ -57,14 +57,14 @@ struct AttentionCall {
   int64_t out_stride = 0;
   const int64_t* positions = nullptr;     // [num_tokens]
   const int64_t* slots = nullptr;         // [num_tokens]
-  const int64_t* block_tables = nullptr;  // [num_rows, max_blocks]
+  const int64_t* block_tables = nullptr;  // [num_tables, max_blocks]
   int64_t max_blocks = 0;
   float* partials = nullptr;              // [chunks of shared rows, num_heads, partial_size]
 };
 
 // Consecutive queries of one row, some of its KV heads, and the chunks they reduce here.
 struct AttentionItem {
-  int64_t row = 0;
+  int64_t table = 0;        // its place in the block tables
   int64_t first_token = 0;  // in the step's flat list
   int64_t num_queries = 0;
   int64_t first_position = 0;

@@ -102,17 +102,21 @@ class BoundProgram {
     program_.keep(&buffer);
   }
 
-  // `slots` [num_groups, num_tokens] and `block_tables` [num_groups, num_rows, max_blocks] are of all layer groups.
+  // `slots` [num_groups, num_tokens] and `block_tables` [num_groups, num_tables, max_blocks] are of all layer groups;
+  // `tables` [num_rows] says which of the tables are those of the step's rows.
   void run(const Integers& token_ids, const Integers& positions, const IntegerRows& slots, const Integers& query_starts,
-           const Integers& context_lens, const Tables& block_tables) {
+           const Integers& context_lens, const Integers& tables, const Tables& block_tables) {
     Step step;
     step.num_tokens = static_cast<int64_t>(token_ids.size());
     step.num_rows = static_cast<int64_t>(context_lens.size());
     step.num_groups = static_cast<int64_t>(slots.shape(0));
+    step.num_tables = static_cast<int64_t>(block_tables.shape(1));
     step.max_blocks = static_cast<int64_t>(block_tables.shape(2));
     if (static_cast<int64_t>(slots.shape(1)) != step.num_tokens || step.num_groups < program_.num_layer_groups() ||
         static_cast<int64_t>(block_tables.shape(0)) != step.num_groups ||
-        static_cast<int64_t>(block_tables.shape(1)) != step.num_rows) {
+        static_cast<int64_t>(tables.size()) != step.num_rows ||
+        std::any_of(tables.data(), tables.data() + tables.size(),
+                    [&](int64_t table) { return table < 0 || table >= step.num_tables; })) {
       throw std::invalid_argument("a step needs slots and block tables of each layer group, for its tokens and its rows");
     }
     step.token_ids = token_ids.data();
@@ -120,6 +124,7 @@ class BoundProgram {
     step.slots = slots.data();
     step.query_starts = query_starts.data();
     step.context_lens = context_lens.data();
+    step.tables = tables.data();
     step.block_tables = block_tables.data();
     nb::gil_scoped_release unlocked;
     program_.run(step);
@@ -174,7 +179,7 @@ NB_MODULE(_cpu, m) {
       .def("add", &BoundProgram::add, "operation"_a, "arguments"_a, "results"_a)
       .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
-           "block_tables"_a)
+           "tables"_a, "block_tables"_a)
       .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a)
       .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
       .def("profile", &BoundProgram::profile);

@@ -22,16 +22,18 @@ struct Step {
   int64_t num_tokens = 0;
   int64_t num_rows = 0;
   int64_t num_groups = 0;                 // of layers: each has its own slots and block tables
+  int64_t num_tables = 0;                 // rows of block_tables, of which a step has some
   int64_t max_blocks = 0;                 // columns of block_tables
   const int64_t* token_ids = nullptr;     // [num_tokens]
   const int64_t* positions = nullptr;     // [num_tokens]
   const int64_t* slots = nullptr;         // [num_groups, num_tokens]
   const int64_t* query_starts = nullptr;  // [num_rows + 1]
   const int64_t* context_lens = nullptr;  // [num_rows]
-  const int64_t* block_tables = nullptr;  // [num_groups, num_rows, max_blocks]
+  const int64_t* tables = nullptr;        // [num_rows]: each row's place in block_tables
+  const int64_t* block_tables = nullptr;  // [num_groups, num_tables, max_blocks]
 
   const int64_t* slots_of(int64_t group) const { return slots + group * num_tokens; }
-  const int64_t* block_tables_of(int64_t group) const { return block_tables + group * num_rows * max_blocks; }
+  const int64_t* block_tables_of(int64_t group) const { return block_tables + group * num_tables * max_blocks; }
 };
 
 // Activations of a step, [num_tokens * rows_a_token, width] float32, and beside it the form that the products reading it take.

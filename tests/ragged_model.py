@@ -91,6 +91,7 @@ class RaggedModel:
             slots=torch.tensor(slots),
             query_starts=torch.tensor(starts),
             context_lens=torch.tensor([self.lengths[row] for row in new_tokens]),
+            tables=torch.arange(len(new_tokens)),
             block_tables=self._block_tables(list(new_tokens)),
         )
 

@@ -23,7 +23,7 @@ struct Pieces {
         first(seen.begin / LANES),
         last((seen.end + LANES - 1) / LANES) {
     const int64_t size = call.cache.block_size, position = chunk * CHUNK + first * LANES;
-    const int64_t* block = call.block_tables + item.row * call.max_blocks + position / size;
+    const int64_t* block = call.block_tables + item.table * call.max_blocks + position / size;
     int64_t place = position % size;
     for (int64_t i = first; i < last; ++i) {
       layer[i] = call.cache.layer(*block, call.spec.layer);

@@ -60,7 +60,7 @@ OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, c
   using Stored = typename Element::Stored;
   const KVCacheView& cache = call.cache;
   const int64_t layer = call.spec.layer, head_dim = call.spec.head_dim, size = cache.block_size;
-  const int64_t* table = call.block_tables + item.row * call.max_blocks;
+  const int64_t* table = call.block_tables + item.table * call.max_blocks;
   for (int64_t slot = begin; slot < end;) {
     const int64_t position = chunk * CHUNK + slot, block = table[position / size], offset = position % size;
     const int64_t count = size - offset < end - slot ? size - offset : end - slot;

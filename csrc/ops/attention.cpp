@@ -64,9 +64,9 @@ class AttentionPlanner {
       const int64_t first_token = step.query_starts[row];
       const int64_t num_queries = step.query_starts[row + 1] - first_token, context = step.context_lens[row];
       if (num_queries == 1) {
-        plan_decode(plan, spec, row, first_token, context, chunks_an_item, all_chunks < 2 * num_threads);
+        plan_decode(plan, spec, step.tables[row], first_token, context, chunks_an_item, all_chunks < 2 * num_threads);
       } else {
-        plan_prefill(plan, spec, row, first_token, num_queries, context);
+        plan_prefill(plan, spec, step.tables[row], first_token, num_queries, context);
       }
     }
     // The longest first: threads end together.
@@ -78,10 +78,10 @@ class AttentionPlanner {
     return item.num_queries * (item.chunk_end - item.chunk_begin) * (item.kv_head_end - item.kv_head_begin);
   }
 
-  static void plan_decode(AttentionPlan& plan, const AttentionSpec& spec, int64_t row, int64_t token, int64_t context,
+  static void plan_decode(AttentionPlan& plan, const AttentionSpec& spec, int64_t table, int64_t token, int64_t context,
                           int64_t chunks_an_item, bool by_head) {
     AttentionItem item;
-    item.row = row;
+    item.table = table;
     item.first_token = token;
     item.num_queries = 1;
     item.first_position = context - 1;
@@ -107,10 +107,10 @@ class AttentionPlanner {
     if (is_shared) plan.num_partials += num_chunks;
   }
 
-  static void plan_prefill(AttentionPlan& plan, const AttentionSpec& spec, int64_t row, int64_t first_token,
+  static void plan_prefill(AttentionPlan& plan, const AttentionSpec& spec, int64_t table, int64_t first_token,
                            int64_t num_queries, int64_t context) {
     AttentionItem item;
-    item.row = row;
+    item.table = table;
     const int64_t most = std::max<int64_t>(1, TILE_VECTORS / spec.group());
     for (int64_t query = 0; query < num_queries; query += most) {
       item.first_token = first_token + query;

@@ -124,6 +124,15 @@ class EngineConfig:
         "(-pow2), or for exactly that length (-oracle); they keep no prefixes, and neither share nor swap",
         group="memory",
     )
+    steps_in_flight: int = knob(
+        1,
+        "steps that are planned and started before the first of them is collected: 1, or 2 to plan a step while the "
+        "one before it runs",
+        group="scheduling",
+        metavar="N",
+        at_least=1,
+        at_most=2,
+    )
     preemption_mode: PreemptionMode = knob(
         "auto",
         "how a request gives up its memory: recompute its tokens later, swap its blocks out and back, or (auto) "
@@ -164,6 +173,11 @@ class EngineConfig:
             )
         if self.kv_allocation != "paged":
             self._check_contiguous()
+        if self.steps_in_flight > 1 and self.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"--steps-in-flight {self.steps_in_flight} does not go with --tensor-parallel-size "
+                f"{self.tensor_parallel_size}: several processes run one step at a time; leave it at 1"
+            )
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
                 f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"

@@ -12,14 +12,14 @@ class Stopwatch:
         """By part, since the beginning."""
         self._since = time.perf_counter()
 
-    def start(self) -> None:
-        """What was done since the last lap is no part of the work."""
+    def start(self) -> float:
+        """What was done since the last lap is no part of the work. Returns the time, of `time.perf_counter()`."""
         self._since = time.perf_counter()
+        return self._since
 
     def lap(self, part: str) -> float:
-        """A part ends, and the next begins. Returns the seconds it took."""
+        """A part ends, and the next begins. Returns the time, as `start` does."""
         now = time.perf_counter()
-        seconds = now - self._since
-        self.seconds[part] += seconds
+        self.seconds[part] += now - self._since
         self._since = now
-        return seconds
+        return now

@@ -145,6 +145,7 @@ class Rows:
             slots=torch.tensor([slots]),
             query_starts=torch.tensor(np.cumsum([0, *num_new.values()])),
             context_lens=torch.tensor([span.stop for span in spans.values()]),
+            tables=torch.arange(len(num_new)),
             block_tables=torch.tensor(np.array([[np.resize(self.tables[row], widest) for row in num_new]])),
         )
         self.forward.run(batch)

@@ -37,6 +37,7 @@ def batch_of(num_tokens: int) -> RaggedBatch:
         slots=one_by_one.unsqueeze(0),
         query_starts=torch.tensor([0, num_tokens]),
         context_lens=torch.tensor([num_tokens]),
+        tables=torch.zeros(1, dtype=torch.int64),
         block_tables=torch.zeros(1, 1, 1, dtype=torch.int64),
     )
 

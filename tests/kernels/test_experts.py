@@ -58,8 +58,8 @@ class ExpertsOnly:
 def outcome(kernels: Any, inputs: torch.Tensor, kind: str, num_chosen: int) -> torch.Tensor:
     cache = kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), torch.device("cpu"))
     forward = kernels.bind(ExpertsOnly(kernels, inputs, kind, num_chosen), cache)
-    ids, row = torch.arange(len(inputs)), torch.tensor([0, len(inputs)])
-    forward.run(RaggedBatch(ids, ids, ids.unsqueeze(0), row, row[1:], torch.zeros(1, 1, 1, dtype=torch.int64)))
+    ids, row, table = torch.arange(len(inputs)), torch.tensor([0, len(inputs)]), torch.zeros(1, 1, 1, dtype=torch.int64)
+    forward.run(RaggedBatch(ids, ids, ids.unsqueeze(0), row, row[1:], table[0, 0], table))
     result: torch.Tensor = forward.logits(ids.numpy()).clone()
     return result
 

@@ -122,7 +122,8 @@ class Rows:
             slots=torch.tensor(slots),
             query_starts=torch.tensor(np.cumsum([0, *num_new.values()])),
             context_lens=torch.tensor(np.add(starts, list(num_new.values()))),
-            block_tables=torch.tensor(self.tables[:, list(num_new)]),
+            tables=torch.tensor(list(num_new)),
+            block_tables=torch.tensor(self.tables),
         )
 
     def _overwrite(self, rows: list[int]) -> None:
@@ -189,6 +190,8 @@ def test_the_cpp_kernels_refuse_a_step_without_the_tables_of_a_group() -> None:
         replace(batch, slots=batch.slots[:2]),
         replace(batch, slots=batch.slots[:, :7].contiguous()),
         replace(batch, block_tables=batch.block_tables[:, :1].contiguous()),
+        replace(batch, tables=batch.tables[:1]),
+        replace(batch, tables=batch.tables - 1),
     ):
         with pytest.raises(ValueError, match="layer group"):
             rows.forward.run(fewer)

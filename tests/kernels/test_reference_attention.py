@@ -111,6 +111,7 @@ def make_scene(
         slots=torch.tensor([slots]),
         query_starts=torch.from_numpy(starts),
         context_lens=torch.tensor([row.context_len for row in rows]),
+        tables=torch.arange(len(rows)),
         block_tables=torch.from_numpy(tables).unsqueeze(0),
     )
     return Scene(cache, batch, rows, draw(len(slots), num_kv_heads * group, head_dim))

@@ -126,7 +126,7 @@ def test_attention_normalises_each_query_and_key_head_before_it_rotates_them() -
         cache = KERNELS.allocate_cache(CacheShape(1, one_group(1), 4, 2, 8, torch.float32), CPU)
         own = torch.arange(3)
         batch = RaggedBatch(
-            own, own, own.unsqueeze(0), torch.tensor([0, 3]), torch.tensor([3]), torch.zeros(1, 1, 1, dtype=torch.int64)
+            own, own, own.unsqueeze(0), torch.tensor([0, 3]), torch.tensor([3]), own[:1], own[:1].view(1, 1, 1)
         )
         return KERNELS.attention(qkv.flatten(1), AttentionStep(cache, batch, prepare(batch, cache)), spec)
 

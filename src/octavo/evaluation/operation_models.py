@@ -172,5 +172,6 @@ def _batch(starts: list[int], num_new: list[int], block_tables: torch.Tensor, bl
         slots=slots.unsqueeze(0),
         query_starts=query_starts,
         context_lens=torch.tensor(starts) + counts,
+        tables=torch.arange(len(counts)),
         block_tables=block_tables.contiguous().unsqueeze(0),
     )

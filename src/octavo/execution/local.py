@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -9,10 +10,10 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
-from octavo.execution.executor import Capacity, ExecutionTimes, FinishedStep, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
 from octavo.execution.machine import free_memory_bytes
-from octavo.execution.model_runner import ModelRunner
-from octavo.execution.plan import Plan
+from octavo.execution.model_runner import LaunchedStep, ModelRunner, RunnerLimits
+from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.sizing import (
     check_weights_fit,
     layer_groups_of,
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalExecutor:
-    """Loads the model and runs plans on the CPU, one at a time.
+    """Loads the model and runs plans on the CPU, each when it is submitted.
 
     Args:
         ranks: this process's place among those that run the model together, each in a local executor that is given the
@@ -40,7 +41,6 @@ class LocalExecutor:
         ConfigError: the model, its length or its cache does not fit; the message names the flag to change.
     """
 
-    depth = 1
     sockets: Sequence[int] = ()
 
     def __init__(self, config: EngineConfig, ranks: TensorParallel | None = None, *, progress: bool = False) -> None:
@@ -73,7 +73,14 @@ class LocalExecutor:
         cache = kernels.allocate_cache(shape, device)
         swap_shape = size_swap_space(config, shape, free_bytes)
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
-        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, max_model_len, swap_space, ranks)
+        limits = RunnerLimits(
+            max_model_len=max_model_len,
+            max_num_tokens=config.max_num_batched_tokens,
+            max_num_rows=config.max_num_seqs,
+            steps_in_flight=config.steps_in_flight,
+        )
+        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, limits, swap_space, ranks)
+        self.depth = config.steps_in_flight
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
             block_size=shape.block_size,
@@ -99,8 +106,8 @@ class LocalExecutor:
             raise EngineError("this engine has been closed")
         return self._runner
 
-    def submit(self, plan: Plan) -> FinishedStep:
-        return FinishedStep(self.runner.run(plan))
+    def submit(self, plan: Plan) -> "LocalStep":
+        return LocalStep(self.runner, self.runner.launch(plan))
 
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""
@@ -114,6 +121,17 @@ class LocalExecutor:
     def close(self) -> None:
         """Drop the weights and the cache."""
         self._runner = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStep:
+    """A step that this process's runner has launched."""
+
+    runner: ModelRunner
+    launched: LaunchedStep
+
+    def result(self) -> StepOutput:
+        return self.runner.collect(self.launched)
 
 
 def threads_of_a_rank(config: EngineConfig) -> int:

@@ -1,14 +1,17 @@
 """Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
 
+from dataclasses import dataclass, field
+from itertools import cycle
+
 import numpy as np
 import torch
 
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
+from octavo.execution.step_buffers import StepBuffers
 from octavo.kernels.interface import Kernels, KVCache, Model, RaggedBatch
-from octavo.kernels.sampling.interface import NO_TOKEN, Sampled
+from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
 from octavo.layers.parallel import TensorParallel
-from octavo.outputs import TokenLogprobs
 from octavo.sampling.table import SamplingTable
 from octavo.sampling.told import row_candidates, row_logprobs, told_logprobs
 from octavo.stopwatch import Stopwatch
@@ -17,15 +20,44 @@ SCORED_AT_ONCE = 256
 """Prompt positions whose logits are held at a time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerLimits:
+    """The largest step, for which buffers are allocated. A larger one makes room for itself."""
+
+    max_model_len: int
+    max_num_tokens: int
+    """New tokens of a step."""
+    max_num_rows: int
+    steps_in_flight: int = 1
+
+
+@dataclass(slots=True)
+class LaunchedStep:
+    """A step that has been started, and where its results will be."""
+
+    scores: list[tuple[Scores, int]] = field(default_factory=list)
+    """Parts of the scored rows' prompt positions, each with the number of likeliest tokens to tell of…"""
+    num_parts: list[int] = field(default_factory=list)
+    """…and how many parts each of these rows has."""
+    batch: SamplingBatch | None = None
+    """How the sampled rows are sampled; None where there are none."""
+    sampled: Sampled | None = None
+    token_ids: IntArray | None = None
+    """`[num_sampled_rows]` on the host."""
+    compute_s: float = 0.0
+    move_s: float = 0.0
+
+
 class ModelRunner:
-    """One model, its KV cache and the rows it is working on."""
+    """One model, its KV cache and the rows it is working on. `launch` starts a step, `collect` waits for it; steps are
+    collected in the order in which they were launched."""
 
     def __init__(
         self,
         model: Model,
         kernels: Kernels,
         cache: KVCache,
-        max_model_len: int,
+        limits: RunnerLimits,
         swap_space: KVCache | None = None,
         ranks: TensorParallel | None = None,
     ) -> None:
@@ -37,55 +69,52 @@ class ModelRunner:
         self.swap_space = swap_space
         """Records of the same shape as the cache's, for the blocks of preempted requests."""
         self.ranks = ranks or TensorParallel()
-        self.rows = RowTables(max_model_len, cache.shape.block_size, cache.shape.num_groups)
+        shape = cache.shape
+        self.rows = RowTables(limits.max_model_len, shape.block_size, shape.num_groups, limits.max_num_rows)
         self.sampling = SamplingTable()
         self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample")
+        sizes = (limits.max_num_tokens, limits.max_num_rows, shape.num_groups, self._device)
+        # A step's buffers may be read by a device until it is collected.
+        self._buffers = cycle([StepBuffers(*sizes) for _ in range(limits.steps_in_flight)])
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> StepOutput:
-        """One step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
-        sampling."""
-        self.watch.start()
-        before_s = sum(self.watch.seconds.values())
+    def launch(self, plan: Plan) -> LaunchedStep:
+        """Start a step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
+        sampling. The sampled tokens are the rows' own when this returns, so that the next step can follow."""
+        launched = LaunchedStep()
+        start_s = self.watch.start()
         self.follow(plan)
-        self.watch.lap("prepare")
+        batch = self.stage(plan) if plan.rows else None
+        prepared_s = self.watch.lap("prepare")
         self._swap(plan)
-        move_s = self.watch.lap("move")
-        output = self._compute(plan)
-        self.watch.lap("sample")
-        output.move_s = move_s
-        output.compute_s = sum(self.watch.seconds.values()) - before_s - move_s
-        return output
-
-    def _swap(self, plan: Plan) -> None:
-        """Move blocks out and back."""
-        if self.swap_space is not None:
-            self._copy(self.cache, self.swap_space, plan.swap_out)
-            self._copy(self.swap_space, self.cache, plan.swap_in)
-
-    def _copy(self, source: KVCache, destination: KVCache, pairs: list[tuple[int, int]]) -> None:
-        """Copy blocks, all in one call: (source, destination) pairs."""
-        if pairs:
-            source_ids, destination_ids = torch.tensor(pairs, dtype=torch.int64, device=self._device).unbind(1)
-            self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
-
-    def _compute(self, plan: Plan) -> StepOutput:
+        launched.move_s = self.watch.lap("move") - prepared_s
         self._copy(self.cache, self.cache, plan.copies)
-        if not plan.rows:
-            return StepOutput([])
-        batch = self.prepare(plan)
-        self.watch.lap("prepare")
-        self.forward.run(batch)
-        self.watch.lap("forward")
-        ends = np.cumsum(plan.num_new) - 1
-        prompt_logprobs = [self._score(plan, index, int(ends[index])) for index in plan.scored]
-        if not plan.sampled_rows:
-            return StepOutput([], [], prompt_logprobs)
-        return self.sample(plan, ends, prompt_logprobs)
+        if batch is not None:
+            self.forward.run(batch)
+            self.watch.lap("forward")
+            ends: IntArray = np.cumsum(plan.num_new) - 1
+            for index in plan.scored:
+                self._score(plan, index, int(ends[index]), launched)
+            if plan.sampled_rows:
+                self._sample(plan, ends, launched)
+        launched.compute_s = self.watch.lap("sample") - start_s - launched.move_s
+        return launched
 
-    @property
-    def _device(self) -> torch.device:
-        return self.cache.records.device
+    def collect(self, launched: LaunchedStep) -> StepOutput:
+        """Wait for a step and tell what it gave."""
+        self.watch.start()
+        output = StepOutput([], compute_s=launched.compute_s, move_s=launched.move_s)
+        parts = iter(launched.scores)
+        for count in launched.num_parts:
+            chunks = [next(parts) for _ in range(count)]
+            told = (own for scores, num_top in chunks for own in told_logprobs(scores, [num_top] * len(scores.ranks)))
+            output.prompt_logprobs.append([one for (one,) in told])
+        if launched.batch is not None and launched.sampled is not None and launched.token_ids is not None:
+            output.token_ids = [[token] if token != NO_TOKEN else [] for token in launched.token_ids.tolist()]
+            output.logprobs = row_logprobs(launched.sampled.scores, launched.batch)
+            output.candidates = row_candidates(launched.sampled.candidates, launched.batch)
+        self.watch.lap("sample")
+        return output
 
     def follow(self, plan: Plan) -> None:
         """Apply the plan to the rows and their sampling, computing nothing."""
@@ -104,62 +133,60 @@ class ModelRunner:
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
 
-    def prepare(self, plan: Plan) -> RaggedBatch:
+    def stage(self, plan: Plan) -> RaggedBatch:
         """The step's tokens as one flat list, with where each row's KV lives."""
-        table = self.rows
-        rows, starts, num_new = (np.array(column, np.int64) for column in (plan.rows, plan.starts, plan.num_new))
-        query_starts = np.concatenate(([0], np.cumsum(num_new)))
-        row_of_token = np.repeat(rows, num_new)
-        positions = np.arange(query_starts[-1]) + np.repeat(starts - query_starts[:-1], num_new)
-        blocks = table.blocks[:, row_of_token, positions // table.block_size].astype(np.int64)
-        slots = blocks * table.block_size + positions % table.block_size
-        return RaggedBatch(
-            token_ids=self._tensor(table.tokens[row_of_token, positions]),
-            positions=self._tensor(positions),
-            slots=self._tensor(slots),
-            query_starts=self._tensor(query_starts),
-            context_lens=self._tensor(starts + num_new),
-            block_tables=self._tensor(table.blocks[:, rows, : table.num_blocks[rows].max()]),
-        )
+        return next(self._buffers).stage(plan, self.rows)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
+    @property
+    def _device(self) -> torch.device:
+        return self.cache.records.device
 
-    def sample(self, plan: Plan, ends: IntArray, prompt_logprobs: list[list[TokenLogprobs]]) -> StepOutput:
+    def _swap(self, plan: Plan) -> None:
+        """Move blocks out and back."""
+        if self.swap_space is not None:
+            self._copy(self.cache, self.swap_space, plan.swap_out)
+            self._copy(self.swap_space, self.cache, plan.swap_in)
+
+    def _copy(self, source: KVCache, destination: KVCache, pairs: list[tuple[int, int]]) -> None:
+        """Copy blocks, all in one call: (source, destination) pairs."""
+        if pairs:
+            source_ids, destination_ids = torch.tensor(pairs, dtype=torch.int64, device=self._device).unbind(1)
+            self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
+
+    def _sample(self, plan: Plan, ends: IntArray, launched: LaunchedStep) -> None:
         """A token for each of the plan's sampled rows, appended to it, or candidates for a beam; `ends` are the flat
         indices of the rows' last tokens."""
-        sources = list(dict.fromkeys(plan.logits_from))
-        logits = self.forward.logits(ends[sources])
-        if len(sources) < len(plan.logits_from):
-            place = {source: index for index, source in enumerate(sources)}
-            logits = logits[[place[source] for source in plan.logits_from]]
+        logits = self._logits(plan.logits_from, ends)
         self.watch.lap("logits")
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        num_generated = self.rows.num_tokens[rows] - self.rows.num_prompt[rows]
-        batch = self.sampling.batch(rows, num_generated, self.rows.token_ids, plan.masks)
-        sampled = self.kernels.sample(logits, batch) if self.ranks.rank == 0 else Sampled(self._tensor(rows.copy()))
-        token_ids = self.ranks.from_first(sampled.token_ids).cpu().numpy()
-        drawn = token_ids != NO_TOKEN
-        self.rows.append(rows[drawn], token_ids[drawn])
-        return StepOutput(
-            [[token] if token != NO_TOKEN else [] for token in token_ids.tolist()],
-            row_logprobs(sampled.scores, batch),
-            prompt_logprobs,
-            row_candidates(sampled.candidates, batch),
-        )
+        launched.batch = self.sampling.batch(rows, self.rows.num_generated(rows), self.rows.token_ids, plan.masks)
+        if self.ranks.rank == 0:
+            launched.sampled = self.kernels.sample(logits, launched.batch)
+        else:
+            launched.sampled = Sampled(torch.from_numpy(rows.copy()).to(self._device))
+        launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
+        drawn = launched.token_ids != NO_TOKEN
+        self.rows.append(rows[drawn], launched.token_ids[drawn])
 
-    def _score(self, plan: Plan, index: int, end: int) -> list[TokenLogprobs]:
-        """Log-probabilities of the prompt tokens that follow those computed now for `plan.rows[index]`."""
-        row, start = plan.rows[index], plan.starts[index]
+    def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
+        """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""
+        distinct = dict.fromkeys(sources)
+        if len(distinct) == len(sources):
+            return self.forward.logits(ends if len(sources) == len(ends) else ends[sources])
+        place = {source: index for index, source in enumerate(distinct)}
+        return self.forward.logits(ends[list(distinct)])[[place[source] for source in sources]]
+
+    def _score(self, plan: Plan, index: int, end: int, launched: LaunchedStep) -> None:
+        """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""
+        row, start, num_new = plan.rows[index], plan.starts[index], plan.num_new[index]
         prompt, _ = self.rows.token_ids(row)
-        targets = self._tensor(prompt[start + 1 : start + plan.num_new[index] + 1])
-        first = end + 1 - plan.num_new[index]
+        targets = torch.from_numpy(prompt[start + 1 : start + num_new + 1].astype(np.int64)).to(self._device)
+        first = end + 1 - num_new
         num_top = self.sampling.num_prompt_logprobs(row)
-        scores: list[TokenLogprobs] = []
+        launched.num_parts.append(0)
         for offset in range(0, len(targets), SCORED_AT_ONCE):
             chunk = targets[offset : offset + SCORED_AT_ONCE]
             logits = self.forward.logits(np.arange(first + offset, first + offset + len(chunk)))
             if self.ranks.rank == 0:
-                told = told_logprobs(self.kernels.score(logits, chunk.unsqueeze(1), num_top), [num_top] * len(chunk))
-                scores += [own for (own,) in told]
-        return scores
+                launched.scores.append((self.kernels.score(logits, chunk.unsqueeze(1), num_top), num_top))
+                launched.num_parts[-1] += 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from octavo.execution.plan import Plan
 
@@ -9,30 +10,34 @@ IntArray = npt.NDArray[np.int64]
 
 
 class RowTables:
-    """Arrays indexed by row id, doubled when a larger id comes. Memory that no row has written costs nothing."""
+    """Arrays indexed by row id. Memory that no row has written costs nothing.
 
-    def __init__(self, max_model_len: int, block_size: int, num_groups: int = 1) -> None:
+    Args:
+        num_rows: for which there is room at first; it is doubled when a larger id comes.
+    """
+
+    def __init__(self, max_model_len: int, block_size: int, num_groups: int = 1, num_rows: int = 16) -> None:
         self.block_size = block_size
         self.num_groups = num_groups
-        self.tokens = np.zeros((0, max_model_len), np.int32)
-        self.blocks = np.zeros((num_groups, 0, -(-max_model_len // block_size)), np.int32)
+        self._allocate(num_rows, max_model_len, -(-max_model_len // block_size))
+
+    def _allocate(self, num_rows: int, max_model_len: int, max_blocks: int) -> None:
+        self.tokens = np.zeros((num_rows, max_model_len), np.int32)
+        self.blocks = np.zeros((self.num_groups, num_rows, max_blocks), np.int64)
         """`[num_groups, num_rows, max_blocks]`: the physical block of each logical block."""
-        self.num_tokens, self.num_prompt, self.num_blocks = np.zeros((3, 0), np.int64)
+        self.block_tables = torch.from_numpy(self.blocks)
+        """The same memory, for the kernels."""
+        self.num_tokens, self.num_prompt, self.num_blocks = np.zeros((3, num_rows), np.int64)
 
     def _grow(self, num_rows: int) -> None:
-        old_tokens, old_blocks, old_counts = (
-            self.tokens,
-            self.blocks,
-            (self.num_tokens, self.num_prompt, self.num_blocks),
-        )
-        num_old = len(old_tokens)
-        self.tokens = np.zeros((num_rows, old_tokens.shape[1]), np.int32)
-        self.blocks = np.zeros((self.num_groups, num_rows, old_blocks.shape[2]), np.int32)
-        self.num_tokens, self.num_prompt, self.num_blocks = counts = np.zeros((3, num_rows), np.int64)
-        counts[:, :num_old] = old_counts
+        tokens, blocks, num_old = self.tokens, self.blocks, len(self.tokens)
+        counts = (self.num_tokens, self.num_prompt, self.num_blocks)
+        self._allocate(num_rows, tokens.shape[1], blocks.shape[2])
+        for new, old in zip((self.num_tokens, self.num_prompt, self.num_blocks), counts, strict=True):
+            new[:num_old] = old
         for row in range(num_old):
-            self.tokens[row, : self.num_tokens[row]] = old_tokens[row, : self.num_tokens[row]]
-            self.blocks[:, row, : self.num_blocks[row]] = old_blocks[:, row, : self.num_blocks[row]]
+            self.tokens[row, : self.num_tokens[row]] = tokens[row, : self.num_tokens[row]]
+            self.blocks[:, row, : self.num_blocks[row]] = blocks[:, row, : self.num_blocks[row]]
 
     def apply(self, plan: Plan) -> None:
         """Follow a plan's changes of rows and tables, in the plan's order. A removed row is forgotten when its id comes
@@ -42,7 +47,7 @@ class RowTables:
         new_rows = [new.row for new in plan.added] + [fork.row for fork in plan.forked]
         largest = max(new_rows, default=-1)
         if largest >= len(self.num_tokens):
-            self._grow(max(2 * len(self.num_tokens), largest + 1, 16))
+            self._grow(max(2 * len(self.num_tokens), largest + 1))
         for new in plan.added:
             count = len(new.token_ids)
             self.tokens[new.row, :count] = new.token_ids
@@ -74,7 +79,12 @@ class RowTables:
         self.tokens[rows, self.num_tokens[rows]] = token_ids
         self.num_tokens[rows] += 1
 
-    def token_ids(self, row: int) -> tuple[IntArray, IntArray]:
-        """A row's prompt and its output tokens."""
-        tokens = self.tokens[row, : self.num_tokens[row]].astype(np.int64)
-        return tokens[: self.num_prompt[row]], tokens[self.num_prompt[row] :]
+    def num_generated(self, rows: IntArray) -> IntArray:
+        """Output tokens of some rows."""
+        generated: IntArray = self.num_tokens[rows] - self.num_prompt[rows]
+        return generated
+
+    def token_ids(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """A row's prompt and its output tokens, valid until the next change."""
+        num_prompt = self.num_prompt[row]
+        return self.tokens[row, :num_prompt], self.tokens[row, num_prompt : self.num_tokens[row]]

@@ -86,8 +86,8 @@ def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:
 
 
 def block_demand(config: EngineConfig, layer_groups: LayerGroups) -> BlockDemand:
-    """What sequences can come to hold, as the executor's steps run one at a time."""
-    return BlockDemand(config.block_size, layer_groups, config.max_num_batched_tokens)
+    """What sequences can come to hold."""
+    return BlockDemand(config.block_size, layer_groups, config.max_num_batched_tokens * config.steps_in_flight)
 
 
 def size_cache(

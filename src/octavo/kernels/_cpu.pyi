@@ -39,6 +39,7 @@ class Program:
         slots: Integers,
         query_starts: Integers,
         context_lens: Integers,
+        tables: Integers,
         block_tables: Integers,
     ) -> None: ...
     def logits(self, weight: Weight, buffer: Buffer, rows: Integers, out: Floats) -> None: ...

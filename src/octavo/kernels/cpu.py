@@ -152,6 +152,7 @@ class RecordedForward:
             batch.slots.numpy(),
             batch.query_starts.numpy(),
             batch.context_lens.numpy(),
+            batch.tables.numpy(),
             batch.block_tables.numpy(),
         )
 

@@ -91,8 +91,11 @@ class RaggedBatch:
     """`[num_rows + 1]` int64."""
     context_lens: torch.Tensor
     """`[num_rows]` int64: tokens whose KV the row can see once this step's are written."""
+    tables: torch.Tensor
+    """`[num_rows]` int64: each row's place in `block_tables`."""
     block_tables: torch.Tensor
-    """`[num_groups, num_rows, max_blocks]` int64: of each layer group the physical block of each logical block.
+    """`[num_groups, num_tables, max_blocks]` int64: of each layer group the physical block of each logical block, in
+    the tables of all rows that there are.
 
     Entries past a row's last block are arbitrary but valid ids. So are those of blocks that lie wholly behind the
     windows of all of a row's new tokens: such blocks may be another sequence's by now."""

@@ -205,8 +205,8 @@ def plan_tiles(step: PreparedStep, window: int | None, layer_group: int, num_hea
     tiles = step.tiles.get((window, layer_group, num_heads))
     if tiles is None:
         alike = _alike(_spans(step, window, num_heads), step.shape, num_heads)
-        block_tables = step.batch.block_tables[layer_group]
-        tiles = [_lay_out(spans, block_tables, step.shape.block_size, window) for spans in alike]
+        tables = step.batch.block_tables[layer_group], step.batch.tables
+        tiles = [_lay_out(spans, *tables, step.shape.block_size, window) for spans in alike]
         step.tiles[window, layer_group, num_heads] = tiles
     return tiles
 
@@ -251,8 +251,15 @@ def _alike(spans: list[Span], shape: CacheShape, num_heads: int) -> list[list[Sp
     return alike
 
 
-def _lay_out(spans: list[Span], block_tables: torch.Tensor, block_size: int, window: int | None) -> Tile:
-    """The index tensors of one tile; `block_tables` are its layer group's, `[num_rows, max_blocks]`."""
+def _lay_out(
+    spans: list[Span], block_tables: torch.Tensor, tables: torch.Tensor, block_size: int, window: int | None
+) -> Tile:
+    """The index tensors of one tile.
+
+    Args:
+        block_tables: its layer group's, `[num_tables, max_blocks]`.
+        tables: `[num_rows]`, where each row's is.
+    """
     device = block_tables.device
     columns = torch.tensor(spans, device=device).unsqueeze(-1).unbind(1)
     rows, first_tokens, _, first_positions, first_blocks, _ = columns
@@ -275,7 +282,7 @@ def _lay_out(spans: list[Span], block_tables: torch.Tensor, block_size: int, win
         num_queries=num_queries,
         num_keys=keys.shape[1],
         tokens=(first_tokens + offsets).flatten(),
-        blocks=block_tables[rows, logical_blocks.clamp_(max=block_tables.shape[1] - 1)].flatten(),
+        blocks=block_tables[tables[rows], logical_blocks.clamp_(max=block_tables.shape[1] - 1)].flatten(),
         unseen=unseen.flatten().nonzero().squeeze(1),
         masked_from=masked_from,
         masked=masked.unsqueeze(2),

@@ -1,0 +1,119 @@
+"""With two steps in flight every request gets the tokens that it gets with one, whatever happens to it on the way."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavo import BeamSearchParams, SamplingParams
+from octavo.config import EngineConfig, PreemptionMode
+from octavo.engine.engine import Engine
+from octavo.errors import ConfigError
+from octavo.execution.local import LocalExecutor
+from octavo.memory.ledger import Totals
+from octavo.scheduling.messages import EngineRequest
+from scheduling.checking import check_engine
+from tiny_checkpoints import make_checkpoint, make_llama
+
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "reference": {"dtype": "float64"},
+    "C++": {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "int8"},
+}
+BLOCK_SIZE, VOCAB_SIZE = 4, 97
+ABORTED = ("7", "14")
+Tokens = dict[str, dict[int, list[int]]]
+"""By request and sequence."""
+
+
+@pytest.fixture(scope="module", params=["full", "windows"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    if request.param == "full":
+        return make_llama(path)
+    return make_checkpoint(path, "Gemma3ForCausalLM")
+
+
+def alternating(token_ids: Sequence[int]) -> bytes:
+    """Odd tokens after even ones and the other way round."""
+    allowed = range(0 if token_ids and token_ids[-1] % 2 else 1, VOCAB_SIZE, 2)
+    return sum(1 << token for token in allowed).to_bytes(-(-VOCAB_SIZE // 8), "little")
+
+
+def work() -> list[EngineRequest]:
+    """Greedy, sampled, n = 3, beams, stop tokens, penalties; every third prompt begins like the first."""
+    kinds = [
+        SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=2),
+        SamplingParams(temperature=0.9, top_p=0.95, max_tokens=30, seed=7, ignore_eos=True),
+        SamplingParams(n=3, temperature=1.2, top_k=30, max_tokens=20, seed=11, stop_token_ids=[3, 5, 8, 13, 21]),
+        BeamSearchParams(beam_width=3, max_tokens=14).sampling_params(),
+        SamplingParams(temperature=0.8, max_tokens=40, seed=3, repetition_penalty=1.2, frequency_penalty=0.3),
+        SamplingParams(temperature=1.1, max_tokens=12, n=2, seed=5, ignore_eos=True, min_tokens=4),
+    ]
+    return [
+        EngineRequest(
+            str(number),
+            [(17 * (number % 3) * position + 5 * position) % VOCAB_SIZE for position in range(3 + 5 * number % 30)],
+            kinds[number % len(kinds)],
+            float(number),
+            number,
+        )
+        for number in range(24)
+    ]
+
+
+def run(folder: Path, knobs: dict[str, Any], depth: int, mode: PreemptionMode) -> tuple[Tokens, Totals]:
+    """The tokens of the work under a pool that is too small for it, and what has happened in memory.
+
+    Every sixth request has a mask. Two are aborted: one at its third token, one of the other's sequences at its second.
+    """
+    common: dict[str, Any] = {"model": str(folder), "block_size": BLOCK_SIZE, **knobs}
+    probe = LocalExecutor(EngineConfig(kv_cache_memory="1MiB", **common))
+    block_bytes = probe.capacity.block_bytes * len(probe.capacity.layer_groups.groups)
+    probe.close()
+    config = EngineConfig(
+        kv_cache_memory=50 * block_bytes,
+        swap_space=25 * block_bytes,
+        preemption_mode=mode,
+        steps_in_flight=depth,
+        max_num_batched_tokens=48,
+        max_num_seqs=24,
+        **common,
+    )
+    executor = LocalExecutor(config)
+    assert executor.depth == depth
+    engine = Engine.configured(executor, config)
+    for request in work():
+        engine.add(request, alternating if int(request.request_id) % 6 == 5 else None)
+    got: Tokens = {}
+    while engine.has_unfinished:
+        for update in engine.step():
+            for sequence in update.sequences:
+                got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
+        if len(got.get(ABORTED[0], {}).get(0, [])) == 3:
+            engine.abort(ABORTED[0])
+        if len(got.get(ABORTED[1], {}).get(0, [])) == 2:
+            engine.abort(ABORTED[1], 0)
+        check_engine(engine)
+    ledger = engine.ledger()
+    assert (ledger.num_used_blocks, ledger.num_swapped_blocks) == (0, 0)
+    executor.close()
+    return got, ledger.totals
+
+
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_steps_in_flight_give_the_tokens_of_one(folder: Path, precision: str, mode: PreemptionMode) -> None:
+    (one, before), (two, after) = (run(folder, PRECISIONS[precision], depth, mode) for depth in (1, 2))
+    assert two == one
+    assert len(one) == 24
+    for totals in (before, after):
+        assert totals.num_preemptions > 0
+        assert totals.num_copied_blocks > 0
+        assert totals.num_hit_tokens > 0
+        assert (totals.num_swaps > 0) == (mode == "swap")
+
+
+def test_several_processes_run_one_step_at_a_time() -> None:
+    with pytest.raises(ConfigError, match=r"--steps-in-flight 2 .*--tensor-parallel-size 2"):
+        EngineConfig(steps_in_flight=2, tensor_parallel_size=2)
