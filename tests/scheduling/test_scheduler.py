@@ -8,7 +8,8 @@ from octavo.layer_groups import Full, Window, group_layers
 from octavo.memory import BlockTable, PagedManager
 from octavo.sampling_params import Beams, SamplingParams
 from octavo.scheduling import EngineRequest
-from octavo.scheduling.request import Request, SequenceState
+from octavo.scheduling.request import Request
+from octavo.scheduling.sequence import SequenceState
 from scheduling.checking import ShadowExecutor, capacity, check_engine
 
 

@@ -12,6 +12,7 @@ from octavo.memory.ledger import GroupAccount, Ledger, Totals
 from octavo.memory.manager import Fork, TableChange
 from octavo.memory.prefix_lookup import Names, PrefixHit, find_prefix
 from octavo.memory.swap_space import Move, transfer
+from octavo.memory.unfilled import unfilled_slots
 
 
 class PagedManager:
@@ -312,22 +313,21 @@ class PagedManager:
 
     def ledger(self) -> Ledger:
         """The account of the pool's memory at this moment. Costs a look at each table's last blocks."""
-        pool, size = self.pool, self.block_size
-        unfilled = self._unfilled_slots()
+        pool, used = self.pool, self.pool.num_used_by_group
+        unfilled = unfilled_slots(self._tables, pool.reference_counts, self.block_size, self.num_groups)
         accounts = [
             GroupAccount(
                 kind=str(group.kind),
                 num_layers=len(group.layers),
-                num_used_blocks=pool.num_used_by_group[index],
-                num_filled_slots=pool.num_used_by_group[index] * size
-                - sum(free for free, _ in unfilled[index].values()),
-                num_reserved_slots=sum(reserved for _, reserved in unfilled[index].values()),
+                num_used_blocks=used[index],
+                num_filled_slots=used[index] * self.block_size - unfilled[index].num_slots,
+                num_reserved_slots=unfilled[index].num_reserved,
             )
             for index, group in enumerate(self.layer_groups.groups)
         ]
         return Ledger(
             num_blocks=pool.num_blocks,
-            block_size=size,
+            block_size=self.block_size,
             groups=accounts,
             layers_a_group=self.layer_groups.layers_a_group,
             num_used_blocks=pool.num_used,
@@ -340,26 +340,3 @@ class PagedManager:
             block_bytes=self.block_bytes,
             totals=replace(self.totals),
         )
-
-    def _unfilled_slots(self) -> list[dict[int, tuple[int, int]]]:
-        """For each group, of each block that is not filled: (its unfilled slots, those of them that can still be
-        filled)."""
-        size, counts = self.block_size, self.pool.reference_counts
-        holders: dict[int, int] = {}
-        unfilled: list[dict[int, tuple[int, int]]] = [{} for _ in range(self.num_groups)]
-        for table in self._tables:
-            offset = table.num_tokens % size
-            if not offset:
-                continue
-            free, growth = size - offset, table.max_tokens - table.num_tokens
-            for blocks, of_group in zip(table.groups, unfilled, strict=True):
-                block = blocks[-1]
-                holders[block] = holders.get(block, 0) + 1
-                least, reserved = of_group.get(block, (free, 0))
-                least = min(least, free)
-                of_group[block] = least, min(least, max(reserved, growth))
-        for of_group in unfilled:
-            # A table that goes on behind a block has filled it, whatever a fork from its middle holds.
-            for block in [block for block in of_group if holders[block] < counts[block]]:
-                del of_group[block]
-        return unfilled

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from octavo.memory import KVManager
-from octavo.scheduling.request import Request, SequenceState
+from octavo.scheduling.request import Request
+from octavo.scheduling.sequence import SequenceState
 
 
 class Allotment(NamedTuple):

@@ -8,7 +8,8 @@ from octavo.outputs import Candidates, FinishReason
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
-from octavo.scheduling.request import Request, SequenceState
+from octavo.scheduling.request import Request
+from octavo.scheduling.sequence import SequenceState
 
 
 def advance_searches(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from octavo.execution.plan import ForkedRow, NewRow, Plan, TableEdit
 from octavo.memory import BlockTable, Fork, KVManager, Move, TableChange
-from octavo.scheduling.request import NO_ROW, Request, SequenceState
+from octavo.scheduling.request import Request
+from octavo.scheduling.sequence import NO_ROW, SequenceState
 
 NO_CHANGE = TableChange([], [], [])
 NO_FORK = Fork(0, [])

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from octavo.config import PrefixCacheScope
 from octavo.memory import BlockTable, Demand, KVManager, Move, PrefixHit, Totals, chain_root
 from octavo.scheduling.messages import EngineRequest
-from octavo.scheduling.request import NO_ROW, Request, SequenceState
+from octavo.scheduling.request import Request
+from octavo.scheduling.sequence import NO_ROW, SequenceState
 
 
 def prefix_root(message: EngineRequest, scope: PrefixCacheScope) -> bytes | None:

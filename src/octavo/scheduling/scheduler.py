@@ -21,7 +21,8 @@ from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
-from octavo.scheduling.request import Request, SequenceState, TokenMask
+from octavo.scheduling.request import Request, TokenMask
+from octavo.scheduling.sequence import SequenceState
 
 
 class Scheduler:
