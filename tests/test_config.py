@@ -49,7 +49,8 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
         assert knobs(EngineConfig)[field.name].help
         choices = [choice for choice in get_args(get_type_hints(EngineConfig)[field.name]) if isinstance(choice, str)]
         is_switch = isinstance(field.default, bool)
-        given = "True" if is_switch else choices[-1] if choices else "7"
+        largest = knobs(EngineConfig)[field.name].at_most
+        given = "True" if is_switch else choices[-1] if choices else "7" if largest is None or largest > 7 else "2"
         arguments = [flag(field.name)] if is_switch else [flag(field.name), given]
         if field.name == "max_num_seqs":
             arguments += ["--max-num-batched-tokens", "9"]

@@ -9,6 +9,7 @@ import pytest
 from octavo.config import EngineConfig
 from octavo.evaluation import cost_curve
 from octavo.evaluation.cost_curve import CurveBench
+from octavo.execution.step_buffers import StagedStep
 from octavo.kernels.interface import RaggedBatch
 from tiny_checkpoints import make_llama
 
@@ -32,10 +33,11 @@ def batches_of(bench: CurveBench, monkeypatch: pytest.MonkeyPatch) -> list[Ragge
     runner = bench.executor.runner
     stage = runner.stage
 
-    def kept(plan: Any) -> RaggedBatch:
-        batch = stage(plan)
+    def kept(plan: Any) -> StagedStep:
+        staged = stage(plan)
+        batch = staged.batch
         seen.append(RaggedBatch(*(getattr(batch, field.name).clone() for field in fields(batch))))
-        return batch
+        return staged
 
     monkeypatch.setattr(runner, "stage", kept)
     return seen

@@ -37,7 +37,7 @@ def sample(
     masks: list[tuple[int, bytes]],
 ) -> Result:
     """A step's sampling as the model runner does it."""
-    batch = table.batch(rows, positions, history, masks)
+    batch = table.plain_batch(rows, masks) or table.batch(rows, positions, history, masks)
     sampled = ReferenceKernels().sample(logits, batch)
     return Result(sampled.token_ids, row_logprobs(sampled.scores, batch) or [None] * len(rows))
 

@@ -8,8 +8,8 @@ import torch
 
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.execution.step_buffers import StepBuffers
-from octavo.kernels.interface import Kernels, KVCache, Model, RaggedBatch
+from octavo.execution.step_buffers import StagedStep, StepBuffers
+from octavo.kernels.interface import Kernels, KVCache, Model
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
 from octavo.layers.parallel import TensorParallel
 from octavo.sampling.table import SamplingTable
@@ -84,15 +84,15 @@ class ModelRunner:
         launched = LaunchedStep()
         start_s = self.watch.start()
         self.follow(plan)
-        batch = self.stage(plan) if plan.rows else None
+        staged = self.stage(plan) if plan.rows else None
         prepared_s = self.watch.lap("prepare")
         self._swap(plan)
         launched.move_s = self.watch.lap("move") - prepared_s
         self._copy(self.cache, self.cache, plan.copies)
-        if batch is not None:
-            self.forward.run(batch)
+        if staged is not None:
+            self.forward.run(staged.batch)
             self.watch.lap("forward")
-            ends: IntArray = np.cumsum(plan.num_new) - 1
+            ends = staged.ends
             for index in plan.scored:
                 self._score(plan, index, int(ends[index]), launched)
             if plan.sampled_rows:
@@ -133,7 +133,7 @@ class ModelRunner:
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
 
-    def stage(self, plan: Plan) -> RaggedBatch:
+    def stage(self, plan: Plan) -> StagedStep:
         """The step's tokens as one flat list, with where each row's KV lives."""
         return next(self._buffers).stage(plan, self.rows)
 
@@ -159,19 +159,23 @@ class ModelRunner:
         logits = self._logits(plan.logits_from, ends)
         self.watch.lap("logits")
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        launched.batch = self.sampling.batch(rows, self.rows.num_generated(rows), self.rows.token_ids, plan.masks)
+        batch = launched.batch = self.sampling.plain_batch(rows, plan.masks) or self.sampling.batch(
+            rows, self.rows.num_generated(rows), self.rows.token_ids, plan.masks
+        )
         if self.ranks.rank == 0:
-            launched.sampled = self.kernels.sample(logits, launched.batch)
+            launched.sampled = self.kernels.sample(logits, batch)
         else:
             launched.sampled = Sampled(torch.from_numpy(rows.copy()).to(self._device))
-        launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
-        drawn = launched.token_ids != NO_TOKEN
-        self.rows.append(rows[drawn], launched.token_ids[drawn])
+        token_ids = launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
+        if not batch.is_plain:
+            drawn = token_ids != NO_TOKEN
+            rows, token_ids = rows[drawn], token_ids[drawn]
+        self.rows.append(rows, token_ids)
 
     def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
         """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""
         distinct = dict.fromkeys(sources)
-        if len(distinct) == len(sources):
+        if len(distinct) == len(sources):  # as a rule: only forks share their parent's
             return self.forward.logits(ends if len(sources) == len(ends) else ends[sources])
         place = {source: index for index, source in enumerate(distinct)}
         return self.forward.logits(ends[list(distinct)])[[place[source] for source in sources]]

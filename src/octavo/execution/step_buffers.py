@@ -1,11 +1,38 @@
 """The flat batch of a step, in memory that is allocated once and used by one step after the other."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from octavo.execution.plan import Plan
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.kernels.interface import RaggedBatch
+
+
+class StagedStep(NamedTuple):
+    """A step's batch, and what the host knows of it."""
+
+    batch: RaggedBatch
+    ends: IntArray
+    """`[num_rows]`: the place of each row's last token in the flat list."""
+
+
+class _Layout(NamedTuple):
+    """Where the arrays of a batch lie in the buffer: views of it, on the host and as tensors."""
+
+    num_tokens: int
+    num_rows: int
+    token_ids: IntArray
+    positions: IntArray
+    slots: IntArray
+    query_starts: IntArray
+    context_lens: IntArray
+    rows: IntArray
+    staged: torch.Tensor
+    """All of them, one after the other."""
+    sizes: list[int]
+    """Their numbers of entries."""
 
 
 class StepBuffers:
@@ -20,41 +47,38 @@ class StepBuffers:
         self._num_groups = num_groups
         self._device = device
         self._buffer = torch.empty(0, dtype=torch.int64)
-        self._make_room(self._size(max_tokens, max_rows))
+        self._layout = self._lay_out(max_tokens, max_rows)
+        self._layout.query_starts[0] = 0
 
-    def stage(self, plan: Plan, table: RowTables) -> RaggedBatch:
+    def stage(self, plan: Plan, table: RowTables) -> StagedStep:
         """The plan's new tokens as one flat list, with where each row's KV lives. It is valid until the next call.
 
         Args:
             table: the rows, as the plan has left them.
         """
-        num_rows = len(plan.rows)
-        num_new = np.array(plan.num_new, np.int64)
-        num_tokens = int(num_new.sum())
-        self._make_room(self._size(num_tokens, num_rows))
-        parts = (num_tokens, num_tokens, self._num_groups * num_tokens, num_rows + 1, num_rows, num_rows)
-        staged = self._host[: sum(parts)]
-        token_ids, positions, flat_slots, query_starts, context_lens, rows = np.split(staged, np.cumsum(parts[:-1]))
-        rows[:] = plan.rows
-        context_lens[:] = plan.starts
-        query_starts[0] = 0
-        np.cumsum(num_new, out=query_starts[1:])
+        rows, starts, num_new = np.array((plan.rows, plan.starts, plan.num_new), np.int64)
+        num_tokens, num_rows = sum(plan.num_new), len(plan.rows)
+        to = self._layout
+        if (num_tokens, num_rows) != (to.num_tokens, to.num_rows):
+            to = self._layout = self._lay_out(num_tokens, num_rows)
+            to.query_starts[0] = 0
+        num_new.cumsum(out=to.query_starts[1:])
+        to.rows[:] = rows
+        np.add(starts, num_new, out=to.context_lens)
         if num_tokens == num_rows:
-            row_of_token, positions[:] = rows, context_lens
+            to.positions[:] = starts
         else:
-            row_of_token = np.repeat(rows, num_new)
-            np.add(np.arange(num_tokens), np.repeat(context_lens - query_starts[:-1], num_new), out=positions)
-        context_lens += num_new
-        token_ids[:] = table.tokens[row_of_token, positions]
-        logical, offsets = np.divmod(positions, table.block_size)
-        slots = flat_slots.reshape(self._num_groups, num_tokens)
-        np.multiply(table.blocks[:, row_of_token, logical], table.block_size, out=slots)
-        slots += offsets
-        return self._on_device(parts, table)
+            rows = rows.repeat(num_new)
+            np.add(np.arange(num_tokens), (starts - to.query_starts[:-1]).repeat(num_new), out=to.positions)
+        to.token_ids[:] = table.tokens[rows, to.positions]
+        logical, offsets = np.divmod(to.positions, table.block_size)
+        np.multiply(table.blocks[:, rows, logical], table.block_size, out=to.slots)
+        np.add(to.slots, offsets, out=to.slots)
+        return StagedStep(self._on_device(to, table), to.query_starts[1:] - 1)
 
-    def _on_device(self, parts: tuple[int, ...], table: RowTables) -> RaggedBatch:
-        batch = self._buffer[: sum(parts)].to(self._device, non_blocking=True)
-        token_ids, positions, slots, query_starts, context_lens, rows = batch.split_with_sizes(parts)
+    def _on_device(self, layout: _Layout, table: RowTables) -> RaggedBatch:
+        batch = layout.staged.to(self._device, non_blocking=True)
+        token_ids, positions, slots, query_starts, context_lens, rows = batch.split_with_sizes(layout.sizes)
         return RaggedBatch(
             token_ids=token_ids,
             positions=positions,
@@ -65,10 +89,16 @@ class StepBuffers:
             block_tables=table.block_tables.to(self._device, non_blocking=True),
         )
 
-    def _size(self, num_tokens: int, num_rows: int) -> int:
-        return (2 + self._num_groups) * num_tokens + 3 * num_rows + 1
-
-    def _make_room(self, size: int) -> None:
-        if size > len(self._buffer):
-            self._buffer = torch.empty(size, dtype=torch.int64, pin_memory=self._device.type == "cuda")
-            self._host: IntArray = self._buffer.numpy()
+    def _lay_out(self, num_tokens: int, num_rows: int) -> _Layout:
+        """Views for a step of this size; a step as large as the one before, as most are in decode, takes its views."""
+        sizes = [num_tokens, num_tokens, self._num_groups * num_tokens, num_rows + 1, num_rows, num_rows]
+        if sum(sizes) > len(self._buffer):
+            self._buffer = torch.empty(sum(sizes), dtype=torch.int64, pin_memory=self._device.type == "cuda")
+        staged = self._buffer[: sum(sizes)]
+        token_ids, positions, slots, query_starts, context_lens, rows = (
+            part.numpy() for part in staged.split_with_sizes(sizes)
+        )
+        slots = slots.reshape(self._num_groups, num_tokens)
+        return _Layout(
+            num_tokens, num_rows, token_ids, positions, slots, query_starts, context_lens, rows, staged, sizes
+        )

@@ -35,9 +35,9 @@ class SamplingTable:
     def __init__(self) -> None:
         self._parameters = np.zeros(64, dtype=PARAMETERS)
         self._is_plain, self._is_edited = np.zeros((2, 64), np.bool_)
-        """Rows that take their likeliest token and ask for nothing else, but for edits; and rows with edits in every
-        step."""
-        self._min_tokens, self._num_prompt_logprobs = np.zeros((2, 64), np.int64)
+        """Rows that take their likeliest token in every step and ask for nothing else, no edits either; and rows with
+        edits in every step."""
+        self._fallback, self._min_tokens, self._num_prompt_logprobs = np.zeros((3, 64), np.int64)
         self._edits: dict[int, _Edits] = {}
 
     def set_row(
@@ -67,7 +67,6 @@ class SamplingTable:
             "num_candidates": min(num_candidates, _LARGEST),
             "seed": seed,
             "sequence_index": sequence_index,
-            "fallback": min(stop_token_ids, default=0),
         }
         # By name, as a tuple of so many values would hide a swap of two.
         self._parameters[row] = tuple(values[name] for name in PARAMETERS.names or ())
@@ -80,9 +79,12 @@ class SamplingTable:
             penalties=penalties if penalties != (1, 0, 0) else None,
             stops=np.array(stop_token_ids, dtype=np.int64),
         )
-        self._is_plain[row] = params.temperature == 0 and params.logprobs is None and not num_candidates
         self._is_edited[row] = any(edit is not None for edit in (edits.allowed, edits.biased, edits.penalties))
+        # Of a row that may take no token: ending its sequence is the sane way out.
+        self._fallback[row] = min(stop_token_ids, default=0)
         self._min_tokens[row] = min(params.min_tokens, _LARGEST) if stop_token_ids else 0
+        is_asked = params.temperature > 0 or params.logprobs is not None or num_candidates > 0
+        self._is_plain[row] = not (is_asked or self._is_edited[row] or self._min_tokens[row])
         self._num_prompt_logprobs[row] = -1 if params.prompt_logprobs is None else min(params.prompt_logprobs, _LARGEST)
 
     def copy_row(self, parent: int, row: int, sequence_index: int) -> None:
@@ -115,8 +117,14 @@ class SamplingTable:
             index: self._row_edits(int(rows[index]), bool(is_held_back[index]), history, mask_of.get(index))
             for index in sorted({*edited, *mask_of})
         }
-        is_plain = not edits and bool(self._is_plain[rows].all())
-        return SamplingBatch(self._parameters[rows], positions, edits, is_plain)
+        return SamplingBatch(self._fallback[rows], self._parameters[rows], positions, edits)
+
+    def plain_batch(self, rows: Indices, masks: Sequence[tuple[int, bytes]]) -> SamplingBatch | None:
+        """As `batch`, of rows that all take their likeliest token and ask for nothing else; None where one asks for
+        more."""
+        if masks or not self._is_plain[rows].all():
+            return None
+        return SamplingBatch(self._fallback[rows], self._parameters[:0], self._min_tokens[:0], is_plain=True)
 
     def num_prompt_logprobs(self, row: int) -> int:
         """The row's `prompt_logprobs`; -1 where none were asked for."""
@@ -135,11 +143,13 @@ class SamplingTable:
 
     @property
     def _columns(self) -> list[NDArray[Any]]:
-        return [self._parameters, self._is_plain, self._is_edited, self._min_tokens, self._num_prompt_logprobs]
+        flags = [self._is_plain, self._is_edited]
+        return [self._parameters, *flags, self._fallback, self._min_tokens, self._num_prompt_logprobs]
 
     def _make_room(self, row: int) -> None:
         missing = row + 1 - len(self._parameters)
         if missing > 0:
             more = max(missing, len(self._parameters))
             grown = [np.concatenate([column, np.zeros(more, column.dtype)]) for column in self._columns]
-            self._parameters, self._is_plain, self._is_edited, self._min_tokens, self._num_prompt_logprobs = grown
+            self._parameters, self._is_plain, self._is_edited = grown[:3]
+            self._fallback, self._min_tokens, self._num_prompt_logprobs = grown[3:]

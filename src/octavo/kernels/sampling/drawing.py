@@ -17,7 +17,7 @@ def most_likely(logits: torch.Tensor, fallback: NDArray[np.int64]) -> torch.Tens
 
     Args:
         logits: `[num_rows, vocab_size]`, any floating dtype; NaN counts as impossible.
-        fallback: `[num_rows]`, the token where every one is impossible.
+        fallback: `[num_rows]`, the token where every one is impossible; 0 is taken for one past the vocabulary.
 
     Returns:
         `[num_rows]` int64.
@@ -64,7 +64,8 @@ def make_finite(logits: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     if len(broken):
         repaired = logits.index_select(0, broken).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
         empty = (repaired.amax(dim=-1) == -torch.inf).nonzero().squeeze(1)
-        repaired[empty, fallback[broken][empty]] = 0
+        tokens = fallback[broken][empty]
+        repaired[empty, torch.where(tokens < logits.shape[1], tokens, 0)] = 0
         logits.index_copy_(0, broken, repaired)
         maxima[broken] = repaired.amax(dim=-1, keepdim=True)
     return maxima

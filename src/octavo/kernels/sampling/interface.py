@@ -26,7 +26,6 @@ PARAMETERS = np.dtype(
         ("num_candidates", np.int64),  # of a beam, to give in place of a token; 0 is no beam
         ("seed", np.uint64),
         ("sequence_index", np.int64),
-        ("fallback", np.int64),  # the token of a row whose logits and masks leave none
     ]
 )
 """How a row is sampled, whatever its tokens."""
@@ -66,8 +65,10 @@ class Penalties:
 class SamplingBatch:
     """How the rows of some logits are sampled."""
 
+    fallback: NDArray[np.int64]
+    """`[num_rows]`: the token of a row whose logits and masks leave none; 0 is taken for one past the vocabulary."""
     parameters: NDArray[np.void]
-    """`[num_rows]` of `PARAMETERS`, by name: `parameters["temperature"]`."""
+    """`[num_rows]` of `PARAMETERS`, by name: `parameters["temperature"]`. Empty where `is_plain`, as the next."""
     positions: NDArray[np.int64]
     """`[num_rows]`: how many tokens each row has generated."""
     edits: Mapping[int, RowEdits] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class SamplingBatch:
     def at(self, indices: Indices) -> "SamplingBatch":
         """These rows only."""
         edits = {new: self.edits[old] for new, old in enumerate(indices.tolist()) if old in self.edits}
-        return SamplingBatch(self.parameters[indices], self.positions[indices], edits, self.is_plain)
+        return SamplingBatch(self.fallback[indices], self.parameters[indices], self.positions[indices], edits)
 
     @property
     def beams(self) -> Indices:

@@ -31,7 +31,7 @@ Asked = TypeVar("Asked")
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
     """`Kernels.sample`: any device, any floating dtype."""
     if batch.is_plain:
-        return Sampled(most_likely(logits, _fallback(logits, batch)))
+        return Sampled(most_likely(logits, batch.fallback))
     beams = batch.beams
     if not len(beams):
         token_ids = _choose(logits, batch)
@@ -60,7 +60,7 @@ def _search(logits: torch.Tensor, batch: SamplingBatch) -> SampledCandidates:
     beams = batch.at(places)
     own = logits.index_select(0, _on_device(places, logits))
     exact = own.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    make_finite(exact, _on_device(_fallback(logits, beams), logits))
+    make_finite(exact, _on_device(beams.fallback, logits))
     logprobs = exact.log_softmax(dim=-1)
     _edit(logprobs, beams)
     token_ids = top_tokens(logprobs, min(int(beams.parameters["num_candidates"].max()), logits.shape[1]))
@@ -77,13 +77,12 @@ def _choose(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     is_copied = _is_random(batch)
     is_copied[list(batch.edits)] = True
     copied, plain = np.flatnonzero(is_copied), np.flatnonzero(~is_copied)
-    fallback = _fallback(logits, batch)
     if not len(copied):
-        return most_likely(logits, fallback)
+        return most_likely(logits, batch.fallback)
     token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     if len(plain):
         own = _on_device(plain, logits)
-        token_ids[own] = most_likely(logits.index_select(0, own), fallback[plain])
+        token_ids[own] = most_likely(logits.index_select(0, own), batch.fallback[plain])
     chosen = _on_device(copied, logits)
     exact = logits.index_select(0, chosen).to(torch.promote_types(logits.dtype, torch.float32))
     token_ids[chosen] = _choose_from_copy(exact, batch.at(copied))
@@ -93,7 +92,7 @@ def _choose(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
 def _choose_from_copy(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """As `_choose`, from logits that may be written to."""
     _edit(logits, batch)
-    maxima = make_finite(logits, _on_device(_fallback(logits, batch), logits))
+    maxima = make_finite(logits, _on_device(batch.fallback, logits))
     drawn = np.flatnonzero(_is_random(batch))
     if len(drawn) == len(logits):
         return _draw(logits.sub_(maxima), batch)
@@ -154,12 +153,6 @@ def _draw(scores: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     for group in truncate(probabilities, cutoffs):
         token_ids[group.rows] = draw(group.probabilities, group.token_ids, keys[group.rows])
     return token_ids
-
-
-def _fallback(logits: torch.Tensor, batch: SamplingBatch) -> NDArray[np.int64]:
-    """`[n]`: the token of rows where none is possible."""
-    stops: NDArray[np.int64] = batch.parameters["fallback"]
-    return np.where(stops < logits.shape[1], stops, 0)
 
 
 def _is_random(batch: SamplingBatch) -> NDArray[np.bool_]:
