@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.checkpoints.gguf_header import read_header
 from octavo.checkpoints.locate import PACKAGED, locate
 from octavo.config import PreemptionMode
+from octavo.memory import BlockDemand
 from octavo.models.loader import read_config
 
 WINDOW = 512
@@ -173,7 +173,7 @@ def test_a_squeezed_pool_gives_the_tokens_of_an_unlimited_one(
     """In chunks of at most 128 tokens, from a pool that has room for two or three of the sixteen requests."""
     block_bytes = gemma3.engine.executor.capacity.block_bytes
     knobs: dict[str, Any] = {"max_model_len": 2048, "max_num_batched_tokens": 128, "max_num_seqs": 16}
-    demand = replace(gemma3.engine.scheduler.limits.demand, max_tokens_in_flight=128)
+    demand = BlockDemand(16, gemma3.engine.executor.capacity.layer_groups, max_tokens_in_flight=128)
     least = max(
         demand.of_request(len(prompt), len(prompt) + (own.max_tokens or 0), own.num_sequences)
         for prompt, own in zip(*long_work, strict=True)
