@@ -146,6 +146,7 @@ def _print_model(config: EngineConfig) -> None:
 
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
     from octavo.execution.sizing import block_demand
+    from octavo.memory import BlockDemand
 
     demand, groups = block_demand(config, cache.layer_groups), cache.layer_groups
     block_bytes, num_blocks = cache.block_bytes * config.tensor_parallel_size, cache.num_blocks
@@ -162,7 +163,7 @@ def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) 
     room = f"room for {num_blocks * size // num_groups:,} tokens"
     if demand.has_windows:
         growing = sum(kind.most_seen is None for kind in groups.kinds)
-        held = replace(demand, max_tokens_in_flight=1).of_request(0, max_model_len, 1)
+        held = BlockDemand(size, groups, max_tokens_in_flight=1).of_request(0, max_model_len, 1)
         whole = num_groups * -(-max_model_len // size)
         rows["one token more"] = (
             f"{token_kib * growing:,.1f} KiB once a sequence outgrows the windows: older blocks go back to the pool"

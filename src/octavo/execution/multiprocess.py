@@ -19,7 +19,8 @@ from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import EngineError, LostRankError, OctavoError, error_named
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
-from octavo.execution.messages import (
+from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.rank_messages import (
     Done,
     Failed,
     Report,
@@ -31,7 +32,6 @@ from octavo.execution.messages import (
     decode_report,
     encode,
 )
-from octavo.execution.plan import Plan, StepOutput
 
 BLAME_WAIT_S = 2.0
 """How long to look for the rank that failed, once another says that it has lost one."""

@@ -14,7 +14,7 @@ import traceback
 from multiprocessing.connection import Connection
 
 from octavo.errors import OctavoError
-from octavo.execution.messages import (
+from octavo.execution.rank_messages import (
     Done,
     Failed,
     Run,

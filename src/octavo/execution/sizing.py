@@ -140,8 +140,8 @@ def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) ->
     """A rank's part of the swap space that `--swap-space` buys beside a cache, which is not in use yet: its pages are
     still free.
 
-    It is never larger than the cache: only what has been in the pool is moved out, and nothing new is admitted before
-    all of it is back.
+    It is never larger than the cache. As nothing new is admitted before all that was moved out is back, more is seldom
+    of use; where it is full, a request is recomputed.
 
     Raises:
         ConfigError: this is more than is free.
