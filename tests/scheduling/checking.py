@@ -255,9 +255,7 @@ def check_engine(engine: Engine) -> None:
             for logical in range(first, len(blocks)):
                 slots = min(size, table.num_tokens - logical * size)
                 filled[blocks[logical]] = max(filled.get(blocks[logical], 0), slots)
-        assert table.num_writable in (table.num_tokens, len(table.groups[0]) * size) or (
-            table.num_tokens < table.num_writable == len(table.groups[0]) * size
-        )
+        assert table.num_writable in (table.num_tokens, len(table.groups[0]) * size)
         if table.num_writable > table.num_tokens and table.num_tokens % size:
             last = [blocks[-1] for blocks in table.groups]
             assert all(pool.reference_counts[block] == 1 for block in last), "a shared block would be written"
