@@ -10,7 +10,7 @@ from octavo.config import EngineConfig
 from octavo.evaluation import cost_curve
 from octavo.evaluation.cost_curve import CurveBench
 from octavo.execution.step_buffers import StagedStep
-from octavo.kernels.interface import RaggedBatch
+from octavo.kernels.batch import RaggedBatch
 from tiny_checkpoints import make_llama
 
 STEPS = 4

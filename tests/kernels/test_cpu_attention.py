@@ -14,8 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Kernels, KVCache, RaggedBatch
+from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import PreparedStep, write_kv
 from octavo.layer_groups import one_group

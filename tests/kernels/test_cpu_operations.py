@@ -11,8 +11,12 @@ from torch import nn
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
+from octavo.kernels.attention import AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import ActivationKind, AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
+from octavo.kernels.interface import ForwardPass
+from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import one_group

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from octavo.kernels.attention import AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionStep, CacheShape, RaggedBatch, Weight
+from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import one_group

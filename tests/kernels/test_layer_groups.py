@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Kernels, RaggedBatch
+from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import Full, LayerGroup, LayerGroups, Window, one_group
 

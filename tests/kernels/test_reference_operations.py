@@ -10,7 +10,10 @@ from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Operations, RaggedBatch
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.operations import Operations
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.kernels.reference_attention import prepare
 from octavo.layer_groups import one_group

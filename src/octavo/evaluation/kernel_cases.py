@@ -27,7 +27,10 @@ from octavo.evaluation.operation_models import (
 )
 from octavo.execution.machine import free_memory_bytes
 from octavo.kernels import Needs, select_kernels
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, ForwardPass, Kernels, RaggedBatch
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.interface import ForwardPass, Kernels
 from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, RowParallelLinear

@@ -11,16 +11,11 @@ from typing import Any
 
 import torch
 
-from octavo.kernels.interface import (
-    AttentionSpec,
-    AttentionStep,
-    CacheShape,
-    ForwardPass,
-    Kernels,
-    KVCache,
-    RaggedBatch,
-    Weight,
-)
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.interface import ForwardPass, Kernels
+from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild

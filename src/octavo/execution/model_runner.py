@@ -9,7 +9,8 @@ import torch
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedStep, StepBuffers
-from octavo.kernels.interface import Kernels, KVCache, Model
+from octavo.kernels.cache import KVCache
+from octavo.kernels.interface import Kernels, Model
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
 from octavo.layers.parallel import TensorParallel
 from octavo.sampling.table import SamplingTable

@@ -7,7 +7,7 @@ import torch
 
 from octavo.execution.plan import Plan
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.kernels.interface import RaggedBatch
+from octavo.kernels.batch import RaggedBatch
 
 
 class StagedStep(NamedTuple):

@@ -18,17 +18,10 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
-from octavo.kernels.interface import (
-    NO_WEIGHTS,
-    Argument,
-    CacheShape,
-    ForwardPass,
-    Kernels,
-    KVCache,
-    Model,
-    RaggedBatch,
-    Weight,
-)
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.interface import ForwardPass, Kernels, Model
+from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, Recorder
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens

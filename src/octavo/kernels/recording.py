@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
-from octavo.kernels.interface import Argument, AttentionSpec, AttentionStep, Collective, KVCache, RaggedBatch, Weight
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import KVCache
+from octavo.kernels.operations import Argument, Collective, Weight
 from octavo.kernels.quantized import QuantizedWeight
 
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}

@@ -8,19 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from octavo.kernels.interface import (
-    ActivationKind,
-    AttentionSpec,
-    AttentionStep,
-    CacheShape,
-    ForwardPass,
-    Kernels,
-    KVCache,
-    Model,
-    RaggedBatch,
-    Ranks,
-    Weight,
-)
+from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.interface import ForwardPass, Kernels, Model
+from octavo.kernels.operations import ActivationKind, Ranks, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores

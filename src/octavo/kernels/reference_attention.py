@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.quantized import quantize_rows
 
 KEYS, VALUES = 0, 1

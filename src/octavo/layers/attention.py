@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionSpec, AttentionStep
+from octavo.kernels.attention import AttentionSpec, AttentionStep
 from octavo.layer_groups import Full, LayerKind, Window
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionStep
+from octavo.kernels.attention import AttentionStep
 from octavo.layer_groups import LayerKind
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionStep
+from octavo.kernels.attention import AttentionStep
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import LanguageModel, PreNormLayer
