@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from octavo.execution.executor import Capacity, ExecutionTimes, FinishedStep, LoadedModel
 from octavo.execution.plan import Plan, StepOutput
-from octavo.outputs import Candidates, TokenLogprobs
+from octavo.outputs import BeamCandidates, TokenLogprobs
 
 _GOLDEN, _MIX_1, _MIX_2, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
@@ -21,14 +21,14 @@ def hashed_token(seed: int, index: int, position: int, vocab_size: int) -> int:
     return (x ^ (x >> 31)) % vocab_size
 
 
-def hashed_candidates(state: int, count: int, vocab_size: int) -> Candidates:
+def hashed_candidates(state: int, count: int, vocab_size: int) -> BeamCandidates:
     """What may come next in a beam of that `beam_state`: neighbouring token ids, with log-probabilities that floats add
     exactly."""
     count = min(count, vocab_size)
     first = hashed_token(state, 1, 0, vocab_size)
     steps_down = (1 + hashed_token(state, 2, place, 64) for place in range(count))
     logprobs = [-total / 64 for total in accumulate(steps_down)]
-    return Candidates([(first + place) % vocab_size for place in range(count)], logprobs)
+    return BeamCandidates([(first + place) % vocab_size for place in range(count)], logprobs)
 
 
 def beam_state(seed: int, token_ids: Iterable[int]) -> int:
