@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from octavo.engine.engine import Engine
-from octavo.execution.executor import FinishedStep
+from octavo.execution.executor import PendingOutput
 from octavo.execution.plan import Plan
 from octavo.execution.row_tables import RowTables
 from octavo.sampling_params import SamplingParams
@@ -21,7 +21,7 @@ class Mirror(ShadowExecutor):
         self.tables = RowTables(max_model_len=128, block_size=4)
         self.num_released = 0
 
-    def submit(self, plan: Plan) -> FinishedStep:
+    def submit(self, plan: Plan) -> PendingOutput:
         self.tables.apply(plan)
         self.num_released += len(plan.released)
         step = super().submit(plan)

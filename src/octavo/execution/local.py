@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -10,10 +10,10 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
-from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.machine import free_memory_bytes
-from octavo.execution.model_runner import LaunchedStep, ModelRunner, RunnerLimits
-from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.model_runner import ModelRunner, RunnerLimits
+from octavo.execution.plan import Plan
 from octavo.execution.sizing import (
     check_weights_fit,
     layer_groups_of,
@@ -106,8 +106,8 @@ class LocalExecutor:
             raise EngineError("this engine has been closed")
         return self._runner
 
-    def submit(self, plan: Plan) -> "LocalStep":
-        return LocalStep(self.runner, self.runner.launch(plan))
+    def submit(self, plan: Plan) -> PendingOutput:
+        return PendingOutput(partial(self.runner.collect, self.runner.launch(plan)))
 
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""
@@ -121,17 +121,6 @@ class LocalExecutor:
     def close(self) -> None:
         """Drop the weights and the cache."""
         self._runner = None
-
-
-@dataclass(frozen=True, slots=True)
-class LocalStep:
-    """A step that this process's runner has launched."""
-
-    runner: ModelRunner
-    launched: LaunchedStep
-
-    def result(self) -> StepOutput:
-        return self.runner.collect(self.launched)
 
 
 def threads_of_a_rank(config: EngineConfig) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.execution.step_buffers import StagedStep, StepBuffers
+from octavo.execution.step_buffers import StagedBatch, StepBuffers
 from octavo.kernels.cache import KVCache
 from octavo.kernels.interface import Kernels, Model
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
@@ -33,7 +33,7 @@ class RunnerLimits:
 
 
 @dataclass(slots=True)
-class LaunchedStep:
+class DeviceOutput:
     """A step that has been started, and where its results will be."""
 
     scores: list[tuple[Scores, int]] = field(default_factory=list)
@@ -79,10 +79,10 @@ class ModelRunner:
         self._buffers = cycle([StepBuffers(*sizes) for _ in range(limits.steps_in_flight)])
 
     @torch.inference_mode()
-    def launch(self, plan: Plan) -> LaunchedStep:
+    def launch(self, plan: Plan) -> DeviceOutput:
         """Start a step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
         sampling. The sampled tokens are the rows' own when this returns, so that the next step can follow."""
-        launched = LaunchedStep()
+        launched = DeviceOutput()
         start_s = self.watch.start()
         self.follow(plan)
         staged = self.stage(plan) if plan.rows else None
@@ -101,7 +101,7 @@ class ModelRunner:
         launched.compute_s = self.watch.lap("sample") - start_s - launched.move_s
         return launched
 
-    def collect(self, launched: LaunchedStep) -> StepOutput:
+    def collect(self, launched: DeviceOutput) -> StepOutput:
         """Wait for a step and tell what it gave."""
         self.watch.start()
         output = StepOutput([], compute_s=launched.compute_s, move_s=launched.move_s)
@@ -134,7 +134,7 @@ class ModelRunner:
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
 
-    def stage(self, plan: Plan) -> StagedStep:
+    def stage(self, plan: Plan) -> StagedBatch:
         """The step's tokens as one flat list, with where each row's KV lives."""
         return next(self._buffers).stage(plan, self.rows)
 
@@ -154,7 +154,7 @@ class ModelRunner:
             source_ids, destination_ids = torch.tensor(pairs, dtype=torch.int64, device=self._device).unbind(1)
             self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
 
-    def _sample(self, plan: Plan, ends: IntArray, launched: LaunchedStep) -> None:
+    def _sample(self, plan: Plan, ends: IntArray, launched: DeviceOutput) -> None:
         """A token for each of the plan's sampled rows, appended to it, or candidates for a beam; `ends` are the flat
         indices of the rows' last tokens."""
         logits = self._logits(plan.logits_from, ends)
@@ -181,7 +181,7 @@ class ModelRunner:
         place = {source: index for index, source in enumerate(distinct)}
         return self.forward.logits(ends[list(distinct)])[[place[source] for source in sources]]
 
-    def _score(self, plan: Plan, index: int, end: int, launched: LaunchedStep) -> None:
+    def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""
         row, start, num_new = plan.rows[index], plan.starts[index], plan.num_new[index]
         prompt, _ = self.rows.token_ids(row)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import accumulate
 
-from octavo.execution.executor import Capacity, ExecutionTimes, FinishedStep, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.plan import Plan, StepOutput
 from octavo.outputs import BeamCandidates, TokenLogprobs
 
@@ -60,7 +60,7 @@ class SimulatedExecutor:
         """Row of a beam -> (its state, the candidates to give)."""
         self._prompts: dict[int, list[int]] = {}
 
-    def submit(self, plan: Plan) -> FinishedStep:
+    def submit(self, plan: Plan) -> PendingOutput:
         rows = self._rows
         for row in plan.removed:
             rows.pop(row, None)
@@ -81,7 +81,7 @@ class SimulatedExecutor:
             state, count = self._beams[row]
             self._beams[row] = (beam_state(state, [token_id]), count)
         self.clock_s += self._cost_s(plan)
-        return FinishedStep(self._output(plan))
+        return PendingOutput.ready(self._output(plan))
 
     def check(self) -> None:
         """Nothing can happen between two steps."""

@@ -10,12 +10,12 @@ from octavo.kernels.cache import KVCache
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionStep:
+class ForwardContext:
     """What all layers of a step share: a model hands it from its embedding to its last attention, unread."""
 
     cache: KVCache
     batch: RaggedBatch
-    prepared: Any
+    metadata: Any
     """What the backend made of the batch, once for all layers."""
 
 

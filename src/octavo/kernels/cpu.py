@@ -75,7 +75,7 @@ class CpuKernels(Kernels):
         forward = ForwardRecorder(self.instruction_set, cache)
         try:
             self._recorder = forward
-            hidden = model(forward.step)
+            hidden = model(forward.context)
             self._recorder = head = HeadRecorder(hidden, forward.pack)
             weight = head.product(model.logits(hidden))
         finally:

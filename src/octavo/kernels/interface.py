@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.kernels.attention import AttentionStep
+from octavo.kernels.attention import ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.operations import Operations
@@ -39,7 +39,7 @@ class ForwardPass(Protocol):
 class Model(Protocol):
     """What a backend runs: a forward pass in the words of `Kernels`."""
 
-    def __call__(self, step: AttentionStep) -> torch.Tensor:
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token: `[num_tokens, hidden_size]`."""
         ...
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 
 from octavo.errors import ModelError
-from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.cache import KVCache
 from octavo.kernels.quantized import QuantizedWeight
 
@@ -191,7 +191,7 @@ class Operations(Protocol):
         (gathered,) = self.record("gather", [width], logits=logits, gather=gather)
         return gathered
 
-    def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
+    def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise the new tokens' query and key heads, rotate them by their positions, write the tokens' K and V into
         their slots, and attend causally over their rows' blocks (paper, section 4.1, equation 4).
 
@@ -201,12 +201,12 @@ class Operations(Protocol):
         Returns:
             `[num_tokens, num_heads * head_dim]`. Sums are in float32, or float64 where the cache is.
         """
-        layer_group, place = step.cache.shape.layer_groups.place(spec.layer)
+        layer_group, place = context.cache.shape.layer_groups.place(spec.layer)
         (attended,) = self.record(
             "attention",
             [spec.num_heads * spec.head_dim],
             qkv=qkv,
-            cache=step.cache,
+            cache=context.cache,
             spec=spec,
             layer_group=layer_group,
             place=place,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
-from octavo.kernels.attention import AttentionSpec, AttentionStep
+from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.operations import Argument, Collective, Weight
@@ -77,7 +77,7 @@ class ForwardRecorder:
     def __init__(self, instruction_set: str, cache: KVCache) -> None:
         self.program = _cpu.Program(instruction_set, torch.get_num_threads())
         batch = RaggedBatch(**{field.name: Activation.of(field.name) for field in fields(RaggedBatch)})
-        self.step = AttentionStep(cache, batch, prepared=None)
+        self.context = ForwardContext(cache, batch, metadata=None)
         """What the model's forward is run with."""
         self._packed: dict[int, tuple[Weight, _cpu.Weight]] = {}
         """By the weight's id; the weight itself is there so that no other takes its id."""
