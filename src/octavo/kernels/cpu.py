@@ -22,7 +22,7 @@ from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
-from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, Recorder
+from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
 from octavo.kernels.sampling.sampler import sample
@@ -97,7 +97,7 @@ class CpuKernels(Kernels):
         """
         if self._recorder is None:
             raise RuntimeError("the CPU kernels record: their operations are called inside `bind` only")
-        return self._recorder.record(operation, widths, weights, arguments)
+        return self._recorder.record(OperationCall(operation, widths, weights, arguments))
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
         """As the reference does, by numpy where that is faster."""
