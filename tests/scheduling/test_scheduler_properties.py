@@ -212,7 +212,7 @@ class Traffic:
         assert ledger.num_used_blocks == ledger.num_pinned_blocks, "blocks were left behind"
         assert ledger.num_swapped_blocks == 0, "the swap space is not empty"
         leaves_nothing = self.shape.scope == "off" and not (
-            self.shape.pins and self.engine.scheduler.memory.has_windows
+            self.shape.pins and self.engine.scheduler.memory.demand.has_windows
         )
         assert not leaves_nothing or ledger.num_cached_blocks == 0, "only what pins' windows have passed may be found"
 
