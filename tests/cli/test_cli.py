@@ -83,11 +83,14 @@ def test_doctor_tells_what_windows_give_back(tmp_path):
         "0.2 KiB once a sequence outgrows the windows",
         "1.0 MiB at 4096 tokens; without windows it would be 5.0 MiB",
         "1 of 2 layers that see all tokens; 3 of 2 layers that see the last 7; 1 of 1 layer that see",
-        "(and room for 1 more, empty)",
+        "(and room for 1 more: 2.0 KiB of a block are empty)",
         "of sequences within the windows",
         "9 at the full 4096 tokens",
     ):
         assert words in done.stdout
+    contiguous = octavo("doctor", "--model", str(folder), *knobs, "--kv-allocation", "contiguous-max")
+    assert "2 at the full 4096 tokens, 2 of 512 tokens" in contiguous.stdout
+    assert "outgrows" not in contiguous.stdout
     without = octavo("doctor", "--model", str(folder), *knobs, "--max-model-len", "7")
     assert "outgrows" not in without.stdout
     assert "layer groups" not in without.stdout

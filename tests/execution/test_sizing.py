@@ -1,6 +1,7 @@
 """What fits is known before anything is allocated, and said with the flag to change."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,9 +36,9 @@ def loaded_bytes(build: ModelBuild) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def size(free_bytes: int, kv_cache_memory: str, max_model_len: int = 256, **knobs: int) -> int:
+def size(free_bytes: int, kv_cache_memory: str, max_model_len: int = 256, **knobs: Any) -> int:
     """The cache's blocks."""
-    config = EngineConfig(kv_cache_memory=kv_cache_memory, **knobs)  # type: ignore[arg-type]
+    config = EngineConfig(kv_cache_memory=kv_cache_memory, **knobs)
     shape = size_cache(config, MODEL, GROUPS, torch.float32, max_model_len, free_bytes)
     assert shape.block_bytes == BLOCK_BYTES
     return shape.num_blocks
@@ -133,6 +134,17 @@ def test_memory_flags_are_totals_of_all_ranks() -> None:
     assert weight_bytes(MODEL, split) == weight_bytes(MODEL, BUILD) + whole_on_both
     with pytest.raises(ConfigError, match=r"2 KV heads cannot be split .* over 3 .*they divide by 1, 2$"):
         size_cache(EngineConfig(tensor_parallel_size=3), MODEL, GROUPS, torch.float32, 256, 50 * BLOCK_BYTES)
+
+
+def test_a_contiguous_pool_is_sized_by_what_is_reserved(caplog: pytest.LogCaptureFixture) -> None:
+    """Of 17 blocks for 272 tokens -max reserves 32; -oracle no more than 16 where only 16 are there."""
+    assert size(100 * MIB, "30GiB", 272, max_num_seqs=3, kv_allocation="contiguous-max") == 3 * 32
+    assert size(100 * MIB, "30GiB", 272, max_num_seqs=3) == 3 * 17
+    with pytest.raises(ConfigError, match=r"contiguous-max reserves 32 KV blocks .*31: raise it or lower --max-model"):
+        size(100 * MIB, f"{31 * BLOCK_BYTES}", 272, kv_allocation="contiguous-max")
+    assert not caplog.records
+    assert size(100 * MIB, f"{31 * BLOCK_BYTES}", 272, kv_allocation="contiguous-oracle") == 31
+    assert "the KV cache holds 256 tokens" in caplog.text
 
 
 def test_less_than_a_block_is_refused() -> None:

@@ -23,9 +23,20 @@ from hypothesis.stateful import (
 from octavo.config import KVAllocation
 from octavo.errors import EngineError
 from octavo.layer_groups import Full, LayerGroup, LayerGroups, Window, group_layers, one_group
-from octavo.memory import BlockPool, BlockTable, KVManager, Move, PagedManager, chain_digests, chain_root, make_manager
+from octavo.memory import (
+    BlockPool,
+    BlockTable,
+    KVManager,
+    Move,
+    PagedManager,
+    chain_digests,
+    chain_root,
+    make_demand,
+    make_manager,
+)
 from octavo.memory.contiguous import BuddyAllocator, ContiguousManager
 from octavo.memory.demand import ReservedDemand
+from paged_memory import paged
 from scheduling.checking import check_pool, check_runs
 
 ROOT = chain_root(scope="test")
@@ -81,15 +92,8 @@ class ManagerMachine(RuleBasedStateMachine):
     ) -> None:
         if allocation != "paged":
             num_blocks *= 10
-        self.memory = make_manager(
-            allocation,
-            num_blocks,
-            block_size,
-            layer_groups,
-            max_model_len=MAX_TOKENS,
-            max_tokens_in_flight=20,
-            num_swap_blocks=num_swap_blocks,
-        )
+        demand = make_demand(allocation, block_size, layer_groups, max_model_len=MAX_TOKENS, max_tokens_in_flight=20)
+        self.memory = make_manager(demand, num_blocks, num_swap_blocks=num_swap_blocks)
         self.kinds = layer_groups.kinds
         self.content: dict[Slot, int] = {}
         self.swap_space: dict[Slot, int] = {}
@@ -337,7 +341,7 @@ TestManagerMachine = ManagerMachine.TestCase
 
 
 def test_blocks_are_taken_only_when_a_token_needs_one() -> None:
-    memory = PagedManager(8, 16)
+    memory = paged(8, 16)
     table = memory.new_table(100)
     assert memory.append(table, 16) == ([], [], table.groups[0])
     assert [memory.append(table, 1) is None for _ in range(16)] == [False] + [True] * 15
@@ -345,7 +349,7 @@ def test_blocks_are_taken_only_when_a_token_needs_one() -> None:
 
 
 def test_the_last_writer_of_a_shared_block_keeps_it() -> None:
-    memory = PagedManager(8, 16)
+    memory = paged(8, 16)
     parent = memory.new_table(100)
     memory.append(parent, 20)
     shared = parent.groups[0][-1]
@@ -361,7 +365,7 @@ def test_the_last_writer_of_a_shared_block_keeps_it() -> None:
 
 
 def test_a_window_group_lets_go_of_what_it_has_passed_and_it_stays_findable() -> None:
-    memory = PagedManager(20, 4, group_layers([Full(), Window(6)]))
+    memory = paged(20, 4, group_layers([Full(), Window(6)]))
     tokens = list(range(24))
     digests, names = digests_of(tokens, 4), names_of(tokens, 4)
     table = memory.new_table(100)
@@ -379,7 +383,7 @@ def test_a_window_group_lets_go_of_what_it_has_passed_and_it_stays_findable() ->
 
 
 def test_the_ledger_tells_each_groups_blocks_and_the_padding() -> None:
-    memory = PagedManager(20, 4, group_layers([Full(), Full(), Window(4), Window(4), Window(4)]), block_bytes=600)
+    memory = paged(20, 4, group_layers([Full(), Full(), Window(4), Window(4), Window(4)]), block_bytes=600)
     table = memory.new_table(10)
     memory.append(table, 9)
     memory.release_passed(table, 9)
@@ -387,9 +391,7 @@ def test_the_ledger_tells_each_groups_blocks_and_the_padding() -> None:
     layers = [(group.kind, group.num_layers, group.num_used_blocks) for group in ledger.groups]
     assert layers == [("full", 1, 3), ("full", 1, 3), ("window(4)", 1, 2), ("window(4)", 1, 2), ("window(4)", 1, 2)]
     assert ledger.padding_bytes == 0
-    wide = PagedManager(
-        20, 4, LayerGroups((LayerGroup(Full(), (0, 1, 2)), LayerGroup(Window(4), (3,))), 3), block_bytes=600
-    )
+    wide = paged(20, 4, LayerGroups((LayerGroup(Full(), (0, 1, 2)), LayerGroup(Window(4), (3,))), 3), block_bytes=600)
     table = wide.new_table(8)
     wide.append(table, 8)
     ledger = wide.ledger()
@@ -398,7 +400,7 @@ def test_the_ledger_tells_each_groups_blocks_and_the_padding() -> None:
 
 
 def test_the_ledger_tells_reserved_from_never_used() -> None:
-    memory = PagedManager(8, 16)
+    memory = paged(8, 16)
     memory.append(memory.new_table(20), 18)
     ledger = memory.ledger()
     assert (ledger.num_filled_slots, ledger.num_unfilled_slots) == (18, 14)
@@ -407,7 +409,7 @@ def test_the_ledger_tells_reserved_from_never_used() -> None:
 
 
 def test_the_ledger_counts_what_sharing_saves() -> None:
-    memory = PagedManager(8, 16)
+    memory = paged(8, 16)
     parent = memory.new_table(100)
     memory.append(parent, 32)
     for _ in range(3):
@@ -478,7 +480,7 @@ def test_a_reserve_policy_takes_the_papers_lengths_in_powers_of_two(policy: Any,
 
 
 def test_contiguous_memory_counts_the_papers_three_kinds_of_waste() -> None:
-    memory = ContiguousManager(24, 16, one_group(2), "max", 200)
+    memory = ContiguousManager(24, ReservedDemand("max", 16, one_group(2), max_model_len=200))
     table = memory.new_table(150)
     assert memory.reserve([table], 1, 100, 150)
     memory.append(table, 100)

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.memory import BlockTable, PagedManager, PrefixHit, chain_digest, chain_root
+from paged_memory import paged
 
 SIZE = 4
 ROOT = chain_root(scope="test")
@@ -29,7 +30,7 @@ def found(memory: PagedManager, tokens: list[int]) -> list[int | None]:
 
 
 def test_a_freed_block_is_found_until_its_memory_is_needed() -> None:
-    memory = PagedManager(4, SIZE)
+    memory = paged(4, SIZE)
     first = filled(memory, [1] * 8)
     blocks = first.groups[0].copy()
     memory.free(first)
@@ -42,7 +43,7 @@ def test_a_freed_block_is_found_until_its_memory_is_needed() -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    memory = PagedManager(2, SIZE)
+    memory = paged(2, SIZE)
     for tokens in ([1] * 4, [2] * 4):
         memory.free(filled(memory, tokens))
     again = memory.new_table(100)
@@ -54,7 +55,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_blocks_filled_twice_keep_the_order_of_their_chain() -> None:
-    memory = PagedManager(5, SIZE)
+    memory = paged(5, SIZE)
     first, second = filled(memory, [1] * 4), filled(memory, [1] * 8)
     indexed, private = first.groups[0][0], second.groups[0][0]
     assert found(memory, [1] * 8) == [indexed, second.groups[0][1]]
@@ -67,7 +68,7 @@ def test_blocks_filled_twice_keep_the_order_of_their_chain() -> None:
 
 
 def test_a_second_copy_takes_the_place_of_one_that_is_gone() -> None:
-    memory = PagedManager(2, SIZE)
+    memory = paged(2, SIZE)
     first, second = filled(memory, [1] * 4), filled(memory, [1] * 4)
     memory.free(first)
     other = filled(memory, [2] * 4)
@@ -77,7 +78,7 @@ def test_a_second_copy_takes_the_place_of_one_that_is_gone() -> None:
 
 
 def test_pins_outlive_a_restart_and_nothing_else_does() -> None:
-    memory = PagedManager(4, SIZE)
+    memory = paged(4, SIZE)
     kept, other = filled(memory, [1] * 8), filled(memory, [2] * 4)
     pins = kept.groups[0].copy()
     memory.pin(PrefixHit(2, [0], [pins]))

@@ -5,11 +5,12 @@ from functools import partial
 from octavo.engine.engine import Engine
 from octavo.execution.plan import Plan
 from octavo.layer_groups import Full, Window, group_layers
-from octavo.memory import BlockTable, PagedManager
+from octavo.memory import BlockTable
 from octavo.sampling_params import Beams, SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.request import Request
 from octavo.scheduling.sequence import SequenceState
+from paged_memory import paged
 from scheduling.checking import ShadowExecutor, capacity, check_engine
 
 
@@ -157,13 +158,13 @@ def test_a_removed_parents_children_share_what_both_shared_with_it():
     root, *children = request.sequences
     for child, shared in zip(children, (6, 9, 4), strict=True):
         child.fork_at = shared
-    request.remove(root, PagedManager(1, 4).can_fork)
+    request.remove(root, paged(1, 4).can_fork)
     heir, *others = request.sequences
     assert (heir.parent, heir.fork_at) == (None, 0)
     assert [(other.parent, other.fork_at) for other in others] == [(heir, 6), (heir, 4)]
     grandchild = SequenceState(request, 9, BlockTable.empty(1, 30), 10, parent=others[0], fork_at=8)
     request.sequences.append(grandchild)
-    request.remove(others[0], PagedManager(1, 4).can_fork)
+    request.remove(others[0], paged(1, 4).can_fork)
     assert (grandchild.parent, grandchild.fork_at) == (heir, 6)
 
 

@@ -58,6 +58,7 @@ def test_gauges_show_blocks_shared_while_several_answers_are_made(serve: Any) ->
         assert now["vllm:kv_cache_usage_perc"] == pytest.approx(now["octavo:kv_blocks{used}"] / total)
         held = sum(now[f"octavo:kv_slots{{{state}}}"] for state in ("filled", "reserved", "fragmented"))
         assert held == now["octavo:kv_blocks{used}"] * ENGINE.block_size
+        assert now["octavo:kv_padding_bytes"] == 0, "all layers are alike"
         assert now["octavo:kv_waste_ratio"] == pytest.approx(1 - now["octavo:kv_slots{filled}"] / held)
         until(lambda: samples(http)["vllm:request_success_total{abort}"] == 4)
 

@@ -1,7 +1,6 @@
 """`octavo doctor`: this machine, the kernels chosen and why, and what a model would take of its memory."""
 
 import argparse
-import bisect
 import platform
 from collections import Counter
 from collections.abc import Iterator
@@ -145,18 +144,18 @@ def _print_model(config: EngineConfig) -> None:
 
 
 def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
-    from octavo.execution.sizing import block_demand
-    from octavo.memory import BlockDemand
+    from octavo.execution.sizing import demand_of
+    from octavo.memory import BlockDemand, most_at_once
 
-    demand, groups = block_demand(config, cache.layer_groups), cache.layer_groups
+    groups = cache.layer_groups
+    demand = demand_of(config, groups, max_model_len)
     block_bytes, num_blocks = cache.block_bytes * config.tensor_parallel_size, cache.num_blocks
     size, num_groups = cache.block_size, cache.num_groups
     token_kib = block_bytes / size / 1024
     short = min(512, max_model_len)
 
-    def most_at_once(num_tokens: int) -> int:
-        counts = range(1, config.max_num_seqs + 1)
-        return bisect.bisect_right(counts, num_blocks, key=lambda count: demand.of_request(0, num_tokens, count))
+    def at_once(num_tokens: int) -> int:
+        return most_at_once(demand, num_tokens, num_blocks, config.max_num_seqs)
 
     dtype = str(cache.dtype).removeprefix("torch.")
     rows = {"one token": f"{token_kib * num_groups:,.1f} KiB in {dtype} (--kv-cache-dtype)"}
@@ -174,7 +173,7 @@ def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) 
         )
         room += " of sequences within the windows"
     if num_groups > 1:
-        rows["layer groups"] = "; ".join(_group_counts(groups))
+        rows["layer groups"] = "; ".join(_group_counts(groups, block_bytes))
     _print_section(
         f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
         rows
@@ -182,17 +181,18 @@ def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) 
             "one block": f"{block_bytes / 1024:,.1f} KiB for {size} tokens (--block-size)"
             + (" of one layer group" if num_groups > 1 else ""),
             "blocks": f"{num_blocks:,} ({num_blocks * block_bytes / MIB:,.0f} MiB), {room}",
-            "sequences": f"{most_at_once(max_model_len):,} at the full {max_model_len} tokens, "
-            f"{most_at_once(short):,} of {short} tokens (at most {config.max_num_seqs} at once, --max-num-seqs)",
+            "sequences": f"{at_once(max_model_len):,} at the full {max_model_len} tokens, "
+            f"{at_once(short):,} of {short} tokens (at most {config.max_num_seqs} at once, --max-num-seqs)",
         },
     )
 
 
-def _group_counts(groups: "LayerGroups") -> Iterator[str]:
+def _group_counts(groups: "LayerGroups", block_bytes: int) -> Iterator[str]:
     """How many groups there are of each kind and number of layers, in words."""
     for (kind, num_layers), count in Counter((group.kind, len(group.layers)) for group in groups.groups).items():
         seen = "all tokens" if kind.most_seen is None else f"the last {kind.most_seen}"
         layers = f"{num_layers} layer{'s' if num_layers > 1 else ''}"
         empty = groups.layers_a_group - num_layers
-        padding = f" (and room for {empty} more, empty)" if empty else ""
+        empty_kib = block_bytes * empty / groups.layers_a_group / 1024
+        padding = f" (and room for {empty} more: {empty_kib:,.1f} KiB of a block are empty)" if empty else ""
         yield f"{count} of {layers} that see {seen}{padding}"

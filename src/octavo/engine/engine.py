@@ -6,7 +6,7 @@ from typing import Self
 from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, PendingOutput
-from octavo.memory import Ledger, make_manager
+from octavo.memory import Ledger, make_demand, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.plan_writer import ScheduledStep
@@ -31,13 +31,16 @@ class Engine:
         kv_allocation: KVAllocation = "paged",
     ) -> None:
         capacity = executor.capacity
-        memory = make_manager(
+        demand = make_demand(
             kv_allocation,
-            capacity.num_blocks,
             capacity.block_size,
             capacity.layer_groups,
             max_model_len=capacity.max_model_len,
             max_tokens_in_flight=max_num_batched_tokens * executor.depth,
+        )
+        memory = make_manager(
+            demand,
+            capacity.num_blocks,
             num_swap_blocks=capacity.num_swap_blocks,
             block_bytes=capacity.block_bytes,
         )
@@ -49,7 +52,7 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             max_logprobs=max_logprobs,
-            demand=memory.demand,
+            demand=demand,
         )
         self.executor = executor
         self.scheduler = Scheduler(

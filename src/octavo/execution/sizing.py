@@ -13,7 +13,7 @@ from octavo.knobs import parse_size
 from octavo.layer_groups import Full, LayerGroups, group_layers
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.memory import BlockDemand
+from octavo.memory import Demand, make_demand
 from octavo.models.config import ModelConfig
 from octavo.models.registry import CausalLM, build_model
 
@@ -85,9 +85,15 @@ def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:
     )
 
 
-def block_demand(config: EngineConfig, layer_groups: LayerGroups) -> BlockDemand:
+def demand_of(config: EngineConfig, layer_groups: LayerGroups, max_model_len: int) -> Demand:
     """What sequences can come to hold."""
-    return BlockDemand(config.block_size, layer_groups, config.max_num_batched_tokens * config.steps_in_flight)
+    return make_demand(
+        config.kv_allocation,
+        config.block_size,
+        layer_groups,
+        max_model_len=max_model_len,
+        max_tokens_in_flight=config.max_num_batched_tokens * config.steps_in_flight,
+    )
 
 
 def size_cache(
@@ -102,15 +108,17 @@ def size_cache(
     sequences at full length could fill: blocks behind a window, too, as the prefix cache still finds them.
 
     Raises:
-        ConfigError: this cache is more than is free, or less than one block a layer group.
+        ConfigError: this cache is more than is free, less than one block a layer group, or less than what
+            `--kv-allocation` reserves for a sequence.
     """
     ranks = TensorParallel(0, config.tensor_parallel_size)
     heads = len(ranks.shard(model.num_key_value_heads, "KV heads", replicate=True))
     block = CacheShape(1, layer_groups, config.block_size, heads, model.head_dim, dtype)
-    demand = block_demand(config, layer_groups)
+    demand = demand_of(config, layer_groups, max_model_len)
     block_bytes = block.block_bytes * ranks.size
     wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
-    most_useful = config.max_num_seqs * block.num_groups * -(-max_model_len // config.block_size)
+    most_filled = config.max_num_seqs * block.num_groups * -(-max_model_len // config.block_size)
+    most_useful = max(most_filled, demand.of_request(0, max_model_len, config.max_num_seqs))
     num_blocks = min(wanted_bytes // block_bytes, most_useful)
     if num_blocks < block.num_groups:
         least = "one KV block" if block.num_groups == 1 else f"{block.num_groups} KV blocks, one a layer group,"
@@ -124,6 +132,11 @@ def size_cache(
             f"MiB and only {free_bytes / MIB:,.0f} MiB are free: lower it"
         )
     servable = demand.longest(1, 1, num_blocks, max_model_len)
+    if servable < 1:
+        raise ConfigError(
+            f"--kv-allocation {config.kv_allocation} reserves {demand.of_request(1, 1, 1)} KV blocks for a sequence, "
+            f"and --kv-cache-memory {config.kv_cache_memory} has {num_blocks}: raise it or lower --max-model-len"
+        )
     if servable < max_model_len:
         logger.warning(
             "the KV cache holds %d tokens, so sequences up to that length can be served, not the model's "

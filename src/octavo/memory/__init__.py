@@ -3,14 +3,14 @@ Plain Python: nothing here loads torch or numpy."""
 
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
-from octavo.memory.demand import BlockDemand, Demand, ReservedDemand
+from octavo.memory.demand import BlockDemand, Demand, ReservedDemand, most_at_once
 from octavo.memory.ledger import GroupAccount, Ledger, Totals
 from octavo.memory.manager import Fork, KVManager, TableChange
 from octavo.memory.paged import PagedManager
 from octavo.memory.prefix_chain import chain_digest, chain_digests, chain_root
 from octavo.memory.prefix_index import PrefixIndex
 from octavo.memory.prefix_lookup import PrefixHit
-from octavo.memory.selection import make_manager
+from octavo.memory.selection import make_demand, make_manager
 from octavo.memory.swap_space import Move
 
 __all__ = [
@@ -32,5 +32,7 @@ __all__ = [
     "chain_digest",
     "chain_digests",
     "chain_root",
+    "make_demand",
     "make_manager",
+    "most_at_once",
 ]

@@ -1,5 +1,6 @@
 """How many blocks sequences can come to hold: what admission, sizing and the paper's worst cases count with."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
@@ -114,6 +115,12 @@ class ReservedDemand(msgspec.Struct, frozen=True, tag=True):
 
 Demand = BlockDemand | ReservedDemand
 """What admission counts with: it crosses to the front, which refuses what could never run."""
+
+
+def most_at_once(demand: Demand, num_tokens: int, num_blocks: int, limit: int) -> int:
+    """How many sequences of `num_tokens` tokens, up to `limit`, can have `num_blocks` blocks together."""
+    counts = range(1, limit + 1)
+    return bisect_right(counts, num_blocks, key=lambda count: demand.of_request(0, num_tokens, count))
 
 
 def longest_in(demand: Demand, num_prompt: int, num_sequences: int, num_blocks: int, limit: int) -> int:

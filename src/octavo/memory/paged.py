@@ -4,7 +4,7 @@ copy-on-write. What it decides is returned as plain data."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from octavo.layer_groups import LayerGroups, LayerKind, one_group
+from octavo.layer_groups import LayerKind
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
 from octavo.memory.demand import BlockDemand
@@ -25,18 +25,16 @@ class PagedManager:
     def __init__(
         self,
         num_blocks: int,
-        block_size: int,
-        layer_groups: LayerGroups | None = None,
+        demand: BlockDemand,
         *,
         num_swap_blocks: int = 0,
         block_bytes: int = 0,
-        max_tokens_in_flight: int = 1,
     ) -> None:
-        self.layer_groups = layer_groups = layer_groups or one_group(1)
+        self.demand = demand
+        self.layer_groups = layer_groups = demand.layer_groups
         self.num_groups = len(layer_groups.groups)
-        self.demand = BlockDemand(block_size, layer_groups, max_tokens_in_flight)
         self.num_blocks = num_blocks
-        self.block_size = block_size
+        self.block_size = demand.block_size
         self.block_bytes = block_bytes
         self.pool = BlockPool(num_blocks, self.num_groups)
         self.swap = BlockPool(num_swap_blocks, self.num_groups)

@@ -17,6 +17,7 @@ from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
 from octavo.errors import ConfigError, OctavoError
+from octavo.memory import most_at_once
 
 if TYPE_CHECKING:
     import uvicorn
@@ -217,7 +218,7 @@ def summary(
     """The table printed when the server is up."""
     limits = ready.limits
     host, port = listener.getsockname()[:2]
-    at_full_length = limits.num_blocks // limits.demand.of_request(0, limits.max_model_len, 1)
+    at_full_length = most_at_once(limits.demand, limits.max_model_len, limits.num_blocks, limits.max_num_seqs)
     num_slots = limits.num_blocks * limits.block_size // len(limits.demand.layer_groups.groups)
     cache_mib = limits.num_blocks * ready.block_bytes / MIB
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in front_s.items())

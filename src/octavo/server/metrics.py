@@ -152,6 +152,11 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
             {"": ledger.num_unshared_blocks},
         ),
         Gauge("octavo:kv_slots", "Token slots of used blocks by what they hold.", dict(slots)),
+        Gauge(
+            "octavo:kv_padding_bytes",
+            "Bytes of used blocks in the empty places of layer groups with fewer layers than others.",
+            {"": ledger.padding_bytes},
+        ),
         Gauge("octavo:kv_waste_ratio", "Share of allocated slots that hold no token.", {"": ledger.waste}),
     ]
 

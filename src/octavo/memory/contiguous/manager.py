@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from octavo.errors import EngineError
-from octavo.layer_groups import LayerGroups
 from octavo.memory.block_table import BlockTable
 from octavo.memory.contiguous.buddy import BuddyAllocator
-from octavo.memory.demand import ReservedDemand, ReservePolicy
+from octavo.memory.demand import ReservedDemand
 from octavo.memory.ledger import GroupAccount, Ledger, Totals
 from octavo.memory.manager import Fork, TableChange
 from octavo.memory.prefix_lookup import Names, PrefixHit
@@ -38,21 +37,12 @@ class ContiguousManager:
     that tokens have reached, so what reads them cannot tell a run from single blocks.
     """
 
-    def __init__(
-        self,
-        num_blocks: int,
-        block_size: int,
-        layer_groups: LayerGroups,
-        policy: ReservePolicy,
-        max_model_len: int,
-        *,
-        block_bytes: int = 0,
-    ) -> None:
+    def __init__(self, num_blocks: int, demand: ReservedDemand, *, block_bytes: int = 0) -> None:
+        self.demand = demand
         self.num_blocks = num_blocks
-        self.block_size = block_size
+        self.block_size = demand.block_size
         self.block_bytes = block_bytes
-        self.layer_groups = layer_groups
-        self.demand = ReservedDemand(policy, block_size, layer_groups, max_model_len)
+        self.layer_groups = demand.layer_groups
         self.totals = Totals()
         self._buddies = BuddyAllocator(num_blocks)
         self._reservations: dict[BlockTable, Reservation] = {}
