@@ -52,7 +52,7 @@ def layouts(config: EngineConfig, max_model_len: int) -> list[Layout]:
 
     from octavo.checkpoints.locate import locate
     from octavo.execution.sizing import layer_groups_of
-    from octavo.kernels.interface import CacheShape
+    from octavo.kernels.cache import CacheShape
     from octavo.kernels.reference import ReferenceKernels
     from octavo.layer_groups import one_group
     from octavo.layers.build import ModelBuild

@@ -73,7 +73,7 @@ struct Norm {
   bool centred = false;
 };
 
-// As octavo.kernels.interface.ActivationKind: gelu is exact, with the error function; gelu_tanh its usual approximation.
+// As octavo.kernels.operations.ActivationKind: gelu is exact, with the error function; gelu_tanh its usual approximation.
 enum class Activation { relu, gelu, gelu_tanh, silu };
 
 struct KernelTable {

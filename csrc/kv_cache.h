@@ -6,7 +6,7 @@
 //   values  [num_kv_heads][block_size][head_dim]
 // and in an int8 cache a float32 scale for each vector
 //   key scales, value scales   [num_kv_heads][block_size] each
-// A record's size is CacheShape.block_bytes (src/octavo/kernels/interface.py).
+// A record's size is CacheShape.block_bytes (src/octavo/kernels/cache.py).
 #pragma once
 
 #include <cstdint>

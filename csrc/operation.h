@@ -1,4 +1,4 @@
-// How an operation comes into a program. src/octavo/kernels/interface.py declares it; a model's call of it comes here by its name,
+// How an operation comes into a program. src/octavo/kernels/operations.py declares it; a model's call of it comes here by its name,
 // with its arguments by theirs, and the operation's own file in ops/ makes Ops of them.
 #pragma once
 

@@ -16,7 +16,7 @@
 
 namespace octavo {
 
-// What all operations of a step share: `execution.ModelRunner`'s flat batch (kernels/interface.py, RaggedBatch).
+// What all operations of a step share: `execution.ModelRunner`'s flat batch (kernels/batch.py, RaggedBatch).
 struct Step {
   uint64_t serial = 0;                    // tells a program's steps apart
   int64_t num_tokens = 0;

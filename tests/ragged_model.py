@@ -8,7 +8,9 @@ import torch
 
 from octavo.checkpoints.locate import locate
 from octavo.config import Quantization
-from octavo.kernels.interface import CacheShape, Kernels, RaggedBatch
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import group_layers
 from octavo.layers.build import ModelBuild

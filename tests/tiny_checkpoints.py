@@ -9,6 +9,8 @@ import torch
 import transformers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from octavo.models.config import ModelConfig
+
 TINY: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -22,6 +24,19 @@ TINY: dict[str, Any] = {
     "eos_token_id": 2,
 }
 """Weights large enough that the most likely token stands out."""
+
+TINY_LLAMA = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=TINY["vocab_size"],
+    hidden_size=TINY["hidden_size"],
+    intermediate_size=TINY["intermediate_size"],
+    num_hidden_layers=TINY["num_hidden_layers"],
+    num_attention_heads=TINY["num_attention_heads"],
+    num_key_value_heads=TINY["num_key_value_heads"],
+    head_dim=8,
+    max_position_embeddings=TINY["max_position_embeddings"],
+)
+"""What its config.json says."""
 
 LLAMA3 = {
     "rope_type": "llama3",

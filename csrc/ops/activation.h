@@ -1,4 +1,4 @@
-// The kinds of activation by the names that src/octavo/kernels/interface.py gives them.
+// The kinds of activation by the names that src/octavo/kernels/operations.py gives them.
 #pragma once
 
 #include <string>

@@ -18,7 +18,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top_logprobs: list[float]
 
 
-class Candidates(msgspec.Struct, frozen=True, array_like=True):
+class BeamCandidates(msgspec.Struct, frozen=True, array_like=True):
     """The tokens that may come next in a beam, most likely first, equals by their id; impossible ones are left out."""
 
     token_ids: list[int]

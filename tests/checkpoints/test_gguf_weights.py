@@ -15,7 +15,6 @@ from octavo.checkpoints.gguf_config import config_fields
 from octavo.checkpoints.gguf_header import read_header
 from octavo.checkpoints.locate import locate
 from octavo.errors import ModelError
-from octavo.models.config import ModelConfig
 from octavo.models.loader import read_config
 from ragged_model import RaggedModel
 from tiny_checkpoints import make_llama
@@ -29,17 +28,6 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 TOKENS = list(range(3, 40))
-LLAMA_CONFIG = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=56,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-)
 
 
 @pytest.mark.parametrize(

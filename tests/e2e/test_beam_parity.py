@@ -14,7 +14,7 @@ from octavo import LLM, BeamSearchParams
 from octavo.checkpoints.locate import locate
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.execution.executor import Step
+from octavo.execution.executor import PendingOutput
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
 from octavo.layer_groups import one_group
@@ -198,7 +198,7 @@ def test_no_token_is_computed_twice_because_of_a_fork(tiny: Tiny) -> None:
         capacity, depth = tiny.executor.capacity, 1
         num_new = num_sampled = 0
 
-        def submit(self, plan: Plan) -> Step:
+        def submit(self, plan: Plan) -> PendingOutput:
             self.num_new += sum(plan.num_new)
             self.num_sampled += len(plan.sampled_rows)
             return tiny.executor.submit(plan)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from e2e.sized_pools import open_with_blocks
 from octavo import LLM, RequestOutput, SamplingParams
 from tiny_checkpoints import make_llama
 
@@ -26,12 +27,6 @@ def tiny(tmp_path_factory):
 
 def open_tiny(folder, precision: str, **knobs: Any) -> LLM:
     return LLM(str(folder), tokenizer="smollm2", **PRECISIONS[precision], **knobs)
-
-
-def small_pool(folder, precision: str, num_blocks: int, **knobs: Any) -> LLM:
-    with open_tiny(folder, precision, kv_cache_memory="1MiB") as llm:
-        block_bytes = llm.engine.executor.capacity.block_bytes
-    return open_tiny(folder, precision, kv_cache_memory=num_blocks * block_bytes, **knobs)
 
 
 def mixed_work() -> tuple[list[list[int]], list[SamplingParams]]:
@@ -67,7 +62,7 @@ def test_alone_batched_chunked_and_preempted_are_the_same_bits(tiny, precision: 
             assert told(alone) == batched[index]
     with open_tiny(tiny, precision, max_num_batched_tokens=24, max_num_seqs=8) as llm:
         assert run(llm) == batched
-    with small_pool(tiny, precision, 40, max_model_len=400) as llm:
+    with open_with_blocks(tiny, 40, max_model_len=400, **PRECISIONS[precision]) as llm:
         assert run(llm) == batched
         assert llm.engine.scheduler.num_preemptions >= 3
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from e2e.sized_pools import open_with_blocks
 from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.config import PreemptionMode
 from octavo.errors import ConfigError
@@ -57,16 +58,7 @@ def open_tiny(
     num_swap_blocks: int = 0,
     mode: PreemptionMode = "auto",
 ) -> LLM:
-    common: dict[str, Any] = {"tokenizer": "smollm2", "block_size": BLOCK_SIZE, **knobs}
-    with LLM(str(folder), kv_cache_memory="1MiB", **{**common, "tensor_parallel_size": 1}) as llm:
-        block_bytes = llm.engine.executor.capacity.block_bytes
-    return LLM(
-        str(folder),
-        kv_cache_memory=num_blocks * block_bytes,
-        swap_space=num_swap_blocks * block_bytes,
-        preemption_mode=mode,
-        **common,
-    )
+    return open_with_blocks(folder, num_blocks, num_swap_blocks, block_size=BLOCK_SIZE, preemption_mode=mode, **knobs)
 
 
 def run(llm: LLM) -> list[RequestOutput]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from e2e.sized_pools import open_with_blocks
 from octavo import LLM, SamplingParams
 from octavo.errors import ConfigError, RequestError
 from tiny_checkpoints import make_llama
@@ -57,12 +58,10 @@ def conversations(llm: LLM) -> list[list[list[int]]]:
 @pytest.mark.parametrize("num_blocks", [2000, 45], ids=["roomy", "tight"])
 def test_chats_get_the_same_tokens_with_the_cache_on_and_off(tiny: Path, precision: str, num_blocks: int) -> None:
     knobs = PRECISIONS[precision]
-    with open_tiny(tiny, **knobs) as llm:
-        memory = num_blocks * llm.engine.executor.capacity.block_bytes
     with open_tiny(tiny, prefix_cache_scope="off", **knobs) as off:
         wanted = conversations(off)
         assert off.ledger().totals.num_hit_tokens == 0
-    with open_tiny(tiny, kv_cache_memory=memory, max_model_len=400, **knobs) as on:
+    with open_with_blocks(tiny, num_blocks, max_model_len=400, **knobs) as on:
         assert conversations(on) == wanted
         totals = on.ledger().totals
         assert totals.num_hit_tokens > totals.num_queried_tokens / 4

@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 from e2e.greedy_oracle import GreedyOracle
+from e2e.sized_pools import open_with_blocks
 from octavo import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from octavo.config import PreemptionMode
 from octavo.layer_groups import Full
@@ -96,22 +97,16 @@ def open_tiny(
     num_swap_blocks: int = 0,
     mode: PreemptionMode = "auto",
 ) -> LLM:
-    common: dict[str, Any] = {
-        "tokenizer": "smollm2",
-        "dtype": "float32",
-        "block_size": BLOCK_SIZE,
-        "max_num_seqs": 16,
-        "max_num_batched_tokens": 16,
-        **knobs,
-    }
-    with LLM(str(folder), kv_cache_memory="1MiB", **{**common, "tensor_parallel_size": 1}) as llm:
-        block_bytes = llm.engine.executor.capacity.block_bytes
-    return LLM(
-        str(folder),
-        kv_cache_memory=num_blocks * block_bytes,
-        swap_space=num_swap_blocks * block_bytes,
+    return open_with_blocks(
+        folder,
+        num_blocks,
+        num_swap_blocks,
+        dtype="float32",
+        block_size=BLOCK_SIZE,
+        max_num_seqs=16,
+        max_num_batched_tokens=16,
         preemption_mode=mode,
-        **common,
+        **knobs,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError, RequestError
-from octavo.execution.executor import ExecutionTimes
+from octavo.execution.executor import ExecutionTimes, PendingOutput
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
 from octavo.sampling_params import SamplingParams
@@ -116,17 +116,18 @@ class Failing:
         self._executor, self._error, self._fail_in = executor, error, fail_in
         self.left = 3
 
-    def submit(self, plan: Plan) -> "Failing":
+    def submit(self, plan: Plan) -> PendingOutput:
         self.left -= 1
         if self.left == 0 and self._fail_in == "submit":
             raise self._error
-        self._step = self._executor.submit(plan)
-        return self
+        pending = self._executor.submit(plan)
 
-    def result(self) -> StepOutput:
-        if self.left == 0 and self._fail_in == "result":
-            raise self._error
-        return self._step.result()
+        def result() -> StepOutput:
+            if self.left == 0 and self._fail_in == "result":
+                raise self._error
+            return pending.result()
+
+        return PendingOutput(result)
 
     def check(self) -> None:
         self._executor.check()

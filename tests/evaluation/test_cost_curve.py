@@ -9,8 +9,8 @@ import pytest
 from octavo.config import EngineConfig
 from octavo.evaluation import cost_curve
 from octavo.evaluation.cost_curve import CurveBench
-from octavo.execution.step_buffers import StagedStep
-from octavo.kernels.interface import RaggedBatch
+from octavo.execution.step_buffers import StagedBatch
+from octavo.kernels.batch import RaggedBatch
 from tiny_checkpoints import make_llama
 
 STEPS = 4
@@ -33,7 +33,7 @@ def batches_of(bench: CurveBench, monkeypatch: pytest.MonkeyPatch) -> list[Ragge
     runner = bench.executor.runner
     stage = runner.stage
 
-    def kept(plan: Any) -> StagedStep:
+    def kept(plan: Any) -> StagedBatch:
         staged = stage(plan)
         batch = staged.batch
         seen.append(RaggedBatch(*(getattr(batch, field.name).clone() for field in fields(batch))))

@@ -12,7 +12,7 @@ from octavo.evaluation.kernel_cases import KernelWork
 from octavo.evaluation.kernel_names import PRECISIONS
 from octavo.evaluation.machine_limits import MachineLimits
 from octavo.evaluation.operation_models import rows_in_rotation
-from octavo.kernels.interface import CacheShape
+from octavo.kernels.cache import CacheShape
 from octavo.layer_groups import one_group
 from octavo.models.config import ModelConfig
 from octavo.models.loader import read_config

@@ -14,8 +14,9 @@ import pytest
 from octavo import LLM, SamplingParams
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
+from octavo.execution.executor import PendingOutput
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
-from octavo.execution.multiprocess import MultiProcessExecutor, RunningStep
+from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
 from tiny_checkpoints import make_llama
 
@@ -98,7 +99,7 @@ def test_a_rank_killed_in_the_middle_of_a_step_ends_every_request_and_the_other_
     os.kill(ranks[1], signal.SIGSTOP)  # so the step cannot get to its end before it is killed
     submit = executor.submit
 
-    def submit_and_kill(plan: Plan) -> RunningStep:
+    def submit_and_kill(plan: Plan) -> PendingOutput:
         step = submit(plan)
         os.kill(ranks[1], signal.SIGKILL)
         return step

@@ -18,22 +18,12 @@ from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import Window, one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.models.config import ModelConfig
 from octavo.models.loader import load_model
+from tiny_checkpoints import TINY_LLAMA
 
 MIB = 2**20
 BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
-MODEL = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=90,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=2**20,
-)
+MODEL = replace(TINY_LLAMA, vocab_size=90, max_position_embeddings=2**20)
 GROUPS = one_group(2)
 BLOCK_BYTES = 2 * 2 * 16 * 2 * 8 * 4
 """Keys and values of 2 layers, 16 tokens and 2 heads of 8 float32."""
@@ -72,8 +62,8 @@ def test_weights_and_table_fit_or_are_refused_to_the_byte(max_model_len: int | N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int8_weights_are_counted_with_their_scales(dtype: torch.dtype) -> None:
     build = replace(BUILD, dtype=dtype, quantization="int8", max_model_len=256)
-    outputs = 2 * ((4 + 2 + 2) * 8 + 32 + 2 * 48 + 32) + 90
-    elements = 2 * ((4 + 2 + 2) * 8 * 32 + 32 * 32 + 3 * 48 * 32) + 90 * 32
+    outputs = 2 * ((4 + 2 + 2) * 8 + 32 + 2 * 56 + 32) + 90
+    elements = 2 * ((4 + 2 + 2) * 8 * 32 + 32 * 32 + 3 * 56 * 32) + 90 * 32
     others = 5 * 32 + 90 * 32
     assert weight_bytes(MODEL, build) == elements + 4 * outputs + others * dtype.itemsize
     assert loaded_bytes(build) == weight_bytes(MODEL, build) + 256 * 8 * 4

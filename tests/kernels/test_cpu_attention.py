@@ -14,10 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Kernels, KVCache, RaggedBatch
+from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
-from octavo.kernels.reference_attention import PreparedStep, write_kv
+from octavo.kernels.reference_attention import AttentionMetadata, write_kv
 from octavo.layer_groups import one_group
 
 CPU = torch.device("cpu")
@@ -100,8 +103,8 @@ class AttentionModel:
         self.qkv = self.qkv.clone()
         self.identity = torch.eye(self.spec.num_heads * self.spec.head_dim)
 
-    def __call__(self, step: AttentionStep) -> torch.Tensor:
-        return self.kernels.attention(self.kernels.embedding(step.batch.token_ids, self.qkv), step, self.spec)
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        return self.kernels.attention(self.kernels.embedding(context.batch.token_ids, self.qkv), context, self.spec)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.kernels.linear(hidden, self.identity)
@@ -181,10 +184,10 @@ def keys_from(ours: KVCache) -> Iterator[None]:
     parts = (shape.num_blocks, shape.num_layers, 2, shape.num_kv_heads, shape.head_dim, shape.block_size)
     keys = ours.records.view(shape.dtype).view(parts)[:, :, 0]  # csrc/kv_cache.h
 
-    def write(step: PreparedStep, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        kept = keys[:, layer][step.slot_blocks[0], :, :, step.slot_offsets[0]].to(key.dtype)
+    def write(metadata: AttentionMetadata, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        kept = keys[:, layer][metadata.slot_blocks[0], :, :, metadata.slot_offsets[0]].to(key.dtype)
         torch.testing.assert_close(kept, key, rtol=ROUNDING[shape.dtype], atol=2e-5)
-        write_kv(step, layer, kept, value)
+        write_kv(metadata, layer, kept, value)
 
     with patch("octavo.kernels.reference.write_kv", write):
         yield

@@ -11,8 +11,12 @@ from torch import nn
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
+from octavo.kernels.attention import ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import ActivationKind, AttentionStep, CacheShape, ForwardPass, RaggedBatch, Weight
+from octavo.kernels.interface import ForwardPass
+from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import one_group
@@ -55,8 +59,8 @@ class Recipe:
         self.inputs = self.inputs.clone()
         self.identity = torch.eye(self.width)
 
-    def __call__(self, step: AttentionStep) -> torch.Tensor:
-        out: torch.Tensor = self.operations(self.kernels.embedding(step.batch.token_ids, self.inputs))
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        out: torch.Tensor = self.operations(self.kernels.embedding(context.batch.token_ids, self.inputs))
         return out
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -222,8 +226,8 @@ def test_an_embedding_gives_the_rows_of_its_table(instruction_set: str, kind: st
     expected = ReferenceKernels().embedding(torch.arange(70), weight).float()
 
     class Lookup(Recipe):
-        def __call__(self, step: AttentionStep) -> torch.Tensor:
-            out: torch.Tensor = self.kernels.embedding(step.batch.token_ids, weight)
+        def __call__(self, context: ForwardContext) -> torch.Tensor:
+            out: torch.Tensor = self.kernels.embedding(context.batch.token_ids, weight)
             return out
 
     forward = bind(kernels, Lookup(kernels, table, None, 36))
@@ -272,8 +276,8 @@ def test_a_token_of_another_rank_is_embedded_as_zeros() -> None:
     own = table.clone()
 
     class Lookup(Recipe):
-        def __call__(self, step: AttentionStep) -> torch.Tensor:
-            out: torch.Tensor = self.kernels.embedding(step.batch.token_ids, own, first_id=3)
+        def __call__(self, context: ForwardContext) -> torch.Tensor:
+            out: torch.Tensor = self.kernels.embedding(context.batch.token_ids, own, first_id=3)
             return out
 
     forward = bind(kernels, Lookup(kernels, table, None, 36))
@@ -324,9 +328,9 @@ def test_tokens_and_positions_are_looked_up_each_in_its_table_scaled_and_added(i
     table = tokens.clone()
 
     class Summed(Recipe):
-        def __call__(self, step: AttentionStep) -> torch.Tensor:
-            embedded = self.kernels.embedding(step.batch.token_ids, tokens, 2.5)
-            out: torch.Tensor = self.kernels.add(embedded, self.kernels.embedding(step.batch.positions, self.inputs))
+        def __call__(self, context: ForwardContext) -> torch.Tensor:
+            embedded = self.kernels.embedding(context.batch.token_ids, tokens, 2.5)
+            out: torch.Tensor = self.kernels.add(embedded, self.kernels.embedding(context.batch.positions, self.inputs))
             return out
 
     forward = bind(kernels, Summed(kernels, positions, None, 36))

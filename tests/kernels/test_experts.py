@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from octavo.kernels.attention import ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionStep, CacheShape, RaggedBatch, Weight
+from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import one_group
@@ -45,8 +48,8 @@ class ExpertsOnly:
         self.gate_up, self.down = expert_weights(kind)
         self.identity = torch.eye(HIDDEN)
 
-    def __call__(self, step: AttentionStep) -> torch.Tensor:
-        hidden = self.kernels.embedding(step.batch.token_ids, self.inputs)
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        hidden = self.kernels.embedding(context.batch.token_ids, self.inputs)
         out: torch.Tensor = self.kernels.experts(hidden, self.router, self.gate_up, self.down, self.num_chosen, "silu")
         return out
 

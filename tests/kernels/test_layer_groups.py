@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Kernels, RaggedBatch
+from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import Full, LayerGroup, LayerGroups, Window, one_group
 
@@ -57,10 +60,10 @@ class Stack:
             for layer in range(layer_groups.num_layers)
         ]
 
-    def __call__(self, step: AttentionStep) -> torch.Tensor:
-        hidden = self.kernels.embedding(step.batch.token_ids, self.table)
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        hidden = self.kernels.embedding(context.batch.token_ids, self.table)
         for weight, spec in zip(self.weights, self.specs, strict=True):
-            attended = self.kernels.attention(self.kernels.linear(hidden, weight), step, spec)
+            attended = self.kernels.attention(self.kernels.linear(hidden, weight), context, spec)
             hidden = self.kernels.add(hidden, attended)
         return hidden
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.kernels import reference_attention
-from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.quantized import quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors, Tile, paged_attention, plan_tiles, prepare, write_kv

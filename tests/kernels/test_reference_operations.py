@@ -10,7 +10,10 @@ from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, Operations, RaggedBatch
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.operations import Operations
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.kernels.reference_attention import prepare
 from octavo.layer_groups import one_group
@@ -128,7 +131,7 @@ def test_attention_normalises_each_query_and_key_head_before_it_rotates_them() -
         batch = RaggedBatch(
             own, own, own.unsqueeze(0), torch.tensor([0, 3]), torch.tensor([3]), own[:1], own[:1].view(1, 1, 1)
         )
-        return KERNELS.attention(qkv.flatten(1), AttentionStep(cache, batch, prepare(batch, cache)), spec)
+        return KERNELS.attention(qkv.flatten(1), ForwardContext(cache, batch, prepare(batch, cache)), spec)
 
     torch.testing.assert_close(attend(heads, normed), attend(by_hand, plain))
     assert not torch.allclose(attend(heads, normed), attend(heads, plain), atol=1e-2)

@@ -14,24 +14,11 @@ from octavo.errors import ConfigError, ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.models.config import ModelConfig
 from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
-from tiny_checkpoints import make_llama
+from tiny_checkpoints import TINY_LLAMA, make_llama
 
 BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
-CONFIG = ModelConfig(
-    architecture="LlamaForCausalLM",
-    vocab_size=90,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-    attention_bias=True,
-    checkpoint_dtype=torch.float16,
-)
+CONFIG = replace(TINY_LLAMA, attention_bias=True, checkpoint_dtype=torch.float16)
 LOADS_SMOLLM2 = """
 import json, os, sys, threading, torch
 

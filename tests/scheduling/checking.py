@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from octavo.engine.engine import Engine
-from octavo.execution.executor import Capacity, FinishedStep
+from octavo.execution.executor import Capacity, PendingOutput
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import LayerGroups, one_group
@@ -77,7 +77,7 @@ class ShadowExecutor(SimulatedExecutor):
         self.swap_space = [[NOTHING] * capacity.block_size for _ in range(capacity.num_swap_blocks)]
         self.num_copied = self.num_moved = 0
 
-    def submit(self, plan: Plan) -> FinishedStep:
+    def submit(self, plan: Plan) -> PendingOutput:
         self._edit_rows(plan)
         self._move(self.content, self.swap_space, plan.swap_out)
         self._move(self.swap_space, self.content, plan.swap_in)
@@ -172,7 +172,7 @@ class ShadowExecutor(SimulatedExecutor):
                 assert {owner for _, owner in seen} <= {shadow.owner, EVERYONE}, f"row {row} sees another owner's"
                 assert len(table) == -(-end // size), "more than the last block is unfilled"
 
-    def _sample(self, plan: Plan, step: FinishedStep) -> None:
+    def _sample(self, plan: Plan, step: PendingOutput) -> None:
         drafts = dict(plan.drafts)
         assert drafts.keys() <= set(plan.logits_from)
         for row, source, token_ids in zip(plan.sampled_rows, plan.logits_from, step.result().token_ids, strict=True):

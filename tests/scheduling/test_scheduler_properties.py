@@ -14,7 +14,7 @@ from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, RequestError
 from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import Full, LayerGroups, Window, group_layers, one_group
-from octavo.outputs import Candidates
+from octavo.outputs import BeamCandidates
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.beam_search import BeamSearch, Hypothesis
@@ -58,7 +58,7 @@ def searched_alone(request: EngineRequest) -> list[Hypothesis]:
     assert settings is not None
     search = BeamSearch(settings, request.params.max_tokens or 0, stops)
 
-    def candidates(token_ids: list[int]) -> Candidates:
+    def candidates(token_ids: list[int]) -> BeamCandidates:
         return hashed_candidates(beam_state(request.seed, token_ids), search.num_candidates, VOCAB_SIZE)
 
     while search.advance([candidates(beam.token_ids) for beam in search.beams]):
@@ -214,7 +214,7 @@ class Traffic:
         assert ledger.num_used_blocks == ledger.num_pinned_blocks, "blocks were left behind"
         assert ledger.num_swapped_blocks == 0, "the swap space is not empty"
         leaves_nothing = self.shape.scope == "off" and not (
-            self.shape.pins and self.engine.scheduler.memory.has_windows
+            self.shape.pins and self.engine.scheduler.memory.demand.has_windows
         )
         assert not leaves_nothing or ledger.num_cached_blocks == 0, "only what pins' windows have passed may be found"
 

@@ -14,7 +14,7 @@ from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 
 if TYPE_CHECKING:
-    from octavo.kernels.interface import CacheShape
+    from octavo.kernels.cache import CacheShape
     from octavo.layer_groups import LayerGroups
 
 MIB = 2**20

@@ -23,8 +23,8 @@ from octavo.engine.wire import (
     Ready,
     Refusal,
     Shutdown,
-    StepReport,
     Submit,
+    Updates,
     decode_event,
     encode,
 )
@@ -207,7 +207,7 @@ class EngineClient:
         while True:
             event = decode_event(await self._events.recv())
             self.last_report_s = loop.time()
-            if isinstance(event, StepReport):
+            if isinstance(event, Updates):
                 self.load = event.load
                 for update in event.updates:
                     self._deliver(update)

@@ -5,7 +5,7 @@ from typing import Self
 
 from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope
 from octavo.errors import ConfigError, EngineError, RequestError
-from octavo.execution.executor import Executor, Step
+from octavo.execution.executor import Executor, PendingOutput
 from octavo.memory import Ledger, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
@@ -64,7 +64,7 @@ class Engine:
         self.fullest = self.ledger()
         """The ledger of the step that held the most blocks so far."""
         self.watch = Stopwatch("schedule", "execute", "update")
-        self._in_flight: deque[tuple[ScheduledStep, Step]] = deque()
+        self._in_flight: deque[tuple[ScheduledStep, PendingOutput]] = deque()
 
     @classmethod
     def configured(cls, executor: Executor, config: EngineConfig) -> Self:
@@ -160,8 +160,8 @@ class Engine:
                     f"{self.scheduler.num_running} running requests and plans nothing"
                 )
             return []
-        oldest, step = self._in_flight.popleft()
-        output = step.result()
+        oldest, pending = self._in_flight.popleft()
+        output = pending.result()
         self.watch.lap("execute")
         updates = self.scheduler.update(oldest, output)
         self.watch.lap("update")

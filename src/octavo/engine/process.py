@@ -22,8 +22,8 @@ from octavo.engine.wire import (
     Ready,
     Refusal,
     Shutdown,
-    StepReport,
     Submit,
+    Updates,
     decode_command,
     encode,
 )
@@ -83,7 +83,7 @@ class EngineProcess:
                 phases_s=phases_s,
             )
         )
-        self._send(StepReport([], self._load()))
+        self._send(Updates([], self._load()))
 
     def run(self) -> None:
         """Serve until `Shutdown` comes or the front is gone."""
@@ -99,9 +99,9 @@ class EngineProcess:
                     return
                 is_changed |= self._obey(command)
             if self._engine.has_unfinished:
-                self._send(StepReport(self._engine.step(), self._load()))
+                self._send(Updates(self._engine.step(), self._load()))
             elif is_changed:
-                self._send(StepReport([], self._load()))
+                self._send(Updates([], self._load()))
 
     def _received(self) -> Iterator[Command]:
         while True:

@@ -65,7 +65,7 @@ class EngineLoad(msgspec.Struct, frozen=True, array_like=True):
     num_steps: int
 
 
-class StepReport(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Updates(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What a step gave all requests, one message a step; without updates where only the load has changed."""
 
     updates: list[RequestUpdate]
@@ -86,7 +86,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-Event = Ready | Pinned | StepReport | Refusal | Failure
+Event = Ready | Pinned | Updates | Refusal | Failure
 """From the engine to the front."""
 
 encode = msgspec.msgpack.Encoder().encode

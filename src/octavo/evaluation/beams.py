@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from octavo.engine.engine import Engine
-from octavo.outputs import Candidates, TokenLogprobs
+from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
@@ -91,9 +91,9 @@ def search_by_resubmitting(
     return [[hypothesis.token_ids for hypothesis in search.hypotheses] for search in searches]
 
 
-def _candidates(update: RequestUpdate) -> Candidates:
+def _candidates(update: RequestUpdate) -> BeamCandidates:
     told: list[TokenLogprobs] = update.sequences[0].logprobs or []
-    return Candidates(told[0].top_token_ids, told[0].top_logprobs)
+    return BeamCandidates(told[0].top_token_ids, told[0].top_logprobs)
 
 
 def _run(engine: Engine, prompts: Sequence[list[int]], params: SamplingParams) -> list[RequestUpdate]:

@@ -15,7 +15,7 @@ from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation.machine_limits import Drift, MachineLimits
 from octavo.evaluation.operation_models import VALID_BYTE
-from octavo.execution.executor import ExecutionTimes, FinishedStep, Step
+from octavo.execution.executor import ExecutionTimes, PendingOutput
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.sizing import weight_bytes
@@ -85,14 +85,14 @@ class _UncomputedPrefill:
         self.capacity, self.loaded, self.sockets = executor.capacity, executor.loaded, executor.sockets
         self._executor = executor
 
-    def submit(self, plan: Plan) -> Step:
+    def submit(self, plan: Plan) -> PendingOutput:
         if not self.skips:
             return self._executor.submit(plan)
         runner = self._executor.runner
         runner.follow(plan)
         token_ids = np.zeros(len(plan.sampled_rows), np.int64)
         runner.rows.append(np.array(plan.sampled_rows, np.int64), token_ids)
-        return FinishedStep(StepOutput([[0] for _ in plan.sampled_rows]))
+        return PendingOutput.ready(StepOutput([[0] for _ in plan.sampled_rows]))
 
     def check(self) -> None:
         self._executor.check()

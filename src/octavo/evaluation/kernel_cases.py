@@ -14,6 +14,7 @@ from octavo.errors import ConfigError
 from octavo.evaluation.kernel_names import KINDS, PRECISIONS
 from octavo.evaluation.operation_models import (
     CPU,
+    OperationChain,
     activation_dtype,
     bind_attention,
     bind_operations,
@@ -27,7 +28,10 @@ from octavo.evaluation.operation_models import (
 )
 from octavo.execution.machine import free_memory_bytes
 from octavo.kernels import Needs, select_kernels
-from octavo.kernels.interface import AttentionSpec, AttentionStep, CacheShape, ForwardPass, Kernels, RaggedBatch
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.interface import ForwardPass, Kernels
 from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, RowParallelLinear
@@ -173,7 +177,7 @@ def _logits(work: KernelWork) -> Iterator[Case]:
         num_bytes = num_weight_bytes(weight)
         heads = [copy_weight(weight) for _ in range(_num_copies(num_bytes))]
         forwards = [
-            bind_operations(kernels, hidden_size, dtype, lambda hidden, step: hidden, head=head) for head in heads
+            bind_operations(kernels, hidden_size, dtype, lambda hidden, context: hidden, head=head) for head in heads
         ]
         for forward in forwards:
             forward.run(tokens(max(work.rows)))
@@ -255,7 +259,7 @@ def _norms(work: KernelWork) -> Iterator[Case]:
     kernels, size = work.kernels(torch.float32), work.model.hidden_size
     weight = torch.ones(size)
 
-    def normalise(hidden: Any, step: AttentionStep) -> Any:
+    def normalise(hidden: Any, context: ForwardContext) -> Any:
         residual = hidden
         for _ in range(POINTWISE_COPIES):
             hidden, residual = kernels.rms_norm(hidden, weight, work.model.rms_norm_eps, residual)
@@ -267,7 +271,7 @@ def _norms(work: KernelWork) -> Iterator[Case]:
 def _activations(work: KernelWork) -> Iterator[Case]:
     kernels, size = work.kernels(torch.float32), work.model.intermediate_size
 
-    def activate(gate_up: Any, step: AttentionStep) -> Any:
+    def activate(gate_up: Any, context: ForwardContext) -> Any:
         for _ in range(POINTWISE_COPIES):
             activated = kernels.activation_and_mul(gate_up, "silu")
         return activated
@@ -280,7 +284,7 @@ def _pointwise(
     work: KernelWork,
     kernels: Kernels,
     width: int,
-    operations: Callable[[Any, AttentionStep], Any],
+    operations: OperationChain,
     values_moved: int,
 ) -> Iterator[Case]:
     """`values_moved`: of a token, read and written."""

@@ -15,7 +15,8 @@ from octavo.evaluation.operation_models import CPU, activation_dtype, bind_produ
 from octavo.evaluation.timing import shortest_s
 from octavo.execution.machine import free_memory_bytes
 from octavo.kernels import Needs, select_kernels
-from octavo.kernels.interface import CacheShape, Kernels
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.interface import Kernels
 from octavo.layer_groups import one_group
 
 READ_BYTES = 2 << 30

@@ -11,16 +11,11 @@ from typing import Any
 
 import torch
 
-from octavo.kernels.interface import (
-    AttentionSpec,
-    AttentionStep,
-    CacheShape,
-    ForwardPass,
-    Kernels,
-    KVCache,
-    RaggedBatch,
-    Weight,
-)
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.interface import ForwardPass, Kernels
+from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
@@ -31,7 +26,8 @@ NUM_INPUTS = 64
 VALID_BYTE = 0x3C
 """Repeated, it is an ordinary number in float32, bfloat16, float16 and int8."""
 
-Operations = Callable[[Any, AttentionStep], Any]
+OperationChain = Callable[[Any, ForwardContext], Any]
+"""From activations to what the head reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +36,11 @@ class _OperationModel:
 
     kernels: Kernels
     table: torch.Tensor
-    operations: Operations
+    operations: OperationChain
     head: Weight
 
-    def __call__(self, step: AttentionStep) -> torch.Tensor:
-        result: torch.Tensor = self.operations(self.kernels.embedding(step.batch.token_ids, self.table), step)
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        result: torch.Tensor = self.operations(self.kernels.embedding(context.batch.token_ids, self.table), context)
         return result
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -90,7 +86,7 @@ def bind_operations(
     kernels: Kernels,
     width: int,
     dtype: torch.dtype,
-    operations: Operations,
+    operations: OperationChain,
     *,
     head: Weight | None = None,
     cache: KVCache | None = None,
@@ -98,7 +94,7 @@ def bind_operations(
     """A model of operations on activations `[num_tokens, width]` of `dtype`.
 
     Args:
-        operations: takes the activations and the step, returns what the head reads.
+        operations: takes the activations and the context, returns what the head reads.
         head: `[vocab_size, width of what the operations return]`; a stand-in where no logits are wanted.
         cache: a stand-in where nothing attends.
     """
@@ -115,7 +111,7 @@ def bind_products(
     weight = random_weight(num_outputs, num_inputs, precision, kernels)
     weights = [weight if shared else copy_weight(weight) for _ in range(copies)]
 
-    def multiply(hidden: Any, step: AttentionStep) -> Any:
+    def multiply(hidden: Any, context: ForwardContext) -> Any:
         for weight in weights:
             product = kernels.linear(hidden, weight)
         return product
@@ -127,9 +123,9 @@ def bind_attention(kernels: Kernels, cache: KVCache, specs: list[AttentionSpec],
     """The attention of all layers, each of the same queries, keys and values over its own part of the cache."""
     width = (specs[0].num_heads + 2 * specs[0].num_kv_heads) * specs[0].head_dim
 
-    def attend(qkv: Any, step: AttentionStep) -> Any:
+    def attend(qkv: Any, context: ForwardContext) -> Any:
         for spec in specs:
-            attended = kernels.attention(qkv, step, spec)
+            attended = kernels.attention(qkv, context, spec)
         return attended
 
     return bind_operations(kernels, width, dtype, attend, cache=cache)

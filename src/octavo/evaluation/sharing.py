@@ -10,7 +10,7 @@ import msgspec
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation.workloads import Work
-from octavo.execution.executor import ExecutionTimes, Executor, FinishedStep
+from octavo.execution.executor import ExecutionTimes, Executor, PendingOutput
 from octavo.execution.plan import Plan
 from octavo.memory import Ledger
 from octavo.sampling_params import BeamSearchParams, SamplingParams
@@ -99,7 +99,7 @@ class _Recorder:
         self._executor = executor
         self._trees = TokenTrees(executor.capacity.block_size)
 
-    def submit(self, plan: Plan) -> FinishedStep:
+    def submit(self, plan: Plan) -> PendingOutput:
         self._trees.follow(plan)
         offline = self._trees.saving()
         if self.ledger is not None and offline is not None:
@@ -107,7 +107,7 @@ class _Recorder:
         output = self._executor.submit(plan).result()
         for row, token_ids in zip(plan.sampled_rows, output.token_ids, strict=True):
             self._trees.extend(row, len(token_ids))
-        return FinishedStep(output)
+        return PendingOutput.ready(output)
 
     def check(self) -> None:
         self._executor.check()

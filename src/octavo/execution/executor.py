@@ -1,8 +1,8 @@
 """The seam between the engine and whatever runs a step: this process, others, another machine, or a cost model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from octavo.execution.plan import Plan, StepOutput
 from octavo.layer_groups import LayerGroups, one_group
@@ -49,22 +49,17 @@ class ExecutionTimes:
     """Of `forward`, by operation; empty where the kernels do not tell."""
 
 
-class Step(Protocol):
-    """A step that has been submitted."""
-
-    def result(self) -> StepOutput:
-        """Wait for the step and return what it gave."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A step that was over when `submit` returned."""
+class PendingOutput:
+    """The output of a step that has been submitted."""
 
-    output: StepOutput
+    result: Callable[[], StepOutput]
+    """Waits for the step and returns what it gave."""
 
-    def result(self) -> StepOutput:
-        return self.output
+    @classmethod
+    def ready(cls, output: StepOutput) -> Self:
+        """Of a step that is over."""
+        return cls(lambda: output)
 
 
 class Executor(Protocol):
@@ -103,7 +98,7 @@ class Executor(Protocol):
         """
         ...
 
-    def submit(self, plan: Plan) -> Step:
+    def submit(self, plan: Plan) -> PendingOutput:
         """Begin a step; returns at once where the work is done elsewhere."""
         ...
 

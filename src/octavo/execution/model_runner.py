@@ -6,10 +6,12 @@ from itertools import cycle
 import numpy as np
 import torch
 
+from octavo.execution.drafts import Drafter, accepted_positions, join_positions, sampled_positions
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.execution.step_buffers import StagedStep, StepBuffers
-from octavo.kernels.interface import Kernels, KVCache, Model
+from octavo.execution.step_buffers import StagedBatch, StepBuffers
+from octavo.kernels.cache import KVCache
+from octavo.kernels.interface import Kernels, Model
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
 from octavo.layers.parallel import TensorParallel
 from octavo.sampling.table import SamplingTable
@@ -32,7 +34,7 @@ class RunnerLimits:
 
 
 @dataclass(slots=True)
-class LaunchedStep:
+class DeviceOutput:
     """A step that has been started, and where its results will be."""
 
     scores: list[tuple[Scores, int]] = field(default_factory=list)
@@ -43,7 +45,11 @@ class LaunchedStep:
     """How the sampled rows are sampled; None where there are none."""
     sampled: Sampled | None = None
     token_ids: IntArray | None = None
-    """`[num_sampled_rows]` on the host."""
+    """`[num_sampled_positions]` on the host."""
+    rows: list[int] = field(default_factory=list)
+    """The rows that are sampled."""
+    accepted: list[range] | None = None
+    """The positions whose tokens each of them gets; None where each has one position."""
     compute_s: float = 0.0
     move_s: float = 0.0
 
@@ -60,15 +66,17 @@ class ModelRunner:
         limits: RunnerLimits,
         swap_space: KVCache | None = None,
         ranks: TensorParallel | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """`ranks` are the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it
-        samples, and tells the others."""
+        samples, and tells the others. `drafter` guesses tokens for the plans that follow."""
         self.forward = kernels.bind(model, cache)
         self.kernels = kernels
         self.cache = cache
         self.swap_space = swap_space
         """Records of the same shape as the cache's, for the blocks of preempted requests."""
         self.ranks = ranks or TensorParallel()
+        self.drafter = drafter
         shape = cache.shape
         self.rows = RowTables(limits.max_model_len, shape.block_size, shape.num_groups, limits.max_num_rows)
         self.sampling = SamplingTable()
@@ -78,10 +86,10 @@ class ModelRunner:
         self._buffers = cycle([StepBuffers(*sizes) for _ in range(limits.steps_in_flight)])
 
     @torch.inference_mode()
-    def launch(self, plan: Plan) -> LaunchedStep:
+    def launch(self, plan: Plan) -> DeviceOutput:
         """Start a step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
         sampling. The sampled tokens are the rows' own when this returns, so that the next step can follow."""
-        launched = LaunchedStep()
+        launched = DeviceOutput()
         start_s = self.watch.start()
         self.follow(plan)
         staged = self.stage(plan) if plan.rows else None
@@ -100,7 +108,7 @@ class ModelRunner:
         launched.compute_s = self.watch.lap("sample") - start_s - launched.move_s
         return launched
 
-    def collect(self, launched: LaunchedStep) -> StepOutput:
+    def collect(self, launched: DeviceOutput) -> StepOutput:
         """Wait for a step and tell what it gave."""
         self.watch.start()
         output = StepOutput([], compute_s=launched.compute_s, move_s=launched.move_s)
@@ -113,6 +121,13 @@ class ModelRunner:
             output.token_ids = [[token] if token != NO_TOKEN else [] for token in launched.token_ids.tolist()]
             output.logprobs = row_logprobs(launched.sampled.scores, launched.batch)
             output.candidates = row_candidates(launched.sampled.candidates, launched.batch)
+            if launched.accepted is not None:
+                join_positions(output, launched.accepted)
+            if self.drafter is not None:
+                output.drafts = [
+                    self.drafter.propose(self.rows.all_token_ids(row).tolist()) if tokens else []
+                    for row, tokens in zip(launched.rows, output.token_ids, strict=True)
+                ]
         self.watch.lap("sample")
         return output
 
@@ -133,7 +148,7 @@ class ModelRunner:
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
 
-    def stage(self, plan: Plan) -> StagedStep:
+    def stage(self, plan: Plan) -> StagedBatch:
         """The step's tokens as one flat list, with where each row's KV lives."""
         return next(self._buffers).stage(plan, self.rows)
 
@@ -153,24 +168,41 @@ class ModelRunner:
             source_ids, destination_ids = torch.tensor(pairs, dtype=torch.int64, device=self._device).unbind(1)
             self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
 
-    def _sample(self, plan: Plan, ends: IntArray, launched: LaunchedStep) -> None:
-        """A token for each of the plan's sampled rows, appended to it, or candidates for a beam; `ends` are the flat
-        indices of the rows' last tokens."""
-        logits = self._logits(plan.logits_from, ends)
-        self.watch.lap("logits")
+    def _sample(self, plan: Plan, ends: IntArray, launched: DeviceOutput) -> None:
+        """The accepted drafts and a token for each of the plan's sampled rows, appended to it, or candidates for a
+        beam; `ends` are the flat indices of the rows' last tokens."""
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        batch = launched.batch = self.sampling.plain_batch(rows, plan.masks) or self.sampling.batch(
-            rows, self.rows.num_generated(rows), self.rows.token_ids, plan.masks
+        sampled, masks = sampled_positions(plan, ends) if plan.drafts else None, plan.masks
+        if sampled is None:
+            logits = self._logits(plan.logits_from, ends)
+        else:
+            logits, rows = self.forward.logits(sampled.places), rows.repeat(sampled.counts)
+            firsts = sampled.counts.cumsum() - sampled.counts
+            masks = [(int(firsts[index]), mask) for index, mask in masks]
+        self.watch.lap("logits")
+        batch = launched.batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
+            rows,
+            self.rows.num_generated(rows) + (0 if sampled is None else sampled.num_ahead),
+            self.rows.token_ids,
+            masks,
         )
         if self.ranks.rank == 0:
             launched.sampled = self.kernels.sample(logits, batch)
         else:
             launched.sampled = Sampled(torch.from_numpy(rows.copy()).to(self._device))
         token_ids = launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
+        launched.rows = plan.sampled_rows
+        num_accepted: IntArray | int = 0
+        if sampled is not None:
+            launched.accepted = accepted_positions(plan, sampled.counts, token_ids.tolist())
+            last = [own[-1] for own in launched.accepted]
+            rows, token_ids, num_accepted = rows[last], token_ids[last], sampled.num_ahead[last]
         if not batch.is_plain:
             drawn = token_ids != NO_TOKEN
             rows, token_ids = rows[drawn], token_ids[drawn]
-        self.rows.append(rows, token_ids)
+            if sampled is not None:
+                num_accepted = sampled.num_ahead[last][drawn]
+        self.rows.append(rows, token_ids, num_accepted)
 
     def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
         """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""
@@ -180,10 +212,10 @@ class ModelRunner:
         place = {source: index for index, source in enumerate(distinct)}
         return self.forward.logits(ends[list(distinct)])[[place[source] for source in sources]]
 
-    def _score(self, plan: Plan, index: int, end: int, launched: LaunchedStep) -> None:
+    def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""
         row, start, num_new = plan.rows[index], plan.starts[index], plan.num_new[index]
-        prompt, _ = self.rows.token_ids(row)
+        prompt, _ = self.rows.token_ids(row, 0)
         targets = torch.from_numpy(prompt[start + 1 : start + num_new + 1].astype(np.int64)).to(self._device)
         first = end + 1 - num_new
         num_top = self.sampling.num_prompt_logprobs(row)

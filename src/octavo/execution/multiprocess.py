@@ -18,7 +18,7 @@ from pathlib import Path
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import EngineError, LostRankError, OctavoError, error_named
-from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.rank_messages import (
     Done,
@@ -98,7 +98,7 @@ class MultiProcessExecutor:
                 if isinstance(report, Times):
                     return report.times
 
-    def submit(self, plan: Plan) -> "RunningStep":
+    def submit(self, plan: Plan) -> PendingOutput:
         """Hand a plan to all ranks.
 
         Raises:
@@ -110,7 +110,7 @@ class MultiProcessExecutor:
             for rank in self._ranks:
                 rank.send(message)
         self._num_running += 1
-        return RunningStep(self)
+        return PendingOutput(self.collect)
 
     def collect(self) -> StepOutput:
         """Wait for all that runs. Returns the last step's output.
@@ -185,21 +185,6 @@ class MultiProcessExecutor:
         for rank in self._ranks:
             rank.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class RunningStep:
-    """The step that was submitted last."""
-
-    def __init__(self, executor: MultiProcessExecutor) -> None:
-        self._executor = executor
-
-    def result(self) -> StepOutput:
-        """Wait for rank 0's output.
-
-        Raises:
-            EngineError: a rank has failed.
-        """
-        return self._executor.collect()
 
 
 class RankProcess:

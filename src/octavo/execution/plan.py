@@ -6,7 +6,7 @@ block table, so a plan's size follows the rows in the step, never the tokens tha
 
 import msgspec
 
-from octavo.outputs import Candidates, TokenLogprobs
+from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.sampling_params import SamplingParams
 
 
@@ -103,7 +103,7 @@ class StepOutput(msgspec.Struct, array_like=True):
     """For each of `sampled_rows`, one entry a token, or None where not asked for. Empty where no row asked."""
     prompt_logprobs: list[list[TokenLogprobs]] = []
     """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""
-    candidates: list[tuple[int, Candidates]] = []
+    candidates: list[tuple[int, BeamCandidates]] = []
     """(index in `sampled_rows`, what may come next) of each row that is a beam."""
     drafts: list[list[int]] = []
     """For each of `sampled_rows`, guesses at the tokens that follow those given. Empty where nothing is guessed."""

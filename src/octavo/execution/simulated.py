@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import accumulate
 
-from octavo.execution.executor import Capacity, ExecutionTimes, FinishedStep, LoadedModel
+from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.plan import Plan, StepOutput
-from octavo.outputs import Candidates, TokenLogprobs
+from octavo.outputs import BeamCandidates, TokenLogprobs
 
 _GOLDEN, _MIX_1, _MIX_2, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
@@ -21,14 +21,14 @@ def hashed_token(seed: int, index: int, position: int, vocab_size: int) -> int:
     return (x ^ (x >> 31)) % vocab_size
 
 
-def hashed_candidates(state: int, count: int, vocab_size: int) -> Candidates:
+def hashed_candidates(state: int, count: int, vocab_size: int) -> BeamCandidates:
     """What may come next in a beam of that `beam_state`: neighbouring token ids, with log-probabilities that floats add
     exactly."""
     count = min(count, vocab_size)
     first = hashed_token(state, 1, 0, vocab_size)
     steps_down = (1 + hashed_token(state, 2, place, 64) for place in range(count))
     logprobs = [-total / 64 for total in accumulate(steps_down)]
-    return Candidates([(first + place) % vocab_size for place in range(count)], logprobs)
+    return BeamCandidates([(first + place) % vocab_size for place in range(count)], logprobs)
 
 
 def hashed_drafts(seed: int, index: int, position: int, vocab_size: int, count: int) -> list[int]:
@@ -71,7 +71,7 @@ class SimulatedExecutor:
         """Row of a beam -> (its state, the candidates to give)."""
         self._prompts: dict[int, list[int]] = {}
 
-    def submit(self, plan: Plan) -> FinishedStep:
+    def submit(self, plan: Plan) -> PendingOutput:
         rows = self._rows
         for row in plan.removed:
             rows.pop(row, None)
@@ -92,7 +92,7 @@ class SimulatedExecutor:
             state, count = self._beams[row]
             self._beams[row] = (beam_state(state, [token_id]), count)
         self.clock_s += self._cost_s(plan)
-        return FinishedStep(self._output(plan))
+        return PendingOutput.ready(self._output(plan))
 
     def check(self) -> None:
         """Nothing can happen between two steps."""

@@ -8,7 +8,7 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
-from octavo.kernels.interface import CacheShape
+from octavo.kernels.cache import CacheShape
 from octavo.knobs import parse_size
 from octavo.layer_groups import Full, LayerGroups, group_layers
 from octavo.layers.build import ModelBuild

@@ -7,10 +7,10 @@ import torch
 
 from octavo.execution.plan import Plan
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.kernels.interface import RaggedBatch
+from octavo.kernels.batch import RaggedBatch
 
 
-class StagedStep(NamedTuple):
+class StagedBatch(NamedTuple):
     """A step's batch, and what the host knows of it."""
 
     batch: RaggedBatch
@@ -50,7 +50,7 @@ class StepBuffers:
         self._layout = self._lay_out(max_tokens, max_rows)
         self._layout.query_starts[0] = 0
 
-    def stage(self, plan: Plan, table: RowTables) -> StagedStep:
+    def stage(self, plan: Plan, table: RowTables) -> StagedBatch:
         """The plan's new tokens as one flat list, with where each row's KV lives. It is valid until the next call.
 
         Args:
@@ -74,7 +74,7 @@ class StepBuffers:
         logical, offsets = np.divmod(to.positions, table.block_size)
         np.multiply(table.blocks[:, rows, logical], table.block_size, out=to.slots)
         np.add(to.slots, offsets, out=to.slots)
-        return StagedStep(self._on_device(to, table), to.query_starts[1:] - 1)
+        return StagedBatch(self._on_device(to, table), to.query_starts[1:] - 1)
 
     def _on_device(self, layout: _Layout, table: RowTables) -> RaggedBatch:
         batch = layout.staged.to(self._device, non_blocking=True)

@@ -18,18 +18,11 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
-from octavo.kernels.interface import (
-    NO_WEIGHTS,
-    Argument,
-    CacheShape,
-    ForwardPass,
-    Kernels,
-    KVCache,
-    Model,
-    RaggedBatch,
-    Weight,
-)
-from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, Recorder
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.interface import ForwardPass, Kernels, Model
+from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
+from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
 from octavo.kernels.sampling.sampler import sample
@@ -82,7 +75,7 @@ class CpuKernels(Kernels):
         forward = ForwardRecorder(self.instruction_set, cache)
         try:
             self._recorder = forward
-            hidden = model(forward.step)
+            hidden = model(forward.context)
             self._recorder = head = HeadRecorder(hidden, forward.pack)
             weight = head.product(model.logits(hidden))
         finally:
@@ -104,7 +97,7 @@ class CpuKernels(Kernels):
         """
         if self._recorder is None:
             raise RuntimeError("the CPU kernels record: their operations are called inside `bind` only")
-        return self._recorder.record(operation, widths, weights, arguments)
+        return self._recorder.record(OperationCall(operation, widths, weights, arguments))
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
         """As the reference does, by numpy where that is faster."""

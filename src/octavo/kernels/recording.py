@@ -6,7 +6,7 @@ file in csrc/ops/ reads its arguments by their names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
-from octavo.kernels.interface import Argument, AttentionSpec, AttentionStep, Collective, KVCache, RaggedBatch, Weight
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import KVCache
+from octavo.kernels.operations import Argument, Collective, Weight
 from octavo.kernels.quantized import QuantizedWeight
 
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
@@ -54,17 +57,21 @@ class Activation(torch.Tensor):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class OperationCall:
+    """What `Operations.record` is told."""
+
+    operation: str
+    widths: Sequence[int]
+    weights: Mapping[str, Sequence[Weight]]
+    arguments: Mapping[str, Argument]
+
+
 class Recorder(Protocol):
     """What listens to the operations that a model calls."""
 
-    def record(
-        self,
-        operation: str,
-        widths: Sequence[int],
-        weights: Mapping[str, Sequence[Weight]],
-        arguments: Mapping[str, Argument],
-    ) -> list[torch.Tensor]:
-        """As `Operations.record`."""
+    def record(self, call: OperationCall) -> list[torch.Tensor]:
+        """What stands for the results."""
         ...
 
 
@@ -74,25 +81,20 @@ class ForwardRecorder:
     def __init__(self, instruction_set: str, cache: KVCache) -> None:
         self.program = _cpu.Program(instruction_set, torch.get_num_threads())
         batch = RaggedBatch(**{field.name: Activation.of(field.name) for field in fields(RaggedBatch)})
-        self.step = AttentionStep(cache, batch, prepared=None)
+        self.context = ForwardContext(cache, batch, metadata=None)
         """What the model's forward is run with."""
         self._packed: dict[int, tuple[Weight, _cpu.Weight]] = {}
         """By the weight's id; the weight itself is there so that no other takes its id."""
 
-    def record(
-        self,
-        operation: str,
-        widths: Sequence[int],
-        weights: Mapping[str, Sequence[Weight]],
-        arguments: Mapping[str, Argument],
-    ) -> list[torch.Tensor]:
+    def record(self, call: OperationCall) -> list[torch.Tensor]:
         """Add the operation, with new buffers for its results."""
-        if operation == "gather":
+        if call.operation == "gather":
             raise ModelError("the CPU kernels gather a model's logits, and nothing else")
-        results = [self.program.buffer(width) for width in widths]
-        given: dict[str, object] = {name: [self.pack(weight) for weight in some] for name, some in weights.items()}
-        self.program.add(operation, given | {name: _given(value) for name, value in arguments.items()}, results)
-        return [Activation.of(result, width) for result, width in zip(results, widths, strict=True)]
+        results = [self.program.buffer(width) for width in call.widths]
+        given: dict[str, object] = {name: [self.pack(weight) for weight in some] for name, some in call.weights.items()}
+        given |= {name: _given(value) for name, value in call.arguments.items()}
+        self.program.add(call.operation, given, results)
+        return [Activation.of(result, width) for result, width in zip(results, call.widths, strict=True)]
 
     def pack(self, weight: Weight) -> "_cpu.Weight":
         """The weight packed, once where several layers share it. The parameter keeps its shape and gives its memory
@@ -113,18 +115,13 @@ class HeadRecorder:
         self._hidden = hidden
         self._pack = pack
 
-    def record(
-        self,
-        operation: str,
-        widths: Sequence[int],
-        weights: Mapping[str, Sequence[Weight]],
-        arguments: Mapping[str, Argument],
-    ) -> list[torch.Tensor]:
+    def record(self, call: OperationCall) -> list[torch.Tensor]:
         """Note the product's weight, or how to gather; the hidden states stand for the logits."""
-        if operation == "linear" and arguments["hidden"] is self._hidden and self.weight is None:
+        arguments = call.arguments
+        if call.operation == "linear" and arguments["hidden"] is self._hidden and self.weight is None:
             if arguments["bias"] is not None:
                 raise ModelError("a head with a bias is not known to the CPU kernels")
-            self.weight = self._pack(weights["weight"][0])
+            self.weight = self._pack(call.weights["weight"][0])
             return [self._hidden]
         gather = arguments.get("gather")
         if isinstance(gather, Collective) and arguments["logits"] is self._hidden:

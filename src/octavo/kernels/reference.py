@@ -8,19 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from octavo.kernels.interface import (
-    ActivationKind,
-    AttentionSpec,
-    AttentionStep,
-    CacheShape,
-    ForwardPass,
-    Kernels,
-    KVCache,
-    Model,
-    RaggedBatch,
-    Ranks,
-    Weight,
-)
+from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.interface import ForwardPass, Kernels, Model
+from octavo.kernels.operations import ActivationKind, Ranks, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -49,7 +41,7 @@ class EagerForward:
 
     def run(self, batch: RaggedBatch) -> None:
         """The forward pass; keeps the hidden states."""
-        self._hidden = self._model(AttentionStep(self._cache, batch, prepare(batch, self._cache)))
+        self._hidden = self._model(ForwardContext(self._cache, batch, prepare(batch, self._cache)))
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
@@ -166,7 +158,7 @@ class ReferenceKernels(Kernels):
         """`[n, own]` of every rank -> `[n, width]` on rank 0."""
         return ranks.gather(logits, width)
 
-    def attention(self, qkv: torch.Tensor, step: AttentionStep, spec: AttentionSpec) -> torch.Tensor:
+    def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise, rotate, write, attend: `Kernels.attention` gives the shapes."""
         heads = qkv.view(len(qkv), -1, spec.head_dim)
         parts = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
@@ -176,10 +168,10 @@ class ReferenceKernels(Kernels):
         if spec.key_norm is not None:
             key = _rms_norm(key, spec.key_norm, spec.norm_eps)
         if spec.cos_sin is not None:
-            query, key = rotary(query, key, step.batch.positions, spec.cos_sin)
-        write_kv(step.prepared, spec.layer, key, value)
+            query, key = rotary(query, key, context.batch.positions, spec.cos_sin)
+        write_kv(context.metadata, spec.layer, key, value)
         attended = paged_attention(
-            query, step.prepared, spec.layer, scale=spec.scale, window=spec.window, softcap=spec.softcap
+            query, context.metadata, spec.layer, scale=spec.scale, window=spec.window, softcap=spec.softcap
         )
         return attended.flatten(1)
 

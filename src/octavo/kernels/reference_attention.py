@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from octavo.kernels.interface import CacheShape, KVCache, RaggedBatch
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.quantized import quantize_rows
 
 KEYS, VALUES = 0, 1
@@ -90,7 +91,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedStep:
+class AttentionMetadata:
     """What the layers of a step share: made once, by `prepare`."""
 
     shape: CacheShape
@@ -107,10 +108,10 @@ class PreparedStep:
     follow."""
 
 
-def prepare(batch: RaggedBatch, cache: KVCache) -> PreparedStep:
+def prepare(batch: RaggedBatch, cache: KVCache) -> AttentionMetadata:
     """Bring the row lengths to the host once; all layers plan their tiles from them."""
     block_size = cache.shape.block_size
-    return PreparedStep(
+    return AttentionMetadata(
         cache.shape,
         CachedVectors(cache),
         batch,
@@ -121,16 +122,16 @@ def prepare(batch: RaggedBatch, cache: KVCache) -> PreparedStep:
     )
 
 
-def write_kv(step: PreparedStep, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+def write_kv(metadata: AttentionMetadata, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
     """Write the new tokens' K and V (`[num_tokens, num_kv_heads, head_dim]`) into their slots. No two share one."""
-    layer_group, place = step.shape.layer_groups.place(layer)
-    step.cached.write(place, KEYS, step.slot_blocks[layer_group], step.slot_offsets[layer_group], key)
-    step.cached.write(place, VALUES, step.slot_blocks[layer_group], step.slot_offsets[layer_group], value)
+    layer_group, place = metadata.shape.layer_groups.place(layer)
+    metadata.cached.write(place, KEYS, metadata.slot_blocks[layer_group], metadata.slot_offsets[layer_group], key)
+    metadata.cached.write(place, VALUES, metadata.slot_blocks[layer_group], metadata.slot_offsets[layer_group], value)
 
 
 def paged_attention(
     query: torch.Tensor,
-    step: PreparedStep,
+    metadata: AttentionMetadata,
     layer: int,
     *,
     scale: float,
@@ -146,14 +147,14 @@ def paged_attention(
         `[num_tokens, num_heads, head_dim]`, the query's dtype. Sums are in float32, or float64 where the cache is.
     """
     num_tokens, num_heads, head_dim = query.shape
-    layer_group, place = step.shape.layer_groups.place(layer)
-    wide = accumulation_dtype(step.shape.dtype)
+    layer_group, place = metadata.shape.layer_groups.place(layer)
+    wide = accumulation_dtype(metadata.shape.dtype)
     # Heads come first so that each KV head's product over a tile is one batched product of plain strides.
-    by_kv_head = (query.to(wide) * scale).view(num_tokens, step.shape.num_kv_heads, -1, head_dim)
+    by_kv_head = (query.to(wide) * scale).view(num_tokens, metadata.shape.num_kv_heads, -1, head_dim)
     queries = by_kv_head.transpose(0, 1).contiguous()
     attended = torch.empty_like(queries)
-    for tile in plan_tiles(step, window, layer_group, num_heads):
-        attended.index_copy_(1, tile.tokens, _attend(queries, step.cached, place, tile, softcap))
+    for tile in plan_tiles(metadata, window, layer_group, num_heads):
+        attended.index_copy_(1, tile.tokens, _attend(queries, metadata.cached, place, tile, softcap))
     return attended.transpose(0, 1).reshape(num_tokens, num_heads, head_dim).to(query.dtype)
 
 
@@ -200,24 +201,24 @@ def _gather(cached: CachedVectors, place: int, part: int, tile: Tile, dtype: tor
     return gathered.view(tile.num_rows, tile.num_keys, *gathered.shape[2:])
 
 
-def plan_tiles(step: PreparedStep, window: int | None, layer_group: int, num_heads: int) -> list[Tile]:
+def plan_tiles(metadata: AttentionMetadata, window: int | None, layer_group: int, num_heads: int) -> list[Tile]:
     """The step's tiles for layers of this group, window and number of heads."""
-    tiles = step.tiles.get((window, layer_group, num_heads))
+    tiles = metadata.tiles.get((window, layer_group, num_heads))
     if tiles is None:
-        alike = _alike(_spans(step, window, num_heads), step.shape, num_heads)
-        tables = step.batch.block_tables[layer_group], step.batch.tables
-        tiles = [_lay_out(spans, *tables, step.shape.block_size, window) for spans in alike]
-        step.tiles[window, layer_group, num_heads] = tiles
+        alike = _alike(_spans(metadata, window, num_heads), metadata.shape, num_heads)
+        tables = metadata.batch.block_tables[layer_group], metadata.batch.tables
+        tiles = [_lay_out(spans, *tables, metadata.shape.block_size, window) for spans in alike]
+        metadata.tiles[window, layer_group, num_heads] = tiles
     return tiles
 
 
-def _spans(step: PreparedStep, window: int | None, num_heads: int) -> list[Span]:
+def _spans(metadata: AttentionMetadata, window: int | None, num_heads: int) -> list[Span]:
     """Cut each row's new tokens so that a span's scores stay under `SCORE_BYTES`."""
-    block_size = step.shape.block_size
-    score_bytes = num_heads * accumulation_dtype(step.shape.dtype).itemsize
+    block_size = metadata.shape.block_size
+    score_bytes = num_heads * accumulation_dtype(metadata.shape.dtype).itemsize
     spans = []
-    for row, (start, end) in enumerate(pairwise(step.query_starts)):
-        context = step.context_lens[row]
+    for row, (start, end) in enumerate(pairwise(metadata.query_starts)):
+        context = metadata.context_lens[row]
         most_keys = -(-context // block_size) * block_size
         most_queries = max(1, SCORE_BYTES // (score_bytes * most_keys))
         for token in range(start, end, most_queries):

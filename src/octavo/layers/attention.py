@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionSpec, AttentionStep
+from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.layer_groups import Full, LayerKind, Window
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear
@@ -95,9 +95,9 @@ class Attention(nn.Module):
             cos_sin=None if self.rotary is None else self.rotary.cos_sin,
         )
 
-    def forward(self, hidden: torch.Tensor, step: AttentionStep) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """`[num_tokens, hidden_size]` -> the same shape."""
-        attended = self.kernels.attention(self.qkv_proj(hidden), step, self.spec)
+        attended = self.kernels.attention(self.qkv_proj(hidden), context, self.spec)
         projected: torch.Tensor = self.o_proj(attended)
         return projected
 

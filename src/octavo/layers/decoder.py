@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionStep
+from octavo.kernels.attention import ForwardContext
 from octavo.layer_groups import LayerKind
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
@@ -21,7 +21,7 @@ class Layer(Protocol):
     """
 
     def __call__(
-        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`[num_tokens, hidden_size]` -> (the layer's output, the residual to add to it)."""
         ...
@@ -97,12 +97,12 @@ class Decoder(LanguageModel):
         self.norm = norm
         self.lm_head = ParallelLMHead(embed_tokens, head)
 
-    def forward(self, step: AttentionStep) -> torch.Tensor:
+    def forward(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
-        hidden: torch.Tensor = self.embed_tokens(step.batch.token_ids)
+        hidden: torch.Tensor = self.embed_tokens(context.batch.token_ids)
         residual: torch.Tensor | None = None
         for layer in self.layers:
-            hidden, residual = layer(hidden, residual, step)
+            hidden, residual = layer(hidden, residual, context)
         normalised: torch.Tensor = self.norm(hidden, residual)[0]
         return normalised
 
@@ -138,11 +138,11 @@ class PreNormLayer(nn.Module):
         self.mlp = feed_forward
 
     def forward(
-        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`[num_tokens, hidden_size]` -> (the feed-forward's output, the residual to add to it)."""
         hidden, residual = self.input_layernorm(hidden, residual)
-        hidden = self.self_attn(hidden, step)
+        hidden = self.self_attn(hidden, context)
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from octavo.kernels.interface import ActivationKind
+from octavo.kernels.operations import ActivationKind
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.placement import Placements, prefixed

@@ -52,6 +52,7 @@ class BlockDemand(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def has_windows(self) -> bool:
+        """Whether `KVManager.release_passed` lets go of anything."""
         return any(kind.most_seen is not None for kind in self.layer_groups.kinds)
 
     def _most_held(self, window: int, num_sequences: int) -> int:

@@ -47,11 +47,6 @@ class KVManager(Protocol):
     def demand(self) -> Demand: ...
 
     @property
-    def has_windows(self) -> bool:
-        """Whether `release_passed` lets go of anything."""
-        ...
-
-    @property
     def forks_copy(self) -> bool:
         """Whether a fork copies its parent's states, and so can be written to only a step after they are computed."""
         ...

@@ -51,7 +51,6 @@ class PagedManager:
                 windowed.setdefault(kind, []).append(group)
         self._windowed = list(windowed.items())
         """The window groups of each kind: they let go of the same logical blocks."""
-        self.has_windows = bool(windowed)
         self.forks_copy = False
 
     def restart(self) -> None:

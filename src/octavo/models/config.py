@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from octavo.errors import ModelError
-from octavo.kernels.interface import ActivationKind
+from octavo.kernels.operations import ActivationKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionStep
+from octavo.kernels.attention import ForwardContext
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
@@ -115,11 +115,11 @@ class Gemma3Layer(nn.Module):
         self.post_feedforward_layernorm = _norm(hidden_size, config, build)
 
     def forward(
-        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`[num_tokens, hidden_size]` -> (the feed-forward's normalised output, the residual to add to it)."""
         hidden, residual = self.input_layernorm(hidden, residual)
-        hidden, _ = self.post_attention_layernorm(self.self_attn(hidden, step))
+        hidden, _ = self.post_attention_layernorm(self.self_attn(hidden, context))
         hidden, residual = self.pre_feedforward_layernorm(hidden, residual)
         hidden, _ = self.post_feedforward_layernorm(self.mlp(hidden))
         return hidden, residual

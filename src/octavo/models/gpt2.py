@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionStep
+from octavo.kernels.attention import ForwardContext
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import LanguageModel, PreNormLayer
@@ -61,12 +61,12 @@ class GPT2LMHeadModel(LanguageModel):
             fields["intermediate_size"] = 4 * fields["hidden_size"]
         return fields
 
-    def forward(self, step: AttentionStep) -> torch.Tensor:
+    def forward(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
-        hidden: torch.Tensor = self.wte(step.batch.token_ids)
-        residual: torch.Tensor = self.wpe(step.batch.positions)  # which the first layer's norm adds
+        hidden: torch.Tensor = self.wte(context.batch.token_ids)
+        residual: torch.Tensor = self.wpe(context.batch.positions)  # which the first layer's norm adds
         for block in self.h:
-            hidden, residual = block(hidden, residual, step)
+            hidden, residual = block(hidden, residual, context)
         normalised: torch.Tensor = self.ln_f(hidden, residual)[0]
         return normalised
 

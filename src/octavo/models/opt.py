@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from octavo.kernels.interface import AttentionStep
+from octavo.kernels.attention import ForwardContext
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import LanguageModel
@@ -64,14 +64,14 @@ class OPTForCausalLM(LanguageModel):
         names = {"ffn_dim": "intermediate_size", "activation_function": "hidden_act"}
         return renamed(raw, names, tie_word_embeddings=True, hidden_act="relu")
 
-    def forward(self, step: AttentionStep) -> torch.Tensor:
+    def forward(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token: `[num_tokens, word_embed_proj_dim]`."""
-        hidden: torch.Tensor = self.embed_tokens(step.batch.token_ids)
+        hidden: torch.Tensor = self.embed_tokens(context.batch.token_ids)
         if self.project_in is not None:
             hidden = self.project_in(hidden)
-        residual: torch.Tensor | None = self.embed_positions(step.batch.positions)
+        residual: torch.Tensor | None = self.embed_positions(context.batch.positions)
         for layer in self.layers:
-            hidden, residual = layer(hidden, residual, step)
+            hidden, residual = layer(hidden, residual, context)
         if self.final_layer_norm is not None:
             hidden = self.final_layer_norm(hidden, residual)[0]
         elif residual is not None:
@@ -105,17 +105,17 @@ class DecoderLayer(nn.Module):
         self.norms_first = norms_first
 
     def forward(
-        self, hidden: torch.Tensor, residual: torch.Tensor | None, step: AttentionStep
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[num_tokens, hidden_size]` -> (the layer's output, the residual that is to be added to it, if any)."""
         if self.norms_first:
             hidden, residual = self.self_attn_layer_norm(hidden, residual)
-            hidden = self.self_attn(hidden, step)
+            hidden = self.self_attn(hidden, context)
             hidden, residual = self.final_layer_norm(hidden, residual)
             return self.feed_forward(hidden), residual
         if residual is not None:
             hidden = self.self_attn.kernels.add(hidden, residual)
-        hidden = self.self_attn_layer_norm(self.self_attn(hidden, step), hidden)[0]
+        hidden = self.self_attn_layer_norm(self.self_attn(hidden, context), hidden)[0]
         return self.final_layer_norm(self.feed_forward(hidden), hidden)[0], None
 
     def placements(self) -> Placements:

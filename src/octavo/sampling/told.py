@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from octavo.kernels.sampling.interface import SampledCandidates, SamplingBatch, Scores
-from octavo.outputs import Candidates, TokenLogprobs
+from octavo.kernels.sampling.interface import SamplingBatch, Scores, TopTokens
+from octavo.outputs import BeamCandidates, TokenLogprobs
 
 
 def told_logprobs(scores: Scores, num_top: Sequence[int]) -> list[list[TokenLogprobs]]:
@@ -36,7 +36,7 @@ def row_logprobs(scores: Scores | None, batch: SamplingBatch) -> list[list[Token
     return told
 
 
-def row_candidates(found: SampledCandidates | None, batch: SamplingBatch) -> list[tuple[int, Candidates]]:
+def row_candidates(found: TopTokens | None, batch: SamplingBatch) -> list[tuple[int, BeamCandidates]]:
     """(row, its candidates) of each row of the batch that is a beam, without the impossible ones."""
     if found is None:
         return []
@@ -57,5 +57,5 @@ def row_candidates(found: SampledCandidates | None, batch: SamplingBatch) -> lis
         strict=True,
     ):
         count = min(wanted, most)
-        candidates.append((row, Candidates(token_ids[:count], logprobs[:count], told_of.get(row, [])[:count])))
+        candidates.append((row, BeamCandidates(token_ids[:count], logprobs[:count], told_of.get(row, [])[:count])))
     return candidates

@@ -70,7 +70,7 @@ def _distribute(
         if wanted > max_tokens and not hold_back:
             return None
         wanted = min(wanted, max_tokens)
-        if hold_back and memory.has_windows:
+        if hold_back and memory.demand.has_windows:
             wanted = _until_others_fork(sequence, wanted)
         max_tokens -= wanted
         reach[sequence] = sequence.num_computed + wanted

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from octavo.outputs import Candidates, TokenLogprobs
+from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.sampling_params import Beams
 
 
@@ -66,7 +66,7 @@ class BeamSearch:
         than these."""
         return self._settings.width + len(self._stop_token_ids)
 
-    def advance(self, candidates: Sequence[Candidates]) -> list[Extension]:
+    def advance(self, candidates: Sequence[BeamCandidates]) -> list[Extension]:
         """Take one step: finish what ends, keep the best of the rest.
 
         Args:
@@ -87,7 +87,7 @@ class BeamSearch:
         self.beams = self._extend(kept, candidates)
         return kept
 
-    def _extensions(self, candidates: Sequence[Candidates]) -> Iterator[Extension]:
+    def _extensions(self, candidates: Sequence[BeamCandidates]) -> Iterator[Extension]:
         for parent, (beam, own) in enumerate(zip(self.beams, candidates, strict=True)):
             for place, (token_id, logprob) in enumerate(zip(own.token_ids, own.logprobs, strict=True)):
                 yield Extension(-(beam.cumulative_logprob + logprob), parent, token_id, place)
@@ -99,7 +99,7 @@ class BeamSearch:
         score: float = cumulative_logprob / length**self._settings.length_penalty
         return score
 
-    def _finish(self, ended: list[Extension], candidates: Sequence[Candidates]) -> None:
+    def _finish(self, ended: list[Extension], candidates: Sequence[BeamCandidates]) -> None:
         """Collect the hypotheses that are among the best; of equals the earlier ones."""
         merged = self.hypotheses.copy()
         for each in ended:
@@ -119,7 +119,7 @@ class BeamSearch:
         length = self._max_tokens if reaches_far else self._length
         return self._score(best_logprob, length) <= self.hypotheses[-1].score
 
-    def _extend(self, kept: list[Extension], candidates: Sequence[Candidates]) -> list[Beam]:
+    def _extend(self, kept: list[Extension], candidates: Sequence[BeamCandidates]) -> list[Beam]:
         """The new beams. A beam's first extension takes its lists over, so that most steps copy none."""
         extended = []
         parents: set[int] = set()
@@ -128,7 +128,7 @@ class BeamSearch:
             parents.add(each.parent)
         return extended
 
-    def _extended(self, extension: Extension, own: Candidates, takes_over: bool) -> Beam:
+    def _extended(self, extension: Extension, own: BeamCandidates, takes_over: bool) -> Beam:
         beam, length = self.beams[extension.parent], self._length - 1
         token_ids = beam.token_ids if takes_over else beam.token_ids[:length]
         told = beam.told if takes_over else beam.told[:length]

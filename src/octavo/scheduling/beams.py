@@ -4,7 +4,7 @@ forks."""
 from collections.abc import Callable
 
 from octavo.execution.plan import StepOutput
-from octavo.outputs import Candidates, FinishReason
+from octavo.outputs import BeamCandidates, FinishReason
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
@@ -20,7 +20,7 @@ def advance_searches(
     Args:
         drop: ends a beam's sequence; its blocks are free when it returns.
     """
-    candidates: dict[BeamSearch, dict[SequenceState, Candidates]] = {}
+    candidates: dict[BeamSearch, dict[SequenceState, BeamCandidates]] = {}
     for index, own in output.candidates:
         beam = step.sampled[index]
         search = beam.request.search
@@ -37,7 +37,7 @@ def advance_searches(
 
 def _advance(
     search: BeamSearch,
-    candidates: dict[SequenceState, Candidates],
+    candidates: dict[SequenceState, BeamCandidates],
     writer: PlanWriter,
     drop: Callable[[SequenceState], None],
 ) -> None:

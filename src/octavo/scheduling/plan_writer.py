@@ -39,6 +39,7 @@ class PlanWriter:
     def __init__(self, memory: KVManager) -> None:
         self._memory = memory
         self._block_size = memory.block_size
+        self._has_windows = memory.demand.has_windows
         self._step = ScheduledStep(Plan())
         self._free_rows: list[int] = []
         self._num_rows = 0
@@ -136,7 +137,7 @@ class PlanWriter:
         first, last = start // self._block_size, end // self._block_size
         if first != last and request.prefix_root is not None:
             step.filled.append((sequence, sequence.table, first, last))
-        if self._memory.has_windows:
+        if self._has_windows:
             step.passed.append((sequence, sequence.table, end))
         if request.scores is not None and request.scores.plan(start, num_new):
             plan.scored.append(len(plan.rows))

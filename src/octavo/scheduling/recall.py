@@ -133,7 +133,7 @@ def _find_prefix(sequence: SequenceState, memory: KVManager) -> PrefixHit | None
     if sequence.parent is not None and sequence.row == NO_ROW:
         return None  # the runner learns its tokens from the fork
     limit = min(sequence.num_tokens - 1, sequence.num_known_tokens) // memory.block_size
-    if memory.has_windows:
+    if memory.demand.has_windows:
         # What its windows have passed is not found again, so others could not fork from it there. And a fork that went
         # on from a hit, where the other one found less, would hold common blocks twice: more than it was admitted for.
         if sequence.parent is not None:

@@ -94,7 +94,7 @@ class Scheduler:
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
         request = Request.create(message, max_tokens, self._eos_token_ids, token_mask, self.memory.new_table)
         request.prefix_root = prefix_root
-        request.is_speculated = self._max_drafts > 0 and request.search is None
+        request.is_speculated = self._max_drafts > 0 and request.search is None and token_mask is None
         request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
         self.queues.add(request)
 

@@ -96,7 +96,7 @@ class SequenceState:
         one more token is always sampled."""
         request = self.request
         num_drafts = min(len(token_ids), request.max_len - self.num_tokens - 1)
-        if num_drafts > 0 and request.is_decoding and request.is_running:
+        if num_drafts > 0 and request.is_speculated and request.is_decoding and request.is_running:
             request.drafts[self] = token_ids[:num_drafts]
 
     def names_for(self, block_size: int) -> Callable[[int], Sequence[bytes]]:

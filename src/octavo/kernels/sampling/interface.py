@@ -114,7 +114,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledCandidates:
+class TopTokens:
     """What may come next in beams, as many tokens of each as one of them asks for."""
 
     token_ids: torch.Tensor
@@ -134,5 +134,5 @@ class Sampled:
     """`[num_rows]` int64, `NO_TOKEN` for a beam."""
     scores: Scores | None = None
     """Of the chosen tokens, at `SamplingBatch.scored_rows`; None where there are none."""
-    candidates: SampledCandidates | None = None
+    candidates: TopTokens | None = None
     """Of `SamplingBatch.beams`; None where there are none."""

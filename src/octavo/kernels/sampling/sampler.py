@@ -15,9 +15,9 @@ from octavo.kernels.sampling.interface import (
     Penalties,
     RowEdits,
     Sampled,
-    SampledCandidates,
     SamplingBatch,
     Scores,
+    TopTokens,
 )
 from octavo.kernels.sampling.logprobs import score_tokens, top_tokens
 from octavo.kernels.sampling.masks import add_bias, allow_bits, allow_only, forbid
@@ -54,7 +54,7 @@ def _scores(logits: torch.Tensor, token_ids: torch.Tensor, batch: SamplingBatch)
     return score_tokens(logits.index_select(0, own), token_ids[own].unsqueeze(1), num_top)
 
 
-def _search(logits: torch.Tensor, batch: SamplingBatch) -> SampledCandidates:
+def _search(logits: torch.Tensor, batch: SamplingBatch) -> TopTokens:
     """The candidates of the rows that are beams."""
     places = batch.beams
     beams = batch.at(places)
@@ -69,7 +69,7 @@ def _search(logits: torch.Tensor, batch: SamplingBatch) -> SampledCandidates:
         chosen = _on_device(asking, logits)
         num_top = int(beams.parameters["num_logprobs"][asking].max())
         scores = score_tokens(own.index_select(0, chosen), token_ids.index_select(0, chosen), num_top)
-    return SampledCandidates(token_ids, logprobs.gather(1, token_ids), scores)
+    return TopTokens(token_ids, logprobs.gather(1, token_ids), scores)
 
 
 def _choose(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Cutoffs(NamedTuple):
         return ((self.top_k > 0) & (self.top_k < vocab_size)) | (self.top_p < 1) | (self.min_p > 0)
 
 
-class Candidates(NamedTuple):
+class KeptTokens(NamedTuple):
     """All the tokens that some rows keep, in the order of their ids, and others of probability zero."""
 
     rows: torch.Tensor
@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
     """`[num_rows, width]`, not rescaled."""
 
 
-def truncate(probabilities: torch.Tensor, cutoffs: Cutoffs) -> list[Candidates]:
+def truncate(probabilities: torch.Tensor, cutoffs: Cutoffs) -> list[KeptTokens]:
     """What each row keeps, in groups of rows that keep about equally many tokens; each row is in one group.
 
     A row's group and its candidates depend on no other row.
@@ -67,18 +67,18 @@ def truncate(probabilities: torch.Tensor, cutoffs: Cutoffs) -> list[Candidates]:
 
 def _likeliest(
     probabilities: torch.Tensor, rows: torch.Tensor, cutoffs: Cutoffs, width: int
-) -> tuple[Candidates, torch.Tensor]:
+) -> tuple[KeptTokens, torch.Tensor]:
     """The rows that keep nothing beyond their `width` likeliest tokens; and which they are, `[num_rows]` bool."""
     likeliest, token_ids = probabilities.topk(width)
     floors, complete = _floors(likeliest, cutoffs, probabilities.shape[1])
     kept = likeliest.masked_fill(likeliest < floors, 0)[complete]
     rising, order = token_ids[complete].sort(-1)
-    return Candidates(rows[complete], rising, kept.gather(1, order)), complete
+    return KeptTokens(rows[complete], rising, kept.gather(1, order)), complete
 
 
-def _whole(probabilities: torch.Tensor, rows: torch.Tensor) -> Candidates:
+def _whole(probabilities: torch.Tensor, rows: torch.Tensor) -> KeptTokens:
     token_ids = torch.arange(probabilities.shape[1], device=probabilities.device)
-    return Candidates(rows, token_ids.unsqueeze(0), probabilities)
+    return KeptTokens(rows, token_ids.unsqueeze(0), probabilities)
 
 
 def _take(probabilities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,6 @@ class ContiguousManager:
         self._was_refused = False
         """Whether the last reservation asked for did not fit: then the free memory is external fragmentation."""
 
-    has_windows = False
     num_pinned_blocks = 0
     num_free_swap_blocks = 0
     forks_copy = True

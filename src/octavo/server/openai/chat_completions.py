@@ -27,7 +27,7 @@ from octavo.server.openai.answers import (
 )
 from octavo.server.openai.body import SamplingBody, unsupported
 from octavo.server.openai.event_stream import event_stream
-from octavo.server.openai.logprobs import Candidates, chat_logprobs, prompt_logprobs
+from octavo.server.openai.logprobs import PositionLogprobs, chat_logprobs, prompt_logprobs
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_caps
 from octavo.server.serving import Serving, serving_of
@@ -155,7 +155,7 @@ class _ChatAnswer:
             choices.append(ChatChunkChoice(delta.index, ChatDelta(), finish_reason=delta.finish_reason))
         return choices
 
-    def _logprobs(self, positions: Sequence[Candidates] | None) -> ChatLogprobs | None:
+    def _logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
         if positions is None or self._num_top is None:
             return None
         return chat_logprobs(self._serving.front.tokenizer, positions, self._num_top)

@@ -17,16 +17,16 @@ from octavo.tokenization.tokenizer import Tokenizer
 IMPOSSIBLE = -9999.0
 """What OpenAI sends for a probability of zero, whose logarithm JSON cannot write."""
 
-Candidates = Mapping[int, Logprob]
+PositionLogprobs = Mapping[int, Logprob]
 """By token id: the position's own token first, then the most likely ones in order."""
 
 
-def chat_logprobs(tokenizer: Tokenizer, positions: Sequence[Candidates], num_top: int) -> ChatLogprobs:
+def chat_logprobs(tokenizer: Tokenizer, positions: Sequence[PositionLogprobs], num_top: int) -> ChatLogprobs:
     """Those of a chat answer: each token with its `num_top` most likely alternatives."""
     return ChatLogprobs([_content_logprob(tokenizer, candidates, num_top) for candidates in positions])
 
 
-def _content_logprob(tokenizer: Tokenizer, candidates: Candidates, num_top: int) -> ContentLogprob:
+def _content_logprob(tokenizer: Tokenizer, candidates: PositionLogprobs, num_top: int) -> ContentLogprob:
     entries = [(TopLogprob(*_parts(tokenizer, token, each)), each.rank) for token, each in candidates.items()]
     own = entries[0][0]
     best = sorted(entries, key=lambda entry: entry[1])[:num_top]
@@ -37,7 +37,7 @@ def _parts(tokenizer: Tokenizer, token_id: int, candidate: Logprob) -> tuple[str
     return candidate.decoded_token or "", _finite(candidate.logprob), list(tokenizer.token_bytes[token_id])
 
 
-def prompt_logprobs(positions: Sequence[Candidates | None]) -> PromptLogprobs:
+def prompt_logprobs(positions: Sequence[PositionLogprobs | None]) -> PromptLogprobs:
     """Those of a prompt, in vLLM's form."""
     return [
         None
@@ -58,7 +58,7 @@ class TextLogprobsWriter:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
-    def write(self, token_ids: Sequence[int], positions: Sequence[Candidates | None]) -> TextLogprobs:
+    def write(self, token_ids: Sequence[int], positions: Sequence[PositionLogprobs | None]) -> TextLogprobs:
         """The next tokens' entries. A token with None, a prompt's first, has no probability."""
         written = TextLogprobs([], [], [], [])
         for token_id, candidates in zip(token_ids, positions, strict=True):
@@ -80,7 +80,7 @@ def joined(first: TextLogprobs, second: TextLogprobs) -> TextLogprobs:
     )
 
 
-def _by_text(candidates: Candidates) -> dict[str, float]:
+def _by_text(candidates: PositionLogprobs) -> dict[str, float]:
     """The likelier of two tokens with the same text is told."""
     by_text: dict[str, float] = {}
     for each in sorted(candidates.values(), key=lambda candidate: candidate.rank):
