@@ -1,4 +1,5 @@
-"""With two steps in flight every request gets the tokens that it gets with one, whatever happens to it on the way."""
+"""With two steps in flight, and with drafts, every request gets the tokens that it gets without, whatever happens to it
+on the way."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,37 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "C++": {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "int8"},
 }
 BLOCK_SIZE, VOCAB_SIZE = 4, 97
-ABORTED = ("7", "14")
+ABORTED = [("7", None, 3), ("14", 0, 2)]
+"""Requests that are aborted, which of their sequences, and at which of the first one's tokens."""
 Tokens = dict[str, dict[int, list[int]]]
 """By request and sequence."""
+
+
+class Oracle:
+    """A drafter that knows what follows from an earlier run, and errs in one of four drafts."""
+
+    max_drafts = 4
+
+    def __init__(self, known: Tokens) -> None:
+        self.num_proposed = 0
+        self._next: dict[tuple[int, ...], int] = {}
+        for request in work():
+            for output in known.get(request.request_id, {}).values():
+                whole = request.prompt_token_ids + output
+                for length in range(len(request.prompt_token_ids), len(whole)):
+                    self._next[tuple(whole[:length])] = whole[length]
+
+    def propose(self, token_ids: Sequence[int]) -> list[int]:
+        drafts: list[int] = []
+        tokens = list(token_ids)
+        while len(drafts) < 1 + len(token_ids) % self.max_drafts:
+            follows = self._next.get(tuple(tokens))
+            if follows is None:
+                break
+            tokens.append(follows)
+            drafts.append(follows if (len(tokens) + sum(tokens)) % 4 else (follows + 1) % VOCAB_SIZE)
+        self.num_proposed += len(drafts)
+        return drafts
 
 
 @pytest.fixture(scope="module", params=["full", "windows"])
@@ -62,8 +91,10 @@ def work() -> list[EngineRequest]:
     ]
 
 
-def run(folder: Path, knobs: dict[str, Any], depth: int, mode: PreemptionMode) -> tuple[Tokens, Totals]:
-    """The tokens of the work under a pool that is too small for it, and what has happened in memory.
+def run(
+    folder: Path, knobs: dict[str, Any], depth: int, mode: PreemptionMode, drafter: Oracle | None = None
+) -> tuple[Tokens, Totals, int]:
+    """The tokens of the work under a pool that is too small for it, what has happened in memory, and in how many steps.
 
     Every sixth request has a mask. Two are aborted: one at its third token, one of the other's sequences at its second.
     """
@@ -80,7 +111,7 @@ def run(folder: Path, knobs: dict[str, Any], depth: int, mode: PreemptionMode) -
         max_num_seqs=24,
         **common,
     )
-    executor = LocalExecutor(config)
+    executor = LocalExecutor(config, drafter=drafter)
     assert executor.depth == depth
     engine = Engine.configured(executor, config)
     for request in work():
@@ -90,21 +121,20 @@ def run(folder: Path, knobs: dict[str, Any], depth: int, mode: PreemptionMode) -
         for update in engine.step():
             for sequence in update.sequences:
                 got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
-        if len(got.get(ABORTED[0], {}).get(0, [])) == 3:
-            engine.abort(ABORTED[0])
-        if len(got.get(ABORTED[1], {}).get(0, [])) == 2:
-            engine.abort(ABORTED[1], 0)
+        for request_id, index, num_tokens in ABORTED:
+            if len(got.get(request_id, {}).get(0, [])) >= num_tokens and engine.abort(request_id, index):
+                got[request_id] = {index: tokens[:num_tokens] for index, tokens in got[request_id].items()}
         check_engine(engine)
     ledger = engine.ledger()
     assert (ledger.num_used_blocks, ledger.num_swapped_blocks) == (0, 0)
     executor.close()
-    return got, ledger.totals
+    return got, ledger.totals, engine.num_steps
 
 
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_steps_in_flight_give_the_tokens_of_one(folder: Path, precision: str, mode: PreemptionMode) -> None:
-    (one, before), (two, after) = (run(folder, PRECISIONS[precision], depth, mode) for depth in (1, 2))
+    (one, before, _), (two, after, _) = (run(folder, PRECISIONS[precision], depth, mode) for depth in (1, 2))
     assert two == one
     assert len(one) == 24
     for totals in (before, after):
@@ -112,6 +142,18 @@ def test_two_steps_in_flight_give_the_tokens_of_one(folder: Path, precision: str
         assert totals.num_copied_blocks > 0
         assert totals.num_hit_tokens > 0
         assert (totals.num_swaps > 0) == (mode == "swap")
+
+
+@pytest.mark.parametrize(("precision", "mode"), [("reference", "recompute"), ("C++", "swap")])
+def test_drafts_change_the_number_of_steps_and_no_token(folder: Path, precision: str, mode: PreemptionMode) -> None:
+    without, _, num_steps = run(folder, PRECISIONS[precision], 1, mode)
+    for depth in (1, 2):
+        drafter = Oracle(without)
+        with_drafts, totals, num_fewer = run(folder, PRECISIONS[precision], depth, mode, drafter)
+        assert with_drafts == without
+        assert totals.num_preemptions > 0
+        assert drafter.num_proposed > 300
+        assert depth == 2 or num_fewer < num_steps
 
 
 def test_several_processes_run_one_step_at_a_time() -> None:

@@ -17,7 +17,7 @@ class Mirror(ShadowExecutor):
     """Applies every plan to `RowTables` too, and compares what they hold with the shadow's own rows."""
 
     def __init__(self, num_blocks: int) -> None:
-        super().__init__(capacity(num_blocks, block_size=4, max_model_len=128, vocab_size=1000))
+        super().__init__(capacity(num_blocks, block_size=4, max_model_len=128, vocab_size=1000, max_drafts=3))
         self.tables = RowTables(max_model_len=128, block_size=4)
         self.num_released = 0
 
@@ -26,13 +26,13 @@ class Mirror(ShadowExecutor):
         self.num_released += len(plan.released)
         step = super().submit(plan)
         if plan.sampled_rows:
-            tokens = [token for (token,) in step.result().token_ids]
-            self.tables.append(np.array(plan.sampled_rows), np.array(tokens))
+            last = np.array([tokens[-1] for tokens in step.result().token_ids])
+            num_accepted = np.array([len(tokens) - 1 for tokens in step.result().token_ids])
+            self.tables.append(np.array(plan.sampled_rows), last, num_accepted)
         for row, shadow in self.shadows.items():
             assert self.tables.blocks[:, row, : self.tables.num_blocks[row]].tolist() == shadow.tables
-            prompt, output = self.tables.token_ids(row)
             prints: list[int] = []
-            for token in np.concatenate((prompt, output)).tolist():
+            for token in self.tables.all_token_ids(row).tolist():
                 prints.append(hash((prints[-1] if prints else 0, token)))
             assert prints == shadow.prints
         return step
@@ -49,3 +49,4 @@ def test_rows_and_tables_follow_forks_copies_preemptions_and_reuse():
         engine.step()
     assert mirror.num_copied > 10
     assert mirror.num_released > 5
+    assert 100 < mirror.num_accepted < mirror.num_drafted - 100

@@ -42,11 +42,11 @@ def sample(
     return Result(sampled.token_ids, row_logprobs(sampled.scores, batch) or [None] * len(rows))
 
 
-def history(row: int) -> tuple[np.ndarray, np.ndarray]:
+def history(row: int, position: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(PROMPT, dtype=np.int32), np.array(OUTPUT, dtype=np.int32)
 
 
-def no_history(row: int) -> tuple[np.ndarray, np.ndarray]:
+def no_history(row: int, position: int) -> tuple[np.ndarray, np.ndarray]:
     raise AssertionError(f"row {row} has no penalties, yet was asked for its tokens")
 
 

@@ -21,6 +21,7 @@ def capacity(
     eos: int | None = None,
     num_swap_blocks: int = 0,
     layer_groups: LayerGroups | None = None,
+    max_drafts: int = 0,
 ) -> Capacity:
     return Capacity(
         num_blocks=num_blocks,
@@ -30,6 +31,7 @@ def capacity(
         layer_groups=layer_groups or one_group(1),
         max_model_len=max_model_len,
         vocab_size=vocab_size,
+        max_drafts=max_drafts,
         eos_token_ids=frozenset() if eos is None else frozenset({eos}),
     )
 
@@ -88,6 +90,10 @@ class ShadowExecutor(SimulatedExecutor):
 
     def _edit_rows(self, plan: Plan) -> None:
         shadows = self.shadows
+        for row, num_blocks in plan.truncated:
+            for table in shadows[row].tables:
+                assert len(table) >= num_blocks
+                del table[num_blocks:]
         for row in plan.released:
             shadows[row].tables = [[] for _ in self.kinds]
         for row in plan.removed:
@@ -119,6 +125,10 @@ class ShadowExecutor(SimulatedExecutor):
                 if edit.replaced:
                     table[-1] = edit.replaced[group]
                 table += edit.appended[group * num_new : (group + 1) * num_new]
+        for index, drafts in plan.drafts:
+            assert 0 < len(drafts) <= self.capacity.max_drafts
+            for token in drafts:
+                shadows[plan.rows[index]].append(token)
 
     def _move(self, source: Memory, destination: Memory, moves: list[tuple[int, int]]) -> None:
         """What has come back is wiped where it was: nobody may count on it there."""
@@ -163,17 +173,27 @@ class ShadowExecutor(SimulatedExecutor):
                 assert len(table) == -(-end // size), "more than the last block is unfilled"
 
     def _sample(self, plan: Plan, step: PendingOutput) -> None:
+        drafts = dict(plan.drafts)
+        assert drafts.keys() <= set(plan.logits_from)
         for row, source, token_ids in zip(plan.sampled_rows, plan.logits_from, step.result().token_ids, strict=True):
             shadow, parent = self.shadows[row], self.shadows[plan.rows[source]]
             end = plan.starts[source] + plan.num_new[source]
             assert end == len(shadow.prints), "sampled before all its tokens were computed"
             assert parent.prints[end - 1] == shadow.prints[end - 1], "sampled from another sequence's logits"
-            assert len(token_ids) == (0 if shadow.num_candidates else 1)
+            if shadow.num_candidates:
+                assert source not in drafts
+                assert not token_ids
+                continue
+            guesses = drafts.get(source, [])
+            num_accepted = len(token_ids) - 1
+            assert token_ids[:num_accepted] == guesses[:num_accepted]
+            assert num_accepted == len(guesses) or token_ids[-1] != guesses[num_accepted], "a right draft was dropped"
+            del shadow.prints[len(shadow.prints) - len(guesses) + num_accepted :]
             for token in token_ids:
                 assert token == hashed_token(*shadow.key, self.capacity.vocab_size)
                 shadow.key = (*shadow.key[:2], shadow.key[2] + 1)
         for row, token_ids in zip(plan.sampled_rows, step.result().token_ids, strict=True):
-            for token in token_ids:
+            for token in token_ids[-1:]:
                 self.shadows[row].append(token)
         for index, candidates in step.result().candidates:
             shadow = self.shadows[plan.sampled_rows[index]]

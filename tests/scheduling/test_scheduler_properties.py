@@ -49,6 +49,7 @@ class Shape:
     num_swap_blocks: int = 0
     layer_groups: LayerGroups = GROUPS[0]
     allocation: KVAllocation = "paged"
+    max_drafts: int = 0
 
 
 def searched_alone(request: EngineRequest) -> list[Hypothesis]:
@@ -83,6 +84,7 @@ class Traffic:
                 eos=EOS,
                 num_swap_blocks=shape.num_swap_blocks,
                 layer_groups=shape.layer_groups,
+                max_drafts=shape.max_drafts,
             ),
             depth=shape.depth,
         )
@@ -253,6 +255,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_swap_blocks=st.integers(0, 40),
             layer_groups=st.sampled_from(GROUPS),
             allocation=st.just("paged") | st.sampled_from(ALLOCATIONS),
+            max_drafts=st.sampled_from([0, 1, 4]),
         )
     )
     def start(self, shape: Shape) -> None:
@@ -320,6 +323,7 @@ def random_run(seed: int, num_steps: int, allocation: KVAllocation = "paged") ->
             num_swap_blocks=r.choice((0, 20, 90)),
             layer_groups=layer_groups,
             allocation=allocation,
+            max_drafts=r.choice((0, 1, 5)),
         )
     )
     for _ in range(num_steps):
@@ -351,8 +355,8 @@ def test_long_random_traffic_ends_with_every_token_right(seed: int) -> None:
     assert len(traffic.requests) > 50
 
 
-def test_random_traffic_preempts_copies_hits_and_refuses() -> None:
-    runs = [random_run(seed, 400) for seed in range(100, 114)]
+def test_random_traffic_preempts_copies_hits_drafts_and_refuses() -> None:
+    runs = [random_run(seed, 400) for seed in range(100, 125)]
     assert sum(run.engine.ledger().totals.num_recomputes for run in runs) > 20
     assert sum(run.engine.ledger().totals.num_swaps for run in runs) > 20
     assert sum(run.executor.num_moved for run in runs) == sum(
@@ -362,3 +366,5 @@ def test_random_traffic_preempts_copies_hits_and_refuses() -> None:
     assert sum(run.engine.ledger().num_pinned_blocks for run in runs) > 10
     assert sum(run.executor.num_copied for run in runs) > 20
     assert sum(run.num_refused for run in runs) > 0
+    num_accepted = sum(run.executor.num_accepted for run in runs)
+    assert 1000 < num_accepted < sum(run.executor.num_drafted for run in runs) - 1000

@@ -61,6 +61,7 @@ class Engine:
             capacity.eos_token_ids,
             prefix_cache_scope=prefix_cache_scope,
             preemption_mode=preemption_mode,
+            max_drafts=capacity.max_drafts,
         )
         self.num_steps = 0
         self.fullest = self.ledger()

@@ -22,6 +22,8 @@ class Capacity:
     """Blocks that the swap space holds."""
     max_model_len: int
     vocab_size: int
+    max_drafts: int = 0
+    """Tokens that it guesses for a row after a step, at most."""
     eos_token_ids: frozenset[int] = frozenset()
 
 

@@ -10,6 +10,7 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
+from octavo.execution.drafts import Drafter
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
@@ -35,6 +36,7 @@ class LocalExecutor:
     Args:
         ranks: this process's place among those that run the model together, each in a local executor that is given the
             same plans; rank 0's outputs count. By default it is the only one.
+        drafter: guesses tokens, so that a step may give several a row.
 
     Raises:
         ModelError: the model cannot be found, downloaded or read.
@@ -43,7 +45,14 @@ class LocalExecutor:
 
     sockets: Sequence[int] = ()
 
-    def __init__(self, config: EngineConfig, ranks: TensorParallel | None = None, *, progress: bool = False) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        ranks: TensorParallel | None = None,
+        *,
+        progress: bool = False,
+        drafter: Drafter | None = None,
+    ) -> None:
         ranks = ranks or TensorParallel()
         if config.tensor_parallel_size != ranks.size:
             raise ConfigError(
@@ -79,7 +88,7 @@ class LocalExecutor:
             max_num_rows=config.max_num_seqs,
             steps_in_flight=config.steps_in_flight,
         )
-        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, limits, swap_space, ranks)
+        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, limits, swap_space, ranks, drafter)
         self.depth = config.steps_in_flight
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
@@ -89,6 +98,7 @@ class LocalExecutor:
             num_swap_blocks=swap_shape.num_blocks,
             max_model_len=max_model_len,
             vocab_size=self.model_config.vocab_size,
+            max_drafts=0 if drafter is None else drafter.max_drafts,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
         )
         self.loaded = LoadedModel(

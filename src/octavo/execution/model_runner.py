@@ -6,6 +6,7 @@ from itertools import cycle
 import numpy as np
 import torch
 
+from octavo.execution.drafts import Drafter, accepted_positions, join_positions, sampled_positions
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedBatch, StepBuffers
@@ -44,7 +45,11 @@ class DeviceOutput:
     """How the sampled rows are sampled; None where there are none."""
     sampled: Sampled | None = None
     token_ids: IntArray | None = None
-    """`[num_sampled_rows]` on the host."""
+    """`[num_sampled_positions]` on the host."""
+    rows: list[int] = field(default_factory=list)
+    """The rows that are sampled."""
+    accepted: list[range] | None = None
+    """The positions whose tokens each of them gets; None where each has one position."""
     compute_s: float = 0.0
     move_s: float = 0.0
 
@@ -61,15 +66,17 @@ class ModelRunner:
         limits: RunnerLimits,
         swap_space: KVCache | None = None,
         ranks: TensorParallel | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """`ranks` are the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it
-        samples, and tells the others."""
+        samples, and tells the others. `drafter` guesses tokens for the plans that follow."""
         self.forward = kernels.bind(model, cache)
         self.kernels = kernels
         self.cache = cache
         self.swap_space = swap_space
         """Records of the same shape as the cache's, for the blocks of preempted requests."""
         self.ranks = ranks or TensorParallel()
+        self.drafter = drafter
         shape = cache.shape
         self.rows = RowTables(limits.max_model_len, shape.block_size, shape.num_groups, limits.max_num_rows)
         self.sampling = SamplingTable()
@@ -114,6 +121,13 @@ class ModelRunner:
             output.token_ids = [[token] if token != NO_TOKEN else [] for token in launched.token_ids.tolist()]
             output.logprobs = row_logprobs(launched.sampled.scores, launched.batch)
             output.candidates = row_candidates(launched.sampled.candidates, launched.batch)
+            if launched.accepted is not None:
+                join_positions(output, launched.accepted)
+            if self.drafter is not None:
+                output.drafts = [
+                    self.drafter.propose(self.rows.all_token_ids(row).tolist()) if tokens else []
+                    for row, tokens in zip(launched.rows, output.token_ids, strict=True)
+                ]
         self.watch.lap("sample")
         return output
 
@@ -155,23 +169,40 @@ class ModelRunner:
             self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
 
     def _sample(self, plan: Plan, ends: IntArray, launched: DeviceOutput) -> None:
-        """A token for each of the plan's sampled rows, appended to it, or candidates for a beam; `ends` are the flat
-        indices of the rows' last tokens."""
-        logits = self._logits(plan.logits_from, ends)
-        self.watch.lap("logits")
+        """The accepted drafts and a token for each of the plan's sampled rows, appended to it, or candidates for a
+        beam; `ends` are the flat indices of the rows' last tokens."""
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        batch = launched.batch = self.sampling.plain_batch(rows, plan.masks) or self.sampling.batch(
-            rows, self.rows.num_generated(rows), self.rows.token_ids, plan.masks
+        sampled, masks = sampled_positions(plan, ends) if plan.drafts else None, plan.masks
+        if sampled is None:
+            logits = self._logits(plan.logits_from, ends)
+        else:
+            logits, rows = self.forward.logits(sampled.places), rows.repeat(sampled.counts)
+            firsts = sampled.counts.cumsum() - sampled.counts
+            masks = [(int(firsts[index]), mask) for index, mask in masks]
+        self.watch.lap("logits")
+        batch = launched.batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
+            rows,
+            self.rows.num_generated(rows) + (0 if sampled is None else sampled.num_ahead),
+            self.rows.token_ids,
+            masks,
         )
         if self.ranks.rank == 0:
             launched.sampled = self.kernels.sample(logits, batch)
         else:
             launched.sampled = Sampled(torch.from_numpy(rows.copy()).to(self._device))
         token_ids = launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
+        launched.rows = plan.sampled_rows
+        num_accepted: IntArray | int = 0
+        if sampled is not None:
+            launched.accepted = accepted_positions(plan, sampled.counts, token_ids.tolist())
+            last = [own[-1] for own in launched.accepted]
+            rows, token_ids, num_accepted = rows[last], token_ids[last], sampled.num_ahead[last]
         if not batch.is_plain:
             drawn = token_ids != NO_TOKEN
             rows, token_ids = rows[drawn], token_ids[drawn]
-        self.rows.append(rows, token_ids)
+            if sampled is not None:
+                num_accepted = sampled.num_ahead[last][drawn]
+        self.rows.append(rows, token_ids, num_accepted)
 
     def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
         """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""
@@ -184,7 +215,7 @@ class ModelRunner:
     def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""
         row, start, num_new = plan.rows[index], plan.starts[index], plan.num_new[index]
-        prompt, _ = self.rows.token_ids(row)
+        prompt, _ = self.rows.token_ids(row, 0)
         targets = torch.from_numpy(prompt[start + 1 : start + num_new + 1].astype(np.int64)).to(self._device)
         first = end + 1 - num_new
         num_top = self.sampling.num_prompt_logprobs(row)

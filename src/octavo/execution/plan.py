@@ -51,6 +51,8 @@ class TableEdit(msgspec.Struct, frozen=True, array_like=True):
 class Plan(msgspec.Struct, array_like=True):
     """One step. The fields are in the order in which the runner applies them."""
 
+    truncated: list[tuple[int, int]] = []
+    """(row, logical blocks): the row's table keeps only its first blocks, as some of its drafts were not accepted."""
     released: list[int] = []
     """Rows that lose their blocks (preempted) but keep their tokens."""
     removed: list[int] = []
@@ -77,6 +79,9 @@ class Plan(msgspec.Struct, array_like=True):
     logits_from: list[int] = []
     """…and for each the index in `rows` whose last position gives its logits (a fork's first token comes from its
     parent)."""
+    drafts: list[tuple[int, list[int]]] = []
+    """(index in `rows`, tokens): the row's last new tokens are guesses. Each position from the one before them on gives
+    logits, and a draft is accepted where it is the token that is sampled there."""
     scored: list[int] = []
     """Indices in `rows` whose prompt positions are scored for prompt_logprobs."""
     masks: list[tuple[int, bytes]] = []
@@ -93,14 +98,15 @@ class StepOutput(msgspec.Struct, array_like=True):
     """What one step gave."""
 
     token_ids: list[list[int]]
-    """For each of the plan's `sampled_rows` its new tokens: one, none for a beam, or none to several where tokens are
-    speculated."""
+    """For each of the plan's `sampled_rows` its new tokens: none for a beam, else its accepted drafts and one more."""
     logprobs: list[list[TokenLogprobs] | None] = []
     """For each of `sampled_rows`, one entry a token, or None where not asked for. Empty where no row asked."""
     prompt_logprobs: list[list[TokenLogprobs]] = []
     """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""
     candidates: list[tuple[int, BeamCandidates]] = []
     """(index in `sampled_rows`, what may come next) of each row that is a beam."""
+    drafts: list[list[int]] = []
+    """For each of `sampled_rows`, guesses at the tokens that follow those given. Empty where nothing is guessed."""
     compute_s: float = 0.0
     """Seconds that the step took without its moves."""
     move_s: float = 0.0

@@ -42,6 +42,8 @@ class RowTables:
     def apply(self, plan: Plan) -> None:
         """Follow a plan's changes of rows and tables, in the plan's order. A removed row is forgotten when its id comes
         again."""
+        for row, num_blocks in plan.truncated:
+            self.num_blocks[row] = num_blocks
         for row in plan.released:
             self.num_blocks[row] = 0
         new_rows = [new.row for new in plan.added] + [fork.row for fork in plan.forked]
@@ -73,9 +75,14 @@ class RowTables:
             if num_new:
                 table[:, count : count + num_new] = np.reshape(edit.appended, (self.num_groups, num_new))
             self.num_blocks[edit.row] = count + num_new
+        for index, drafts in plan.drafts:
+            row = plan.rows[index]
+            count = self.num_tokens[row]
+            self.tokens[row, count : count + len(drafts)] = drafts  # they count once they are accepted
 
-    def append(self, rows: IntArray, token_ids: IntArray) -> None:
-        """Add one sampled token to each row."""
+    def append(self, rows: IntArray, token_ids: IntArray, num_accepted: IntArray | int = 0) -> None:
+        """Add one sampled token to each row, behind so many of its drafts."""
+        self.num_tokens[rows] += num_accepted
         self.tokens[rows, self.num_tokens[rows]] = token_ids
         self.num_tokens[rows] += 1
 
@@ -84,7 +91,11 @@ class RowTables:
         generated: IntArray = self.num_tokens[rows] - self.num_prompt[rows]
         return generated
 
-    def token_ids(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """A row's prompt and its output tokens, valid until the next change."""
+    def token_ids(self, row: int, num_generated: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """A row's prompt and its first `num_generated` output tokens and drafts, valid until the next change."""
         num_prompt = self.num_prompt[row]
-        return self.tokens[row, :num_prompt], self.tokens[row, num_prompt : self.num_tokens[row]]
+        return self.tokens[row, :num_prompt], self.tokens[row, num_prompt : num_prompt + num_generated]
+
+    def all_token_ids(self, row: int) -> npt.NDArray[np.int32]:
+        """A row's prompt and output tokens, valid until the next change."""
+        return self.tokens[row, : self.num_tokens[row]]

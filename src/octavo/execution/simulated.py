@@ -31,6 +31,16 @@ def hashed_candidates(state: int, count: int, vocab_size: int) -> BeamCandidates
     return BeamCandidates([(first + place) % vocab_size for place in range(count)], logprobs)
 
 
+def hashed_drafts(seed: int, index: int, position: int, vocab_size: int, count: int) -> list[int]:
+    """Up to `count` guesses at the tokens that `hashed_token` gives from an output position on. How many there are, and
+    which are right, three of four, is a hash as well."""
+    num_drafts = hashed_token(seed, ~index, position, count + 1)
+    return [
+        (hashed_token(seed, index, place, vocab_size) + (hashed_token(seed, ~index, place, 4) == 0)) % vocab_size
+        for place in range(position, position + num_drafts)
+    ]
+
+
 def beam_state(seed: int, token_ids: Iterable[int]) -> int:
     """A hash of a beam's output tokens, which can be handed in one after the other: `seed` is the state so far."""
     return reduce(lambda state, token_id: hashed_token(state, 0, token_id, 2**64), token_ids, seed)
@@ -56,6 +66,7 @@ class SimulatedExecutor:
         self._cost_s = cost_s
         self._rows: dict[int, tuple[int, int, int]] = {}
         """Row -> (seed, sequence index, tokens generated)."""
+        self.num_drafted = self.num_accepted = 0
         self._beams: dict[int, tuple[int, int]] = {}
         """Row of a beam -> (its state, the candidates to give)."""
         self._prompts: dict[int, list[int]] = {}
@@ -96,18 +107,36 @@ class SimulatedExecutor:
         self._beams.clear()
 
     def _output(self, plan: Plan) -> StepOutput:
-        token_ids = [[] if row in self._beams else [self._next_token(row)] for row in plan.sampled_rows]
+        drafts = dict(plan.drafts)
+        token_ids = [
+            [] if row in self._beams else self._next_tokens(row, drafts.get(source, ()))
+            for row, source in zip(plan.sampled_rows, plan.logits_from, strict=True)
+        ]
         candidates = [
             (index, hashed_candidates(*self._beams[row], self.capacity.vocab_size))
             for index, row in enumerate(plan.sampled_rows)
             if row in self._beams
         ]
-        return StepOutput(token_ids, [], self._scores(plan), candidates)
+        return StepOutput(token_ids, [], self._scores(plan), candidates, drafts=self._drafts(plan))
 
-    def _next_token(self, row: int) -> int:
+    def _next_tokens(self, row: int, drafts: Sequence[int]) -> list[int]:
+        """The drafts that are right, and one token more."""
         seed, index, position = self._rows[row]
-        self._rows[row] = (seed, index, position + 1)
-        return hashed_token(seed, index, position, self.capacity.vocab_size)
+        token_ids = [hashed_token(seed, index, position, self.capacity.vocab_size)]
+        for draft in drafts:
+            if draft != token_ids[-1]:
+                break
+            token_ids.append(hashed_token(seed, index, position + len(token_ids), self.capacity.vocab_size))
+        self._rows[row] = (seed, index, position + len(token_ids))
+        self.num_drafted += len(drafts)
+        self.num_accepted += len(token_ids) - 1
+        return token_ids
+
+    def _drafts(self, plan: Plan) -> list[list[int]]:
+        most, size = self.capacity.max_drafts, self.capacity.vocab_size
+        if not most:
+            return []
+        return [[] if row in self._beams else hashed_drafts(*self._rows[row], size, most) for row in plan.sampled_rows]
 
     def _scores(self, plan: Plan) -> list[list[TokenLogprobs]]:
         scores = []

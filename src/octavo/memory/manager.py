@@ -123,7 +123,8 @@ class KVManager(Protocol):
         ...
 
     def index_blocks(self, table: BlockTable, first: int, stop: int, digest: Callable[[int], bytes]) -> None:
-        """Make a table's logical blocks from `first` to before `stop`, which are full, findable, each by its digest."""
+        """Make a table's logical blocks from `first` to before `stop` findable, each by its digest, as far as they are
+        full."""
         ...
 
     def find_prefix(self, limit: int, names: Names) -> PrefixHit:

@@ -222,9 +222,9 @@ class PagedManager:
         self._tables.pop(table, None)
 
     def index_blocks(self, table: BlockTable, first: int, stop: int, digest: Callable[[int], bytes]) -> None:
-        """Make a table's logical blocks from `first` to before `stop`, which are full, findable, each by its digest."""
+        """As `KVManager.index_blocks`."""
         add = self.pool.index.add
-        for logical in range(first, min(stop, table.num_blocks)):
+        for logical in range(first, min(stop, table.num_tokens // self.block_size)):
             for group, blocks in enumerate(table.groups):
                 if logical >= table.firsts[group]:
                     add(blocks[logical], group, digest(logical))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from octavo.kernels.sampling.interface import PARAMETERS, Indices, Penalties, RowEdits, SamplingBatch, TokenIds
 from octavo.sampling_params import SamplingParams
 
-TokenHistory = Callable[[int], tuple[TokenIds, TokenIds]]
-"""From a row id to the token ids of its prompt and of its output."""
+TokenHistory = Callable[[int, int], tuple[TokenIds, TokenIds]]
+"""From a row id and a number of output tokens to the token ids of its prompt and of so much of its output."""
 
 _LARGEST = np.iinfo(np.int64).max
 """Parameters that mean "all" or "never" from some number on may be larger than a column holds."""
@@ -105,8 +105,8 @@ class SamplingTable:
         """How some rows are sampled now.
 
         Args:
-            rows: `[n]` row ids.
-            positions: `[n]`, how many tokens each row has generated.
+            rows: `[n]` row ids. One that has drafts comes several times.
+            positions: `[n]`, how many output tokens lie before the one to sample.
             history: asked for rows with penalties only.
             masks: (index in `rows`, bit mask over the vocabulary, lowest bit first), at most one a row.
         """
@@ -114,7 +114,9 @@ class SamplingTable:
         edited = np.flatnonzero(self._is_edited[rows] | is_held_back).tolist()
         mask_of = dict(masks)
         edits = {
-            index: self._row_edits(int(rows[index]), bool(is_held_back[index]), history, mask_of.get(index))
+            index: self._row_edits(
+                int(rows[index]), int(positions[index]), bool(is_held_back[index]), history, mask_of.get(index)
+            )
             for index in sorted({*edited, *mask_of})
         }
         return SamplingBatch(self._fallback[rows], self._parameters[rows], positions, edits)
@@ -130,14 +132,16 @@ class SamplingTable:
         """The row's `prompt_logprobs`; -1 where none were asked for."""
         return int(self._num_prompt_logprobs[row])
 
-    def _row_edits(self, row: int, is_held_back: bool, history: TokenHistory, mask: bytes | None) -> RowEdits:
+    def _row_edits(
+        self, row: int, position: int, is_held_back: bool, history: TokenHistory, mask: bytes | None
+    ) -> RowEdits:
         own = self._edits[row]
         return RowEdits(
             allowed=own.allowed,
             mask=mask,
             biased=own.biased,
             biases=own.biases,
-            penalties=None if own.penalties is None else Penalties(*history(row), *own.penalties),
+            penalties=None if own.penalties is None else Penalties(*history(row, position), *own.penalties),
             held_back=own.stops if is_held_back else None,
         )
 

@@ -67,6 +67,10 @@ class Chooser:
                 continue
             allotment = allot(request, budget.chunk_tokens + request.num_places, self._memory)
             needed = num_blocks_needed(allotment, self._memory)
+            if request.drafts and self._is_too_much(needed, budget):
+                request.drafts.clear()
+                allotment = allot(request, budget.chunk_tokens + request.num_places, self._memory)
+                needed = num_blocks_needed(allotment, self._memory)
             while needed > budget.free_blocks:
                 victim = self._queues.latest
                 budget.free_blocks += self._preempt(victim, needed_by=request)
@@ -97,10 +101,16 @@ class Chooser:
             self._charge(budget, allotment, num_blocks_needed(allotment, self._memory))
             allotments.append(allotment)
 
+    def _is_too_much(self, num_blocks: int, budget: Budget) -> bool:
+        """Whether drafts that take so many blocks would be the reason that a request is preempted: they go before the
+        blocks that each running sequence may need for its next token, and before what is promised."""
+        num_next = self._queues.num_running_sequences * len(self._limits.demand.layer_groups.groups)
+        return num_blocks > max(0, budget.free_blocks - budget.promised_blocks - num_next)
+
     def _charge(self, budget: Budget, allotment: Allotment, num_blocks: int) -> None:
         request = allotment.request
         budget.free_blocks -= num_blocks
-        if not request.is_decoding:
+        if request.drafts or not request.is_decoding:
             num_tokens = sum(num_new for _, num_new in allotment.num_new)
             budget.chunk_tokens -= max(0, num_tokens - request.num_places)
             budget.promised_blocks += max(0, request.num_blocks_missing(self._limits.demand) - num_blocks)

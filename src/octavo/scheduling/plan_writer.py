@@ -24,6 +24,9 @@ class ScheduledStep:
     filled: list[tuple[SequenceState, BlockTable, int, int]] = field(default_factory=list)
     """Blocks that are full once the step has run: a sequence's, by first logical block and the one after the last. The
     table is empty by then if the sequence has lost its blocks."""
+    drafted: dict[int, BlockTable] = field(default_factory=dict)
+    """By the index in `sampled`, the tables of sequences that have slots for drafts: what is not accepted is taken back
+    once the step has run."""
     passed: list[tuple[SequenceState, BlockTable, int]] = field(default_factory=list)
     """Sequences of models with windows, and how many tokens they have once the step has run: what no later token sees
     is let go then."""
@@ -49,6 +52,10 @@ class PlanWriter:
     def lose_blocks(self, request: Request) -> None:
         """A request is preempted: its rows keep their tokens, and lose their tables."""
         self._step.plan.released += [sequence.row for sequence in request.sequences if sequence.table.num_blocks]
+
+    def truncate(self, sequence: SequenceState) -> None:
+        """Drafts of the sequence were not accepted: its table ends earlier."""
+        self._step.plan.truncated.append((sequence.row, sequence.table.num_blocks))
 
     def swap_out(self, moves: list[Move]) -> None:
         self._step.plan.swap_out += moves
@@ -139,6 +146,11 @@ class PlanWriter:
         plan.starts.append(start)
         plan.num_new.append(num_new)
         return len(plan.rows) - 1
+
+    def draft(self, sequence: SequenceState, index: int, token_ids: list[int]) -> None:
+        """The last tokens that entry `index` of `plan.rows` computes are guesses; the sequence is sampled next."""
+        self._step.plan.drafts.append((index, token_ids))
+        self._step.drafted[len(self._step.sampled)] = sequence.table
 
     def sample(self, sequence: SequenceState, logits_from: int) -> None:
         """The sequence gets its next token, from the logits behind entry `logits_from` of `plan.rows`."""

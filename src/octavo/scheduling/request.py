@@ -77,6 +77,10 @@ class Request:
     """Of the pinned blocks that its prompt begins with."""
     first_scheduled_s: float | None = None
     memory_use: MemoryUse = field(default_factory=MemoryUse)
+    is_speculated: bool = False
+    """Drafts may come for it, which go on from its latest token."""
+    drafts: dict[SequenceState, list[int]] = field(default_factory=dict)
+    """Guesses at its sequences' next tokens, for the next step."""
     num_lost_tokens: int = 0
     """Token states given up by a preemption and not computed again yet."""
     scores: PromptScores | None = None
@@ -133,10 +137,10 @@ class Request:
 
     @property
     def waits_for_results(self) -> bool:
-        """Whether the next step depends on tokens of steps still in flight: a mask's next state, a search's choice, or
-        having reached the longest length."""
+        """Whether the next step depends on tokens of steps still in flight: a mask's next state, a search's choice,
+        what drafts are accepted, or having reached the longest length."""
         first = self.sequences[0]
-        needs_tokens = self.token_mask is not None or self.search is not None
+        needs_tokens = self.token_mask is not None or self.search is not None or self.is_speculated
         return first.num_tokens >= self.max_len or (needs_tokens and first.has_unseen_token)
 
     def num_blocks_missing(self, demand: Demand) -> int:
@@ -220,6 +224,7 @@ class Request:
             can_fork: whether a table still holds what a fork behind so many of its tokens needs.
         """
         self.sequences.remove(sequence)
+        self.drafts.pop(sequence, None)
         heir, num_shared = (sequence.parent, sequence.fork_at) if sequence.parent else (None, self.max_len)
         for child in self.sequences:
             if child.parent is not sequence:

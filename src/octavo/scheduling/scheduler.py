@@ -8,7 +8,7 @@ from functools import partial
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import StepOutput
-from octavo.memory import KVManager, Ledger
+from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
@@ -41,7 +41,9 @@ class Scheduler:
         *,
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
+        max_drafts: int = 0,
     ) -> None:
+        """`max_drafts` is how many tokens the executor may guess for a sequence after a step."""
         self.limits = limits
         """`num_blocks` is what requests can have: the memory without the pins."""
         self.memory = memory
@@ -52,6 +54,7 @@ class Scheduler:
         self._chooser = Chooser(limits, memory, self.queues, self._preemption, self._writer)
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
+        self._max_drafts = max_drafts
 
     @property
     def has_unfinished(self) -> bool:
@@ -91,6 +94,7 @@ class Scheduler:
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
         request = Request.create(message, max_tokens, self._eos_token_ids, token_mask, self.memory.new_table)
         request.prefix_root = prefix_root
+        request.is_speculated = self._max_drafts > 0 and request.search is None and token_mask is None
         request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
         self.queues.add(request)
 
@@ -138,15 +142,18 @@ class Scheduler:
 
     def _allocate(self, allotment: Allotment) -> None:
         """Give a request's new tokens their slots and have them computed. Nothing is freed from here on."""
-        writer, computed = self._writer, {}
+        writer, computed, drafts = self._writer, {}, allotment.request.drafts
         for sequence, num_new in allotment.num_new:
             source = sequence if num_new else sequence.parent
             writer.place(sequence, num_new)
             if num_new:
                 computed[sequence] = writer.compute(sequence, num_new)
+                if num_new > 1 and sequence in drafts:
+                    writer.draft(sequence, computed[sequence], drafts[sequence][: num_new - 1])
             if allotment.samples and source is not None:
                 writer.sample(sequence, computed[source])
         allotment.request.is_decoding = allotment.samples
+        drafts.clear()
 
     def update(self, step: ScheduledStep, output: StepOutput) -> list[RequestUpdate]:
         """Give the sequences the tokens of a step that has run; finish those that end, and free their blocks."""
@@ -154,10 +161,21 @@ class Scheduler:
             if request.scores is not None:
                 request.scores.take(start, scores)
         self._preemption.learn(step.plan, output)
+        updates, ended = self._take_tokens(step, output)
         self._settle_memory(step)
+        for sequence, reason in ended:
+            self._finish(sequence, reason)
+        return updates + advance_searches(step, output, self._writer, partial(self._finish, reason="abort"))
+
+    def _take_tokens(
+        self, step: ScheduledStep, output: StepOutput
+    ) -> tuple[list[RequestUpdate], list[tuple[SequenceState, FinishReason]]]:
+        """Give the sequences their tokens and the guesses at those that follow. Returns what to tell of them, and the
+        sequences that end with these tokens."""
         updates: list[RequestUpdate] = []
+        ended: list[tuple[SequenceState, FinishReason]] = []
         last: Request | None = None
-        logprobs = output.logprobs
+        logprobs, drafts = output.logprobs, output.drafts
         for i, (sequence, token_ids) in enumerate(zip(step.sampled, output.token_ids, strict=True)):
             if sequence.finish_reason is not None or not token_ids:
                 continue
@@ -167,8 +185,25 @@ class Scheduler:
                 updates.append(last.begin_update())
             updates[-1].sequences.append(update)
             if sequence.take_tokens(update) and update.finish_reason is not None:
-                self._finish(sequence, update.finish_reason)
-        return updates + advance_searches(step, output, self._writer, partial(self._finish, reason="abort"))
+                ended.append((sequence, update.finish_reason))
+            if i in step.drafted:
+                self._accept_drafts(sequence, step.drafted[i], len(update.token_ids) - 1)
+            if drafts:
+                sequence.keep_drafts(drafts[i])
+        return updates, ended
+
+    def _accept_drafts(self, sequence: SequenceState, table: BlockTable, num_accepted: int) -> None:
+        """So many of a sequence's drafts are its tokens; the slots of the others are taken back.
+
+        Args:
+            table: the one that has slots for them; the sequence has another where it was preempted in the meantime.
+        """
+        sequence.num_tokens += num_accepted
+        if sequence.table is not table:
+            sequence.request.is_decoding = False
+        elif table.num_tokens >= sequence.num_tokens:
+            self.memory.truncate(table, sequence.num_tokens - 1)
+            self._writer.truncate(sequence)
 
     def _settle_memory(self, step: ScheduledStep) -> None:
         """Make the blocks that a step has filled findable, and let go of those that no later token sees and no other
@@ -177,6 +212,7 @@ class Scheduler:
             self.memory.index_blocks(table, first, last, partial(sequence.digest, block_size=self.limits.block_size))
         for sequence, table, end in step.passed:
             limit = sequence.request.fork_limit(sequence)
+            end = min(end, table.num_tokens)
             self.memory.release_passed(table, end if limit is None else min(end, limit))
 
     def _finish(self, sequence: SequenceState, reason: FinishReason) -> None:

@@ -87,8 +87,17 @@ class SequenceState:
             else:
                 continue
             update.token_ids = update.token_ids[:count]
+            update.logprobs = update.logprobs and update.logprobs[:count]
             return True
         return False
+
+    def keep_drafts(self, token_ids: list[int]) -> None:
+        """Keep guesses at its next tokens for the next step: no more than can be accepted before its longest length, as
+        one more token is always sampled."""
+        request = self.request
+        num_drafts = min(len(token_ids), request.max_len - self.num_tokens - 1)
+        if num_drafts > 0 and request.is_speculated and request.is_decoding and request.is_running:
+            request.drafts[self] = token_ids[:num_drafts]
 
     def names_for(self, block_size: int) -> Callable[[int], Sequence[bytes]]:
         """What its full blocks may be called in the prefix index: first in a pinned chain, then in its own."""
