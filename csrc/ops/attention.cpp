@@ -210,6 +210,14 @@ class AttentionOp final : public Op {
   int64_t tokens_a_task_ = 1;
 };
 
+// How many tokens a token sees, itself among them; 0 is all. The kinds are those of src/octavo/layer_groups.py.
+int64_t window_of(const Arguments& kind) {
+  const auto name = kind.get<std::string>("name");
+  if (name == "Full") return 0;
+  if (name == "Window") return kind.get<int64_t>("size");
+  throw std::invalid_argument("the C++ kernels have no attention of kind '" + name + "': use --kernels reference");
+}
+
 AttentionSpec read_spec(const Call& call, const AttentionTables& tables) {
   const Arguments& given = call.arguments.fields("spec");
   AttentionSpec spec;
@@ -219,7 +227,7 @@ AttentionSpec read_spec(const Call& call, const AttentionTables& tables) {
   spec.num_kv_heads = given.get<int64_t>("num_kv_heads");
   spec.head_dim = given.get<int64_t>("head_dim");
   spec.scale = static_cast<float>(given.get<double>("scale"));
-  spec.window = given.get_or<int64_t>("window", 0);
+  spec.window = window_of(given.fields("kind"));
   spec.softcap = static_cast<float>(given.get_or<double>("softcap", 0));
   spec.query_norm = tables.query_norm.data.get();
   spec.key_norm = tables.key_norm.data.get();

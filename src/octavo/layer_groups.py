@@ -46,6 +46,8 @@ class Window(msgspec.Struct, frozen=True, tag=True):
         return f"window({self.size})"
 
 
+FULL = Full()
+
 LayerKind = Full | Window
 """What of a sequence's KV a layer reads. Layers of equal kinds can share block tables. All that memory and scheduling
 do about windows follows from a kind's `most_seen` and `first_seen`."""

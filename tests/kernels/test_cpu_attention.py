@@ -21,7 +21,7 @@ from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import AttentionMetadata, write_kv
-from octavo.layer_groups import one_group
+from octavo.layer_groups import FULL, Window, one_group
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ["avx512", "avx2", "portable"]  # avx512bf16 attends as avx512 does
@@ -81,7 +81,7 @@ class Shape:
             self.num_kv_heads,
             self.head_dim,
             scale=self.head_dim**-0.5,
-            window=self.window,
+            kind=FULL if self.window is None else Window(self.window),
             softcap=self.softcap,
             query_norm=query_norm,
             key_norm=key_norm,

@@ -50,13 +50,9 @@ class Stack:
             torch.randn(2 * width, width, generator=generator) * width**-0.5 for _ in range(layer_groups.num_layers)
         ]
         self.identity = torch.eye(width)
-        windows = {
-            layer: group.kind.size if isinstance(group.kind, Window) else None
-            for group in layer_groups.groups
-            for layer in group.layers
-        }
+        kinds = {layer: group.kind for group in layer_groups.groups for layer in group.layers}
         self.specs = [
-            AttentionSpec(layer, 2 * NUM_KV_HEADS, NUM_KV_HEADS, head_dim, scale=head_dim**-0.5, window=windows[layer])
+            AttentionSpec(layer, 2 * NUM_KV_HEADS, NUM_KV_HEADS, head_dim, scale=head_dim**-0.5, kind=kinds[layer])
             for layer in range(layer_groups.num_layers)
         ]
 

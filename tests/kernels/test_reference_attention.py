@@ -16,7 +16,7 @@ from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.quantized import quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors, Tile, paged_attention, plan_tiles, prepare, write_kv
-from octavo.layer_groups import one_group
+from octavo.layer_groups import FULL, LayerKind, Window, one_group
 
 CPU = torch.device("cpu")
 LAYERS = 2
@@ -135,20 +135,20 @@ def fill(cache: KVCache, leftovers: float) -> None:
 
 
 def attend(
-    scene: Scene, *, layer: int = 1, scale: float = 0.5, window: int | None = None, softcap: float | None = None
+    scene: Scene, *, layer: int = 1, scale: float = 0.5, kind: LayerKind = FULL, softcap: float | None = None
 ) -> torch.Tensor:
     """Write the new tokens and attend, as a model's layer does."""
     step = prepare(scene.batch, scene.cache)
     write_kv(step, layer, scene.new("keys"), scene.new("values"))
-    return paged_attention(scene.query, step, layer, scale=scale, window=window, softcap=softcap)
+    return paged_attention(scene.query, step, layer, scale=scale, kind=kind, softcap=softcap)
 
 
-def plan(scene: Scene, window: int | None = None) -> list[Tile]:
-    return plan_tiles(prepare(scene.batch, scene.cache), window, 0, num_heads=scene.query.shape[1])
+def plan(scene: Scene, kind: LayerKind = FULL) -> list[Tile]:
+    return plan_tiles(prepare(scene.batch, scene.cache), kind, 0, num_heads=scene.query.shape[1])
 
 
 def attend_one_by_one(
-    scene: Scene, *, scale: float = 0.5, window: int | None = None, softcap: float | None = None
+    scene: Scene, *, scale: float = 0.5, kind: LayerKind = FULL, softcap: float | None = None
 ) -> np.ndarray:
     """For each token and head, in float64: softmax over the positions it may see, and the weighted sum of values."""
     out = []
@@ -158,7 +158,7 @@ def attend_one_by_one(
         for position in range(row.num_cached, row.context_len):
             query = next(queries)
             group = query.shape[0] // keys.shape[1]
-            oldest = 0 if window is None else max(0, position - window + 1)
+            oldest = max(0, position - kind.size + 1) if isinstance(kind, Window) else 0
             for head in range(query.shape[0]):
                 seen = slice(oldest, position + 1), head // group
                 scores = [float(np.dot(query[head], key)) * scale for key in keys[seen]]
@@ -188,7 +188,7 @@ decoding = st.lists(st.tuples(st.just(1), st.integers(0, 60)), min_size=1, max_s
     group=st.integers(1, 4),
     head_dim=st.sampled_from([1, 4, 8]),
     dtype=st.sampled_from(list(TOLERANCE)),
-    window=st.one_of(st.none(), st.integers(1, 50)),
+    kind=st.one_of(st.just(FULL), st.builds(Window, st.integers(1, 50))),
     softcap=st.one_of(st.none(), st.floats(0.5, 30)),
     scale=st.floats(0.05, 2),
     tile_bytes=st.sampled_from([200, 5000, 1 << 20]),
@@ -201,7 +201,7 @@ def test_any_ragged_batch_equals_attention_token_by_token(
     group: int,
     head_dim: int,
     dtype: torch.dtype,
-    window: int | None,
+    kind: LayerKind,
     softcap: float | None,
     scale: float,
     tile_bytes: int,
@@ -217,8 +217,8 @@ def test_any_ragged_batch_equals_attention_token_by_token(
         seed=seed,
     )
     with mock.patch.multiple(reference_attention, GATHERED_BYTES=tile_bytes, SCORE_BYTES=tile_bytes):
-        actual = attend(scene, scale=scale, window=window, softcap=softcap)
-    assert_same(actual, attend_one_by_one(scene, scale=scale, window=window, softcap=softcap), dtype)
+        actual = attend(scene, scale=scale, kind=kind, softcap=softcap)
+    assert_same(actual, attend_one_by_one(scene, scale=scale, kind=kind, softcap=softcap), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
@@ -249,15 +249,16 @@ def test_only_the_layer_asked_for_is_read_and_written() -> None:
 def test_layers_of_one_step_may_differ_in_their_window() -> None:
     scene = make_scene([(4, 11), (1, 20)], block_size=4)
     step = prepare(scene.batch, scene.cache)
-    for layer, window in enumerate([3, None]):
+    kinds: list[LayerKind] = [Window(3), FULL]
+    for layer, kind in enumerate(kinds):
         write_kv(step, layer, scene.new("keys"), scene.new("values"))
-        actual = paged_attention(scene.query, step, layer, scale=0.5, window=window)
-        assert_same(actual, attend_one_by_one(scene, window=window), torch.float64)
+        actual = paged_attention(scene.query, step, layer, scale=0.5, kind=kind)
+        assert_same(actual, attend_one_by_one(scene, kind=kind), torch.float64)
 
 
 def test_a_window_leaves_older_blocks_ungathered() -> None:
     scene = make_scene([(1, 400), (3, 300)], block_size=4)
-    tiles = plan(scene, window=8)
+    tiles = plan(scene, Window(8))
     assert max(tile.num_keys for tile in tiles) <= 8 + 3 + 4
 
 

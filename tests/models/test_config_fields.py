@@ -8,10 +8,11 @@ import torch
 
 from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels
+from octavo.layer_groups import FULL, Window
 from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.models.config import ModelConfig
-from octavo.models.parts import windows_of
+from octavo.models.parts import kinds_of
 from octavo.models.registry import build_model, config_of, translated
 
 META = ModelBuild(torch.float32, torch.device("meta"), ReferenceKernels())
@@ -54,7 +55,7 @@ def test_gemma3s_absent_fields_have_the_defaults_of_transformers() -> None:
     config = read("Gemma3ForCausalLM")
     assert (config.head_dim, config.tie_word_embeddings, config.hidden_act) == (256, True, "gelu_tanh")
     assert (config.rope_theta, config.extra["rope_local_base_freq"]) == (1e6, 1e4)
-    assert windows_of(config) == [4096] * 4
+    assert kinds_of(config) == [Window(4096)] * 4
 
 
 def test_gemma3_in_16_bits_rounds_its_embeddings_scale_and_keeps_its_norms_in_float32() -> None:
@@ -102,11 +103,11 @@ def test_a_gpt2_whose_size_is_no_number_is_refused(change: dict[str, Any]) -> No
 
 
 def test_a_window_of_qwen_is_used_where_use_sliding_window_says_so() -> None:
-    assert windows_of(read("Qwen2ForCausalLM", sliding_window=9, max_window_layers=0)) == [None] * 4
+    assert kinds_of(read("Qwen2ForCausalLM", sliding_window=9, max_window_layers=0)) == [FULL] * 4
     used = {"use_sliding_window": True, "sliding_window": 9}
-    assert windows_of(read("Qwen2ForCausalLM", **used, max_window_layers=3)) == [None, None, None, 9]
+    assert kinds_of(read("Qwen2ForCausalLM", **used, max_window_layers=3)) == [FULL, FULL, FULL, Window(9)]
     types = ["sliding_attention", "full_attention"] * 2
-    assert windows_of(read("Qwen3ForCausalLM", **used, layer_types=types)) == [9, None, 9, None]
+    assert kinds_of(read("Qwen3ForCausalLM", **used, layer_types=types)) == [Window(9), FULL, Window(9), FULL]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
+from octavo.layer_groups import FULL, LayerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class AttentionSpec:
     head_dim: int
     scale: float
     """Multiplies the scores."""
-    window: int | None = None
-    """A token sees itself and the `window - 1` tokens before it; None sees all."""
+    kind: LayerKind = FULL
+    """Which tokens before it a token sees."""
     softcap: float | None = None
     """Scores become `softcap * tanh(score / softcap)` before masking."""
     query_norm: torch.Tensor | None = None

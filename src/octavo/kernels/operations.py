@@ -11,6 +11,7 @@ from octavo.errors import ModelError
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.cache import KVCache
 from octavo.kernels.quantized import QuantizedWeight
+from octavo.layer_groups import LayerKind
 
 Weight = torch.Tensor | QuantizedWeight
 """What a product multiplies with: `[out_features, in_features]`."""
@@ -26,7 +27,7 @@ class Collective:
     run: Callable[[torch.Tensor], torch.Tensor]
 
 
-Argument = torch.Tensor | KVCache | AttentionSpec | Collective | float | str | None
+Argument = torch.Tensor | KVCache | AttentionSpec | LayerKind | Collective | float | str | None
 """What an operation is called with, weights apart."""
 
 NO_WEIGHTS: Mapping[str, Sequence[Weight]] = MappingProxyType({})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -147,6 +148,8 @@ def _given(argument: Argument) -> object:
             return argument.known_as
         case torch.Tensor():
             return _floats(argument)
+        case msgspec.Struct():
+            return {"name": type(argument).__name__, **msgspec.structs.asdict(argument)}
         case AttentionSpec():
             return {field.name: _given(getattr(argument, field.name)) for field in fields(argument)}
         case KVCache(shape, records):

@@ -171,7 +171,7 @@ class ReferenceKernels(Kernels):
             query, key = rotary(query, key, context.batch.positions, spec.cos_sin)
         write_kv(context.metadata, spec.layer, key, value)
         attended = paged_attention(
-            query, context.metadata, spec.layer, scale=spec.scale, window=spec.window, softcap=spec.softcap
+            query, context.metadata, spec.layer, scale=spec.scale, kind=spec.kind, softcap=spec.softcap
         )
         return attended.flatten(1)
 

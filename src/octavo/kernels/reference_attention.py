@@ -11,6 +11,7 @@ import torch
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.quantized import quantize_rows
+from octavo.layer_groups import FULL, LayerKind
 
 KEYS, VALUES = 0, 1
 
@@ -64,7 +65,7 @@ class Span(NamedTuple):
     num_queries: int
     first_position: int
     first_block: int
-    """Logical: earlier blocks are outside the window."""
+    """Logical: no query sees earlier blocks."""
     num_blocks: int
 
 
@@ -103,8 +104,8 @@ class AttentionMetadata:
     """`[num_groups, num_tokens]` int64: the physical block of each new token…"""
     slot_offsets: torch.Tensor
     """…and its slot in there."""
-    tiles: dict[tuple[int | None, int, int], list[Tile]] = field(default_factory=dict)
-    """By window, layer group and number of heads: made when a layer first asks for them, and kept for those that
+    tiles: dict[tuple[LayerKind, int, int], list[Tile]] = field(default_factory=dict)
+    """By kind, layer group and number of heads: made when a layer first asks for them, and kept for those that
     follow."""
 
 
@@ -135,7 +136,7 @@ def paged_attention(
     layer: int,
     *,
     scale: float,
-    window: int | None = None,
+    kind: LayerKind = FULL,
     softcap: float | None = None,
 ) -> torch.Tensor:
     """Causal attention of the new tokens over their rows' blocks.
@@ -153,7 +154,7 @@ def paged_attention(
     by_kv_head = (query.to(wide) * scale).view(num_tokens, metadata.shape.num_kv_heads, -1, head_dim)
     queries = by_kv_head.transpose(0, 1).contiguous()
     attended = torch.empty_like(queries)
-    for tile in plan_tiles(metadata, window, layer_group, num_heads):
+    for tile in plan_tiles(metadata, kind, layer_group, num_heads):
         attended.index_copy_(1, tile.tokens, _attend(queries, metadata.cached, place, tile, softcap))
     return attended.transpose(0, 1).reshape(num_tokens, num_heads, head_dim).to(query.dtype)
 
@@ -201,18 +202,18 @@ def _gather(cached: CachedVectors, place: int, part: int, tile: Tile, dtype: tor
     return gathered.view(tile.num_rows, tile.num_keys, *gathered.shape[2:])
 
 
-def plan_tiles(metadata: AttentionMetadata, window: int | None, layer_group: int, num_heads: int) -> list[Tile]:
-    """The step's tiles for layers of this group, window and number of heads."""
-    tiles = metadata.tiles.get((window, layer_group, num_heads))
+def plan_tiles(metadata: AttentionMetadata, kind: LayerKind, layer_group: int, num_heads: int) -> list[Tile]:
+    """The step's tiles for layers of this group, kind and number of heads."""
+    tiles = metadata.tiles.get((kind, layer_group, num_heads))
     if tiles is None:
-        alike = _alike(_spans(metadata, window, num_heads), metadata.shape, num_heads)
+        alike = _alike(_spans(metadata, kind, num_heads), metadata.shape, num_heads)
         tables = metadata.batch.block_tables[layer_group], metadata.batch.tables
-        tiles = [_lay_out(spans, *tables, metadata.shape.block_size, window) for spans in alike]
-        metadata.tiles[window, layer_group, num_heads] = tiles
+        tiles = [_lay_out(spans, *tables, metadata.shape.block_size, kind) for spans in alike]
+        metadata.tiles[kind, layer_group, num_heads] = tiles
     return tiles
 
 
-def _spans(metadata: AttentionMetadata, window: int | None, num_heads: int) -> list[Span]:
+def _spans(metadata: AttentionMetadata, kind: LayerKind, num_heads: int) -> list[Span]:
     """Cut each row's new tokens so that a span's scores stay under `SCORE_BYTES`."""
     block_size = metadata.shape.block_size
     score_bytes = num_heads * accumulation_dtype(metadata.shape.dtype).itemsize
@@ -224,7 +225,7 @@ def _spans(metadata: AttentionMetadata, window: int | None, num_heads: int) -> l
         for token in range(start, end, most_queries):
             num_queries = min(most_queries, end - token)
             first_position = context - (end - token)
-            first_block = 0 if window is None else max(0, first_position - window + 1) // block_size
+            first_block = kind.first_seen(first_position) // block_size
             last_block = (first_position + num_queries - 1) // block_size
             spans.append(Span(row, token, num_queries, first_position, first_block, last_block + 1 - first_block))
     return spans
@@ -253,7 +254,7 @@ def _alike(spans: list[Span], shape: CacheShape, num_heads: int) -> list[list[Sp
 
 
 def _lay_out(
-    spans: list[Span], block_tables: torch.Tensor, tables: torch.Tensor, block_size: int, window: int | None
+    spans: list[Span], block_tables: torch.Tensor, tables: torch.Tensor, block_size: int, kind: LayerKind
 ) -> Tile:
     """The index tensors of one tile.
 
@@ -271,13 +272,16 @@ def _lay_out(
     keys = first_blocks * block_size + torch.arange(num_blocks * block_size, device=device)
     unseen = keys > positions[:, -1:]
     masked_from = min(span.first_position for span in spans) + 1
-    if window is not None:
-        unseen |= keys <= positions[:, :1] - window
+    first_seen = None
+    if kind.most_seen is not None:
+        queries = [range(span.first_position, span.first_position + num_queries) for span in spans]
+        first_seen = torch.tensor([[kind.first_seen(position) for position in own] for own in queries], device=device)
+        unseen |= keys < first_seen[:, :1]
         masked_from = 0
     masked_keys, masked_positions = keys[:, None, masked_from:], positions[:, :, None]
     masked = masked_keys > masked_positions
-    if window is not None:
-        masked |= masked_keys <= masked_positions - window
+    if first_seen is not None:
+        masked |= masked_keys < first_seen[:, :, None]
     return Tile(
         num_rows=len(spans),
         num_queries=num_queries,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.attention import AttentionSpec, ForwardContext
-from octavo.layer_groups import Full, LayerKind, Window
+from octavo.layer_groups import FULL, LayerKind
 from octavo.layers.build import ModelBuild
 from octavo.layers.linear import MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.norm import RMSNorm
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         qkv_bias: bool = False,
         out_bias: bool = False,
         scale: float | None = None,
-        window: int | None = None,
+        kind: LayerKind = FULL,
         head_norms: tuple[RMSNorm, RMSNorm] | None = None,
         fused: str | None = None,
     ) -> None:
@@ -48,7 +48,7 @@ class Attention(nn.Module):
             index: the layer's, in the cache.
             rotary: the positions' table; None rotates nothing.
             scale: multiplies the scores; None is 1 / sqrt(head_dim).
-            window: how many tokens a token sees, itself among them; None sees all before it.
+            kind: which tokens before it a token sees.
             head_norms: of each query head and of each key head, alike in their `eps`; `[head_dim]` each.
             fused: the checkpoint's tensor of queries, keys and values below each other; None where each has its own.
 
@@ -69,14 +69,10 @@ class Attention(nn.Module):
         self.index = index
         self.head_dim = width
         self.scale = width**-0.5 if scale is None else scale
-        self.window = window
+        self.kind = kind
+        """What this layer reads of a sequence's KV."""
         norms: tuple[RMSNorm | None, RMSNorm | None] = head_norms or (None, None)
         self.q_norm, self.k_norm = norms
-
-    @property
-    def kind(self) -> LayerKind:
-        """What this layer reads of a sequence's KV."""
-        return Full() if self.window is None else Window(self.window)
 
     @property
     def spec(self) -> AttentionSpec:
@@ -88,7 +84,7 @@ class Attention(nn.Module):
             num_kv_heads,
             self.head_dim,
             scale=self.scale,
-            window=self.window,
+            kind=self.kind,
             query_norm=None if self.q_norm is None else self.q_norm.weight,
             key_norm=None if self.k_norm is None else self.k_norm.weight,
             norm_eps=0.0 if self.q_norm is None else self.q_norm.eps,

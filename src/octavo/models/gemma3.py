@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.attention import ForwardContext
+from octavo.layer_groups import FULL, LayerKind
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
@@ -15,8 +16,8 @@ from octavo.layers.feed_forward import GatedFeedForward
 from octavo.layers.norm import RMSNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.layers.rotary import RotaryEmbedding
-from octavo.models.config import ModelConfig, Positive, Window
-from octavo.models.parts import embedding_and_head, heads_of, rotary_of, windows_of
+from octavo.models.config import ModelConfig, Positive, WindowSize
+from octavo.models.parts import embedding_and_head, heads_of, kinds_of, rotary_of
 
 NORM_OFFSET = 1.0
 """Checkpoints keep a norm's weight less one."""
@@ -26,7 +27,7 @@ class Gemma3ForCausalLM(Decoder):
     """RMS norms, of heads too; grouped heads; a rotary base for layers that see a window and one for the others."""
 
     understands: ClassVar[Mapping[str, Any]] = {
-        "sliding_window": Window,
+        "sliding_window": WindowSize,
         "layer_types": list[str],
         "rope_local_base_freq": Positive,
         "query_pre_attn_scalar": Positive,
@@ -42,8 +43,8 @@ class Gemma3ForCausalLM(Decoder):
         far = rotary_of(config, build)
         near = rotary_of(config, build, local_theta=config.extra["rope_local_base_freq"])
         layers = [
-            Gemma3Layer(index, config, window, far if window is None else near, build)
-            for index, window in enumerate(windows_of(config))
+            Gemma3Layer(index, config, kind, far if kind == FULL else near, build)
+            for index, kind in enumerate(kinds_of(config))
         ]
         # Rounded as transformers does.
         scale = torch.tensor(config.hidden_size**0.5, dtype=build.dtype).item()
@@ -92,7 +93,7 @@ class Gemma3Layer(nn.Module):
     """Attention and feed-forward, each between two norms; the residual passes by both."""
 
     def __init__(
-        self, index: int, config: ModelConfig, window: int | None, rotary: RotaryEmbedding, build: ModelBuild
+        self, index: int, config: ModelConfig, kind: LayerKind, rotary: RotaryEmbedding, build: ModelBuild
     ) -> None:
         super().__init__()
         hidden_size = config.hidden_size
@@ -106,7 +107,7 @@ class Gemma3Layer(nn.Module):
             qkv_bias=config.attention_bias,
             out_bias=config.attention_bias,
             scale=config.extra["query_pre_attn_scalar"] ** -0.5,
-            window=window,
+            kind=kind,
             head_norms=(_norm(config.head_dim, config, build), _norm(config.head_dim, config, build)),
         )
         self.post_attention_layernorm = _norm(hidden_size, config, build)

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
-from octavo.models.config import ModelConfig, Window
-from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+from octavo.models.config import ModelConfig, WindowSize
+from octavo.models.parts import embedding_and_head, heads_of, kinds_of, norm_of, pre_norm_layers, rotary_of
 
 
 class MistralForCausalLM(Decoder):
     """RMS norms, rotary positions, grouped heads that see a window, SwiGLU; no biases."""
 
-    understands: ClassVar[Mapping[str, Any]] = {"sliding_window": Window}
+    understands: ClassVar[Mapping[str, Any]] = {"sliding_window": WindowSize}
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.
@@ -22,10 +22,10 @@ class MistralForCausalLM(Decoder):
             ModelError: the rope scaling is of an unknown kind.
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
-        heads, rotary, windows = heads_of(config), rotary_of(config, build), windows_of(config)
+        heads, rotary, kinds = heads_of(config), rotary_of(config, build), kinds_of(config)
 
         def attention(index: int) -> Attention:
-            return Attention(index, config.hidden_size, heads, build, rotary=rotary, window=windows[index])
+            return Attention(index, config.hidden_size, heads, build, rotary=rotary, kind=kinds[index])
 
         embed_tokens, head = embedding_and_head(config, build)
         super().__init__(embed_tokens, pre_norm_layers(config, build, attention), norm_of(config, build), head)

@@ -8,15 +8,15 @@ from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder, PreNormLayer
 from octavo.layers.experts import Experts
-from octavo.models.config import ModelConfig, NumExperts, Window
-from octavo.models.parts import embedding_and_head, heads_of, norm_of, rotary_of, windows_of
+from octavo.models.config import ModelConfig, NumExperts, WindowSize
+from octavo.models.parts import embedding_and_head, heads_of, kinds_of, norm_of, rotary_of
 
 
 class MixtralForCausalLM(Decoder):
     """RMS norms, rotary positions, grouped heads, a few experts for each token."""
 
     understands: ClassVar[Mapping[str, Any]] = {
-        "sliding_window": Window,
+        "sliding_window": WindowSize,
         "num_local_experts": NumExperts,
         "num_experts_per_tok": NumExperts,
     }
@@ -28,12 +28,12 @@ class MixtralForCausalLM(Decoder):
             ModelError: the rope scaling is of an unknown kind, or a token has more experts than there are.
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
-        hidden_size, windows = config.hidden_size, windows_of(config)
+        hidden_size, kinds = config.hidden_size, kinds_of(config)
         heads, rotary = heads_of(config), rotary_of(config, build)
         num_experts, num_chosen = _num_experts(config)
 
         def layer(index: int) -> PreNormLayer:
-            attention = Attention(index, hidden_size, heads, build, rotary=rotary, window=windows[index])
+            attention = Attention(index, hidden_size, heads, build, rotary=rotary, kind=kinds[index])
             experts = Experts(
                 hidden_size, config.intermediate_size, num_experts, num_chosen, build, activation=config.hidden_act
             )

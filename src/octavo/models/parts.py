@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from octavo.errors import ModelError
+from octavo.layer_groups import FULL, LayerKind, Window
 from octavo.layers.attention import Attention, Heads
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import PreNormLayer
@@ -11,10 +12,10 @@ from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.layers.feed_forward import GatedFeedForward
 from octavo.layers.norm import RMSNorm
 from octavo.layers.rotary import RotaryEmbedding
-from octavo.models.config import ModelConfig, Window
+from octavo.models.config import ModelConfig, WindowSize
 
-WINDOWS: dict[str, Any] = {"sliding_window": Window, "max_window_layers": Window, "layer_types": list[str]}
-"""The fields that `windows_of` reads, for an architecture to understand."""
+WINDOWS: dict[str, Any] = {"sliding_window": WindowSize, "max_window_layers": WindowSize, "layer_types": list[str]}
+"""The fields that `kinds_of` reads, for an architecture to understand."""
 
 
 def heads_of(config: ModelConfig) -> Heads:
@@ -44,27 +45,28 @@ def rotary_of(config: ModelConfig, build: ModelBuild, *, local_theta: float | No
     return RotaryEmbedding(width, max_positions, theta, scaling, build)
 
 
-def windows_of(config: ModelConfig) -> list[int | None]:
-    """How many tokens each layer sees, None for all: `sliding_window` where `layer_types` says so or, without types,
-    from layer `max_window_layers` on.
+def kinds_of(config: ModelConfig) -> list[LayerKind]:
+    """The kind of each layer: it sees `sliding_window` tokens where `layer_types` says so or, without types, from layer
+    `max_window_layers` on.
 
     Raises:
         ModelError: there are not as many types as layers, one is unknown, or there is no window for them.
     """
     extra, count = config.extra, config.num_hidden_layers
-    window, types = extra.get("sliding_window") or None, extra.get("layer_types")
+    size, types = extra.get("sliding_window") or None, extra.get("layer_types")
+    sliding: LayerKind = FULL if size is None else Window(size)
     if types is None:
         first = extra.get("max_window_layers", 0)
-        return [window if index >= first else None for index in range(count)]
+        return [sliding if index >= first else FULL for index in range(count)]
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
     if len(types) != count:
         raise ModelError(f"the model's config has {len(types)} layer_types, and num_hidden_layers is {count}")
     if unknown:
         kinds = ", ".join(unknown)
         raise ModelError(f"the model's config has {kinds} in layer_types, which Octavo's {config.architecture} lacks")
-    if window is None and "sliding_attention" in types:
+    if size is None and "sliding_attention" in types:
         raise ModelError("the model's config has sliding_attention in layer_types, and no sliding_window")
-    return [window if kind == "sliding_attention" else None for kind in types]
+    return [sliding if name == "sliding_attention" else FULL for name in types]
 
 
 def norm_of(config: ModelConfig, build: ModelBuild) -> RMSNorm:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
-from octavo.models.config import Fraction, ModelConfig, Window
-from octavo.models.parts import embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+from octavo.models.config import Fraction, ModelConfig, WindowSize
+from octavo.models.parts import embedding_and_head, heads_of, kinds_of, norm_of, pre_norm_layers, rotary_of
 
 LONGROPE = ("longrope", "su", "yarn")
 """Names of its one kind of rope scaling, the last two from its first versions."""
@@ -16,7 +16,7 @@ LONGROPE = ("longrope", "su", "yarn")
 class Phi3ForCausalLM(Decoder):
     """LLaMA with fused projections, sliding windows, partly rotated heads and positions scaled by LongRoPE."""
 
-    understands: ClassVar[Mapping[str, Any]] = {"partial_rotary_factor": Fraction, "sliding_window": Window}
+    understands: ClassVar[Mapping[str, Any]] = {"partial_rotary_factor": Fraction, "sliding_window": WindowSize}
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.
@@ -25,11 +25,11 @@ class Phi3ForCausalLM(Decoder):
             ModelError: the rope scaling is of an unknown kind.
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
-        heads, rotary, windows = heads_of(config), rotary_of(config, build), windows_of(config)
+        heads, rotary, kinds = heads_of(config), rotary_of(config, build), kinds_of(config)
 
         def attention(index: int) -> Attention:
-            window = windows[index]
-            return Attention(index, config.hidden_size, heads, build, rotary=rotary, window=window, fused="qkv_proj")
+            kind = kinds[index]
+            return Attention(index, config.hidden_size, heads, build, rotary=rotary, kind=kind, fused="qkv_proj")
 
         embed_tokens, head = embedding_and_head(config, build)
         layers = pre_norm_layers(config, build, attention, fused="gate_up_proj")

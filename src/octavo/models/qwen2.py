@@ -7,7 +7,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
 from octavo.models.config import ModelConfig
-from octavo.models.parts import WINDOWS, embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+from octavo.models.parts import WINDOWS, embedding_and_head, heads_of, kinds_of, norm_of, pre_norm_layers, rotary_of
 
 
 class Qwen2ForCausalLM(Decoder):
@@ -22,12 +22,10 @@ class Qwen2ForCausalLM(Decoder):
             ModelError: the rope scaling is of an unknown kind, or the layers' types are.
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
-        heads, rotary, windows = heads_of(config), rotary_of(config, build), windows_of(config)
+        heads, rotary, kinds = heads_of(config), rotary_of(config, build), kinds_of(config)
 
         def attention(index: int) -> Attention:
-            return Attention(
-                index, config.hidden_size, heads, build, rotary=rotary, qkv_bias=True, window=windows[index]
-            )
+            return Attention(index, config.hidden_size, heads, build, rotary=rotary, qkv_bias=True, kind=kinds[index])
 
         embed_tokens, head = embedding_and_head(config, build)
         super().__init__(embed_tokens, pre_norm_layers(config, build, attention), norm_of(config, build), head)

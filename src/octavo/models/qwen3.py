@@ -8,7 +8,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
 from octavo.layers.norm import RMSNorm
 from octavo.models.config import ModelConfig
-from octavo.models.parts import WINDOWS, embedding_and_head, heads_of, norm_of, pre_norm_layers, rotary_of, windows_of
+from octavo.models.parts import WINDOWS, embedding_and_head, heads_of, kinds_of, norm_of, pre_norm_layers, rotary_of
 
 
 class Qwen3ForCausalLM(Decoder):
@@ -23,7 +23,7 @@ class Qwen3ForCausalLM(Decoder):
             ModelError: the rope scaling is of an unknown kind, or the layers' types are.
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
-        heads, rotary, windows = heads_of(config), rotary_of(config, build), windows_of(config)
+        heads, rotary, kinds = heads_of(config), rotary_of(config, build), kinds_of(config)
 
         def head_norm() -> RMSNorm:
             return RMSNorm(config.head_dim, config.rms_norm_eps, build)
@@ -37,7 +37,7 @@ class Qwen3ForCausalLM(Decoder):
                 rotary=rotary,
                 qkv_bias=config.attention_bias,
                 out_bias=config.attention_bias,
-                window=windows[index],
+                kind=kinds[index],
                 head_norms=(head_norm(), head_norm()),
             )
 
