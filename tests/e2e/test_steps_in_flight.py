@@ -144,7 +144,8 @@ def test_two_steps_in_flight_give_the_tokens_of_one(folder: Path, precision: str
         assert (totals.num_swaps > 0) == (mode == "swap")
 
 
-@pytest.mark.parametrize(("precision", "mode"), [("reference", "recompute"), ("C++", "swap")])
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_drafts_change_the_number_of_steps_and_no_token(folder: Path, precision: str, mode: PreemptionMode) -> None:
     without, _, num_steps = run(folder, PRECISIONS[precision], 1, mode)
     for depth in (1, 2):

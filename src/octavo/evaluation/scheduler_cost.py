@@ -9,11 +9,14 @@ import msgspec
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capacity
 from octavo.execution.simulated import SimulatedExecutor
+from octavo.layer_groups import Full, Window, group_layers
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 
 BLOCK_SIZE = 16
 VOCAB_SIZE = 50_000
+WINDOW = 512
+"""Gemma 3's."""
 
 
 class SchedulerCost(msgspec.Struct, frozen=True):
@@ -22,6 +25,7 @@ class SchedulerCost(msgspec.Struct, frozen=True):
     num_sequences: int
     num_tokens: int
     """Length of each sequence when the measurement begins."""
+    num_groups: int
     schedule_us: float
     update_us: float
 
@@ -30,13 +34,16 @@ class SchedulerCost(msgspec.Struct, frozen=True):
         return self.schedule_us + self.update_us
 
 
-def measure(num_sequences: int, num_tokens: int, num_steps: int = 200) -> SchedulerCost:
+def measure(num_sequences: int, num_tokens: int, num_groups: int = 1, num_steps: int = 200) -> SchedulerCost:
     """Time `schedule` and `update` over steps in which `num_sequences` greedy one-sequence requests of `num_tokens`
     tokens decode.
 
     The steps are consecutive, so block boundaries are crossed as often as in real decoding.
+
+    Args:
+        num_groups: layer groups, the first of which needs every token, and the others a window of `WINDOW`.
     """
-    engine = _decoding_engine(num_sequences, num_tokens, num_steps)
+    engine = _decoding_engine(num_sequences, num_tokens, num_groups, num_steps)
     schedule_s, update_s = [], []
     for _ in range(num_steps):
         start = time.perf_counter()
@@ -51,25 +58,27 @@ def measure(num_sequences: int, num_tokens: int, num_steps: int = 200) -> Schedu
     return SchedulerCost(
         num_sequences,
         num_tokens,
+        num_groups,
         statistics.median(schedule_s) * per_sequence,
         statistics.median(update_s) * per_sequence,
     )
 
 
-def sweep(sequence_counts: list[int], lengths: list[int]) -> Iterator[SchedulerCost]:
+def sweep(sequence_counts: list[int], lengths: list[int], num_groups: int) -> Iterator[SchedulerCost]:
     """Measure every combination, one at a time."""
     for num_tokens in lengths:
         for num_sequences in sequence_counts:
-            yield measure(num_sequences, num_tokens)
+            yield measure(num_sequences, num_tokens, num_groups)
 
 
-def _decoding_engine(num_sequences: int, num_tokens: int, num_steps: int) -> Engine:
+def _decoding_engine(num_sequences: int, num_tokens: int, num_groups: int, num_steps: int) -> Engine:
     """An engine all of whose requests are past their prefill and stay in decode for `num_steps` steps."""
     max_tokens = 2 * num_steps + num_sequences
     blocks_each = -(-(num_tokens + max_tokens) // BLOCK_SIZE)
     capacity = Capacity(
-        num_blocks=num_sequences * blocks_each,
+        num_blocks=num_sequences * blocks_each * num_groups,
         block_size=BLOCK_SIZE,
+        layer_groups=group_layers([Full(), *(num_groups - 1) * [Window(WINDOW)]]),
         block_bytes=1,
         max_model_len=num_tokens + max_tokens,
         vocab_size=VOCAB_SIZE,

@@ -61,6 +61,8 @@ def _distribute(
     back and not all fit."""
     reach: dict[SequenceState, int] = {}
     num_new = []
+    # Window groups let go of what a sequence has passed, so it stays where others are to fork from it.
+    fork_limits = request.fork_limits() if hold_back and memory.demand.has_windows else {}
     for sequence in request.sequences:
         if sequence.parent is not None and not _can_fork(sequence, reach, memory):
             if hold_back:
@@ -70,8 +72,8 @@ def _distribute(
         if wanted > max_tokens and not hold_back:
             return None
         wanted = min(wanted, max_tokens)
-        if hold_back and memory.demand.has_windows:
-            wanted = _until_others_fork(sequence, wanted)
+        if sequence in fork_limits:
+            wanted = max(0, min(wanted, fork_limits[sequence] - sequence.num_computed))
         max_tokens -= wanted
         reach[sequence] = sequence.num_computed + wanted
         if wanted or sequence.parent is not None or not hold_back:
@@ -87,10 +89,3 @@ def _can_fork(sequence: SequenceState, reach: dict[SequenceState, int], memory: 
         return False
     writes_into_shared = sequence.num_pending and (memory.forks_copy or sequence.fork_at % memory.block_size)
     return not writes_into_shared or (parent.parent is None and parent.table.num_tokens >= sequence.fork_at)
-
-
-def _until_others_fork(sequence: SequenceState, num_new: int) -> int:
-    """As many of some new tokens as leave in memory what others that are to fork from this sequence need: its window
-    groups let go of what it has passed."""
-    limit = sequence.request.fork_limit(sequence)
-    return num_new if limit is None else max(0, min(num_new, limit - sequence.num_computed))

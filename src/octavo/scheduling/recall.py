@@ -138,8 +138,7 @@ def _find_prefix(sequence: SequenceState, memory: KVManager) -> PrefixHit | None
         # on from a hit, where the other one found less, would hold common blocks twice: more than it was admitted for.
         if sequence.parent is not None:
             return None
-        fork_limit = request.fork_limit(sequence)
-        limit = limit if fork_limit is None else min(limit, fork_limit // memory.block_size)
+        limit = min(limit, request.fork_limits().get(sequence, sequence.num_tokens) // memory.block_size)
     if limit == 0 or limit * memory.block_size < sequence.num_computed:
         return None
     hit = memory.find_prefix(limit, sequence.names_for(memory.block_size))

@@ -212,9 +212,13 @@ class Request:
                 sequence.parent, sequence.fork_at = parent, num_common
         self.is_decoding = False
 
-    def fork_limit(self, sequence: SequenceState) -> int | None:
-        """The fewest tokens at which another sequence is to fork from this one; None where none is."""
-        return min((child.fork_at for child in self.sequences if child.parent is sequence), default=None)
+    def fork_limits(self) -> dict[SequenceState, int]:
+        """The fewest tokens at which another sequence is to fork from one; of those only from which any is."""
+        limits: dict[SequenceState, int] = {}
+        for child in self.sequences:
+            if child.parent is not None:
+                limits[child.parent] = min(child.fork_at, limits.get(child.parent, child.fork_at))
+        return limits
 
     def remove(self, sequence: SequenceState, can_fork: Callable[[BlockTable, int], bool]) -> None:
         """Take a finished sequence out; those that were to fork from it fork from its parent, or else from the first of

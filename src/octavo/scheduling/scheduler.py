@@ -210,10 +210,12 @@ class Scheduler:
         sequence that is to fork needs."""
         for sequence, table, first, last in step.filled:
             self.memory.index_blocks(table, first, last, partial(sequence.digest, block_size=self.limits.block_size))
+        request, limits = None, {}
         for sequence, table, end in step.passed:
-            limit = sequence.request.fork_limit(sequence)
-            end = min(end, table.num_tokens)
-            self.memory.release_passed(table, end if limit is None else min(end, limit))
+            if sequence.request is not request:
+                request = sequence.request
+                limits = request.fork_limits()
+            self.memory.release_passed(table, min(end, table.num_tokens, limits.get(sequence, end)))
 
     def _finish(self, sequence: SequenceState, reason: FinishReason) -> None:
         """End a sequence: its blocks go back to the memory, its row to the runner, and with the last one its request is
