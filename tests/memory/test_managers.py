@@ -291,7 +291,7 @@ class ManagerMachine(RuleBasedStateMachine):
     @invariant()
     def the_swap_space_holds_what_is_away(self) -> None:
         if isinstance(self.memory, PagedManager):
-            check_pool(self.memory.swap, Counter(block for saved in self.away for block in saved.held))
+            check_pool(self.memory.swap.pool, Counter(block for saved in self.away for block in saved.held))
 
     @rule(table=consumes(sequences))
     def free(self, table: BlockTable) -> None:

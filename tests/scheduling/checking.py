@@ -261,7 +261,7 @@ def check_engine(engine: Engine) -> None:
     assert set(map(id, tables)) == set(map(id, memory.tables))
     assert all(s.saved is None for r in running for s in r.sequences), "a running request is in the swap space"
     saved = [s.saved for r in waiting for s in r.sequences if s.saved is not None]
-    check_pool(memory.swap, Counter(block for table in saved for block in table.held))
+    check_pool(memory.swap.pool, Counter(block for table in saved for block in table.held))
     assert all(len(b) == -(-table.num_tokens // size) for table in saved for b in table.groups)
 
     counts: Counter[int] = Counter(memory.pins.keys())

@@ -8,11 +8,11 @@ from octavo.layer_groups import LayerKind
 from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
 from octavo.memory.demand import BlockDemand
-from octavo.memory.ledger import GroupAccount, Ledger, Totals
+from octavo.memory.group_accounts import group_accounts
+from octavo.memory.ledger import Ledger, Totals
 from octavo.memory.manager import Fork, TableChange
 from octavo.memory.prefix_lookup import Names, PrefixHit, find_prefix
-from octavo.memory.swap_space import Move, transfer
-from octavo.memory.unfilled import unfilled_slots
+from octavo.memory.swap_space import Move, SwapSpace
 
 
 class PagedManager:
@@ -37,8 +37,7 @@ class PagedManager:
         self.block_size = demand.block_size
         self.block_bytes = block_bytes
         self.pool = BlockPool(num_blocks, self.num_groups)
-        self.swap = BlockPool(num_swap_blocks, self.num_groups)
-        """The swap space: a second pool, whose tables are those of preempted sequences."""
+        self.swap = SwapSpace(num_swap_blocks, self.num_groups)
         self.pins: dict[int, int] = {}
         """Blocks that stay, whoever uses them, and the layer group of each."""
         self.totals = Totals()
@@ -55,7 +54,7 @@ class PagedManager:
         """Forget everything but the pins."""
         index = self.pool.index
         self.pool = BlockPool(self.num_blocks, self.num_groups)
-        self.swap = BlockPool(self.swap.num_blocks, self.num_groups)
+        self.swap = SwapSpace(self.swap.pool.num_blocks, self.num_groups)
         self._tables = {}
         self.pool.reserve(self.pins.items())
         for block in self.pins:
@@ -77,7 +76,7 @@ class PagedManager:
 
     @property
     def num_free_swap_blocks(self) -> int:
-        return self.swap.num_free
+        return self.swap.pool.num_free
 
     @property
     def tables(self) -> Iterable[BlockTable]:
@@ -270,58 +269,28 @@ class PagedManager:
         return len({block for table in tables for block in table.held})
 
     def swap_out(self, tables: Sequence[BlockTable]) -> tuple[list[BlockTable], list[Move]]:
-        """Give tables copies in the swap space, and let go of all their blocks.
-
-        Returns:
-            The copies, and what has to be moved for them: (block of the pool, block of the swap space).
-        """
-        saved = [self.new_table(table.max_tokens) for table in tables]
-        moves = transfer(zip(tables, saved, strict=True), self.pool, self.swap, {})
+        """As `KVManager.swap_out`: each distinct block moves once."""
+        saved, moves = self.swap.save(tables, self.pool)
         for table in tables:
             self.free(table)
         self.totals.num_moved_blocks += len(moves)
         return saved, moves
 
     def swap_in(self, tables: Sequence[tuple[BlockTable, BlockTable]], found: Mapping[int, int]) -> list[Move]:
-        """Give the second, empty table of each pair what the first one, of the swap space, holds; that is freed.
-
-        Args:
-            found: for blocks of the swap space, blocks of the pool that the index has found with the same content.
-
-        Returns:
-            What has to be moved: (block of the swap space, block of the pool).
-        """
-        for block in found.values():
-            self.pool.acquire(block)  # so that none is evicted for another
-        moves = transfer(tables, self.swap, self.pool, dict(found))
-        for block in found.values():
-            self.pool.release(block)
-        for saved, table in tables:
-            self.drop_saved(saved)
-            self._tables[table] = None
+        """As `KVManager.swap_in`: what is found is not moved."""
+        moves = self.swap.restore(tables, self.pool, found)
+        self._tables.update(dict.fromkeys(table for _, table in tables))
         self.totals.num_moved_blocks += len(moves)
         return moves
 
     def drop_saved(self, saved: BlockTable) -> None:
         """Let go of a table of the swap space."""
-        for block in saved.held:
-            self.swap.release(block)
-        saved.clear()
+        self.swap.drop(saved)
 
     def ledger(self) -> Ledger:
         """The account of the pool's memory at this moment. Costs a look at each table's last blocks."""
-        pool, used = self.pool, self.pool.num_used_by_group
-        unfilled = unfilled_slots(self._tables, pool.reference_counts, self.block_size, self.num_groups)
-        accounts = [
-            GroupAccount(
-                kind=str(group.kind),
-                num_layers=len(group.layers),
-                num_used_blocks=used[index],
-                num_filled_slots=used[index] * self.block_size - unfilled[index].num_slots,
-                num_reserved_slots=unfilled[index].num_reserved,
-            )
-            for index, group in enumerate(self.layer_groups.groups)
-        ]
+        pool = self.pool
+        accounts = group_accounts(self.layer_groups, pool, self._tables, self.block_size)
         return Ledger(
             num_blocks=pool.num_blocks,
             block_size=self.block_size,
@@ -332,8 +301,8 @@ class PagedManager:
             num_shared_blocks=pool.num_shared,
             num_unshared_blocks=pool.num_references - self.num_pinned_blocks,
             num_pinned_blocks=self.num_pinned_blocks,
-            num_swap_blocks=self.swap.num_blocks,
-            num_swapped_blocks=self.swap.num_used,
+            num_swap_blocks=self.swap.pool.num_blocks,
+            num_swapped_blocks=self.swap.pool.num_used,
             block_bytes=self.block_bytes,
             totals=replace(self.totals),
         )

@@ -1,10 +1,35 @@
-"""The slots of held blocks that hold nothing: found by a look at each table's last blocks, as only these can be
-unfilled."""
+"""What each layer group of a pool holds. Slots that hold nothing are found by a look at each table's last blocks, as
+only these can be unfilled."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from octavo.layer_groups import LayerGroups
+from octavo.memory.block_pool import BlockPool
 from octavo.memory.block_table import BlockTable
+from octavo.memory.ledger import GroupAccount
+
+
+def group_accounts(
+    layer_groups: LayerGroups, pool: BlockPool, tables: Iterable[BlockTable], block_size: int
+) -> list[GroupAccount]:
+    """An account of each group.
+
+    Args:
+        tables: all that hold blocks.
+    """
+    groups = layer_groups.groups
+    unfilled = unfilled_slots(tables, pool.reference_counts, block_size, len(groups))
+    return [
+        GroupAccount(
+            kind=str(group.kind),
+            num_layers=len(group.layers),
+            num_used_blocks=num_used,
+            num_filled_slots=num_used * block_size - empty.num_slots,
+            num_reserved_slots=empty.num_reserved,
+        )
+        for group, num_used, empty in zip(groups, pool.num_used_by_group, unfilled, strict=True)
+    ]
 
 
 class Unfilled(NamedTuple):
