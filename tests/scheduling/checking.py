@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from octavo.engine.engine import Engine
-from octavo.execution.executor import Capacity, PendingOutput
+from octavo.execution.executor import Capabilities, Capacity, PendingOutput
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import LayerGroups, one_group
@@ -22,6 +22,7 @@ def capacity(
     num_swap_blocks: int = 0,
     layer_groups: LayerGroups | None = None,
     max_drafts: int = 0,
+    capabilities: Capabilities | None = None,
 ) -> Capacity:
     return Capacity(
         num_blocks=num_blocks,
@@ -33,6 +34,7 @@ def capacity(
         vocab_size=vocab_size,
         max_drafts=max_drafts,
         eos_token_ids=frozenset() if eos is None else frozenset({eos}),
+        capabilities=capabilities or Capabilities(),
     )
 
 

@@ -12,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from octavo.config import KVAllocation, PreemptionMode, PrefixCacheScope
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, RequestError
+from octavo.execution.executor import Capabilities
 from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import Full, LayerGroups, Window, group_layers, one_group
 from octavo.outputs import BeamCandidates
-from octavo.sampling_params import BeamSearchParams, SamplingParams
+from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
 from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.beam_search import BeamSearch, Hypothesis
 from scheduling.checking import ShadowExecutor, capacity, check_engine, seed_of
@@ -31,6 +32,7 @@ EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
 MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
+CAPABILITIES = Capabilities(grammars=frozenset({"json"}))
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Traffic:
                 num_swap_blocks=shape.num_swap_blocks,
                 layer_groups=shape.layer_groups,
                 max_drafts=shape.max_drafts,
+                capabilities=CAPABILITIES,
             ),
             depth=shape.depth,
         )
@@ -140,6 +143,7 @@ class Traffic:
             tenant=asked.tenant,
             cache_salt=asked.salt,
             output_len_hint=None if number % 2 else 1 + number % max_tokens,
+            grammar=Grammar("json") if number % 3 == 0 else None,
         )
         limits = self.engine.scheduler.limits
         servable = (

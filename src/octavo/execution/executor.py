@@ -9,6 +9,14 @@ from octavo.layer_groups import LayerGroups, one_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a row may want of an executor."""
+
+    grammars: frozenset[str] = frozenset()
+    """Kinds of grammars."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What an executor has to offer, known once the model is loaded and the KV cache allocated."""
 
@@ -25,6 +33,7 @@ class Capacity:
     max_drafts: int = 0
     """Tokens that it guesses for a row after a step, at most."""
     eos_token_ids: frozenset[int] = frozenset()
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
