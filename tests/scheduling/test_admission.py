@@ -54,13 +54,17 @@ def test_a_request_that_cannot_run_is_refused_with_numbers_and_flag(
 @pytest.mark.parametrize(
     ("wants", "words"),
     [
+        ({"task": "score"}, "task 'score' is unknown.* generate$"),
+        ({"adapter": "German"}, "adapter 'German' is unknown.* french, legal$"),
         ({"grammar": Grammar("regex", ".*")}, "kind of grammar 'regex' is unknown.* none$"),
     ],
 )
 def test_what_no_row_can_have_is_refused_with_what_it_can(wants: dict[str, Any], words: str) -> None:
-    capabilities = Capabilities()
+    capabilities = Capabilities(adapters=("legal", "french"))
     with pytest.raises(RequestError, match=words):
         check_wants(EngineRequest("a", [1], SamplingParams(), 0.0, **wants), capabilities)
+    check_wants(EngineRequest("a", [1], SamplingParams(), 0.0, adapter="legal"), capabilities)
+    assert [capabilities.adapter_number(name) for name in (None, "legal", "french")] == [0, 1, 2]
 
 
 def test_more_sequences_than_the_token_budget_are_refused() -> None:

@@ -19,7 +19,7 @@ class Recorder(ShadowExecutor):
     """Keeps the plans it was given."""
 
     def __init__(self, num_blocks: int, block_size: int, depth: int) -> None:
-        capabilities = Capabilities(grammars=frozenset({"json"}))
+        capabilities = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
         super().__init__(capacity(num_blocks, block_size, max_model_len=1000, capabilities=capabilities), depth)
         self.plans: list[Plan] = []
 
@@ -269,10 +269,22 @@ def test_what_a_request_wants_goes_to_the_runner_once_and_waits_for_no_result():
     harness = Harness(depth=2)
     grammar = Grammar("json", "{}")
     params = SamplingParams(n=2, max_tokens=8)
-    harness.engine.add(EngineRequest("wants", [1, 2, 3], params, 0.0, grammar=grammar))
+    harness.engine.add(EngineRequest("wants", [1, 2, 3], params, 0.0, adapter="legal", grammar=grammar))
     harness.add("sample", 4)
     harness.finish()
     new, other = (new for plan in harness.executor.plans for new in plan.added)
-    assert new.grammar == grammar
-    assert other.grammar is None
+    assert (new.task, new.adapter, new.grammar) == ("generate", 2, grammar)
+    assert (other.task, other.adapter, other.grammar) == ("generate", 0, None)
     assert [len(plan.sampled_rows) for plan in harness.executor.plans if plan.rows] == [3] * 8
+
+
+def test_a_prompt_computed_with_an_adapter_is_found_by_those_with_the_same_one_only():
+    harness = Harness()
+    harness.engine.pin(list(range(8)), "pin.txt")
+
+    def num_computed(name: str, adapter: str | None) -> int:
+        harness.engine.add(EngineRequest(name, list(range(9)), SamplingParams(max_tokens=1), 0.0, adapter=adapter))
+        return sum(harness.step().num_new)
+
+    adapters = [None, "french", "french", "legal", None]
+    assert [num_computed(str(place), adapter) for place, adapter in enumerate(adapters)] == [1, 9, 1, 9, 1]

@@ -32,7 +32,7 @@ EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
 MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
-CAPABILITIES = Capabilities(grammars=frozenset({"json"}))
+CAPABILITIES = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def searched_alone(request: EngineRequest) -> list[Hypothesis]:
 class Traffic:
     """Submits, aborts and steps, and knows what every request must get.
 
-    Prompts come in families, whose members begin alike, from two tenants with and without a salt, and some go on where
-    an earlier request ended.
+    Prompts come in families, whose members begin alike, from two tenants with and without a salt or an adapter, and
+    some go on where an earlier request ended.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -143,6 +143,7 @@ class Traffic:
             tenant=asked.tenant,
             cache_salt=asked.salt,
             output_len_hint=None if number % 2 else 1 + number % max_tokens,
+            adapter=asked.adapter,
             grammar=Grammar("json") if number % 3 == 0 else None,
         )
         limits = self.engine.scheduler.limits
@@ -233,6 +234,7 @@ class Asked:
     family: int = 0
     tenant: str = "a"
     salt: str | None = None
+    adapter: str | None = None
     follows: bool = False
     ignore_eos: bool = False
     scored: bool = False
@@ -274,6 +276,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             family=st.integers(0, 2),
             tenant=st.sampled_from(["a", "b"]),
             salt=st.sampled_from([None, None, "salt"]),
+            adapter=st.sampled_from([None, None, "french", "legal"]),
             follows=st.booleans(),
             ignore_eos=st.booleans(),
             scored=st.booleans(),
@@ -339,6 +342,7 @@ def random_run(seed: int, num_steps: int, allocation: KVAllocation = "paged") ->
                 family=r.randint(0, 3),
                 tenant=r.choice("ab"),
                 salt=r.choice((None, None, "salt")),
+                adapter=r.choice((None, None, None, "french", "legal")),
                 follows=r.random() < 0.3,
                 ignore_eos=r.random() < 0.5,
                 scored=r.random() < 0.1,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.plan import NO_ADAPTER, Plan, StepOutput, Task
 from octavo.layer_groups import LayerGroups, one_group
 
 
@@ -12,8 +12,15 @@ from octavo.layer_groups import LayerGroups, one_group
 class Capabilities:
     """What a row may want of an executor."""
 
+    tasks: frozenset[Task] = frozenset({"generate"})
+    adapters: tuple[str, ...] = ()
+    """The names of adapters that are loaded, by their numbers, from 1 on."""
     grammars: frozenset[str] = frozenset()
     """Kinds of grammars."""
+
+    def adapter_number(self, name: str | None) -> int:
+        """How plans call an adapter that is loaded; None is none."""
+        return NO_ADAPTER if name is None else 1 + self.adapters.index(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,8 @@ class ModelRunner:
             self.matchers.clear_row(row)
         for new in plan.added:
             self.matchers.set_row(new.row, new.grammar)
-            self._set_sampling(new)
+            if new.task == "generate":
+                self._set_sampling(new)
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
             self.matchers.copy_row(fork.parent, fork.row)

@@ -4,10 +4,16 @@ Both are msgspec structs of plain numbers. Plans are deltas applied in order: th
 block table, so a plan's size follows the rows in the step, never the tokens that they hold.
 """
 
+from typing import Literal
+
 import msgspec
 
 from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.sampling_params import Grammar, SamplingParams
+
+Task = Literal["generate", "score", "pool"]
+"""What a row is for. No executor scores or pools yet."""
+NO_ADAPTER = 0
 
 
 class NewRow(msgspec.Struct, frozen=True, array_like=True):
@@ -23,6 +29,9 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """Tokens that `min_tokens` holds back."""
     num_candidates: int = 0
     """Of a beam: the candidates to give in place of a token. `Plan.chosen` tells which one it was."""
+    task: Task = "generate"
+    adapter: int = NO_ADAPTER
+    """As `Capabilities` numbers them."""
     grammar: Grammar | None = None
     """What its output conforms to."""
 

@@ -30,13 +30,15 @@ class Limits:
 
 
 def check_wants(message: EngineRequest, capabilities: Capabilities) -> None:
-    """Check that the executor knows the kind of grammar that a request names.
+    """Check that the executor knows the task, the adapter and the kind of grammar that a request names.
 
     Raises:
         RequestError: it does not; the message names those that it knows.
     """
     kind = None if message.grammar is None else message.grammar.kind
     named: list[tuple[str, str | None, Collection[str]]] = [
+        ("task", message.task, capabilities.tasks),
+        ("adapter", message.adapter, capabilities.adapters),
         ("kind of grammar", kind, capabilities.grammars),
     ]
     for what, name, known in named:

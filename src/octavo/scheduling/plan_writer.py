@@ -185,6 +185,8 @@ class PlanWriter:
                 message.seed if message.params.seed is None else message.params.seed,
                 sorted(request.stop_token_ids),
                 0 if request.search is None else request.search.num_candidates,
+                message.task,
+                request.adapter,
                 message.grammar,
             )
         )

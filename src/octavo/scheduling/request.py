@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from octavo.execution.plan import NO_ADAPTER
 from octavo.memory import BlockTable, Demand
 from octavo.outputs import MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
@@ -59,6 +60,8 @@ class Request:
     """Tokens of a finished sequence at most: the prompt and max_tokens."""
     stop_token_ids: frozenset[int]
     """End-of-sequence (unless ignored) and the request's own."""
+    adapter: int = NO_ADAPTER
+    """The number under which the executor knows its adapter."""
     search: BeamSearch | None = None
     """Chooses the tokens where the request asks for beams. Its sequences are the beams then, one at first."""
     sequences: list[SequenceState] = field(default_factory=list)

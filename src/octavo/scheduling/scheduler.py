@@ -7,7 +7,7 @@ from functools import partial
 
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
-from octavo.execution.plan import StepOutput
+from octavo.execution.plan import NO_ADAPTER, StepOutput
 from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import FinishReason
 from octavo.sampling_params import SamplingParams
@@ -94,9 +94,11 @@ class Scheduler:
         check_wants(message, self.limits.capabilities)
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
         request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
+        request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
         request.is_speculated = self._max_drafts > 0 and request.search is None
-        request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
+        if request.adapter == NO_ADAPTER:  # pins are computed without one
+            request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
         self.queues.add(request)
 
     def add_pin(self, token_ids: list[int]) -> None:
