@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, MemoryUse, RequestMetrics, TokenLogprobs
-from octavo.sampling_params import BeamSearchParams, SamplingParams
+from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -267,6 +267,7 @@ def test_deltas_join_to_the_output(byte_level: Tokenizer, data: st.DataObject) -
     [
         EngineRequest("request", [1, 2], SamplingParams(n=2, stop=["a"], logit_bias={3: 1.5}), 12.5, 2**63),
         EngineRequest("request", [1], BeamSearchParams(beam_width=3, early_stopping="never").sampling_params(), 12.5),
+        EngineRequest("request", [1], SamplingParams(), 12.5, adapter="french", grammar=Grammar("json_schema", "{}")),
         update(
             SequenceUpdate(1, [5], "stop", 5, [TokenLogprobs(5, -0.5, 1, [5, 6], [-0.5, -2.0])]),
             prompt_logprobs=[],

@@ -35,6 +35,14 @@ def _is_whole(value: Any, low: int, high: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+class Grammar(msgspec.Struct, frozen=True):
+    """What an output must conform to: of each sequence's tokens the grammar says which may come next."""
+
+    kind: str
+    """A name that the executor knows: how `source` is read."""
+    source: str = ""
+
+
 EarlyStopping = bool | Literal["never"]
 MAX_LENGTH_PENALTY = 10
 

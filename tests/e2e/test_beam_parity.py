@@ -19,8 +19,10 @@ from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
 from octavo.layer_groups import one_group
 from octavo.memory import BlockDemand
+from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest, RequestUpdate
 from tiny_checkpoints import make_llama, transformers_from_gguf
+from toy_grammars import KINDS, allowed_to_change
 
 NUM_TOKENS = 48
 EOS = 2
@@ -84,26 +86,27 @@ class Tiny:
         make_llama(folder, dtype="float64")
         self.model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64)
         self.config = EngineConfig(model=str(folder), dtype="float64", kv_cache_memory="16MiB", block_size=4)
-        self.executor = LocalExecutor(self.config)
+        self.executor = LocalExecutor(self.config, grammars=KINDS)
         r = random.Random(0)
         self.prompts = [[r.randrange(3, 97) for _ in range(r.randrange(1, 30))] for _ in range(16)]
 
     def search(
-        self, params: BeamSearchParams, token_mask: Any = None, executor: Any = None
+        self, params: BeamSearchParams, grammar: Grammar | None = None, executor: Any = None
     ) -> tuple[list[RequestUpdate], Engine]:
         """What each prompt's request found, and the engine that searched."""
         engine = Engine(executor or self.executor, max_num_seqs=128, max_num_batched_tokens=512)
         for number, prompt in enumerate(self.prompts):
-            engine.add(EngineRequest(str(number), prompt, params.sampling_params(), float(number)), token_mask)
+            request = EngineRequest(str(number), prompt, params.sampling_params(), float(number), grammar=grammar)
+            engine.add(request)
         found: dict[str, RequestUpdate] = {}
         while engine.has_unfinished:
             found |= {update.request_id: update for update in engine.step()}
         assert engine.ledger().num_used_blocks == 0
         return [found[str(number)] for number in range(len(self.prompts))], engine
 
-    def check(self, params: BeamSearchParams, token_mask: Any = None, **others: Any) -> int:
+    def check(self, params: BeamSearchParams, grammar: Grammar | None = None, **others: Any) -> int:
         """Compare all hypotheses; returns how many ended before the longest length."""
-        updates, _ = self.search(params, token_mask)
+        updates, _ = self.search(params, grammar)
         num_ended = 0
         for update, wanted in zip(updates, oracle(self.model, self.prompts, params, **others), strict=True):
             assert [sequence.token_ids for sequence in update.sequences] == [tokens for tokens, _ in wanted]
@@ -161,20 +164,12 @@ def test_bias_and_allowed_tokens_act_as_they_do_in_transformers(tiny: Tiny) -> N
     tiny.check(restricted, prefix_allowed_tokens_fn=lambda batch, tokens: allowed)
 
 
-def test_a_mask_made_of_a_beams_own_tokens_acts_as_it_does_in_transformers(tiny: Tiny) -> None:
-    """No beam may take the same token twice in a row, nor end at an odd place."""
-
-    def allowed_after(token_ids: list[int]) -> list[int]:
-        return [t for t in range(97) if t not in token_ids[-1:] and (t != EOS or len(token_ids) % 2)]
-
-    def mask(token_ids: Sequence[int]) -> bytes:
-        return sum(1 << token for token in allowed_after(list(token_ids))).to_bytes(13, "little")
-
+def test_a_grammar_of_a_beams_own_tokens_acts_as_it_does_in_transformers(tiny: Tiny) -> None:
     longest = max(map(len, tiny.prompts))
     tiny.check(
         params_of(4, True, 1.0),
-        mask,
-        prefix_allowed_tokens_fn=lambda batch, tokens: allowed_after(tokens.tolist()[longest:]),
+        Grammar("changing", str(EOS)),
+        prefix_allowed_tokens_fn=lambda batch, tokens: allowed_to_change(EOS, 97, tokens.tolist()[longest:]),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from octavo import BeamSearchParams, SamplingParams
@@ -13,9 +14,11 @@ from octavo.engine.engine import Engine
 from octavo.errors import ConfigError
 from octavo.execution.local import LocalExecutor
 from octavo.memory.ledger import Totals
+from octavo.sampling_params import Grammar
 from octavo.scheduling.messages import EngineRequest
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_checkpoint, make_llama
+from toy_grammars import KINDS
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "reference": {"dtype": "float64"},
@@ -63,14 +66,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_checkpoint(path, "Gemma3ForCausalLM")
 
 
-def alternating(token_ids: Sequence[int]) -> bytes:
-    """Odd tokens after even ones and the other way round."""
-    allowed = range(0 if token_ids and token_ids[-1] % 2 else 1, VOCAB_SIZE, 2)
-    return sum(1 << token for token in allowed).to_bytes(-(-VOCAB_SIZE // 8), "little")
+def has_grammar(request_id: str) -> bool:
+    return int(request_id) % 5 == 4
 
 
 def work() -> list[EngineRequest]:
-    """Greedy, sampled, n = 3, beams, stop tokens, penalties; every third prompt begins like the first."""
+    """Greedy, sampled, n = 3, beams, stop tokens, penalties; every third prompt begins like the first, and every fifth
+    request has a grammar, so that each kind has one."""
     kinds = [
         SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=2),
         SamplingParams(temperature=0.9, top_p=0.95, max_tokens=30, seed=7, ignore_eos=True),
@@ -79,7 +81,7 @@ def work() -> list[EngineRequest]:
         SamplingParams(temperature=0.8, max_tokens=40, seed=3, repetition_penalty=1.2, frequency_penalty=0.3),
         SamplingParams(temperature=1.1, max_tokens=12, n=2, seed=5, ignore_eos=True, min_tokens=4),
     ]
-    return [
+    requests = [
         EngineRequest(
             str(number),
             [(17 * (number % 3) * position + 5 * position) % VOCAB_SIZE for position in range(3 + 5 * number % 30)],
@@ -89,6 +91,11 @@ def work() -> list[EngineRequest]:
         )
         for number in range(24)
     ]
+    grammar = Grammar("alternating")
+    return [
+        msgspec.structs.replace(request, grammar=grammar) if has_grammar(request.request_id) else request
+        for request in requests
+    ]
 
 
 def run(
@@ -96,7 +103,7 @@ def run(
 ) -> tuple[Tokens, Totals, int]:
     """The tokens of the work under a pool that is too small for it, what has happened in memory, and in how many steps.
 
-    Every sixth request has a mask. Two are aborted: one at its third token, one of the other's sequences at its second.
+    Two are aborted: one at its third token, one of the other's sequences at its second.
     """
     common: dict[str, Any] = {"model": str(folder), "block_size": BLOCK_SIZE, **knobs}
     probe = LocalExecutor(EngineConfig(kv_cache_memory="1MiB", **common))
@@ -111,11 +118,11 @@ def run(
         max_num_seqs=24,
         **common,
     )
-    executor = LocalExecutor(config, drafter=drafter)
+    executor = LocalExecutor(config, drafter=drafter, grammars=KINDS)
     assert executor.depth == depth
     engine = Engine.configured(executor, config)
     for request in work():
-        engine.add(request, alternating if int(request.request_id) % 6 == 5 else None)
+        engine.add(request)
     got: Tokens = {}
     while engine.has_unfinished:
         for update in engine.step():
@@ -123,7 +130,8 @@ def run(
                 got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
         for request_id, index, num_tokens in ABORTED:
             if len(got.get(request_id, {}).get(0, [])) >= num_tokens and engine.abort(request_id, index):
-                got[request_id] = {index: tokens[:num_tokens] for index, tokens in got[request_id].items()}
+                ended = got[request_id] if index is None else [index]
+                got[request_id] |= {sequence: got[request_id][sequence][:num_tokens] for sequence in ended}
         check_engine(engine)
     ledger = engine.ledger()
     assert (ledger.num_used_blocks, ledger.num_swapped_blocks) == (0, 0)
@@ -137,6 +145,9 @@ def test_two_steps_in_flight_give_the_tokens_of_one(folder: Path, precision: str
     (one, before, _), (two, after, _) = (run(folder, PRECISIONS[precision], depth, mode) for depth in (1, 2))
     assert two == one
     assert len(one) == 24
+    for request_id in filter(has_grammar, one):
+        for token_ids in one[request_id].values():
+            assert [token % 2 for token in token_ids] == [(place + 1) % 2 for place in range(len(token_ids))]
     for totals in (before, after):
         assert totals.num_preemptions > 0
         assert totals.num_copied_blocks > 0

@@ -1,7 +1,8 @@
-"""The step loop over a real (tiny) model: masks, aborts at any moment, scores, errors."""
+"""The step loop over a real (tiny) model: grammars, aborts at any moment, scores, errors."""
 
 import random
 
+import msgspec
 import pytest
 
 from octavo.config import EngineConfig
@@ -10,18 +11,18 @@ from octavo.errors import EngineError, RequestError
 from octavo.execution.executor import ExecutionTimes, PendingOutput
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import Grammar, SamplingParams
 from octavo.scheduling import EngineRequest
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_llama
-
-VOCAB_SIZE = 97
+from toy_grammars import KINDS
 
 
 @pytest.fixture(scope="module")
 def executor(tmp_path_factory):
     folder = make_llama(tmp_path_factory.mktemp("tiny"))
-    yield (executor := LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="256KiB", block_size=4)))
+    config = EngineConfig(model=str(folder), kv_cache_memory="256KiB", block_size=4)
+    yield (executor := LocalExecutor(config, grammars=KINDS))
     executor.close()
     with pytest.raises(EngineError, match="closed"):
         executor.submit(Plan())
@@ -48,21 +49,37 @@ def run(engine: Engine) -> dict[str, dict[int, list[int]]]:
     return got
 
 
-def bits(allowed: set[int]) -> bytes:
-    return sum(1 << token for token in allowed).to_bytes(-(-VOCAB_SIZE // 8), "little")
-
-
-def test_a_mask_decides_at_every_token_from_the_tokens_before_it(engine):
-    def alternating(token_ids):
-        return bits(set(range(0 if token_ids and token_ids[-1] % 2 else 1, VOCAB_SIZE, 2)))
-
-    engine.add(request("free", [1, 2, 3], max_tokens=8, ignore_eos=True))
-    masked = request("masked", [1, 2, 3], max_tokens=8, n=3, temperature=2.0, ignore_eos=True)
-    engine.add(masked, token_mask=alternating)
+def test_a_grammar_decides_at_every_token_from_the_tokens_before_it(engine):
+    params = {"max_tokens": 8, "n": 3, "temperature": 2.0, "ignore_eos": True}
+    free = request("free", [1, 2, 3], **params)
+    grammars = {"alternating": Grammar("alternating"), "fives": Grammar("multiples", "5")}
+    engine.add(free)
+    for name, grammar in grammars.items():
+        engine.add(msgspec.structs.replace(free, request_id=name, grammar=grammar))
     got = run(engine)
-    for token_ids in got["masked"].values():
+    for token_ids in got["alternating"].values():
         assert [token % 2 for token in token_ids] == [1, 0] * 4
-    assert len(got["free"][0]) == 8
+    for token_ids in got["fives"].values():
+        assert [token % 5 for token in token_ids] == [0] * 8
+    assert len(set(map(tuple, got["fives"].values()))) > 1
+    assert not any(token_ids in got["free"].values() for name in grammars for token_ids in got[name].values())
+
+
+@pytest.mark.parametrize(
+    ("wants", "words"),
+    [
+        (
+            {"grammar": Grammar("json", "{}")},
+            "kind of grammar 'json' .* knows alternating, changing, failing, multiples",
+        ),
+        ({"adapter": "french"}, "adapter 'french' .* knows none"),
+        ({"task": "pool"}, "task 'pool' .* knows generate"),
+    ],
+)
+def test_what_the_executor_does_not_know_is_refused_by_name(engine, wants, words):
+    with pytest.raises(RequestError, match=words):
+        engine.add(msgspec.structs.replace(request("a", [5], max_tokens=2), **wants))
+    assert not engine.has_unfinished
 
 
 def test_aborting_at_any_moment_leaves_the_others_as_they_were(engine):
@@ -142,17 +159,13 @@ class Failing:
 @pytest.mark.parametrize("fail_in", ["submit", "result", "mask"])
 @pytest.mark.parametrize("error", [MemoryError("no memory"), KeyboardInterrupt()])
 def test_an_error_in_a_step_drops_every_request_and_leaves_the_engine_as_new(executor, fail_in, error):
-    def mask(token_ids):
-        if fail_in == "mask" and len(token_ids) == 2:
-            raise error
-        return bits(set(range(VOCAB_SIZE)))
-
     engine = Engine(Failing(executor, error, fail_in), max_num_seqs=16, max_num_batched_tokens=64)
     first = request("first", [1, 2, 3], max_tokens=6, n=3, ignore_eos=True)
     fresh = Engine(executor, max_num_seqs=16, max_num_batched_tokens=64)
     fresh.add(first)
     wanted = run(fresh)
-    engine.add(first, token_mask=mask)
+    failing = Grammar("failing", type(error).__name__) if fail_in == "mask" else None
+    engine.add(msgspec.structs.replace(first, grammar=failing))
     engine.add(request("second", [4] * 30, max_tokens=6, n=2, ignore_eos=True))
     with pytest.raises(type(error)):
         run(engine)

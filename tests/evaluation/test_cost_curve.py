@@ -36,7 +36,8 @@ def batches_of(bench: CurveBench, monkeypatch: pytest.MonkeyPatch) -> list[Ragge
     def kept(plan: Any) -> StagedBatch:
         staged = stage(plan)
         batch = staged.batch
-        seen.append(RaggedBatch(*(getattr(batch, field.name).clone() for field in fields(batch))))
+        tensors = {field.name: tensor for field in fields(batch) if (tensor := getattr(batch, field.name)) is not None}
+        seen.append(RaggedBatch(**{name: tensor.clone() for name, tensor in tensors.items()}))
         return staged
 
     monkeypatch.setattr(runner, "stage", kept)

@@ -11,14 +11,19 @@ from typing import Any
 import psutil
 import pytest
 
+import toy_grammars
 from octavo import LLM, SamplingParams
 from octavo.config import EngineConfig
-from octavo.errors import ConfigError, EngineError
-from octavo.execution.executor import PendingOutput
+from octavo.engine.engine import Engine
+from octavo.errors import ConfigError, EngineError, RequestError
+from octavo.execution.executor import Executor, PendingOutput
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
 from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
+from octavo.sampling_params import Grammar
+from octavo.scheduling import EngineRequest
 from tiny_checkpoints import make_llama
+from toy_grammars import KINDS
 
 PROMPT = [5, 17, 3, 80, 41]
 
@@ -75,6 +80,40 @@ def test_two_ranks_give_the_tokens_and_scores_of_one_process(folder: Path, execu
     told, expected = (step.prompt_logprobs[0] + (step.logprobs[0] or []) for step in (ours[0], theirs[0]))
     assert [each.token_id for each in told] == [each.token_id for each in expected]
     assert [each.logprob for each in told] == pytest.approx([each.logprob for each in expected], abs=1e-4)
+
+
+def test_rank_0_follows_grammars_that_it_imports(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_grammars.__file__).parent))
+    alone = LocalExecutor(config(folder, 1), grammars=KINDS)
+    ranks = MultiProcessExecutor(config(folder), grammars=KINDS)
+    params = SamplingParams(n=3, temperature=2, max_tokens=8, ignore_eos=True)
+    request = EngineRequest("odd", PROMPT, params, 0.0, seed=1, grammar=Grammar("alternating"))
+    ours, theirs = (outputs(each, request) for each in (ranks, alone))
+    assert ours == theirs
+    assert [[token % 2 for token in token_ids] for token_ids in ours.values()] == [[1, 0] * 4] * 3
+    ranks.close()
+
+
+def outputs(executor: Executor, request: EngineRequest) -> dict[int, list[int]]:
+    """The tokens of each of a request's sequences."""
+    engine = Engine(executor, max_num_seqs=16, max_num_batched_tokens=64)
+    engine.add(request)
+    got: dict[int, list[int]] = {}
+    while engine.has_unfinished:
+        for update in engine.step():
+            for sequence in update.sequences:
+                got.setdefault(sequence.index, []).extend(sequence.token_ids)
+    return got
+
+
+def test_a_grammar_that_the_ranks_have_no_kind_for_is_refused_by_name(executor: MultiProcessExecutor) -> None:
+    with pytest.raises(RequestError, match=r"kind of grammar 'alternating' is unknown .* none"):
+        outputs(executor, EngineRequest("a", PROMPT, SamplingParams(), 0.0, grammar=Grammar("alternating")))
+
+
+def test_a_kind_of_grammar_that_the_ranks_cannot_import_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="kind 'odd' cannot be imported from 'nowhere:maker'"):
+        MultiProcessExecutor(config(folder), grammars={"odd": "nowhere:maker"})
 
 
 def test_a_step_whose_output_nobody_took_does_not_disturb_the_next(executor: MultiProcessExecutor) -> None:

@@ -3,11 +3,13 @@
 import random
 
 import numpy as np
+import torch
 
 from octavo.engine.engine import Engine
 from octavo.execution.executor import PendingOutput
-from octavo.execution.plan import Plan
+from octavo.execution.plan import ForkedRow, NewRow, Plan
 from octavo.execution.row_tables import RowTables
+from octavo.execution.step_buffers import StepBuffers
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
 from scheduling.checking import ShadowExecutor, capacity
@@ -36,6 +38,26 @@ class Mirror(ShadowExecutor):
                 prints.append(hash((prints[-1] if prints else 0, token)))
             assert prints == shadow.prints
         return step
+
+
+def batch_adapters(tables: RowTables, rows: list[int]) -> list[int] | None:
+    """What a step that decodes some rows is told of their adapters."""
+    plan = Plan(rows=rows, starts=[2] * len(rows), num_new=[1] * len(rows))
+    adapters = StepBuffers(8, 8, 1, torch.device("cpu")).stage(plan, tables).batch.adapters
+    return None if adapters is None else adapters.tolist()
+
+
+def test_the_batch_tells_each_rows_adapter_where_any_row_has_one():
+    def new(row: int, adapter: int) -> NewRow:
+        return NewRow(row, 0, [1, 2, 3], SamplingParams(), 0, [], adapter=adapter)
+
+    tables = RowTables(max_model_len=8, block_size=4)
+    tables.apply(Plan(added=[new(0, 0), new(1, 0)]))
+    assert batch_adapters(tables, [0, 1]) is None
+    tables.apply(Plan(added=[new(2, 5)], forked=[ForkedRow(20, 2, 1)]))
+    assert batch_adapters(tables, [20, 0, 2]) == [5, 0, 5]
+    tables.apply(Plan(removed=[2], added=[new(20, 0)]))
+    assert batch_adapters(tables, [0, 20]) is None
 
 
 def test_rows_and_tables_follow_forks_copies_preemptions_and_reuse():

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from octavo.engine.engine import Engine
-from octavo.execution.executor import Capacity, PendingOutput
-from octavo.execution.plan import Plan
+from octavo.execution.executor import Capabilities, Capacity, PendingOutput
+from octavo.execution.plan import NO_ADAPTER, Plan
 from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import LayerGroups, one_group
 from octavo.memory import BlockPool, BlockTable, PagedManager
@@ -22,6 +22,7 @@ def capacity(
     num_swap_blocks: int = 0,
     layer_groups: LayerGroups | None = None,
     max_drafts: int = 0,
+    capabilities: Capabilities | None = None,
 ) -> Capacity:
     return Capacity(
         num_blocks=num_blocks,
@@ -33,6 +34,7 @@ def capacity(
         vocab_size=vocab_size,
         max_drafts=max_drafts,
         eos_token_ids=frozenset() if eos is None else frozenset({eos}),
+        capabilities=capabilities or Capabilities(),
     )
 
 
@@ -48,12 +50,15 @@ def seed_of(owner: int, number: int) -> int:
 
 
 class ShadowRow:
-    """A row as the runner would keep it. `prints[p]` stands for the state of token p: it depends on the tokens 0 to p
-    and on nothing else."""
+    """A row as the runner would keep it. `prints[p]` stands for the state of token p: it depends on the tokens 0 to p,
+    on the adapter and on nothing else."""
 
-    def __init__(self, prints: list[int], key: tuple[int, int, int], num_groups: int) -> None:
+    def __init__(
+        self, prints: list[int], key: tuple[int, int, int], num_groups: int, adapter: int = NO_ADAPTER
+    ) -> None:
         self.prints = prints
         self.key = key
+        self.adapter = adapter
         self.owner = key[0] >> 32
         self.tables: list[list[int]] = [[] for _ in range(num_groups)]
         self.num_candidates = 0
@@ -61,7 +66,7 @@ class ShadowRow:
         """What beam search has chosen for the row."""
 
     def append(self, token: int) -> None:
-        self.prints.append(hash((self.prints[-1] if self.prints else 0, token)))
+        self.prints.append(hash((self.prints[-1] if self.prints else self.adapter, token)))
 
 
 class ShadowExecutor(SimulatedExecutor):
@@ -100,7 +105,7 @@ class ShadowExecutor(SimulatedExecutor):
             del shadows[row]
         for new in plan.added:
             assert new.row not in shadows
-            shadow = shadows[new.row] = ShadowRow([], (new.seed, new.index, 0), len(self.kinds))
+            shadow = shadows[new.row] = ShadowRow([], (new.seed, new.index, 0), len(self.kinds), new.adapter)
             shadow.num_candidates = new.num_candidates
             for token in new.token_ids:
                 shadow.append(token)
@@ -108,7 +113,7 @@ class ShadowExecutor(SimulatedExecutor):
             assert fork.row not in shadows
             parent = shadows[fork.parent]
             key = (parent.key[0], fork.index, parent.key[2])
-            shadow = shadows[fork.row] = ShadowRow(parent.prints.copy(), key, len(self.kinds))
+            shadow = shadows[fork.row] = ShadowRow(parent.prints.copy(), key, len(self.kinds), parent.adapter)
             shadow.num_candidates, shadow.chosen = parent.num_candidates, parent.chosen.copy()
         for row, token in plan.chosen:
             shadows[row].append(token)

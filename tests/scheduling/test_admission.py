@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from octavo.errors import RequestError
+from octavo.execution.executor import Capabilities
 from octavo.layer_groups import Full, Window, group_layers, one_group
 from octavo.memory import BlockDemand
-from octavo.sampling_params import Beams, BeamSearchParams, SamplingParams
-from octavo.scheduling.admission import Limits, resolve_max_tokens
+from octavo.sampling_params import Beams, BeamSearchParams, Grammar, SamplingParams
+from octavo.scheduling.admission import Limits, check_wants, resolve_max_tokens
+from octavo.scheduling.messages import EngineRequest
 
 DEMAND = BlockDemand(16, one_group(2), max_tokens_in_flight=64)
 LIMITS = Limits(
@@ -47,6 +49,22 @@ def test_a_request_that_cannot_run_is_refused_with_numbers_and_flag(
 ) -> None:
     with pytest.raises(RequestError, match=words):
         resolve_max_tokens(prompt, SamplingParams(**params), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("wants", "words"),
+    [
+        ({"task": "score"}, "task 'score' is unknown.* generate$"),
+        ({"adapter": "German"}, "adapter 'German' is unknown.* french, legal$"),
+        ({"grammar": Grammar("regex", ".*")}, "kind of grammar 'regex' is unknown.* none$"),
+    ],
+)
+def test_what_no_row_can_have_is_refused_with_what_it_can(wants: dict[str, Any], words: str) -> None:
+    capabilities = Capabilities(adapters=("legal", "french"))
+    with pytest.raises(RequestError, match=words):
+        check_wants(EngineRequest("a", [1], SamplingParams(), 0.0, **wants), capabilities)
+    check_wants(EngineRequest("a", [1], SamplingParams(), 0.0, adapter="legal"), capabilities)
+    assert [capabilities.adapter_number(name) for name in (None, "legal", "french")] == [0, 1, 2]
 
 
 def test_more_sequences_than_the_token_budget_are_refused() -> None:

@@ -3,10 +3,11 @@
 from functools import partial
 
 from octavo.engine.engine import Engine
+from octavo.execution.executor import Capabilities
 from octavo.execution.plan import Plan
 from octavo.layer_groups import Full, Window, group_layers
 from octavo.memory import BlockTable
-from octavo.sampling_params import Beams, SamplingParams
+from octavo.sampling_params import Beams, Grammar, SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.request import Request
 from octavo.scheduling.sequence import SequenceState
@@ -18,7 +19,8 @@ class Recorder(ShadowExecutor):
     """Keeps the plans it was given."""
 
     def __init__(self, num_blocks: int, block_size: int, depth: int) -> None:
-        super().__init__(capacity(num_blocks, block_size, max_model_len=1000), depth)
+        capabilities = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
+        super().__init__(capacity(num_blocks, block_size, max_model_len=1000, capabilities=capabilities), depth)
         self.plans: list[Plan] = []
 
     def submit(self, plan):
@@ -154,7 +156,7 @@ def test_aborting_the_sequence_that_computes_the_prompt_leaves_it_to_another():
 
 def test_a_removed_parents_children_share_what_both_shared_with_it():
     message = EngineRequest("a", list(range(10)), SamplingParams(n=4), 0.0)
-    request = Request.create(message, 20, frozenset(), None, partial(BlockTable.empty, 1))
+    request = Request.create(message, 20, frozenset(), partial(BlockTable.empty, 1))
     root, *children = request.sequences
     for child, shared in zip(children, (6, 9, 4), strict=True):
         child.fork_at = shared
@@ -261,3 +263,28 @@ def test_a_pin_also_serves_prompts_that_end_in_its_last_block_or_part_from_it_th
             check_engine(engine)
         cached.append(use.num_cached_tokens)
     assert cached == [0] * 8 + [36, 36, 40]
+
+
+def test_what_a_request_wants_goes_to_the_runner_once_and_waits_for_no_result():
+    harness = Harness(depth=2)
+    grammar = Grammar("json", "{}")
+    params = SamplingParams(n=2, max_tokens=8)
+    harness.engine.add(EngineRequest("wants", [1, 2, 3], params, 0.0, adapter="legal", grammar=grammar))
+    harness.add("sample", 4)
+    harness.finish()
+    new, other = (new for plan in harness.executor.plans for new in plan.added)
+    assert (new.task, new.adapter, new.grammar) == ("generate", 2, grammar)
+    assert (other.task, other.adapter, other.grammar) == ("generate", 0, None)
+    assert [len(plan.sampled_rows) for plan in harness.executor.plans if plan.rows] == [3] * 8
+
+
+def test_a_prompt_computed_with_an_adapter_is_found_by_those_with_the_same_one_only():
+    harness = Harness()
+    harness.engine.pin(list(range(8)), "pin.txt")
+
+    def num_computed(name: str, adapter: str | None) -> int:
+        harness.engine.add(EngineRequest(name, list(range(9)), SamplingParams(max_tokens=1), 0.0, adapter=adapter))
+        return sum(harness.step().num_new)
+
+    adapters = [None, "french", "french", "legal", None]
+    assert [num_computed(str(place), adapter) for place, adapter in enumerate(adapters)] == [1, 9, 1, 9, 1]

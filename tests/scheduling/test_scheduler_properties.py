@@ -12,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from octavo.config import KVAllocation, PreemptionMode, PrefixCacheScope
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, RequestError
+from octavo.execution.executor import Capabilities
 from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import Full, LayerGroups, Window, group_layers, one_group
 from octavo.outputs import BeamCandidates
-from octavo.sampling_params import BeamSearchParams, SamplingParams
+from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
 from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.beam_search import BeamSearch, Hypothesis
 from scheduling.checking import ShadowExecutor, capacity, check_engine, seed_of
@@ -31,6 +32,7 @@ EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
 MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
+CAPABILITIES = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def searched_alone(request: EngineRequest) -> list[Hypothesis]:
 class Traffic:
     """Submits, aborts and steps, and knows what every request must get.
 
-    Prompts come in families, whose members begin alike, from two tenants with and without a salt, and some go on where
-    an earlier request ended.
+    Prompts come in families, whose members begin alike, from two tenants with and without a salt or an adapter, and
+    some go on where an earlier request ended.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -85,6 +87,7 @@ class Traffic:
                 num_swap_blocks=shape.num_swap_blocks,
                 layer_groups=shape.layer_groups,
                 max_drafts=shape.max_drafts,
+                capabilities=CAPABILITIES,
             ),
             depth=shape.depth,
         )
@@ -140,6 +143,8 @@ class Traffic:
             tenant=asked.tenant,
             cache_salt=asked.salt,
             output_len_hint=None if number % 2 else 1 + number % max_tokens,
+            adapter=asked.adapter,
+            grammar=Grammar("json") if number % 3 == 0 else None,
         )
         limits = self.engine.scheduler.limits
         servable = (
@@ -229,6 +234,7 @@ class Asked:
     family: int = 0
     tenant: str = "a"
     salt: str | None = None
+    adapter: str | None = None
     follows: bool = False
     ignore_eos: bool = False
     scored: bool = False
@@ -270,6 +276,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             family=st.integers(0, 2),
             tenant=st.sampled_from(["a", "b"]),
             salt=st.sampled_from([None, None, "salt"]),
+            adapter=st.sampled_from([None, None, "french", "legal"]),
             follows=st.booleans(),
             ignore_eos=st.booleans(),
             scored=st.booleans(),
@@ -335,6 +342,7 @@ def random_run(seed: int, num_steps: int, allocation: KVAllocation = "paged") ->
                 family=r.randint(0, 3),
                 tenant=r.choice("ab"),
                 salt=r.choice((None, None, "salt")),
+                adapter=r.choice((None, None, None, "french", "legal")),
                 follows=r.random() < 0.3,
                 ignore_eos=r.random() < 0.5,
                 scored=r.random() < 0.1,

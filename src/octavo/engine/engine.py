@@ -10,7 +10,6 @@ from octavo.memory import Ledger, make_demand, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.plan_writer import ScheduledStep
-from octavo.scheduling.request import TokenMask
 from octavo.scheduling.scheduler import Scheduler
 from octavo.stopwatch import Stopwatch
 
@@ -53,6 +52,7 @@ class Engine:
             max_num_batched_tokens=max_num_batched_tokens,
             max_logprobs=max_logprobs,
             demand=demand,
+            capabilities=capacity.capabilities,
         )
         self.executor = executor
         self.scheduler = Scheduler(
@@ -119,13 +119,13 @@ class Engine:
         """Whether `step` has anything to do."""
         return self.scheduler.has_unfinished
 
-    def add(self, request: EngineRequest, token_mask: TokenMask | None = None) -> None:
+    def add(self, request: EngineRequest) -> None:
         """Queue a request.
 
         Raises:
             RequestError: it can never be served here; the message says why. Nothing else is disturbed.
         """
-        self.scheduler.add(request, token_mask)
+        self.scheduler.add(request)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """End a request or one of its sequences at once, whatever its state; no update about it follows. False where it

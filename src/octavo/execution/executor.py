@@ -4,8 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.plan import NO_ADAPTER, Plan, StepOutput, Task
 from octavo.layer_groups import LayerGroups, one_group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a row may want of an executor."""
+
+    tasks: frozenset[Task] = frozenset({"generate"})
+    adapters: tuple[str, ...] = ()
+    """The names of adapters that are loaded, by their numbers, from 1 on."""
+    grammars: frozenset[str] = frozenset()
+    """Kinds of grammars."""
+
+    def adapter_number(self, name: str | None) -> int:
+        """How plans call an adapter that is loaded; None is none."""
+        return NO_ADAPTER if name is None else 1 + self.adapters.index(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +40,7 @@ class Capacity:
     max_drafts: int = 0
     """Tokens that it guesses for a row after a step, at most."""
     eos_token_ids: frozenset[int] = frozenset()
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

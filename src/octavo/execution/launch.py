@@ -1,16 +1,24 @@
 """Which executor runs the model that a config asks for."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from octavo.config import EngineConfig
 from octavo.execution.executor import Executor
+from octavo.sampling.grammars import BUILT_IN
 
 
 class ExecutorClass(Protocol):
     """Makes an executor of a kind."""
 
-    def __call__(self, config: EngineConfig, *, progress: bool = False) -> Executor:
-        """Load the model that the config names; `progress` shows a bar on stderr."""
+    def __call__(
+        self, config: EngineConfig, *, progress: bool = False, grammars: Mapping[str, str] = BUILT_IN
+    ) -> Executor:
+        """Load the model that the config names; `progress` shows a bar on stderr.
+
+        Args:
+            grammars: the kinds of grammars that it is to know, as `Grammars` takes them.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """The local executor: a model, or one rank's share of it, its KV cache and its runner in this very process."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
 from octavo.execution.drafts import Drafter
-from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
+from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.machine import free_memory_bytes
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
 from octavo.execution.plan import Plan
@@ -26,6 +26,7 @@ from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
+from octavo.sampling.grammars import BUILT_IN, Grammars
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,12 @@ class LocalExecutor:
         ranks: this process's place among those that run the model together, each in a local executor that is given the
             same plans; rank 0's outputs count. By default it is the only one.
         drafter: guesses tokens, so that a step may give several a row.
+        grammars: the kinds of grammars that it is to know, as `Grammars` takes them.
 
     Raises:
         ModelError: the model cannot be found, downloaded or read.
-        ConfigError: the model, its length or its cache does not fit; the message names the flag to change.
+        ConfigError: the model, its length or its cache does not fit, and the message names the flag to change; or a
+            kind of grammars cannot be imported.
     """
 
     sockets: Sequence[int] = ()
@@ -52,6 +55,7 @@ class LocalExecutor:
         *,
         progress: bool = False,
         drafter: Drafter | None = None,
+        grammars: Mapping[str, str] = BUILT_IN,
     ) -> None:
         ranks = ranks or TensorParallel()
         if config.tensor_parallel_size != ranks.size:
@@ -64,6 +68,7 @@ class LocalExecutor:
         config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint)
+        known = Grammars(grammars, self.model_config.vocab_size)
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
         self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
@@ -88,7 +93,7 @@ class LocalExecutor:
             max_num_rows=config.max_num_seqs,
             steps_in_flight=config.steps_in_flight,
         )
-        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, limits, swap_space, ranks, drafter)
+        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, limits, swap_space, ranks, drafter, known)
         self.depth = config.steps_in_flight
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
@@ -100,6 +105,7 @@ class LocalExecutor:
             vocab_size=self.model_config.vocab_size,
             max_drafts=0 if drafter is None else drafter.max_drafts,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
+            capabilities=Capabilities(grammars=known.kinds),
         )
         self.loaded = LoadedModel(
             weight_bytes=weight_bytes, dtype=str(dtype).removeprefix("torch."), kernels=self.kernel_choice.why

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 
 from octavo.execution.drafts import Drafter, accepted_positions, join_positions, sampled_positions
-from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.plan import NewRow, Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedBatch, StepBuffers
 from octavo.kernels.cache import KVCache
 from octavo.kernels.interface import Kernels, Model
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
 from octavo.layers.parallel import TensorParallel
+from octavo.sampling.grammars import NO_GRAMMARS, Grammars
+from octavo.sampling.matchers import RowMatchers
 from octavo.sampling.table import SamplingTable
 from octavo.sampling.told import row_candidates, row_logprobs, told_logprobs
 from octavo.stopwatch import Stopwatch
@@ -67,6 +69,7 @@ class ModelRunner:
         swap_space: KVCache | None = None,
         ranks: TensorParallel | None = None,
         drafter: Drafter | None = None,
+        grammars: Grammars = NO_GRAMMARS,
     ) -> None:
         """`ranks` are the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it
         samples, and tells the others. `drafter` guesses tokens for the plans that follow."""
@@ -80,6 +83,7 @@ class ModelRunner:
         shape = cache.shape
         self.rows = RowTables(limits.max_model_len, shape.block_size, shape.num_groups, limits.max_num_rows)
         self.sampling = SamplingTable()
+        self.matchers = RowMatchers(grammars)
         self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample")
         sizes = (limits.max_num_tokens, limits.max_num_rows, shape.num_groups, self._device)
         # A step's buffers may be read by a device until it is collected.
@@ -134,19 +138,28 @@ class ModelRunner:
     def follow(self, plan: Plan) -> None:
         """Apply the plan to the rows and their sampling, computing nothing."""
         self.rows.apply(plan)
+        for row in plan.released:
+            self.matchers.drop_state(row)
         for row in plan.removed:
             self.sampling.clear_row(row)
+            self.matchers.clear_row(row)
         for new in plan.added:
-            self.sampling.set_row(
-                new.row,
-                new.params,
-                seed=new.seed,
-                sequence_index=new.index,
-                stop_token_ids=new.stop_token_ids,
-                num_candidates=new.num_candidates,
-            )
+            self.matchers.set_row(new.row, new.grammar)
+            if new.task == "generate":
+                self._set_sampling(new)
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
+            self.matchers.copy_row(fork.parent, fork.row)
+
+    def _set_sampling(self, new: NewRow) -> None:
+        self.sampling.set_row(
+            new.row,
+            new.params,
+            seed=new.seed,
+            sequence_index=new.index,
+            stop_token_ids=new.stop_token_ids,
+            num_candidates=new.num_candidates,
+        )
 
     def stage(self, plan: Plan) -> StagedBatch:
         """The step's tokens as one flat list, with where each row's KV lives."""
@@ -172,19 +185,16 @@ class ModelRunner:
         """The accepted drafts and a token for each of the plan's sampled rows, appended to it, or candidates for a
         beam; `ends` are the flat indices of the rows' last tokens."""
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
-        sampled, masks = sampled_positions(plan, ends) if plan.drafts else None, plan.masks
+        sampled = sampled_positions(plan, ends) if plan.drafts else None
         if sampled is None:
             logits = self._logits(plan.logits_from, ends)
         else:
             logits, rows = self.forward.logits(sampled.places), rows.repeat(sampled.counts)
-            firsts = sampled.counts.cumsum() - sampled.counts
-            masks = [(int(firsts[index]), mask) for index, mask in masks]
         self.watch.lap("logits")
+        num_ahead: IntArray | int = 0 if sampled is None else sampled.num_ahead
+        masks = self._masks(rows, num_ahead)
         batch = launched.batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
-            rows,
-            self.rows.num_generated(rows) + (0 if sampled is None else sampled.num_ahead),
-            self.rows.token_ids,
-            masks,
+            rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids, masks
         )
         if self.ranks.rank == 0:
             launched.sampled = self.kernels.sample(logits, batch)
@@ -203,6 +213,12 @@ class ModelRunner:
             if sampled is not None:
                 num_accepted = sampled.num_ahead[last][drawn]
         self.rows.append(rows, token_ids, num_accepted)
+
+    def _masks(self, rows: IntArray, num_ahead: IntArray | int) -> list[tuple[int, bytes]]:
+        """What grammars allow next in the sampled rows, behind so many drafts. Rank 0 alone samples."""
+        if self.ranks.rank > 0 or not self.matchers.num_rows:
+            return []
+        return self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids)
 
     def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
         """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""

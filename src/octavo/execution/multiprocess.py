@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -32,6 +32,7 @@ from octavo.execution.rank_messages import (
     decode_report,
     encode,
 )
+from octavo.sampling.grammars import BUILT_IN
 
 BLAME_WAIT_S = 2.0
 """How long to look for the rank that failed, once another says that it has lost one."""
@@ -40,15 +41,19 @@ BLAME_WAIT_S = 2.0
 class MultiProcessExecutor:
     """Runs plans on `--tensor-parallel-size` ranks. Where one of them ends or fails, all end.
 
+    Args:
+        grammars: the kinds of grammars that the ranks are to know, as `Grammars` takes them; rank 0 uses them.
+
     Raises:
         ModelError: the model cannot be found, downloaded or read.
-        ConfigError: the model, its length or its cache does not fit, or cannot be split over so many ranks.
+        ConfigError: the model, its length or its cache does not fit, or cannot be split over so many ranks; or a kind
+            of grammars cannot be imported.
         EngineError: a rank ended while loading; the message says which and how.
     """
 
     depth = 1
 
-    def __init__(self, config: EngineConfig, *, progress: bool = False) -> None:
+    def __init__(self, config: EngineConfig, *, progress: bool = False, grammars: Mapping[str, str] = BUILT_IN) -> None:
         config = resolve_model(config)
         self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))
         self._ranks: list[RankProcess] = []
@@ -57,7 +62,8 @@ class MultiProcessExecutor:
         self._failure: OctavoError | None = None
         try:
             for rank in range(config.tensor_parallel_size):
-                self._ranks.append(RankProcess(Start(config, rank, str(self._folder / "rendezvous"), progress)))
+                start = Start(config, rank, str(self._folder / "rendezvous"), progress, dict(grammars))
+                self._ranks.append(RankProcess(start))
             self.capacity, self.loaded = self._started()
         except BaseException:
             self.close()

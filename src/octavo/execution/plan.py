@@ -4,10 +4,16 @@ Both are msgspec structs of plain numbers. Plans are deltas applied in order: th
 block table, so a plan's size follows the rows in the step, never the tokens that they hold.
 """
 
+from typing import Literal
+
 import msgspec
 
 from octavo.outputs import BeamCandidates, TokenLogprobs
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import Grammar, SamplingParams
+
+Task = Literal["generate", "score", "pool"]
+"""What a row is for. No executor scores or pools yet."""
+NO_ADAPTER = 0
 
 
 class NewRow(msgspec.Struct, frozen=True, array_like=True):
@@ -23,10 +29,16 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """Tokens that `min_tokens` holds back."""
     num_candidates: int = 0
     """Of a beam: the candidates to give in place of a token. `Plan.chosen` tells which one it was."""
+    task: Task = "generate"
+    adapter: int = NO_ADAPTER
+    """As `Capabilities` numbers them."""
+    grammar: Grammar | None = None
+    """What its output conforms to."""
 
 
 class ForkedRow(msgspec.Struct, frozen=True, array_like=True):
-    """A row that starts as a copy of `parent`'s tokens and parameters, as sequence `index` of the same request."""
+    """A row that starts as a copy of `parent`'s tokens and of all that it wants, as sequence `index` of the same
+    request."""
 
     row: int
     parent: int
@@ -84,9 +96,6 @@ class Plan(msgspec.Struct, array_like=True):
     logits, and a draft is accepted where it is the token that is sampled there."""
     scored: list[int] = []
     """Indices in `rows` whose prompt positions are scored for prompt_logprobs."""
-    masks: list[tuple[int, bytes]] = []
-    """(index in `sampled_rows`, bit mask over the vocabulary, lowest bit first): only tokens with a bit set may be
-    sampled."""
 
     @property
     def is_empty(self) -> bool:

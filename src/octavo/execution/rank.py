@@ -60,7 +60,8 @@ def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
 
     _join(start)
     ranks = TensorParallel(start.rank, start.config.tensor_parallel_size)
-    executor = LocalExecutor(start.config, ranks, progress=start.progress and start.rank == 0)
+    progress = start.progress and start.rank == 0
+    executor = LocalExecutor(start.config, ranks, progress=progress, grammars=start.grammars)
     orders.send_bytes(encode(Started(executor.capacity, executor.loaded)))
     while True:
         match decode_order(orders.recv_bytes()):

@@ -15,6 +15,8 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
     rendezvous: str
     """A file, not there yet, through which the ranks find each other."""
     progress: bool
+    grammars: dict[str, str]
+    """The kinds of grammars to know: where each is imported from."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag=True):

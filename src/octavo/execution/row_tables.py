@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from octavo.execution.plan import Plan
+from octavo.execution.plan import NO_ADAPTER, Plan
 
 IntArray = npt.NDArray[np.int64]
 
@@ -19,6 +19,8 @@ class RowTables:
     def __init__(self, max_model_len: int, block_size: int, num_groups: int = 1, num_rows: int = 16) -> None:
         self.block_size = block_size
         self.num_groups = num_groups
+        self.adapters: dict[int, int] = {}
+        """The adapters' numbers of those rows that have one."""
         self._allocate(num_rows, max_model_len, -(-max_model_len // block_size))
 
     def _allocate(self, num_rows: int, max_model_len: int, max_blocks: int) -> None:
@@ -46,6 +48,8 @@ class RowTables:
             self.num_blocks[row] = num_blocks
         for row in plan.released:
             self.num_blocks[row] = 0
+        for row in plan.removed:
+            self.adapters.pop(row, None)
         new_rows = [new.row for new in plan.added] + [fork.row for fork in plan.forked]
         largest = max(new_rows, default=-1)
         if largest >= len(self.num_tokens):
@@ -55,12 +59,14 @@ class RowTables:
             self.tokens[new.row, :count] = new.token_ids
             self.num_tokens[new.row] = self.num_prompt[new.row] = count
             self.num_blocks[new.row] = 0
+            self._set_adapter(new.row, new.adapter)
         for fork in plan.forked:
             count = self.num_tokens[fork.parent]
             self.tokens[fork.row, :count] = self.tokens[fork.parent, :count]
             self.num_tokens[fork.row] = count
             self.num_prompt[fork.row] = self.num_prompt[fork.parent]
             self.num_blocks[fork.row] = 0
+            self._set_adapter(fork.row, self.adapters.get(fork.parent, NO_ADAPTER))
         for row, token in plan.chosen:
             self.tokens[row, self.num_tokens[row]] = token
             self.num_tokens[row] += 1
@@ -79,6 +85,11 @@ class RowTables:
             row = plan.rows[index]
             count = self.num_tokens[row]
             self.tokens[row, count : count + len(drafts)] = drafts  # they count once they are accepted
+
+    def _set_adapter(self, row: int, adapter: int) -> None:
+        self.adapters.pop(row, None)
+        if adapter != NO_ADAPTER:
+            self.adapters[row] = adapter
 
     def append(self, rows: IntArray, token_ids: IntArray, num_accepted: IntArray | int = 0) -> None:
         """Add one sampled token to each row, behind so many of its drafts."""

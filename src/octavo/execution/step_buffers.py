@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from octavo.execution.plan import Plan
+from octavo.execution.plan import NO_ADAPTER, Plan
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.kernels.batch import RaggedBatch
 
@@ -74,9 +74,10 @@ class StepBuffers:
         logical, offsets = np.divmod(to.positions, table.block_size)
         np.multiply(table.blocks[:, rows, logical], table.block_size, out=to.slots)
         np.add(to.slots, offsets, out=to.slots)
-        return StagedBatch(self._on_device(to, table), to.query_starts[1:] - 1)
+        adapters = [table.adapters.get(row, NO_ADAPTER) for row in plan.rows] if table.adapters else None
+        return StagedBatch(self._on_device(to, table, adapters), to.query_starts[1:] - 1)
 
-    def _on_device(self, layout: _Layout, table: RowTables) -> RaggedBatch:
+    def _on_device(self, layout: _Layout, table: RowTables, adapters: list[int] | None) -> RaggedBatch:
         batch = layout.staged.to(self._device, non_blocking=True)
         token_ids, positions, slots, query_starts, context_lens, rows = batch.split_with_sizes(layout.sizes)
         return RaggedBatch(
@@ -87,6 +88,7 @@ class StepBuffers:
             context_lens=context_lens,
             tables=rows,
             block_tables=table.block_tables.to(self._device, non_blocking=True),
+            adapters=None if adapters is None else torch.tensor(adapters, device=self._device),
         )
 
     def _lay_out(self, num_tokens: int, num_rows: int) -> _Layout:

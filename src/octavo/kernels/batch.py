@@ -33,3 +33,5 @@ class RaggedBatch:
 
     Entries past a row's last block are arbitrary but valid ids. So are those of blocks that lie wholly behind the
     windows of all of a row's new tokens: such blocks may be another sequence's by now."""
+    adapters: torch.Tensor | None = None
+    """`[num_rows]` int64: the number of each row's adapter, 0 for none. None where no row in the engine has one."""

@@ -1,11 +1,14 @@
 """What the engine can serve at all: a request is refused here, with the numbers, before anything is allocated for
 it."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from octavo.errors import RequestError
+from octavo.execution.executor import Capabilities
 from octavo.memory import Demand
 from octavo.sampling_params import SamplingParams
+from octavo.scheduling.messages import EngineRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,25 @@ class Limits:
     vocab_size: int
     max_logprobs: int = 20
     demand: Demand
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+
+def check_wants(message: EngineRequest, capabilities: Capabilities) -> None:
+    """Check that the executor knows the task, the adapter and the kind of grammar that a request names.
+
+    Raises:
+        RequestError: it does not; the message names those that it knows.
+    """
+    kind = None if message.grammar is None else message.grammar.kind
+    named: list[tuple[str, str | None, Collection[str]]] = [
+        ("task", message.task, capabilities.tasks),
+        ("adapter", message.adapter, capabilities.adapters),
+        ("kind of grammar", kind, capabilities.grammars),
+    ]
+    for what, name, known in named:
+        if name is not None and name not in known:
+            told = ", ".join(sorted(known)) or "none"
+            raise RequestError(f"{what} {name!r} is unknown to this engine; it knows {told}")
 
 
 def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:

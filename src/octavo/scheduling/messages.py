@@ -5,8 +5,9 @@ import hashlib
 
 import msgspec
 
+from octavo.execution.plan import Task
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import Grammar, SamplingParams
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -25,6 +26,11 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     output_len_hint: int | None = None
     """Output tokens that are expected, where that is known: contiguous-pow2 and -oracle reserve for so many. It bounds
     nothing; without it they take `max_tokens`."""
+    task: Task = "generate"
+    adapter: str | None = None
+    """The name of an adapter that the executor has loaded; None is the model alone."""
+    grammar: Grammar | None = None
+    """What each sequence's output conforms to."""
 
 
 def request_seed(seed: int, number: int) -> int:

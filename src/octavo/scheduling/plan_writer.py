@@ -154,9 +154,7 @@ class PlanWriter:
 
     def sample(self, sequence: SequenceState, logits_from: int) -> None:
         """The sequence gets its next token, from the logits behind entry `logits_from` of `plan.rows`."""
-        plan, mask = self._step.plan, sequence.request.token_mask
-        if mask is not None:
-            plan.masks.append((len(plan.sampled_rows), mask(sequence.output_token_ids)))
+        plan = self._step.plan
         plan.sampled_rows.append(sequence.row)
         plan.logits_from.append(logits_from)
         self._step.sampled.append(sequence)
@@ -187,5 +185,8 @@ class PlanWriter:
                 message.seed if message.params.seed is None else message.params.seed,
                 sorted(request.stop_token_ids),
                 0 if request.search is None else request.search.num_candidates,
+                message.task,
+                request.adapter,
+                message.grammar,
             )
         )

@@ -19,6 +19,8 @@ def prefix_root(message: EngineRequest, scope: PrefixCacheScope) -> bytes | None
         fields["tenant"] = message.tenant
     if message.cache_salt is not None:
         fields["cache_salt"] = message.cache_salt
+    if message.adapter is not None:
+        fields["adapter"] = message.adapter
     return chain_root(**fields)
 
 

@@ -1,21 +1,18 @@
 """A request: what its sequences have in common, and what the scheduler knows of it between steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
 import msgspec
 
+from octavo.execution.plan import NO_ADAPTER
 from octavo.memory import BlockTable, Demand
 from octavo.outputs import MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.sequence import SequenceState, common_tokens
-
-TokenMask = Callable[[Sequence[int]], bytes]
-"""From a sequence's output tokens to a bit mask over the vocabulary, lowest bit first: only tokens with a bit set may
-come next."""
 
 
 class RequestState(Enum):
@@ -63,7 +60,8 @@ class Request:
     """Tokens of a finished sequence at most: the prompt and max_tokens."""
     stop_token_ids: frozenset[int]
     """End-of-sequence (unless ignored) and the request's own."""
-    token_mask: TokenMask | None = None
+    adapter: int = NO_ADAPTER
+    """The number under which the executor knows its adapter."""
     search: BeamSearch | None = None
     """Chooses the tokens where the request asks for beams. Its sequences are the beams then, one at first."""
     sequences: list[SequenceState] = field(default_factory=list)
@@ -94,7 +92,6 @@ class Request:
         message: EngineRequest,
         max_tokens: int,
         eos_token_ids: frozenset[int],
-        token_mask: TokenMask | None,
         new_table: Callable[[int], BlockTable],
     ) -> "Request":
         """A waiting request: its first sequence will compute the prompt, the others fork from it."""
@@ -106,7 +103,6 @@ class Request:
             max_len=num_prompt + max_tokens,
             stop_token_ids=frozenset(params.stop_token_ids or ())
             | (frozenset() if params.ignore_eos else eos_token_ids),
-            token_mask=token_mask,
         )
         if params.prompt_logprobs is not None:
             request.scores = PromptScores(num_prompt)
@@ -137,10 +133,10 @@ class Request:
 
     @property
     def waits_for_results(self) -> bool:
-        """Whether the next step depends on tokens of steps still in flight: a mask's next state, a search's choice,
-        what drafts are accepted, or having reached the longest length."""
+        """Whether the next step depends on tokens of steps still in flight: a search's choice, which drafts were
+        accepted, or having reached the longest length."""
         first = self.sequences[0]
-        needs_tokens = self.token_mask is not None or self.search is not None or self.is_speculated
+        needs_tokens = self.search is not None or self.is_speculated
         return first.num_tokens >= self.max_len or (needs_tokens and first.has_unseen_token)
 
     def num_blocks_missing(self, demand: Demand) -> int:

@@ -7,12 +7,12 @@ from functools import partial
 
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
-from octavo.execution.plan import StepOutput
+from octavo.execution.plan import NO_ADAPTER, StepOutput
 from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
-from octavo.scheduling.admission import Limits, resolve_max_tokens
+from octavo.scheduling.admission import Limits, check_wants, resolve_max_tokens
 from octavo.scheduling.allotment import Allotment
 from octavo.scheduling.beams import advance_searches
 from octavo.scheduling.choosing import Chooser
@@ -21,7 +21,7 @@ from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
-from octavo.scheduling.request import Request, TokenMask
+from octavo.scheduling.request import Request
 from octavo.scheduling.sequence import SequenceState
 
 
@@ -80,22 +80,25 @@ class Scheduler:
     def ledger(self) -> Ledger:
         return self.memory.ledger()
 
-    def add(self, message: EngineRequest, token_mask: TokenMask | None = None) -> None:
+    def add(self, message: EngineRequest) -> None:
         """Queue a request.
 
         Raises:
             RequestError: it is malformed, its id is in use, or it could never run here. Nothing has been allocated.
         """
-        self._add(message, recall.prefix_root(message, self._prefix_cache_scope), token_mask)
+        self._add(message, recall.prefix_root(message, self._prefix_cache_scope))
 
-    def _add(self, message: EngineRequest, prefix_root: bytes | None, token_mask: TokenMask | None = None) -> None:
+    def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
         if self.queues.find(message.request_id) is not None:
             raise RequestError(f"request id {message.request_id!r} is already in use")
+        check_wants(message, self.limits.capabilities)
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
-        request = Request.create(message, max_tokens, self._eos_token_ids, token_mask, self.memory.new_table)
+        request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
+        request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
-        request.is_speculated = self._max_drafts > 0 and request.search is None and token_mask is None
-        request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
+        request.is_speculated = self._max_drafts > 0 and request.search is None
+        if request.adapter == NO_ADAPTER:  # pins are computed without one
+            request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
         self.queues.add(request)
 
     def add_pin(self, token_ids: list[int]) -> None:

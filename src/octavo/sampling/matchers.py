@@ -1,0 +1,100 @@
+"""The masks of rows whose output conforms to a grammar: functions of grammar and output tokens. What a matcher has
+consumed is kept from step to step, which saves time and changes nothing."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.kernels.sampling.interface import Indices, TokenIds
+from octavo.sampling.grammars import Grammars, Matcher
+from octavo.sampling.table import TokenHistory
+from octavo.sampling_params import Grammar
+
+
+class _State(NamedTuple):
+    """A row's matcher, and the tokens that it has consumed."""
+
+    matcher: Matcher
+    consumed: TokenIds
+
+
+class RowMatchers:
+    """The grammars of those rows that have one. Rows without cost nothing."""
+
+    def __init__(self, grammars: Grammars) -> None:
+        self._known = grammars
+        self._grammars: dict[int, Grammar] = {}
+        self._states: dict[int, _State] = {}
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that have a grammar."""
+        return len(self._grammars)
+
+    def set_row(self, row: int, grammar: Grammar | None) -> None:
+        """Start a row."""
+        self.clear_row(row)
+        if grammar is not None:
+            self._grammars[row] = grammar
+
+    def copy_row(self, parent: int, row: int) -> None:
+        """Start a row that goes on where `parent` is."""
+        self.set_row(row, self._grammars.get(parent))
+        state = self._states.get(parent)
+        if state is not None:
+            self._states[row] = state._replace(matcher=state.matcher.copy())
+
+    def clear_row(self, row: int) -> None:
+        """Forget a row, if it is known."""
+        self._grammars.pop(row, None)
+        self.drop_state(row)
+
+    def drop_state(self, row: int) -> None:
+        """Give back what a row's matcher takes; it is made again from the tokens when the row is sampled next."""
+        self._states.pop(row, None)
+
+    def masks(self, rows: Indices, positions: NDArray[np.int64], history: TokenHistory) -> list[tuple[int, bytes]]:
+        """What may be sampled in some rows.
+
+        Args:
+            rows: `[n]` row ids. One that has drafts comes several times together, before and behind each of them.
+            positions: `[n]`, how many output tokens and drafts lie before the one to sample.
+
+        Returns:
+            (index in `rows`, mask) of each row that has a grammar.
+        """
+        masks: list[tuple[int, bytes]] = []
+        for row, group in groupby(range(len(rows)), key=rows.tolist().__getitem__):
+            if row in self._grammars:
+                indices = list(group)
+                num_output = int(positions[indices[0]])
+                _, token_ids = history(row, num_output + len(indices) - 1)
+                output, drafts = token_ids[:num_output], token_ids[num_output:].tolist()
+                masks += zip(indices, self.row_masks(row, output, drafts), strict=True)
+        return masks
+
+    def row_masks(self, row: int, output: TokenIds, drafts: Sequence[int] = ()) -> list[bytes]:
+        """The masks of a row that has a grammar: of the token after its output, and of that after each of the drafts
+        that follow the output."""
+        matcher = self._advanced(row, output)
+        masks = [matcher.mask()]
+        if drafts:
+            matcher = matcher.copy()
+        for draft in drafts:
+            matcher.consume([draft])
+            masks.append(matcher.mask())
+        return masks
+
+    def _advanced(self, row: int, output: TokenIds) -> Matcher:
+        """The row's matcher, which has consumed its output and nothing else."""
+        state = self._states.pop(row, None)  # so that a matcher that fails halfway is never met again
+        if state is None or not np.array_equal(state.consumed, output[: len(state.consumed)]):
+            state = _State(self._known.matcher(self._grammars[row]), output[:0])
+        fresh = output[len(state.consumed) :].tolist()
+        if fresh:
+            state.matcher.consume(fresh)
+        self._states[row] = _State(state.matcher, output.copy())
+        return state.matcher
