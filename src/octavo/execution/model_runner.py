@@ -202,16 +202,14 @@ class ModelRunner:
             launched.sampled = Sampled(torch.from_numpy(rows.copy()).to(self._device))
         token_ids = launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
         launched.rows = plan.sampled_rows
-        num_accepted: IntArray | int = 0
+        num_accepted = np.zeros_like(rows)
         if sampled is not None:
             launched.accepted = accepted_positions(plan, sampled.counts, token_ids.tolist())
             last = [own[-1] for own in launched.accepted]
             rows, token_ids, num_accepted = rows[last], token_ids[last], sampled.num_ahead[last]
         if not batch.is_plain:
             drawn = token_ids != NO_TOKEN
-            rows, token_ids = rows[drawn], token_ids[drawn]
-            if sampled is not None:
-                num_accepted = sampled.num_ahead[last][drawn]
+            rows, token_ids, num_accepted = rows[drawn], token_ids[drawn], num_accepted[drawn]
         self.rows.append(rows, token_ids, num_accepted)
 
     def _masks(self, rows: IntArray, num_ahead: IntArray | int) -> list[tuple[int, bytes]]:
