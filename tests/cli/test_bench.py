@@ -8,6 +8,7 @@ import pytest
 
 from cli.commands import octavo
 from e2e.server_process import serving
+from octavo.evaluation import kernel_rates, machine_limits
 from tiny_checkpoints import make_llama
 
 SMALL = ("--max-model-len", "512", "--kv-cache-memory", "64MiB")
@@ -102,7 +103,13 @@ def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_kernels_are_shown_beside_what_the_machine_can_do(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+def test_kernels_are_shown_beside_what_the_machine_can_do(
+    tmp_path: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("READ_BYTES", 1 << 24), ("PROBE_READ_BYTES", 1 << 24), ("LARGE", 256), ("SMALLER", 128)):
+        monkeypatch.setattr(machine_limits, name, value)
+    for module in (machine_limits, kernel_rates):
+        monkeypatch.setattr(module, "MEASURED_S", 0.01)
     out, plot = tmp_path / "kernels.json", tmp_path / "kernels.png"
     flags = ("--only", "decode", "prefill", "--sequences", "2", "--context", "64", "--prefill", "128")
     done = bench("kernels", *flags, "--model", tiny[1], "--json", str(out), "--plot", str(plot))

@@ -38,11 +38,12 @@ def test_outputs_have_the_fields_usual_shape(smollm2, greedy):
 
 def test_a_prompt_may_be_text_ids_or_a_dict_and_one_or_many(smollm2, greedy):
     ids = greedy[0].prompt_token_ids
-    wanted = greedy[0].outputs[0].token_ids
+    wanted = greedy[0].outputs[0].token_ids[:3]
+    brief = SamplingParams(temperature=0, max_tokens=3)
     for prompts in (PROMPTS[0], ids, [ids], {"prompt_token_ids": ids}, [{"prompt": PROMPTS[0]}], [tuple(ids)]):
-        [output] = smollm2.generate(prompts, GREEDY, use_tqdm=False)
+        [output] = smollm2.generate(prompts, brief, use_tqdm=False)
         assert output.outputs[0].token_ids == wanted
-    assert smollm2.generate([], GREEDY) == []
+    assert smollm2.generate([], brief) == []
 
 
 def test_each_prompt_may_have_its_own_parameters(smollm2):

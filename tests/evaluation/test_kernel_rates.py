@@ -35,6 +35,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ROTATION_BYTES", 1 << 15), ("COPIED_BYTES", 1 << 18), ("POINTWISE_COPIES", 3)):
         monkeypatch.setattr(kernel_cases, name, value)
     monkeypatch.setattr(kernel_rates, "MEASURED_S", 0.001)
+    for name, value in (("PROBE_READ_BYTES", 1 << 20), ("PROBE_SIZE", 64)):
+        monkeypatch.setattr(machine_limits, name, value)
+    monkeypatch.setattr(machine_limits, "PROBED_S", 0.001)
 
 
 def work_of(model: ModelConfig, **knobs: object) -> KernelWork:
