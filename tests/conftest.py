@@ -1,6 +1,7 @@
 """What tests share: where the data is, and the real model loaded once."""
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from hypothesis import settings
 
 from octavo import LLM
+
+# Before anything imports Triton: its kernels are run by its interpreter, as there need be no GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest_plugins = ["tiny_tokenizers"]
 

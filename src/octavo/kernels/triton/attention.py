@@ -1,0 +1,192 @@
+"""Paged attention of a ragged batch: how a step is cut into programs of `attention_kernel.py`."""
+
+from dataclasses import dataclass
+from math import e, log2
+
+import torch
+
+from octavo.kernels.attention import AttentionSpec
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import KVCache
+from octavo.kernels.triton.attention_kernel import attend, merge_chunks
+from octavo.kernels.triton.layout import BatchExtent, power_of_2, vectors
+
+CHUNK = 256
+"""Tokens of context that are reduced on their own. Chunks are merged in their order, so that neither the batch nor the
+number of programs decides how a row's sums are made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How the work of one launch is cut."""
+
+    rows: int
+    """Of a program: new tokens x heads that share a KV head."""
+    keys: int
+    """Taken at a time, a divisor of `CHUNK`. It decides how sums are made: of one head size and dtype all launches have
+    the same."""
+    num_warps: int
+    num_stages: int
+    """Tiles of keys and values on their way at once."""
+
+
+def few_rows_tiling(group: int, head_dim: int, dtype: torch.dtype) -> Tiling:
+    """For rows with so few new tokens that one program owns them all: decode, and drafts to be verified."""
+    return Tiling(max(16, power_of_2(group)), _keys(head_dim, dtype), num_warps=4, num_stages=3)
+
+
+def many_rows_tiling(group: int, head_dim: int, dtype: torch.dtype) -> Tiling:
+    """For all other rows: prefill and its chunks. Their sums, kept twice, must fit in the registers of a program."""
+    fitting = 128 if power_of_2(head_dim) <= 128 else 64
+    if dtype == torch.float32:  # no matrix units: what matters is that it is right
+        fitting = 32
+    return Tiling(max(fitting, power_of_2(group)), _keys(head_dim, dtype), num_warps=8, num_stages=2)
+
+
+def _keys(head_dim: int, dtype: torch.dtype) -> int:
+    """Keys at a time: 32 KB of them, less where numbers of 32 bits are multiplied without matrix units."""
+    tile_bytes = 8192 if dtype == torch.float32 else 32768
+    return max(16, min(128, tile_bytes // (power_of_2(head_dim) * dtype.itemsize)))
+
+
+def paged_attention(
+    query: torch.Tensor,
+    cache: KVCache,
+    batch: RaggedBatch,
+    spec: AttentionSpec,
+    extent: BatchExtent,
+    *,
+    few_rows: Tiling | None = None,
+    many_rows: Tiling | None = None,
+) -> torch.Tensor:
+    """Causal attention of the new tokens over their rows' blocks.
+
+    A row's result depends on its own tokens and on how many of them are new, never on the rest of the batch, bit for
+    bit.
+
+    Args:
+        query: `[num_tokens, num_heads, head_dim]`, normalised and rotated; K and V are in the cache. A token's heads
+            are contiguous.
+        spec: its norms and rotation are not applied here.
+        few_rows: how to cut rows with few new tokens, and `many_rows` the others, where measurements ask for it.
+
+    Returns:
+        `[num_tokens, num_heads, head_dim]`, the query's dtype. Sums are in float32.
+    """
+    dtype, group = cache.shape.dtype, spec.num_heads // spec.num_kv_heads
+    few_rows = few_rows or few_rows_tiling(group, spec.head_dim, dtype)
+    many_rows = many_rows or many_rows_tiling(group, spec.head_dim, dtype)
+    attended = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    launch = _Launch(query, attended, cache, batch, spec, few_tokens=few_rows.rows // group)
+    if extent.fewest_new <= launch.few_tokens:
+        launch.few(few_rows, extent)
+    if extent.most_new > launch.few_tokens:
+        launch.many(many_rows)
+    return attended
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    query: torch.Tensor
+    attended: torch.Tensor
+    cache: KVCache
+    batch: RaggedBatch
+    spec: AttentionSpec
+    few_tokens: int
+    """A row with more new tokens is cut into tiles."""
+
+    def few(self, tiling: Tiling, extent: BatchExtent) -> None:
+        """Attend for the rows with few new tokens: a program a row, KV head and chunk."""
+        spec, num_rows = self.spec, len(self.batch.context_lens)
+        num_chunks = self._most_chunks(extent.longest_context)
+        if num_chunks == 1:
+            grid = (spec.num_kv_heads, num_chunks, num_rows)
+            self._attend(grid, tiling, self.attended, self.attended, split=False, few=True)
+            return
+        tokens = min(extent.most_new, self.few_tokens)
+        parts = (num_rows, tokens, spec.num_heads, num_chunks)
+        device = self.query.device
+        partial = torch.empty((*parts, spec.head_dim), dtype=torch.float32, device=device)
+        statistics = torch.empty((*parts, 2), dtype=torch.float32, device=device)
+        grid = (spec.num_kv_heads, num_chunks, num_rows)
+        self._attend(grid, tiling, partial, statistics, split=True, few=True, tokens=tokens, num_chunks=num_chunks)
+        merge_chunks[(spec.num_heads, tokens, num_rows)](
+            self.attended,
+            partial,
+            statistics,
+            self.batch.query_starts,
+            self.batch.context_lens,
+            spec.kind.most_seen or 0,
+            num_chunks,
+            FEW_TOKENS=self.few_tokens,
+            HEAD_DIM=spec.head_dim,
+            WIDTH=power_of_2(spec.head_dim),
+            CHUNK=CHUNK,
+            num_warps=1,
+        )
+
+    def many(self, tiling: Tiling) -> None:
+        """Attend for the other rows: a program a tile of a row's new tokens and KV head, which walks all its chunks."""
+        tokens = tiling.rows // (self.spec.num_heads // self.spec.num_kv_heads)
+        # Each row may end in a tile that is not full.
+        num_tiles = len(self.query) // tokens + len(self.batch.context_lens)
+        self._attend(
+            (num_tiles, self.spec.num_kv_heads, 1), tiling, self.attended, self.attended, split=False, few=False
+        )
+
+    def _most_chunks(self, longest_context: int) -> int:
+        """Chunks that the new tokens of one row can see."""
+        most = -(-longest_context // CHUNK)
+        most_seen = self.spec.kind.most_seen
+        return most if most_seen is None else min(most, (most_seen + self.few_tokens - 2) // CHUNK + 2)
+
+    def _attend(
+        self,
+        grid: tuple[int, int, int],
+        tiling: Tiling,
+        result: torch.Tensor,
+        statistics: torch.Tensor,
+        *,
+        split: bool,
+        few: bool,
+        tokens: int = 0,
+        num_chunks: int = 0,
+    ) -> None:
+        shape, spec, batch = self.cache.shape, self.spec, self.batch
+        layer_group, place = shape.layer_groups.place(spec.layer)
+        values = vectors(self.cache)
+        softcap = spec.softcap or 0.0
+        attend[grid](
+            result,
+            statistics,
+            self.query,
+            values[:, place],
+            batch.block_tables[layer_group],
+            batch.tables,
+            batch.query_starts,
+            batch.context_lens,
+            spec.scale / softcap if softcap else spec.scale * log2(e),
+            softcap * log2(e),
+            len(batch.context_lens),
+            spec.kind.most_seen or 0,
+            values.stride(0),
+            values.stride(2),
+            batch.block_tables.stride(1),
+            self.query.stride(0),
+            tokens,
+            num_chunks,
+            GROUP=spec.num_heads // spec.num_kv_heads,
+            HEAD_DIM=spec.head_dim,
+            WIDTH=power_of_2(spec.head_dim),
+            BLOCK_SIZE=shape.block_size,
+            ROWS=tiling.rows,
+            KEYS=tiling.keys,
+            CHUNK=CHUNK,
+            FEW_TOKENS=self.few_tokens,
+            HAS_WINDOW=spec.kind.most_seen is not None,
+            HAS_SOFTCAP=spec.softcap is not None,
+            FEW=few,
+            SPLIT=split,
+            num_warps=tiling.num_warps,
+            num_stages=tiling.num_stages,
+        )

@@ -1,0 +1,286 @@
+"""The kernels of paged attention (paper, section 4.1): one for prefill and decode, and one that merges chunks."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def attend(
+    result,
+    statistics,
+    query,
+    records,
+    block_tables,
+    tables,
+    query_starts,
+    context_lens,
+    scale,
+    capped_scale,
+    num_rows,
+    window,
+    record_stride,
+    part_stride,
+    table_stride,
+    query_stride,
+    tokens_a_row,
+    num_chunks,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    FEW_TOKENS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    FEW: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """One KV head, some new tokens of one row, and one chunk of their context (SPLIT) or all of it.
+
+    FEW: all new tokens of a row that has no more than FEW_TOKENS; the grid is (KV heads, chunks, rows). Otherwise one
+    tile of a row that has more; the grid is (tiles, KV heads). `records` begins at the layer's place. Scores are powers
+    of two: `scale` has log2(e) in it, or, where they are capped, `capped_scale` has.
+
+    SPLIT writes the chunk's unnormalised sum to `result` (`[rows, tokens_a_row, heads, num_chunks, HEAD_DIM]`), its
+    largest score and sum of weights to `statistics`; else `result` is `[num_tokens, heads, HEAD_DIM]`.
+    """
+    TOKENS: tl.constexpr = FEW_TOKENS if FEW else ROWS // GROUP
+    if FEW:
+        kv_head = tl.program_id(0)
+        num_heads = tl.num_programs(0) * GROUP
+        row = tl.program_id(2)
+        first_token = 0
+    else:
+        kv_head = tl.program_id(1)
+        num_heads = tl.num_programs(1) * GROUP
+        # A row's last tiles see the most: they begin first, so that no long one is left at the end.
+        tile = tl.num_programs(0) - 1 - tl.program_id(0)
+        row = _row_of_tile(tile, query_starts, num_rows, TOKENS)
+        first_token = (tile - tl.load(query_starts + row).to(tl.int32) // TOKENS - row) * TOKENS
+    query_start = tl.load(query_starts + row)
+    num_new = (tl.load(query_starts + row + 1) - query_start).to(tl.int32)
+    context = tl.load(context_lens + row).to(tl.int32)
+    table = block_tables + tl.load(tables + row) * table_stride
+    if (num_new <= FEW_TOKENS) != FEW or first_token >= num_new:
+        return
+
+    # What the program's rows are, and what they see.
+    lanes = tl.arange(0, ROWS)
+    tokens = first_token + lanes // GROUP
+    heads = kv_head * GROUP + lanes % GROUP
+    is_row = (lanes // GROUP < TOKENS) & (tokens < num_new)
+    first_position = context - num_new + first_token
+    positions = first_position + lanes // GROUP
+    end = tl.minimum(first_position + TOKENS, context)
+    start = tl.maximum(first_position - window + 1, 0) if HAS_WINDOW else 0
+    if SPLIT:
+        chunk = tl.program_id(1)
+        chunk_start = (start // CHUNK + chunk) * CHUNK
+        if chunk_start >= end:
+            return
+        start = tl.maximum(start, chunk_start)
+        end = tl.minimum(end, chunk_start + CHUNK)
+
+    dims = tl.arange(0, WIDTH)
+    is_dim = dims < HEAD_DIM
+    query_places = query + (query_start + tokens)[:, None] * query_stride + heads[:, None] * HEAD_DIM + dims[None, :]
+    queries = tl.load(query_places, mask=is_row[:, None] & is_dim[None, :], other=0.0)
+    key_base = records + kv_head.to(tl.int64) * (BLOCK_SIZE * HEAD_DIM)
+    value_base = key_base + part_stride
+    queries = queries.to(records.dtype.element_ty)
+
+    largest = tl.full([ROWS], float("-inf"), tl.float32)
+    weight_sum = tl.zeros([ROWS], tl.float32)
+    total = tl.zeros([ROWS, WIDTH], tl.float32)
+    merged_largest = tl.full([ROWS], float("-inf"), tl.float32)
+    merged_sum = tl.zeros([ROWS], tl.float32)
+    merged_total = tl.zeros([ROWS, WIDTH], tl.float32)
+    # Tiles that all rows see whole need no masks, which cost as much as a fifth of the rest.
+    begin = start // KEYS * KEYS
+    masked_begin = begin
+    if not HAS_WINDOW:
+        masked_begin = tl.maximum(begin, tl.minimum(end, first_position + 1) // KEYS * KEYS)
+        largest, weight_sum, total, merged_largest, merged_sum, merged_total = _attend_keys(
+            begin, masked_begin, largest, weight_sum, total, merged_largest, merged_sum, merged_total,
+            queries, positions, table, key_base, value_base, record_stride, start, end, window, scale, capped_scale,
+            HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, False,
+        )  # fmt: skip
+    largest, weight_sum, total, merged_largest, merged_sum, merged_total = _attend_keys(
+        masked_begin, end, largest, weight_sum, total, merged_largest, merged_sum, merged_total,
+        queries, positions, table, key_base, value_base, record_stride, start, end, window, scale, capped_scale,
+        HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, True,
+    )  # fmt: skip
+
+    is_result = is_row[:, None] & is_dim[None, :]
+    if SPLIT:
+        part = ((row * tokens_a_row + tokens) * num_heads + heads) * num_chunks + chunk
+        tl.store(result + part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :], total, mask=is_result)
+        tl.store(statistics + part * 2, largest, mask=is_row)
+        tl.store(statistics + part * 2 + 1, weight_sum, mask=is_row)
+    else:
+        merged_largest, merged_sum, merged_total = _merge(
+            merged_largest, merged_sum, merged_total, largest, weight_sum, total
+        )
+        places = ((query_start + tokens) * num_heads + heads)[:, None] * HEAD_DIM + dims[None, :]
+        tl.store(result + places, (merged_total / merged_sum[:, None]).to(result.dtype.element_ty), mask=is_result)
+
+
+@triton.jit
+def _attend_keys(
+    begin,
+    stop,
+    largest,
+    weight_sum,
+    total,
+    merged_largest,
+    merged_sum,
+    merged_total,
+    queries,
+    positions,
+    table,
+    key_base,
+    value_base,
+    record_stride,
+    start,
+    end,
+    window,
+    scale,
+    capped_scale,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Reduce the tiles of keys from `begin` to `stop`, and return the new state. Where they are MASKED, no keys before
+    `start` nor from `end` on are read."""
+    dims = tl.arange(0, WIDTH)
+    is_dim = dims < HEAD_DIM
+    for first_key in range(begin, stop, KEYS):
+        if not SPLIT:  # noqa: SIM102 - the one is known when the kernel is compiled, the other is not
+            if first_key % CHUNK == 0:
+                merged_largest, merged_sum, merged_total = _merge(
+                    merged_largest, merged_sum, merged_total, largest, weight_sum, total
+                )
+                largest = tl.full([ROWS], float("-inf"), tl.float32)
+                weight_sum = tl.zeros([ROWS], tl.float32)
+                total = tl.zeros([ROWS, WIDTH], tl.float32)
+        keys = first_key + tl.arange(0, KEYS)
+        unsigned = keys.to(tl.uint32)  # divides by a shift
+        slots = (unsigned % BLOCK_SIZE * HEAD_DIM).to(tl.int32)
+        if MASKED:
+            # Slots that no row sees may hold NaN: they are not read.
+            is_read = keys < end
+            if HAS_WINDOW:
+                is_read = is_read & (keys >= start)
+            blocks = tl.load(table + unsigned // BLOCK_SIZE, mask=is_read, other=0)
+            places = (blocks * record_stride + slots)[:, None] + dims[None, :]
+            is_piece = is_read[:, None] & is_dim[None, :]
+            tile_keys = tl.load(key_base + places, mask=is_piece, other=0.0)
+            tile_values = tl.load(value_base + places, mask=is_piece, other=0.0)
+        else:
+            blocks = tl.load(table + unsigned // BLOCK_SIZE)
+            places = (blocks * record_stride + slots)[:, None] + dims[None, :]
+            if HEAD_DIM == WIDTH:
+                tile_keys = tl.load(key_base + places)
+                tile_values = tl.load(value_base + places)
+            else:
+                tile_keys = tl.load(key_base + places, mask=is_dim[None, :], other=0.0)
+                tile_values = tl.load(value_base + places, mask=is_dim[None, :], other=0.0)
+        scores = tl.dot(queries, tl.trans(tile_keys), input_precision="ieee")
+        score_scale = scale
+        if HAS_SOFTCAP:
+            scores = 1.0 - 2.0 / (tl.exp2(scores * scale * 2.8853900817779268) + 1.0)  # tanh
+            score_scale = capped_scale
+        if MASKED:
+            is_seen = keys[None, :] <= positions[:, None]
+            if HAS_WINDOW:
+                is_seen = is_seen & (keys[None, :] > positions[:, None] - window)
+            scores = tl.where(is_seen, scores, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(scores, 1) * score_scale)
+        base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+        weights = tl.exp2(tl.fma(scores, score_scale, -base[:, None]))
+        decay = tl.exp2(largest - base)
+        weight_sum = tl.fma(weight_sum, decay, tl.sum(weights, 1))
+        total = tl.dot(weights.to(tile_values.dtype), tile_values, total * decay[:, None], input_precision="ieee")
+        largest = new_largest
+    return largest, weight_sum, total, merged_largest, merged_sum, merged_total
+
+
+@triton.jit
+def _row_of_tile(tile, query_starts, num_rows, TOKENS: tl.constexpr):
+    """The row that a tile of TOKENS new tokens belongs to.
+
+    Row r's tiles begin at `query_starts[r] // TOKENS + r`, which leaves room for each row's last, unfilled one.
+    """
+    low = 0
+    high = num_rows - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if tl.load(query_starts + middle).to(tl.int32) // TOKENS + middle <= tile:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@triton.jit
+def _merge(largest, weight_sum, total, next_largest, next_sum, next_total):
+    """Add the next chunk to those before it. A chunk in which a row sees nothing changes no bit."""
+    new_largest = tl.maximum(largest, next_largest)
+    base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+    decay = tl.exp2(largest - base)
+    next_decay = tl.exp2(next_largest - base)
+    weight_sum = tl.fma(next_sum, next_decay, weight_sum * decay)
+    total = tl.fma(next_total, next_decay[:, None], total * decay[:, None])
+    return new_largest, weight_sum, total
+
+
+@triton.jit
+def merge_chunks(
+    attended,
+    partial,
+    statistics,
+    query_starts,
+    context_lens,
+    window,
+    num_chunks,
+    FEW_TOKENS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """What `attend` wrote of one token and head with SPLIT, merged in order. The grid is (heads, tokens, rows)."""
+    head = tl.program_id(0)
+    token = tl.program_id(1)
+    row = tl.program_id(2)
+    query_start = tl.load(query_starts + row)
+    num_new = (tl.load(query_starts + row + 1) - query_start).to(tl.int32)
+    context = tl.load(context_lens + row).to(tl.int32)
+    if num_new > FEW_TOKENS or token >= num_new:
+        return
+    first_position = context - num_new
+    first_chunk = tl.maximum(first_position - window + 1, 0) // CHUNK if window > 0 else 0
+    end_chunk = (context - 1) // CHUNK + 1
+    dims = tl.arange(0, WIDTH)
+    is_dim = dims < HEAD_DIM
+    largest = tl.full([1], float("-inf"), tl.float32)
+    weight_sum = tl.zeros([1], tl.float32)
+    total = tl.zeros([1, WIDTH], tl.float32)
+    part = ((row * tl.num_programs(1) + token) * tl.num_programs(0) + head).to(tl.int64) * num_chunks
+    one = tl.arange(0, 1)
+    for chunk in range(end_chunk - first_chunk):
+        places = (part + chunk) * HEAD_DIM + dims[None, :]
+        next_total = tl.load(partial + places, mask=is_dim[None, :], other=0.0)
+        next_largest = tl.load(statistics + (part + chunk) * 2 + one)
+        next_sum = tl.load(statistics + (part + chunk) * 2 + 1 + one)
+        largest, weight_sum, total = _merge(largest, weight_sum, total, next_largest, next_sum, next_total)
+    places = ((query_start + token) * tl.num_programs(0) + head) * HEAD_DIM + dims[None, :]
+    tl.store(attended + places, (total / weight_sum[:, None]).to(attended.dtype.element_ty), mask=is_dim[None, :])

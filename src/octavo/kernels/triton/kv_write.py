@@ -1,0 +1,159 @@
+"""New tokens' K and V into their slots, with the norms and rotation of their heads, in one launch."""
+
+import torch
+import triton
+import triton.language as tl
+
+from octavo.kernels.attention import AttentionSpec
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import KVCache
+from octavo.kernels.triton.layout import power_of_2, vectors
+
+HEADS = 8
+"""Of one token, that one program takes."""
+
+
+def write_kv(qkv: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: AttentionSpec) -> torch.Tensor:
+    """Normalise and rotate query and key heads as `spec` says, and put K and V into the tokens' slots.
+
+    Args:
+        qkv: `[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: query heads, key heads, value heads.
+
+    Returns:
+        The query heads, `[num_tokens, num_heads, head_dim]`, for `paged_attention`: a view of `qkv` where they are
+        neither normalised nor rotated.
+    """
+    layer_group, place = cache.shape.layer_groups.place(spec.layer)
+    values = vectors(cache)
+    is_changed = spec.query_norm is not None or spec.cos_sin is not None
+    query = qkv[:, : spec.num_heads * spec.head_dim].view(len(qkv), spec.num_heads, spec.head_dim)
+    result = torch.empty_like(query, memory_format=torch.contiguous_format) if is_changed else query
+    query_tiles = triton.cdiv(spec.num_heads, HEADS) if is_changed else 0
+    kv_tiles = triton.cdiv(spec.num_kv_heads, HEADS)
+    _write_heads[(len(qkv), query_tiles + 2 * kv_tiles)](
+        result,
+        values[:, place],
+        qkv,
+        batch.slots[layer_group],
+        batch.positions,
+        spec.query_norm,
+        spec.key_norm,
+        spec.cos_sin,
+        spec.norm_eps,
+        values.stride(0),
+        values.stride(2),
+        qkv.stride(0),
+        QUERY_TILES=query_tiles,
+        KV_TILES=kv_tiles,
+        QUERY_HEADS=spec.num_heads,
+        KV_HEADS=spec.num_kv_heads,
+        HEAD_DIM=spec.head_dim,
+        WIDTH=power_of_2(spec.head_dim),
+        ROTARY_DIM=0 if spec.cos_sin is None else spec.cos_sin.shape[1],
+        BLOCK_SIZE=cache.shape.block_size,
+        HEADS=HEADS,
+        num_warps=4,
+    )
+    return result
+
+
+@triton.jit
+def _write_heads(
+    query,
+    records,
+    qkv,
+    slots,
+    positions,
+    query_norm,
+    key_norm,
+    cos_sin,
+    eps,
+    record_stride,
+    part_stride,
+    qkv_stride,
+    QUERY_TILES: tl.constexpr,
+    KV_TILES: tl.constexpr,
+    QUERY_HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROTARY_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    """Up to HEADS heads of one token: query heads go to `query`, `[num_tokens, QUERY_HEADS, HEAD_DIM]`, the others to
+    the token's slot. The grid is (tokens, tiles of query, key and value heads)."""
+    token = tl.program_id(0).to(tl.int64)
+    tile = tl.program_id(1)
+    own = qkv + token * qkv_stride
+    position = tl.load(positions + token)
+    dims = tl.arange(0, WIDTH)[None, :]
+    lanes = tl.arange(0, HEADS)[:, None]
+    if tile < QUERY_TILES:
+        heads = tile * HEADS + lanes
+        is_piece = (heads < QUERY_HEADS) & (dims < HEAD_DIM)
+        changed = _normalise_and_rotate(
+            own, heads, is_piece, query_norm, eps, cos_sin, position, HEAD_DIM, WIDTH, ROTARY_DIM
+        )
+        places = query + (token * QUERY_HEADS + heads) * HEAD_DIM + dims
+        tl.store(places, changed.to(query.dtype.element_ty), mask=is_piece)
+    else:
+        slot = tl.load(slots + token)
+        heads = (tile - QUERY_TILES) % KV_TILES * HEADS + lanes
+        is_piece = (heads < KV_HEADS) & (dims < HEAD_DIM)
+        places = records + slot // BLOCK_SIZE * record_stride + slot % BLOCK_SIZE * HEAD_DIM
+        places += heads * (BLOCK_SIZE * HEAD_DIM) + dims
+        own += QUERY_HEADS * HEAD_DIM
+        if tile < QUERY_TILES + KV_TILES:
+            changed = _normalise_and_rotate(
+                own, heads, is_piece, key_norm, eps, cos_sin, position, HEAD_DIM, WIDTH, ROTARY_DIM
+            )
+            tl.store(places, changed.to(records.dtype.element_ty), mask=is_piece)
+        else:
+            values = tl.load(own + (KV_HEADS + heads) * HEAD_DIM + dims, mask=is_piece)
+            tl.store(places + part_stride, values.to(records.dtype.element_ty), mask=is_piece)
+
+
+@triton.jit
+def _normalise_and_rotate(
+    own,
+    heads,
+    is_piece,
+    norm,
+    eps,
+    cos_sin,
+    position,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROTARY_DIM: tl.constexpr,
+):
+    """Heads of one token, `[HEADS, WIDTH]`, in float32 but rounded as the reference rounds them. `norm` and `cos_sin`
+    may be None."""
+    dims = tl.arange(0, WIDTH)[None, :]
+    is_dim = dims < HEAD_DIM
+    raw = tl.load(own + heads * HEAD_DIM + dims, mask=is_piece, other=0.0)
+    dtype = raw.dtype
+    numbers = raw.to(tl.float32)
+    inverse = 1.0
+    if norm is not None:
+        inverse = tl.rsqrt(tl.sum(numbers * numbers, 1) / HEAD_DIM + eps)[:, None]
+        numbers = _scale(numbers, inverse, tl.load(norm + dims, mask=is_dim, other=0.0), dtype)
+    if ROTARY_DIM > 0:
+        half: tl.constexpr = ROTARY_DIM // 2
+        is_rotated = dims < ROTARY_DIM
+        partners = tl.where(dims < half, dims + half, dims - half)
+        partner = tl.load(own + heads * HEAD_DIM + partners, mask=is_piece & is_rotated, other=0.0).to(tl.float32)
+        if norm is not None:
+            partner = _scale(partner, inverse, tl.load(norm + partners, mask=is_rotated, other=0.0), dtype)
+        angles = cos_sin + position * ROTARY_DIM + dims % half
+        cos = tl.load(angles, mask=is_rotated, other=1.0).to(tl.float32)
+        sin = tl.load(angles + half, mask=is_rotated, other=0.0).to(tl.float32)
+        numbers = numbers * cos + tl.where(dims < half, -partner, partner) * sin
+    return numbers
+
+
+@triton.jit
+def _scale(numbers, inverse, norm, dtype: tl.constexpr):
+    """RMS norm: rounded to the weight's dtype before the product with it, and to `dtype` after it."""
+    normalised = (numbers * inverse).to(norm.dtype).to(tl.float32)
+    return (normalised * norm.to(tl.float32)).to(norm.dtype).to(dtype).to(tl.float32)
