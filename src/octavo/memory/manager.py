@@ -16,7 +16,7 @@ class TableChange(NamedTuple):
     copies: list[tuple[int, int]]
     """(source, destination) of each block that has to be copied before anything is written."""
     replaced: list[int]
-    """The last block of each group where one was copied on write, before blocks were appended; empty where none was."""
+    """The last block of every group if any group's was copied on write, before blocks were appended; else empty."""
     appended: list[int]
     """New blocks at the end, as many for each group: first all of group 0's."""
 
@@ -34,8 +34,9 @@ class KVManager(Protocol):
     """Decides in which physical blocks a sequence's KV lies, and touches no tensor: what it decides is returned as
     plain data.
 
-    A step is planned in two halves. First blocks are counted, and requests that give way are freed or swapped out; then
-    tables grow and fork. Nothing is freed in the second half, so no block is let go and taken again in one step.
+    A step is planned in two halves. First blocks are counted, and requests that are preempted are freed or swapped out;
+    then tables grow and fork. Nothing is freed in the second half, so no block that one sequence loses there is written
+    by another in the same step. What a preemption frees may be: swaps out are moved before anything is written.
     """
 
     block_size: int

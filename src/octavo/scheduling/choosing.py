@@ -35,8 +35,8 @@ class Budget:
 
 
 class Chooser:
-    """Decides who runs, by counting blocks. Of the memory itself it takes only what is found for a request that it
-    admits, and gives back what a request holds that it preempts."""
+    """Decides who runs, by counting blocks. Of the memory itself it takes only what a request that it admits gets
+    back (found blocks, and those from the swap space), and gives back what a request holds that it preempts."""
 
     def __init__(
         self, limits: Limits, memory: KVManager, queues: Queues, preemption: Preemption, writer: PlanWriter

@@ -28,8 +28,8 @@ class ScheduledStep:
     """By the index in `sampled`, the tables of sequences that have slots for drafts: what is not accepted is taken back
     once the step has run."""
     passed: list[tuple[SequenceState, BlockTable, int]] = field(default_factory=list)
-    """Sequences of models with windows, and how many tokens they have once the step has run: what no later token sees
-    is let go then."""
+    """Sequences of models with windows, and how many slots they have filled once the step has run, those of drafts
+    included: what no later token sees is let go then."""
 
 
 class PlanWriter:

@@ -6,7 +6,8 @@ from octavo.scheduling.request import Request, RequestState
 
 
 class Queues:
-    """A request is in one of two queues until it is over. Those that run hold memory; those that wait hold none."""
+    """A request is in one of two queues until it is over. Those that run hold blocks; those that wait hold none of
+    the pool's."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, Request] = OrderedDict()

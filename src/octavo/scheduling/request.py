@@ -17,7 +17,7 @@ from octavo.scheduling.sequence import SequenceState, common_tokens
 
 class RequestState(Enum):
     WAITING = "waiting"
-    """Holds no blocks: not yet admitted, or preempted."""
+    """Holds no blocks of the pool: not yet admitted, or preempted."""
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -68,7 +68,8 @@ class Request:
     """Those not finished. A sequence's parent stands before it."""
     state: RequestState = RequestState.WAITING
     is_decoding: bool = False
-    """Every sequence has all its states but its last token's: one token each makes the next step."""
+    """Every sequence has all its states but its last token's, in its table or the saved one: one token each makes the
+    next step. Set when a step that samples is planned."""
     prefix_root: bytes | None = None
     """Where its blocks' digests begin; None where the prefix cache takes none of its blocks."""
     pinned_digests: list[bytes] = field(default_factory=list)
@@ -80,7 +81,7 @@ class Request:
     drafts: dict[SequenceState, list[int]] = field(default_factory=dict)
     """Guesses at its sequences' next tokens, for the next step."""
     num_lost_tokens: int = 0
-    """Token states given up by a preemption and not computed again yet."""
+    """Token states given up by preemptions; counted and forgotten when it is admitted again."""
     scores: PromptScores | None = None
     """Its prompt_logprobs, where it asks for them."""
     is_reported: bool = False

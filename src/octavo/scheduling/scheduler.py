@@ -159,7 +159,11 @@ class Scheduler:
         drafts.clear()
 
     def update(self, step: ScheduledStep, output: StepOutput) -> list[RequestUpdate]:
-        """Give the sequences the tokens of a step that has run; finish those that end, and free their blocks."""
+        """Give the sequences the tokens of a step that has run; finish those that end, and free their blocks.
+
+        The order matters. Tokens are taken and drafts truncated before blocks are made findable, as these are named by
+        their tokens. Memory is settled before sequences end or beams fork, as both need it as the step has left it.
+        """
         for (request, start), scores in zip(step.scored, output.prompt_logprobs, strict=True):
             if request.scores is not None:
                 request.scores.take(start, scores)
@@ -181,7 +185,7 @@ class Scheduler:
         logprobs, drafts = output.logprobs, output.drafts
         for i, (sequence, token_ids) in enumerate(zip(step.sampled, output.token_ids, strict=True)):
             if sequence.finish_reason is not None or not token_ids:
-                continue
+                continue  # over in the meantime, or a beam: its candidates come apart
             update = SequenceUpdate(sequence.index, token_ids, logprobs=logprobs[i] if logprobs else None)
             if sequence.request is not last:
                 last = sequence.request
