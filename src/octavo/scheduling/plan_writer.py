@@ -53,9 +53,12 @@ class PlanWriter:
         """A request is preempted: its rows keep their tokens, and lose their tables."""
         self._step.plan.released += [sequence.row for sequence in request.sequences if sequence.table.num_blocks]
 
-    def truncate(self, sequence: SequenceState) -> None:
-        """Drafts of the sequence were not accepted: its table ends earlier."""
-        self._step.plan.truncated.append((sequence.row, sequence.table.num_blocks))
+    def take_back_drafts(self, sequence: SequenceState) -> None:
+        """Take back the slots of the sequence's drafts that are not its tokens, if it has any, and tell the runner."""
+        table = sequence.table
+        if table.num_tokens >= sequence.num_tokens:
+            self._memory.truncate(table, sequence.num_tokens - 1)
+            self._step.plan.truncated.append((sequence.row, table.num_blocks))
 
     def swap_out(self, moves: list[Move]) -> None:
         self._step.plan.swap_out += moves

@@ -66,7 +66,9 @@ class Preemption:
 
     def take_blocks(self, request: Request, memory: KVManager, writer: PlanWriter) -> str:
         """Take away the blocks of a request that runs. Returns how, how much that is and why, in words."""
-        _drop_drafts(request, memory)
+        request.drafts.clear()
+        for sequence in request.sequences:
+            writer.take_back_drafts(sequence)  # of a step in flight, accepted or not
         decision = self.decide(request, memory)
         writer.lose_blocks(request)
         amount = _swap_out(request, memory, writer) if decision.swaps else _give_up(request, memory)
@@ -89,14 +91,6 @@ class Preemption:
             return Decision(True, "auto has not measured both yet")
         why = f"auto reckons {recompute_s * 1e3:.1f} ms to recompute, {swap_s * 1e3:.1f} ms to move out and back"
         return Decision(swap_s < recompute_s, why)
-
-
-def _drop_drafts(request: Request, memory: KVManager) -> None:
-    """Forget drafts, and take back the slots of those in a step that is in flight, accepted or not."""
-    request.drafts.clear()
-    for sequence in request.sequences:
-        if sequence.table.num_tokens >= sequence.num_tokens:
-            memory.truncate(sequence.table, sequence.num_tokens - 1)
 
 
 def _swap_out(request: Request, memory: KVManager, writer: PlanWriter) -> str:

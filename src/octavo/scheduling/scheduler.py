@@ -208,9 +208,8 @@ class Scheduler:
         sequence.num_tokens += num_accepted
         if sequence.table is not table:
             sequence.request.is_decoding = False
-        elif table.num_tokens >= sequence.num_tokens:
-            self.memory.truncate(table, sequence.num_tokens - 1)
-            self._writer.truncate(sequence)
+        else:
+            self._writer.take_back_drafts(sequence)
 
     def _settle_memory(self, step: ScheduledStep) -> None:
         """Make the blocks that a step has filled findable, and let go of those that no later token sees and no other
