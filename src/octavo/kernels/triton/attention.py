@@ -99,8 +99,8 @@ class _Launch:
         """Attend for the rows with few new tokens: a program a row, KV head and chunk."""
         spec, num_rows = self.spec, len(self.batch.context_lens)
         num_chunks = self._most_chunks(extent.longest_context)
+        grid = (spec.num_kv_heads, num_chunks, num_rows)
         if num_chunks == 1:
-            grid = (spec.num_kv_heads, num_chunks, num_rows)
             self._attend(grid, tiling, self.attended, self.attended, split=False, few=True)
             return
         tokens = min(extent.most_new, self.few_tokens)
@@ -108,7 +108,6 @@ class _Launch:
         device = self.query.device
         partial = torch.empty((*parts, spec.head_dim), dtype=torch.float32, device=device)
         statistics = torch.empty((*parts, 2), dtype=torch.float32, device=device)
-        grid = (spec.num_kv_heads, num_chunks, num_rows)
         self._attend(grid, tiling, partial, statistics, split=True, few=True, tokens=tokens, num_chunks=num_chunks)
         merge_chunks[(spec.num_heads, tokens, num_rows)](
             self.attended,
