@@ -130,6 +130,31 @@ def test_llama3_takes_a_word_that_is_a_token_whole(digits: Callable[..., Tokeniz
     assert texts_of(digits(pre="gpt-2"), "999") == ["9", "9", "9"]
 
 
+@pytest.mark.parametrize("name", ["falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"])
+def test_llama3s_pre_tokenizer_is_known_by_the_names_of_all_models_that_have_it(
+    name: str, digits: Callable[..., Tokenizer]
+) -> None:
+    assert texts_of(digits(pre=name), "12345") == ["<s>", "123", "4", "5"]
+    assert texts_of(digits(pre=name, add_bos=False), "999") == ["999"]
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        *(("qwen2", name) for name in ("kormo", "f2llmv2", "hunyuan", "solar-open", "grok-2")),
+        *(("gpt-4o", name) for name in ("kanana2", "talkie", "minimax-m2")),
+        *(("gpt-2", name) for name in ("exaone4", "gigachat", "a.x-4.0", "mellum", "jais", "trillion")),
+        *(("dbrx", name) for name in ("glm4", "chatglm-bpe")),
+        ("smollm", "minerva-7b"),
+    ],
+)
+def test_another_name_of_a_known_pre_tokenizer_gives_its_tokens(
+    other: str, name: str, digits: Callable[..., Tokenizer], varied_texts: list[str]
+) -> None:
+    expected = [digits(pre=other).encode(text) for text in varied_texts]
+    assert [digits(pre=name).encode(text) for text in varied_texts] == expected
+
+
 def test_an_unknown_pre_tokenizer_is_refused_with_the_known_ones(digits: Callable[..., Tokenizer]) -> None:
     with pytest.raises(ModelError, match=r"'martian'; the known ones are .*llama-bpe.*smollm"):
         digits(pre="martian")

@@ -28,18 +28,59 @@ GPT4O_SPLIT = (
     r"|\p{N}{1,3}" + _BEHIND_WORDS
 )
 
+LLAMA3_NAMES = [
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+]
+"""What converters call LLaMA 3's pre-tokenizer, after the models that they met it in."""
+QWEN2_NAMES = [
+    "qwen2",
+    "deepseek-r1-qwen",
+    "kormo",
+    "f2llmv2",
+    "megrez",
+    "stablelm2",
+    "hunyuan",
+    "solar-open",
+    "grok-2",
+]
+GPT4O_NAMES = ["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"]
+GPT2_NAMES = [
+    "gpt-2",
+    "phi-2",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+    "granite-docling",
+    "exaone4",
+    "gigachat",
+    "a.x-4.0",
+    "mellum",
+    "jina-es",
+    "jina-de",
+]
+SMOLLM_NAMES = ["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"]
+
 SPLITS_BY_NAME: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_SPLIT,)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"), (QWEN2_SPLIT,)),
+    **dict.fromkeys([*LLAMA3_NAMES, "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], (LLAMA3_SPLIT,)),
+    **dict.fromkeys(QWEN2_NAMES, (QWEN2_SPLIT,)),
     "tekken": (TEKKEN_SPLIT,),
-    **dict.fromkeys(("gpt-4o", "llama4"), (GPT4O_SPLIT,)),
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), (GPT2_SPLIT,)),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", GPT2_SPLIT)),
+    **dict.fromkeys(GPT4O_NAMES, (GPT4O_SPLIT,)),
+    **dict.fromkeys(GPT2_NAMES, (GPT2_SPLIT,)),
+    **dict.fromkeys(SMOLLM_NAMES, (r"\p{N}", GPT2_SPLIT)),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 """The patterns behind each `tokenizer.ggml.pre`, as in llama.cpp: each splits the pieces that the one before left."""
 
-WHOLE_WORD_NAMES = ("llama-bpe", "llama3", "llama-v3", "tekken")
+WHOLE_WORD_NAMES = (*LLAMA3_NAMES, "tekken")
 """Here words that are tokens are taken whole, and a text begins with BOS unless the file says otherwise."""
 
 PHI3_PLAIN = ("<unk>", "<s>", "<|endoftext|>")
