@@ -43,6 +43,17 @@ _GPT2_FIELDS = {
     "context_length": "n_positions",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
+_YARN_FIELDS = {
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.attn_factor": "attn_factor",
+    "rope.scaling.yarn_attn_factor": "attention_factor",
+    "rope.scaling.yarn_ext_factor": "extrapolation_factor",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+    "rope.scaling.yarn_log_multiplier": "mscale_all_dim",
+}
+"""YaRN's fields of config.json; `attn_factor`, which multiplies the amplitude that follows from the others, is
+llama.cpp's alone."""
 _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 _GEMMA3_LOCAL_THETA = 10000.0
 _GEMMA3_PERIOD = 6
@@ -181,7 +192,10 @@ def _add_rotary(fields: Fields, own: Fields, header: GGUFHeader) -> None:
     fields["rope_scaling"] = None
     if kind != "none":
         factor = own.get("rope.scaling.factor", own.get("rope.scale_linear"))
-        fields["rope_scaling"] = {"rope_type": kind, "factor": factor}
+        further = {name: own[key] for key, name in _YARN_FIELDS.items() if key in own} if kind == "yarn" else {}
+        fields["rope_scaling"] = {"rope_type": kind, "factor": factor, **further}
+        if kind == "yarn" and "mscale_all_dim" in further:
+            fields["rope_scaling"]["mscale"] = 1.0
     elif ROTARY_FACTORS[0] in header.tensors:
         fields["rope_scaling"] = {"rope_type": "frequency_factors", "factors": _factors(header, ROTARY_FACTORS[0])}
 

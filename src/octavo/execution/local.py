@@ -21,6 +21,7 @@ from octavo.execution.sizing import (
     resolve_max_model_len,
     size_cache,
     size_swap_space,
+    warn_of_bounded_length,
 )
 from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
@@ -76,6 +77,7 @@ class LocalExecutor:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
+        warn_of_bounded_length(self.model_config)
         build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
         weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(free_memory_bytes))
         model = load_model(
