@@ -169,6 +169,16 @@ def test_bos_and_eos_go_around_a_text_where_the_file_says_so(digits: Callable[..
     assert digits(pre="gpt-2", add_bos=True).encode("1", add_special_tokens=False) == digits(pre="gpt-2").encode("1")
 
 
+def test_an_end_that_the_file_leaves_unmarked_is_found_whole_and_not_shown(
+    write_gguf: GGUFMaker, tmp_path: Path
+) -> None:
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|im_end|>", "<|endoftext|>", "ab"]
+    write_gguf(tmp_path / "ends.gguf", model="gpt2", pre="qwen2", tokens=tokens, merges=["a b"], bos=257, eos=257)
+    tokenizer = Tokenizer.from_gguf(tmp_path / "ends.gguf")
+    assert texts_of(tokenizer, "a<|im_end|><|endoftext|>") == ["a", "<|im_end|>", "<|endoftext|>"]
+    assert tokenizer.decode(tokenizer.encode("a<|im_end|><|endoftext|>")) == "a"
+
+
 def test_templates_know_the_files_special_tokens(digits: Callable[..., Tokenizer]) -> None:
     tokenizer = digits(pre="gpt-2", chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
     assert tokenizer.render_chat([{"role": "user", "content": "1"}]) == "<s>1</s>"

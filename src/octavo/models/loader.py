@@ -16,9 +16,10 @@ from octavo.checkpoints.folder import has_weights, open_folder
 from octavo.checkpoints.gguf import GGUFTensors
 from octavo.checkpoints.gguf_config import config_fields
 from octavo.checkpoints.gguf_header import read_header
-from octavo.checkpoints.json_files import read_json, tokenizer_eos_ids
+from octavo.checkpoints.json_files import read_json
 from octavo.checkpoints.locate import Checkpoint
 from octavo.checkpoints.source import HuggingFaceTensors, TensorSource
+from octavo.checkpoints.special_tokens import tokenizer_end_ids
 from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
 from octavo.layers.build import ModelBuild
@@ -112,10 +113,8 @@ def _folder_config(folder: Path) -> ModelConfig:
         raw["dtype"] = open_folder(folder, "auto").dtype_name()
     source = str(folder / "config.json")
     config = config_of(translated(raw, source), source, generation)
-    if config.eos_token_ids:
-        return config
-    own = (token_id for token_id in tokenizer_eos_ids(folder) if token_id < config.vocab_size)
-    return replace(config, eos_token_ids=tuple(own))
+    own = (token_id for token_id in tokenizer_end_ids(folder) if token_id < config.vocab_size)
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *own))))
 
 
 def _open_source(

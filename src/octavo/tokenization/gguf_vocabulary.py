@@ -7,6 +7,7 @@ from typing import Any
 from gguf.constants import Keys, TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from octavo.checkpoints.gguf_ends import end_token_ids
 from octavo.checkpoints.gguf_header import read_header
 from octavo.errors import ModelError
 from octavo.tokenization.vocabulary import Vocabulary
@@ -208,19 +209,20 @@ def _merges_from_scores(tokens: list[str], metadata: dict[str, Any]) -> list[tup
 
 
 def _add_marked_tokens(backend: Tokenizer, metadata: dict[str, Any]) -> None:
-    """Control, unknown and user-defined tokens are taken whole wherever a text has them; the first two are special.
+    """Control, unknown and user-defined tokens are taken whole wherever a text has them, and so are those that end an
+    answer, which some files leave unmarked. All but the user-defined ones are special.
 
-    Runs of spaces are not: merges make them.
+    Runs of spaces are not taken whole: merges make them.
     """
-    special = (TokenType.CONTROL, TokenType.UNKNOWN)
+    special, ends = (TokenType.CONTROL, TokenType.UNKNOWN), set(end_token_ids(metadata))
     is_phi3 = metadata.get("general.architecture") == "phi3" and metadata[Keys.Tokenizer.MODEL] == "llama"
-    backend.add_tokens(
-        [
-            AddedToken(token, normalized=False, special=kind in special, rstrip=is_phi3 and token not in PHI3_PLAIN)
-            for token, kind in zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
-            if kind in special or (kind == TokenType.USER_DEFINED and token.strip(" ▁"))
-        ]
-    )
+    marked = []
+    for token_id, (token, kind) in enumerate(zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)):
+        is_special = kind in special or token_id in ends
+        if is_special or (kind == TokenType.USER_DEFINED and token.strip(" ▁")):
+            strips = is_phi3 and token not in PHI3_PLAIN
+            marked.append(AddedToken(token, normalized=False, special=is_special, rstrip=strips))
+    backend.add_tokens(marked)
 
 
 def _add_bos_and_eos(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> None:
