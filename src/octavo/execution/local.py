@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from octavo.checkpoints.generation_config import generation_folder
 from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
@@ -68,7 +69,7 @@ class LocalExecutor:
         device = torch.device("cpu")
         config = resolve_model(config)
         checkpoint = locate(config.model)
-        self.model_config = read_config(checkpoint)
+        self.model_config = read_config(checkpoint, generation_folder(config))
         known = Grammars(grammars, self.model_config.vocab_size)
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
