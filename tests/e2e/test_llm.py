@@ -205,7 +205,7 @@ def test_bad_input_is_refused_by_name_and_disturbs_nothing(smollm2, prompts, par
         ({"block_size": 0}, "--block-size"),
         ({"max_num_seqs": 300, "max_num_batched_tokens": 200}, "--max-num-batched-tokens.*--max-num-seqs"),
         ({"chat_template": "/nowhere"}, "--chat-template /nowhere"),
-        ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization.*kv_cache_memory"),
+        ({"gpu_memory": 0.9}, "gpu_memory.*kv_cache_memory"),
     ],
 )
 def test_a_knob_that_cannot_work_names_its_flag(knobs, words):
@@ -219,7 +219,7 @@ def test_a_pool_smaller_than_the_models_length_starts_and_says_what_it_can_serve
         assert "--kv-cache-memory" in caplog.text
         with pytest.raises(RequestError, match="--kv-cache-memory"):
             llm.generate([[1] * 400], use_tqdm=False)
-        [output] = llm.generate([[1] * 300], SamplingParams(ignore_eos=True), use_tqdm=False)
+        [output] = llm.generate([[1] * 300], SamplingParams(ignore_eos=True, max_tokens=None), use_tqdm=False)
         assert len(output.outputs[0].token_ids) == 52
 
 
