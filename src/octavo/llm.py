@@ -4,25 +4,30 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.errors import ConfigError, EngineError, RequestError
+from octavo.errors import EngineError, RequestError
 from octavo.execution.launch import executor_class
+from octavo.inputs import Prompt, as_list, read_prompt
 from octavo.memory import Ledger
 from octavo.output_assembler import OutputAssembler
-from octavo.outputs import RequestOutput
+from octavo.outputs import BeamSearchSequence, RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
+from octavo.vllm.engine_args import engine_knobs
+from octavo.vllm.keywords import check_call
 
-Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, token ids, or `{"prompt": text}` or `{"prompt_token_ids": ids}`, maybe with a `"cache_salt"`: computed
-prefixes are shared between prompts with the same one only."""
+if TYPE_CHECKING:
+    from octavo.vllm.llm_engine import LLMEngine
+    from octavo.vllm.tokenizer import NamedTokenizer
+
 Message = Mapping[str, Any]
 
 
@@ -35,7 +40,7 @@ class LLM:
 
     Args:
         model: alias, folder, GGUF file, or a model on the Hugging Face hub (`organisation/model`).
-        **knobs: any field of `octavo.config.EngineConfig`.
+        **knobs: any field of `octavo.config.EngineConfig`, or a keyword of vLLM's (`octavo.vllm.keywords`).
 
     Raises:
         ConfigError: a knob has a value that cannot work.
@@ -43,10 +48,7 @@ class LLM:
     """
 
     def __init__(self, model: str = "smollm2", **knobs: Any) -> None:
-        known = [field.name for field in dataclasses.fields(EngineConfig)]
-        if unknown := knobs.keys() - set(known):
-            raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(known)}")
-        self.config = EngineConfig(model=model, **knobs)
+        self.config = EngineConfig(**engine_knobs({"model": model, **knobs}))
         local = resolve_model(self.config)
         self.tokenizer = load_tokenizer(local)
         executor = executor_class(local)(local, progress=sys.stderr.isatty())
@@ -56,7 +58,7 @@ class LLM:
         for path in self.config.pin_prefix:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._num_requests = 0
-        self._open_requests: dict[str, _Opened] = {}
+        self._open_requests: dict[str, OpenRequests] = {}
 
     @classmethod
     def configured(cls, config: EngineConfig) -> Self:
@@ -68,6 +70,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        **keywords: Any,
     ) -> list[RequestOutput]:
         """Complete prompts, batched together.
 
@@ -75,6 +78,7 @@ class LLM:
             prompts: one prompt or several; a flat list of token ids is one prompt.
             sampling_params: one for all, or one for each prompt.
             use_tqdm: show a progress bar on stderr.
+            keywords: vLLM's, where they ask for nothing: `lora_request=None`.
 
         Returns:
             An output for each prompt, in their order.
@@ -82,7 +86,8 @@ class LLM:
         Raises:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
-        return self._run(self._open(_as_list(prompts), sampling_params), use_tqdm)
+        check_call(keywords, "LLM.generate")
+        return self._run(self._open(as_list(prompts), sampling_params), use_tqdm)
 
     def chat(
         self,
@@ -110,6 +115,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: BeamSearchParams | Sequence[BeamSearchParams],
         use_tqdm: bool = True,
+        **keywords: Any,
     ) -> list[RequestOutput]:
         """Search for the likeliest completions of prompts, batched together.
 
@@ -117,7 +123,8 @@ class LLM:
             params: one for all, or one for each prompt.
 
         Returns:
-            An output for each prompt, its hypotheses best first, each with its `cumulative_logprob`.
+            An output for each prompt, its hypotheses best first, each with its `cumulative_logprob`; with their prompt
+            they are its `sequences`.
 
         Raises:
             RequestError: a prompt or its parameters are wrong; then none has run.
@@ -126,7 +133,11 @@ class LLM:
         if not all(isinstance(each, BeamSearchParams) for each in given):
             raise RequestError("params must be a BeamSearchParams, or a list with one for each prompt")
         each = [own.sampling_params() for own in given]
-        return self.generate(prompts, each[0] if isinstance(params, BeamSearchParams) else each, use_tqdm)
+        check_call(keywords, "LLM.beam_search")
+        outputs = self.generate(prompts, each[0] if isinstance(params, BeamSearchParams) else each, use_tqdm)
+        for output in outputs:
+            output.sequences = self._beam_sequences(output)
+        return outputs
 
     def stream(
         self,
@@ -140,7 +151,24 @@ class LLM:
         Raises:
             RequestError: as for `generate`, when the first is asked for.
         """
-        yield from self._steps(self._open(_as_list(prompts), sampling_params))
+        yield from self._steps(self._open(as_list(prompts), sampling_params))
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What a call samples with that is given nothing: yours to change."""
+        return SamplingParams()
+
+    def get_tokenizer(self) -> "NamedTokenizer":
+        """The tokenizer with the methods that `transformers` has: `encode`, `decode`, `apply_chat_template`."""
+        from octavo.vllm.tokenizer import NamedTokenizer
+
+        return NamedTokenizer(self.tokenizer)
+
+    @cached_property
+    def llm_engine(self) -> "LLMEngine":
+        """The engine for callers who step it themselves."""
+        from octavo.vllm.llm_engine import LLMEngine
+
+        return LLMEngine(self)
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
@@ -158,21 +186,24 @@ class LLM:
 
     def _open(
         self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> "_Opened":
+    ) -> "OpenRequests":
         """Tokenize and queue all prompts, or none where one is refused."""
-        params = sampling_params if sampling_params is not None else SamplingParams()
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if not all(isinstance(own, SamplingParams) for own in each):
+        params = sampling_params if sampling_params is not None else self.get_default_sampling_params()
+        given = [params] if isinstance(params, SamplingParams) else list(params)
+        if not all(isinstance(own, SamplingParams) for own in given):
             raise RequestError("sampling_params must be a SamplingParams, or a list with one for each prompt")
+        # Copies: what the caller's own are set to later is not this call's, and what they were set to is checked here.
+        copies = [own.clone() for own in given]
+        each = copies * len(prompts) if isinstance(params, SamplingParams) else copies
         if len(each) != len(prompts):
             raise RequestError(
                 f"{len(prompts)} prompts and {len(each)} sampling_params: give one for all or one for each"
             )
-        opened = _Opened()
+        opened = OpenRequests()
         try:
             for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
                 try:
-                    self._queue(opened, prompt, own)
+                    self.queue(opened, prompt, own)
                 except RequestError as error:
                     raise RequestError(f"prompt {number}: {error}") from error
         except BaseException:
@@ -180,37 +211,44 @@ class LLM:
             raise
         return opened
 
-    def _queue(self, opened: "_Opened", prompt: Prompt, params: SamplingParams) -> None:
-        text, token_ids = self._tokenize(prompt)
+    def queue(self, opened: "OpenRequests", prompt: Prompt, params: SamplingParams) -> str:
+        """Tokenize a prompt and hand it to the engine, with these requests. Returns its name there.
+
+        Raises:
+            RequestError: it can never be served here.
+        """
+        read = read_prompt(prompt, self.tokenizer)
         arrival_s = time.monotonic()
         request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
-        salt = _cache_salt(prompt)
-        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt))
+        self.engine.add(EngineRequest(request_id, read.token_ids, params, arrival_s, seed, cache_salt=read.cache_salt))
         self._num_requests += 1
-        opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
+        opened.assemblers[request_id] = OutputAssembler(
+            self.tokenizer, request_id, read.text, read.token_ids, params, arrival_s
+        )
         self._open_requests[request_id] = opened
+        return request_id
 
-    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        """A prompt's text, where it is one, and its token ids."""
-        if isinstance(prompt, Mapping):
-            if "prompt_token_ids" in prompt:
-                return None, _token_ids(prompt["prompt_token_ids"])
-            if "prompt" not in prompt:
-                raise RequestError(
-                    f'a prompt given as a dict needs "prompt" or "prompt_token_ids", got {sorted(prompt)}'
-                )
-            prompt = prompt["prompt"]
-        if isinstance(prompt, str):
-            return prompt, self.tokenizer.encode(prompt)
-        return None, _token_ids(prompt)
+    def _beam_sequences(self, output: RequestOutput) -> list[BeamSearchSequence]:
+        prompt = output.prompt if output.prompt is not None else self.tokenizer.decode(output.prompt_token_ids)
+        return [
+            BeamSearchSequence(
+                tokens=output.prompt_token_ids + beam.token_ids,
+                text=prompt + beam.text,
+                cum_logprob=beam.cumulative_logprob or 0.0,
+                logprobs=beam.logprobs,
+                finish_reason=beam.finish_reason,
+                stop_reason=beam.stop_reason,
+            )
+            for beam in output.outputs
+        ]
 
-    def _steps(self, opened: "_Opened") -> Iterator[OutputAssembler]:
+    def _steps(self, opened: "OpenRequests") -> Iterator[OutputAssembler]:
         """Step the engine until these requests are over; whoever leaves early leaves nothing behind."""
         left = set(opened.assemblers)
         try:
             while left:
                 while not opened.ready:
-                    self._step()
+                    self.step()
                 assembler = next(iter(opened.ready))
                 del opened.ready[assembler]
                 if assembler.finished:
@@ -219,7 +257,7 @@ class LLM:
         finally:
             self._abort(opened)
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """One step for all open requests; another stream's find their news where that stream looks when it goes on."""
         if not self.engine.has_unfinished:
             raise EngineError("requests were dropped: they were aborted from elsewhere, or a step failed")
@@ -230,12 +268,18 @@ class LLM:
                 self.engine.abort(update.request_id, index)
             opened.ready[assembler] = None
 
-    def _abort(self, opened: "_Opened") -> None:
+    def drop(self, opened: "OpenRequests", request_id: str) -> None:
+        """End a request, whatever its state, and forget it."""
+        self.engine.abort(request_id)
+        self._open_requests.pop(request_id, None)
+        opened.ready.pop(opened.assemblers.pop(request_id), None)
+
+    def _abort(self, opened: "OpenRequests") -> None:
         for request_id in opened.assemblers:
             self.engine.abort(request_id)
             self._open_requests.pop(request_id, None)
 
-    def _run(self, opened: "_Opened", use_tqdm: bool) -> list[RequestOutput]:
+    def _run(self, opened: "OpenRequests", use_tqdm: bool) -> list[RequestOutput]:
         num_tokens, start_s = 0, time.monotonic()
         try:
             total = len(opened.assemblers)
@@ -252,32 +296,8 @@ class LLM:
 
 
 @dataclasses.dataclass(slots=True)
-class _Opened:
-    """The requests of one call, and those of them that have something new."""
+class OpenRequests:
+    """Requests that are waited for together, as those of one call are, and those of them that have something new."""
 
     assemblers: dict[str, OutputAssembler] = dataclasses.field(default_factory=dict)
     ready: dict[OutputAssembler, None] = dataclasses.field(default_factory=dict)
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    """One prompt, a flat list of token ids included, becomes a list of one."""
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if not isinstance(prompts, list | tuple):
-        raise RequestError(f"prompts must be a prompt or a list of prompts, got {type(prompts).__name__}")
-    if prompts and all(isinstance(each, int) for each in prompts):
-        return [prompts]
-    return prompts
-
-
-def _cache_salt(prompt: Prompt) -> str | None:
-    salt = prompt.get("cache_salt") if isinstance(prompt, Mapping) else None
-    if salt is not None and not (isinstance(salt, str) and salt):
-        raise RequestError(f"cache_salt must be a text that is not empty, got {salt!r}")
-    return salt
-
-
-def _token_ids(prompt: object) -> list[int]:
-    if not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
-        raise RequestError(f"a prompt is a text, a list of token ids or a dict, got {type(prompt).__name__}")
-    return list(prompt)

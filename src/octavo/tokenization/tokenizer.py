@@ -55,6 +55,16 @@ class Tokenizer:
         """How many tokens there are, added ones included. A model's own vocabulary may be padded to more."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts by role: `bos_token`, `eos_token` ..."""
+        return self._special_tokens
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it; None where it has no such token."""
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Spelled-out special tokens are taken as such.
 
