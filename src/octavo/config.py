@@ -210,8 +210,13 @@ class ServerConfig:
         (), "a key that requests must bring as bearer token; may be given several times", group="server", metavar="KEY"
     )
     insecure: bool = knob(False, "listen on a public address without a key", group="server")
-    served_model_name: str | None = knob(
-        None, "name that requests call the model by; the value of --model by default", group="server", metavar="NAME"
+    served_model_name: tuple[str, ...] = knob(
+        (),
+        "names that requests may call the model by, one or several, the first of them told in answers and metrics; "
+        "the value of --model by default",
+        group="server",
+        metavar="NAME",
+        several=True,
     )
     max_queued_requests: int = knob(
         1024,

@@ -36,12 +36,15 @@ def add_config_flags(
         group = groups.get(declared.group) or parser.add_argument_group(declared.group)
         groups[declared.group] = group
         kind, default = _kind(hints[name]), getattr(defaults, name)
+        if default is True:
+            kind["action"] = argparse.BooleanOptionalAction
+        if declared.several:
+            kind |= {"action": "extend", "nargs": "+"}
         if declared.metavar:
             kind["metavar"] = declared.metavar
-        help_text = _help(declared.help, default)
-        group.add_argument(
-            flag(name), default=None if kind.get("action") == "append" else default, help=help_text, **kind
-        )
+        # argparse would add what is given to a default that is a list.
+        default = None if isinstance(default, tuple) else default
+        group.add_argument(flag(name), default=default, help=_help(declared.help, default), **kind)
 
 
 def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Config:
@@ -91,4 +94,4 @@ def _kind(hint: Any) -> dict[str, Any]:
 
 def _help(text: str, default: Any) -> str:
     text = text.replace("%", "%%")
-    return text if default in (None, False, ()) else f"{text} (default: {str(default).replace('%', '%%')})"
+    return text if default in (None, False, True, ()) else f"{text} (default: {str(default).replace('%', '%%')})"
