@@ -18,10 +18,11 @@ ASK: dict[str, Any] = {"prompt": "The sea is", "max_tokens": 5, "seed": 1, "n": 
 
 
 def samples(http: httpx.Client) -> dict[str, float]:
-    """What /metrics says now, by name and labels."""
+    """What /metrics says now, by name and labels; what all series of a name have in common is left out."""
+    common = ("le", "model_name", "engine")
     families = text_string_to_metric_families(http.get("/metrics").text)
     return {
-        sample.name + "".join(f"{{{value}}}" for key, value in sample.labels.items() if key != "le"): sample.value
+        sample.name + "".join(f"{{{value}}}" for key, value in sample.labels.items() if key not in common): sample.value
         for family in families
         for sample in family.samples
     }

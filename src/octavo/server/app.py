@@ -13,7 +13,7 @@ from octavo.server.metrics import Metrics
 from octavo.server.openai import chat_completions, completions, models
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
-from octavo.server.serving import Serving
+from octavo.server.serving import Serving, served_names
 
 
 def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> FastAPI:
@@ -36,7 +36,9 @@ def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> Fast
     )
     open_requests = OpenRequests(config.max_queued_requests)
     app.state.is_draining = False
-    app.state.serving = Serving(front, engine, config, open_requests, Metrics(front.client, open_requests))
+    name, max_model_len = served_names(engine, config)[0], front.ready.limits.max_model_len
+    kept = Metrics(front.client, open_requests, name, max_model_len)
+    app.state.serving = Serving(front, engine, config, open_requests, kept)
     for module in (models, chat_completions, completions, health, metrics):
         app.include_router(module.router)
     install_handlers(app)
