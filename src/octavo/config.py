@@ -248,7 +248,15 @@ class ServerConfig:
         metavar="SECONDS",
         at_least=0,
     )
-    log_prompts: bool = knob(False, "put prompts and answers into the log", group="server")
+    log_requests: bool = knob(
+        True,
+        "log each request in one line of JSON when it is over, refused ones too: what it asked for, how it ended, its "
+        "tokens and times, none of its words; on by default",
+        group="server",
+    )
+    log_prompts: bool = knob(
+        False, "put prompts and answers into these lines, the first 8,192 characters of each", group="server"
+    )
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -76,7 +76,7 @@ def test_each_request_is_logged_in_one_line_without_its_words(serve: Any, caplog
     [line] = logged(caplog)
     assert line["request_id"] == answer.headers["x-request-id"]
     assert answer.json()["id"] == f"cmpl-{line['request_id']}"
-    assert (line["endpoint"], line["status"], line["complete"]) == ("/v1/completions", 200, True)
+    assert (line["path"], line["status"], line["complete"]) == ("/v1/completions", 200, True)
     assert (line["prompt_tokens"], line["output_tokens"]) == (3, 10)
     assert line["finish_reasons"] == ["length", "length"]
     assert 0 <= line["queue_s"] <= line["first_token_s"] <= line["total_s"]

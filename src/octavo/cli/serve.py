@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     arguments.model = _model(arguments)
     config, engine = read_config_flags(arguments, ServerConfig), read_config_flags(arguments, EngineConfig)
-    logging.getLogger("octavo.server").setLevel(logging.INFO)
+    for name in ("octavo.server", "octavo.requests"):
+        logging.getLogger(name).setLevel(logging.INFO)
     from octavo.server.lifecycle import serve
 
     sys.exit(serve(engine, config))

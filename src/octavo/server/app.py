@@ -53,4 +53,6 @@ def _add_layers(app: FastAPI, serving: Serving) -> None:
     app.add_middleware(Connection, max_body_bytes=max_body_bytes)
     app.add_middleware(OpenRequestLimit, open_requests=serving.open_requests)
     app.add_middleware(KeyCheck, keys=config.api_key)
-    app.add_middleware(RequestLog, metrics=serving.metrics, log_prompts=config.log_prompts)
+    app.add_middleware(
+        RequestLog, metrics=serving.metrics, log_requests=config.log_requests, log_prompts=config.log_prompts
+    )
