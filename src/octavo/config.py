@@ -227,6 +227,9 @@ class ServerConfig:
     )
     max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N", at_least=1)
     max_body_bytes: Size = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
+    max_tokenize_bytes: Size = knob(
+        "1MiB", "cap on the UTF-8 bytes of a text for /tokenize", group="server limits", metavar="SIZE"
+    )
     max_stop_strings: int = knob(16, "cap on a request's stop texts", group="server limits", metavar="N", at_least=0)
     max_logit_bias: int = knob(
         1024, "cap on a request's logit_bias entries", group="server limits", metavar="N", at_least=0

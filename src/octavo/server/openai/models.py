@@ -25,11 +25,10 @@ async def describe_model(model: str, request: Request) -> dict[str, Any]:
 
 
 def _model(serving: Serving, name: str) -> dict[str, Any]:
-    limits = serving.front.ready.limits
     return {
         "id": name,
         "object": "model",
         "created": serving.created,
         "owned_by": "octavo",
-        "max_model_len": limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len),
+        "max_model_len": serving.front.longest_sequence,
     }
