@@ -43,6 +43,8 @@ class Knob:
     """Both bounds of a number, where an error tells them together."""
     items: str | None
     """What the texts of a list are, in the words of its error; None where an error must not show them."""
+    several: bool
+    """A list's flag takes several texts at once, besides being given several times."""
 
 
 def knob(
@@ -55,11 +57,19 @@ def knob(
     at_most: int | None = None,
     within: range | None = None,
     items: str | None = None,
+    several: bool = False,
 ) -> Any:
     """One field of a config; its choices and type come from the annotation, and `check_knobs` holds it to them and to
     its bounds. The arguments are `Knob`'s."""
     declared = Knob(
-        help=help, group=group, metavar=metavar, at_least=at_least, at_most=at_most, within=within, items=items
+        help=help,
+        group=group,
+        metavar=metavar,
+        at_least=at_least,
+        at_most=at_most,
+        within=within,
+        items=items,
+        several=several,
     )
     return dataclasses.field(default=default, metadata={"knob": declared})
 

@@ -155,4 +155,6 @@ def test_a_beam_search_counts_as_many_sequences_as_it_is_wide() -> None:
     with pytest.raises(RequestError, match=r"beam_width=9.*8.*--max-num-seqs"):
         resolve_max_tokens([1], BeamSearchParams(beam_width=9, n=1).sampling_params(), LIMITS)
     search = BeamSearchParams(beam_width=4, n=1).sampling_params()
-    assert resolve_max_tokens([1] * 100, search, LIMITS) == resolve_max_tokens([1] * 100, SamplingParams(n=4, max_tokens=None), LIMITS)
+    assert resolve_max_tokens([1] * 100, search, LIMITS) == resolve_max_tokens(
+        [1] * 100, SamplingParams(n=4, max_tokens=None), LIMITS
+    )

@@ -52,15 +52,16 @@ def add_config_flags(parser: Container, config: type[EngineConfig] | type[Server
         kind, default = _kind(hints[name]), getattr(defaults, name)
         if "choices" in kind:
             kind["type"] = partial(spelled, name)
+        if default is True:
+            kind["action"] = argparse.BooleanOptionalAction
+        if declared.several:
+            kind |= {"action": "extend", "nargs": "+"}
         if declared.metavar:
             kind["metavar"] = declared.metavar
-        help_text = _help(declared.help, default)
+        # argparse would add what is given to a default that is a list.
+        default = None if isinstance(default, tuple) else default
         group.add_argument(
-            flag(name),
-            *_SHORT.get(name, ()),
-            default=None if kind.get("action") == "append" else default,
-            help=help_text,
-            **kind,
+            flag(name), *_SHORT.get(name, ()), default=default, help=_help(declared.help, default), **kind
         )
     if not only:
         group = _group(parser, "vLLM's names", _VLLM_HELP) if config is EngineConfig else parser
@@ -125,4 +126,4 @@ def _kind(hint: Any) -> dict[str, Any]:
 
 def _help(text: str, default: Any) -> str:
     text = text.replace("%", "%%")
-    return text if default in (None, False, ()) else f"{text} (default: {str(default).replace('%', '%%')})"
+    return text if default in (None, False, True, ()) else f"{text} (default: {str(default).replace('%', '%%')})"

@@ -33,13 +33,19 @@ class Front:
         self._seed = seed
         self._num_requests = 0
 
-    async def tokenize(self, text: str) -> list[int]:
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens, prompt and output, that one sequence can have: as the model allows, and the pool."""
+        limits = self.ready.limits
+        return limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len)
+
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, made off the event loop.
 
         Raises:
             RequestError: the text is not valid Unicode.
         """
-        return await asyncio.to_thread(self.tokenizer.encode, text)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
 
     async def tokenize_chat(
         self, messages: object, add_generation_prompt: bool = True, **variables: Any

@@ -1,29 +1,34 @@
-"""/metrics: gauges read from the engine's last report, counters and histograms kept as answers go out.
+"""/metrics: counters and histograms kept as answers go out, and the engine's last report (`load_metrics`).
 
-Names are vLLM's where the meaning is the same, so that its dashboards work; `octavo:` is this engine's own.
+Names, labels and buckets are vLLM's where the meaning is the same, so that its dashboards work: those that its later
+versions renamed go by both names. `octavo:` is this engine's own.
 """
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from octavo.engine.client import EngineClient
-from octavo.engine.wire import EngineLoad
-from octavo.memory import Ledger
 from octavo.output_assembler import Delta
-from octavo.outputs import RequestOutput
+from octavo.outputs import RequestMetrics, RequestOutput
+from octavo.sampling_params import SamplingParams
+from octavo.server.load_metrics import LoadCollector
 from octavo.server.request_limits import OpenRequests
 
-FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
-TOKEN_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
-REQUEST_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+FIRST_TOKEN_BUCKETS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
+)
+TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+REQUEST_BUCKETS_S = (
+    *(0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60),
+    *(120, 240, 480, 960, 1920, 7680),
+)
+SAMPLES_BUCKETS = (1, 2, 5, 10, 20)
 
 router = APIRouter()
 
@@ -41,38 +46,60 @@ class Metrics:
     Args:
         client: whose load the gauges show.
         open_requests: the count of requests.
+        model_name: a label of every series with a name of vLLM's. Its label `engine`, which tells the replicas of an
+            engine apart, is always 0.
+        max_model_len: the longest sequence, in tokens; it bounds the buckets of lengths.
     """
 
-    def __init__(self, client: EngineClient, open_requests: OpenRequests) -> None:
+    def __init__(self, client: EngineClient, open_requests: OpenRequests, model_name: str, max_model_len: int) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_LoadCollector(client, open_requests))
-        self._prompt_tokens = Counter(
-            "vllm:prompt_tokens", "Prompt tokens of requests that got a token.", registry=self.registry
-        )
-        self._generation_tokens = Counter("vllm:generation_tokens", "Tokens generated.", registry=self.registry)
+        self._labels = {"model_name": model_name, "engine": "0"}
+        self.registry.register(LoadCollector(client, open_requests, self._labels))
+        lengths = list(_length_buckets(max_model_len))
+        self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that got a token.")
+        self._generation_tokens = self._counter("generation_tokens", "Tokens generated.")
         self._finished = Counter(
-            "vllm:request_success", "Sequences by how they ended.", ["finished_reason"], registry=self.registry
+            "vllm:request_success",
+            "Sequences by how they ended.",
+            [*self._labels, "finished_reason"],
+            registry=self.registry,
         )
         for reason in ("stop", "length", "abort"):
-            self._finished.labels(reason)
-        self._first_token_s = Histogram(
-            "vllm:time_to_first_token_seconds",
-            "From a request's arrival to its first token.",
-            buckets=FIRST_TOKEN_BUCKETS_S,
-            registry=self.registry,
+            self._finished.labels(*self._labels.values(), reason)
+        self._first_token_s = self._histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its first token.", FIRST_TOKEN_BUCKETS_S
         )
-        self._token_s = Histogram(
-            "vllm:inter_token_latency_seconds",
-            "Between a request's tokens; its parallel sequences get theirs together.",
-            buckets=TOKEN_BUCKETS_S,
-            registry=self.registry,
-        )
-        self._request_s = Histogram(
-            "vllm:e2e_request_latency_seconds",
-            "From a request's arrival to its last token.",
-            buckets=REQUEST_BUCKETS_S,
-            registry=self.registry,
-        )
+        between = "Between a request's tokens; its parallel sequences get theirs together."
+        self._token_s = [
+            self._histogram(name, between, TOKEN_BUCKETS_S)
+            for name in ("inter_token_latency_seconds", "time_per_output_token_seconds")
+        ]
+        self._phases_s = {
+            name: self._histogram(name, help, REQUEST_BUCKETS_S)
+            for name, help in (
+                ("e2e_request_latency_seconds", "From a request's arrival to its last token."),
+                ("request_queue_time_seconds", "From a request's arrival to its first step."),
+                ("request_prefill_time_seconds", "From a request's first step to its first token."),
+                ("request_decode_time_seconds", "From a request's first token to its last."),
+                ("request_inference_time_seconds", "From a request's first step to its last token."),
+            )
+        }
+        self._lengths = {
+            name: self._histogram(name, help, lengths)
+            for name, help in (
+                ("request_prompt_tokens", "Tokens of a finished request's prompt."),
+                ("request_generation_tokens", "Tokens of each sequence of a finished request."),
+                ("request_max_num_generation_tokens", "Tokens of a finished request's longest sequence."),
+                ("request_params_max_tokens", "The max_tokens of requests that bring it."),
+            )
+        }
+        self._samples = self._histogram("request_params_n", "The n of requests.", SAMPLES_BUCKETS)
+
+    def note_start(self, params: SamplingParams) -> None:
+        """Count a request that goes to the engine."""
+        self._samples.observe(params.n)
+        if params.max_tokens is not None:
+            self._lengths["request_params_max_tokens"].observe(params.max_tokens)
 
     def note_first_token(self, num_prompt_tokens: int, arrival_s: float) -> None:
         """Count a request that has begun to answer."""
@@ -83,110 +110,51 @@ class Metrics:
         """Count new tokens, and the time since the same request's last ones where there were any."""
         self._generation_tokens.inc(sum(len(delta.token_ids) for delta in deltas))
         if gap_s is not None:
-            self._token_s.observe(gap_s)
+            for histogram in self._token_s:
+                histogram.observe(gap_s)
 
     def note_end(self, output: RequestOutput, arrival_s: float) -> None:
-        """Count a request that is over, or that was left."""
+        """Count a request that is over, or that was left: of the latter how it ended only."""
         for sequence in output.outputs:
-            self._finished.labels(sequence.finish_reason or "abort").inc()
-        if output.metrics.finished_s is not None:
-            self._request_s.observe(output.metrics.finished_s - arrival_s)
-
-
-class Gauge(NamedTuple):
-    """A gauge or a counter: a name, what it tells, and its values by state; a state of "" has no label."""
-
-    name: str
-    help: str
-    values: dict[str, float]
-    label: str = "state"
-
-
-class _LoadCollector(Collector):
-    """Reads the engine's last report when the metrics are asked for: the engine's steps cost nothing more."""
-
-    def __init__(self, client: EngineClient, open_requests: OpenRequests) -> None:
-        self._client = client
-        self._open_requests = open_requests
-
-    def collect(self) -> Iterator[Metric]:
-        open_requests = Gauge("octavo:requests_open", "Requests in the server.", {"": self._open_requests.count})
-        yield _family(open_requests)
-        load = self._client.load
-        if load is None:
+            self._finished.labels(*self._labels.values(), sequence.finish_reason or "abort").inc()
+        if output.metrics.finished_s is None:
             return
-        for gauge in _gauges(load):
-            yield _family(gauge)
-        for counter in _counters(load.ledger):
-            yield _family(counter, CounterMetricFamily)
+        for name, seconds in _phases_s(output.metrics, arrival_s):
+            self._phases_s[name].observe(seconds)
+        lengths = [len(sequence.token_ids) for sequence in output.outputs]
+        self._lengths["request_prompt_tokens"].observe(len(output.prompt_token_ids))
+        self._lengths["request_max_num_generation_tokens"].observe(max(lengths))
+        for length in lengths:
+            self._lengths["request_generation_tokens"].observe(length)
+
+    def _counter(self, name: str, help: str) -> Counter:
+        counter = Counter(f"vllm:{name}", help, list(self._labels), registry=self.registry)
+        return counter.labels(*self._labels.values())
+
+    def _histogram(self, name: str, help: str, buckets: Sequence[float]) -> Histogram:
+        histogram = Histogram(f"vllm:{name}", help, list(self._labels), registry=self.registry, buckets=buckets)
+        return histogram.labels(*self._labels.values())
 
 
-def _gauges(load: EngineLoad) -> list[Gauge]:
-    ledger = load.ledger
-    blocks = {
-        "used": ledger.num_used_blocks,
-        "free": ledger.num_free_blocks,
-        "cached": ledger.num_cached_blocks,
-        "shared": ledger.num_shared_blocks,
-        "pinned": ledger.num_pinned_blocks,
-        "swapped": ledger.num_swapped_blocks,
-    }
-    slots = {
-        "filled": ledger.num_filled_slots,
-        "reserved": ledger.num_reserved_slots,
-        "fragmented": ledger.num_fragmented_slots,
-    }
-    usage = ledger.num_used_blocks / ledger.num_blocks if ledger.num_blocks else 0.0
-    return [
-        Gauge("vllm:num_requests_running", "Requests that hold memory.", {"": load.num_running}),
-        Gauge("vllm:num_requests_waiting", "Requests that wait for memory.", {"": load.num_waiting}),
-        Gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", {"": usage}),
-        Gauge(
-            "octavo:kv_blocks",
-            "KV blocks: used, free or cached; shared and pinned ones are used, swapped ones beside the pool.",
-            dict(blocks),
-        ),
-        Gauge(
-            "octavo:kv_blocks_unshared",
-            "KV blocks that the same sequences would hold without sharing.",
-            {"": ledger.num_unshared_blocks},
-        ),
-        Gauge("octavo:kv_slots", "Token slots of used blocks by what they hold.", dict(slots)),
-        Gauge(
-            "octavo:kv_padding_bytes",
-            "Bytes of used blocks in the empty places of layer groups with fewer layers than others.",
-            {"": ledger.padding_bytes},
-        ),
-        Gauge("octavo:kv_waste_ratio", "Share of allocated slots that hold no token.", {"": ledger.waste}),
-    ]
+def _phases_s(times: RequestMetrics, arrival_s: float) -> Iterator[tuple[str, float]]:
+    """The parts of a finished request's time, by the names of their histograms."""
+    first_step_s, first_token_s, end_s = times.first_scheduled_s, times.first_token_s, times.finished_s
+    if end_s is None or first_token_s is None:
+        return
+    yield "e2e_request_latency_seconds", end_s - arrival_s
+    yield "request_decode_time_seconds", end_s - first_token_s
+    if first_step_s is not None:
+        yield "request_queue_time_seconds", first_step_s - arrival_s
+        yield "request_prefill_time_seconds", first_token_s - first_step_s
+        yield "request_inference_time_seconds", end_s - first_step_s
 
 
-def _counters(ledger: Ledger) -> list[Gauge]:
-    totals = ledger.totals
-    modes = {"recompute": totals.num_recomputes, "swap": totals.num_swaps}
-    return [
-        Gauge("vllm:num_preemptions", "Times that a request gave up its memory.", {"": totals.num_preemptions}),
-        Gauge("octavo:preemptions", "Times that a request gave up its memory, by how.", dict(modes), "mode"),
-        Gauge(
-            "octavo:recomputed_tokens", "Tokens computed again after a preemption.", {"": totals.num_recomputed_tokens}
-        ),
-        Gauge("octavo:swapped_bytes", "Bytes moved to the swap space and back.", {"": ledger.moved_bytes}),
-        Gauge("octavo:copied_bytes", "Bytes copied by copy-on-write.", {"": ledger.copied_bytes}),
-        Gauge(
-            "vllm:prefix_cache_queries",
-            "Prompt tokens that the prefix cache was asked for.",
-            {"": totals.num_queried_tokens},
-        ),
-        Gauge("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had.", {"": totals.num_hit_tokens}),
-    ]
-
-
-Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
-
-
-def _family(gauge: Gauge, kind: Family = GaugeMetricFamily) -> GaugeMetricFamily | CounterMetricFamily:
-    labels = [] if "" in gauge.values else [gauge.label]
-    family = kind(gauge.name, gauge.help, labels=labels)
-    for state, value in gauge.values.items():
-        family.add_metric([state] if state else [], value)
-    return family
+def _length_buckets(longest: int) -> Iterator[int]:
+    """1, 2, 5, 10, 20, 50 and so on, up to a length."""
+    power = 1
+    while True:
+        for length in (power, 2 * power, 5 * power):
+            if length > longest:
+                return
+            yield length
+        power *= 10

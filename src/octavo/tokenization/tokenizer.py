@@ -29,6 +29,7 @@ class Tokenizer:
         self._backend = vocabulary.backend
         self.token_bytes = TokenBytes(vocabulary.backend)
         self._special_tokens = vocabulary.special_tokens
+        self._config = vocabulary.config
         self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
         """Jinja source, or None where the model has none."""
 
@@ -104,6 +105,17 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """The text of one token by itself, special or not, leading space and all; U+FFFD for a part of a character."""
         return self.token_bytes[token_id].decode("utf-8", errors="replace")
+
+    def token_pieces(self, token_ids: Iterable[int]) -> list[str]:
+        """How the vocabulary spells each token (a space as `Ġ`, for one); "" for an id that it does not have."""
+        return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
+
+    def description(self) -> dict[str, Any]:
+        """What the model's tokenizer_config.json says, special tokens as their texts (None where it has none), and the
+        chat template in use. Of a GGUF file it is what the file says in other words."""
+        config = {name: value for name, value in self._config.items() if name != "name_or_path"}
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | self._special_tokens
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **config, **special, "chat_template": self.chat_template}
 
     def stream(self, skip_special_tokens: bool = True, continues: bool = False) -> Detokenizer:
         """A new incremental decoder (see `Detokenizer`)."""

@@ -36,7 +36,8 @@ def read_tokenizer_folder(folder: Path) -> Vocabulary:
         backend = _byte_level_backend(folder, config, special_tokens)
     else:
         backend = _read_backend(folder / "tokenizer.json")
-    return Vocabulary(backend=backend, special_tokens=special_tokens, chat_template=_chat_template(folder, config))
+    template = _chat_template(folder, config)
+    return Vocabulary(backend=backend, special_tokens=special_tokens, chat_template=template, config=config)
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:

@@ -90,6 +90,7 @@ class ChatBody(SamplingBody):
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """One answer or several to a conversation, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
+    context.model = body.model
     serving.check_model(body.model)
     body.check_supported()
     check_caps(serving.config, n=body.num_answers, best_of=body.best_of, stop=body.stop, logit_bias=body.logit_bias)

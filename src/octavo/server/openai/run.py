@@ -42,6 +42,7 @@ async def start(
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
     for prompt in prompts:
+        serving.metrics.note_start(params)
         generation = serving.front.generate(prompt.text, prompt.token_ids, params, context.tenant, cache_salt)
         await context.hold(generation)
 
