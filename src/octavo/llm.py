@@ -16,16 +16,19 @@ from octavo.errors import EngineError, RequestError
 from octavo.execution.launch import executor_class
 from octavo.inputs import Prompt, as_list, read_prompt
 from octavo.memory import Ledger
+from octavo.metrics.offline import OfflineMetrics
 from octavo.output_assembler import OutputAssembler
-from octavo.outputs import BeamSearchSequence, RequestOutput
+from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
+from octavo.vllm.beams import beam_sequences
 from octavo.vllm.engine_args import engine_knobs
 from octavo.vllm.keywords import check_call
 
 if TYPE_CHECKING:
     from octavo.vllm.llm_engine import LLMEngine
+    from octavo.vllm.metrics import Metric
     from octavo.vllm.tokenizer import NamedTokenizer
 
 Message = Mapping[str, Any]
@@ -57,6 +60,7 @@ class LLM:
         self.engine = Engine.configured(executor, self.config)
         for path in self.config.pin_prefix:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
+        self._metrics = OfflineMetrics(self.engine, self.config.model)
         self._num_requests = 0
         self._open_requests: dict[str, OpenRequests] = {}
 
@@ -136,7 +140,7 @@ class LLM:
         check_call(keywords, "LLM.beam_search")
         outputs = self.generate(prompts, each[0] if isinstance(params, BeamSearchParams) else each, use_tqdm)
         for output in outputs:
-            output.sequences = self._beam_sequences(output)
+            output.sequences = beam_sequences(output, self.tokenizer)
         return outputs
 
     def stream(
@@ -169,6 +173,12 @@ class LLM:
         from octavo.vllm.llm_engine import LLMEngine
 
         return LLMEngine(self)
+
+    def get_metrics(self) -> "list[Metric]":
+        """Counters, gauges and histograms of this model's requests, as a server's /metrics has them."""
+        from octavo.vllm.metrics import read_metrics
+
+        return read_metrics(self._metrics.registry)
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
@@ -221,26 +231,13 @@ class LLM:
         arrival_s = time.monotonic()
         request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
         self.engine.add(EngineRequest(request_id, read.token_ids, params, arrival_s, seed, cache_salt=read.cache_salt))
+        self._metrics.note_start(request_id, params)
         self._num_requests += 1
         opened.assemblers[request_id] = OutputAssembler(
             self.tokenizer, request_id, read.text, read.token_ids, params, arrival_s
         )
         self._open_requests[request_id] = opened
         return request_id
-
-    def _beam_sequences(self, output: RequestOutput) -> list[BeamSearchSequence]:
-        prompt = output.prompt if output.prompt is not None else self.tokenizer.decode(output.prompt_token_ids)
-        return [
-            BeamSearchSequence(
-                tokens=output.prompt_token_ids + beam.token_ids,
-                text=prompt + beam.text,
-                cum_logprob=beam.cumulative_logprob or 0.0,
-                logprobs=beam.logprobs,
-                finish_reason=beam.finish_reason,
-                stop_reason=beam.stop_reason,
-            )
-            for beam in output.outputs
-        ]
 
     def _steps(self, opened: "OpenRequests") -> Iterator[OutputAssembler]:
         """Step the engine until these requests are over; whoever leaves early leaves nothing behind."""
@@ -266,18 +263,23 @@ class LLM:
             assembler = opened.assemblers[update.request_id]
             for index in assembler.apply(update):
                 self.engine.abort(update.request_id, index)
+            self._metrics.note_update(assembler, update)
             opened.ready[assembler] = None
 
     def drop(self, opened: "OpenRequests", request_id: str) -> None:
         """End a request, whatever its state, and forget it."""
-        self.engine.abort(request_id)
-        self._open_requests.pop(request_id, None)
-        opened.ready.pop(opened.assemblers.pop(request_id), None)
+        assembler = opened.assemblers.pop(request_id)
+        opened.ready.pop(assembler, None)
+        self._end(assembler)
+
+    def _end(self, assembler: OutputAssembler) -> None:
+        self.engine.abort(assembler.request_id)
+        self._open_requests.pop(assembler.request_id, None)
+        self._metrics.note_end(assembler)
 
     def _abort(self, opened: "OpenRequests") -> None:
-        for request_id in opened.assemblers:
-            self.engine.abort(request_id)
-            self._open_requests.pop(request_id, None)
+        for assembler in opened.assemblers.values():
+            self._end(assembler)
 
     def _run(self, opened: "OpenRequests", use_tqdm: bool) -> list[RequestOutput]:
         num_tokens, start_s = 0, time.monotonic()

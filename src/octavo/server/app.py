@@ -5,12 +5,12 @@ from fastapi import FastAPI
 from octavo import __version__
 from octavo.config import EngineConfig, ServerConfig
 from octavo.knobs import flag, parse_size
+from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import Connection
 from octavo.server.errors import install_handlers
 from octavo.server.front import Front
-from octavo.server.metrics import Metrics
 from octavo.server.openai import chat_completions, completions, models, tokenization
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog

@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from octavo.metrics.requests import Metrics
 from octavo.outputs import RequestOutput
 from octavo.server.errors import api_error
-from octavo.server.metrics import Metrics
 from octavo.server.request_context import RequestContext
 
 CLIENT_LEFT = 499

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from octavo.config import EngineConfig, ServerConfig
+from octavo.metrics.requests import Metrics
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
-from octavo.server.metrics import Metrics
 from octavo.server.request_limits import OpenRequests
 
 

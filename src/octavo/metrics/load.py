@@ -1,15 +1,29 @@
 """The engine's last report as metrics: gauges and counters, read when they are asked for."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
 from octavo.memory import Ledger
-from octavo.server.request_limits import OpenRequests
+
+
+class ReportsLoad(Protocol):
+    """An engine, or what speaks with one."""
+
+    @property
+    def load(self) -> EngineLoad | None:
+        """What it last said that it is doing."""
+        ...
+
+
+class OpenCount(Protocol):
+    """Who knows how many requests are open."""
+
+    @property
+    def count(self) -> int: ...
 
 
 class Gauge(NamedTuple):
@@ -25,20 +39,20 @@ class LoadCollector(Collector):
     """Reads the engine's last report when the metrics are asked for: the engine's steps cost nothing more.
 
     Args:
-        client: whose load is told.
+        engine: whose load is told.
         open_requests: the count of requests.
         labels: of every series with a name of vLLM's.
     """
 
-    def __init__(self, client: EngineClient, open_requests: OpenRequests, labels: Mapping[str, str]) -> None:
-        self._client = client
+    def __init__(self, engine: ReportsLoad, open_requests: OpenCount, labels: Mapping[str, str]) -> None:
+        self._engine = engine
         self._open_requests = open_requests
         self._labels = labels
 
     def collect(self) -> Iterator[Metric]:
         open_requests = Gauge("octavo:requests_open", "Requests in the server.", {"": self._open_requests.count})
         yield self._family(open_requests)
-        load = self._client.load
+        load = self._engine.load
         if load is None:
             return
         for gauge in _gauges(load):
