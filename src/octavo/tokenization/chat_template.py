@@ -76,7 +76,7 @@ class ChatTemplate:
         separator = end = ""
         if self._breaker.touches([messages, variables]) or conversation.continue_final_message:
             unused = unused_characters([messages, variables])
-            separator, end = next(unused), next(unused)
+            separator, end = next(unused), next(unused) if conversation.continue_final_message else ""
             messages, variables = self._breaker.broken([messages, variables], separator)
         if conversation.continue_final_message:
             _mark_end(messages[-1], end)
