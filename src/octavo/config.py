@@ -12,6 +12,7 @@ CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
+ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
@@ -53,6 +54,18 @@ class EngineConfig:
     )
     chat_template: str | None = knob(
         None, "Jinja chat template file, where the model's own is missing or unwanted", group="model", metavar="FILE"
+    )
+    chat_template_content_format: ContentFormat = knob(
+        "auto",
+        "what the chat template is given as a message's content: string is a text, openai a list of parts, and auto "
+        "what trial messages show that it takes",
+        group="model",
+    )
+    special_tokens_in_messages: bool = knob(
+        False,
+        "take special tokens that messages spell for such, and not for text: whoever writes a message can then end "
+        "its turn and write others",
+        group="model",
     )
     load_format: LoadFormat = knob(
         "auto",
@@ -217,6 +230,9 @@ class ServerConfig:
         group="server",
         metavar="NAME",
         several=True,
+    )
+    allow_request_templates: bool = knob(
+        False, "take a chat_template from requests: code of a stranger's, though bounded and shut in", group="server"
     )
     max_queued_requests: int = knob(
         1024,

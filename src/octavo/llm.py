@@ -21,6 +21,7 @@ from octavo.output_assembler import OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
+from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 from octavo.vllm.beams import beam_sequences
 from octavo.vllm.engine_args import engine_knobs
@@ -98,20 +99,46 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
-        **template_variables: Any,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **keywords: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation or several, rendered with the model's chat template.
 
         Args:
             messages: `{"role": ..., "content": ...}` dicts, or a list of such lists.
-            template_variables: passed on to the template, `add_generation_prompt` included.
+            add_generation_prompt: open the model's answer, as is done unless the last message is gone on with.
+            continue_final_message: go on with the last message's text.
+            chat_template: Jinja source in place of the model's own.
+            tools: shown to the model, if the template has a place for them; its calls come as text.
+            chat_template_kwargs: further variables of the template.
+            keywords: vLLM's, where they ask for nothing.
 
         Raises:
             RequestError: as for `generate`, or the template refuses the messages.
         """
+        check_call(keywords, "LLM.chat")
         is_batch = isinstance(messages, list | tuple) and any(isinstance(each, list | tuple) for each in messages)
         conversations = messages if is_batch else [messages]
-        prompts = [self.tokenizer.encode_chat(each, **template_variables) for each in conversations]
+        variables = {**(chat_template_kwargs or {}), **({"tools": tools} if tools else {})}
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        prompts = [
+            self._rendered(
+                Conversation(
+                    messages=each,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    chat_template=chat_template,
+                    variables=variables,
+                )
+            )
+            for each in conversations
+        ]
         return self._run(self._open(prompts, sampling_params), use_tqdm)
 
     def beam_search(
@@ -185,7 +212,8 @@ class LLM:
         return self.engine.ledger()
 
     def close(self) -> None:
-        """Give the weights and the KV cache back to the system."""
+        """Give the weights and the KV cache back to the system, and end the processes of chat templates."""
+        self.tokenizer.close()
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -193,6 +221,10 @@ class LLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _rendered(self, conversation: Conversation) -> Prompt:
+        prompt = self.tokenizer.render(conversation)
+        return {"prompt": prompt.plain, "prompt_token_ids": self.tokenizer.encode_rendered(prompt)}
 
     def _open(
         self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None

@@ -189,7 +189,7 @@ def test_sampling_fields_that_cannot_be_had_are_refused_by_name(fields, words):
 
 
 def test_a_beam_search_at_a_temperature_is_refused():
-    with pytest.raises(RequestError, match="temperature of 0.7"):
+    with pytest.raises(RequestError, match=r"temperature of 0\.7"):
         BeamSearchParams(beam_width=2, temperature=0.7)
 
 

@@ -139,7 +139,9 @@ async def _serve(
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config)
+    front = Front(client, tokenizer, ready, engine.seed)
+    front.prepare()
+    app = create_app(front, engine, config)
     server = Server(
         uvicorn.Config(
             app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=FLUSH_TIMEOUT_S
@@ -149,7 +151,10 @@ async def _serve(
     with ending.watching():
         clock.lap("open the port")
         print(summary(engine, ready, listener, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
-        await server.serve(sockets=[listener])
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            front.close()
     return ending.status
 
 

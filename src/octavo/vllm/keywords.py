@@ -177,12 +177,11 @@ REQUEST: dict[str, Keyword] = {
     "trace_headers": Keyword(dict, ({},), "requests are not traced"),
     "data_parallel_rank": Keyword(int, (), "there is one engine"),
     "concurrency_limit": Keyword(int),
+    "chat_template_content_format": Keyword(str, ("auto",), "LLM(chat_template_content_format=...) sets it for all"),
 }
 """Of calls that make requests: `LLM.generate` and its siblings, `add_request`."""
 
 TEMPLATE: dict[str, Keyword] = {
-    "chat_template": Keyword(str, (), "LLM's chat_template names a file"),
-    "continue_final_message": Keyword(bool, (False,), "a turn is always closed"),
     "return_dict": Keyword(bool, (False,), "token ids come as a list"),
     "return_tensors": Keyword(str, (), "token ids come as a list"),
     "return_assistant_tokens_mask": Keyword(bool, (False,), "token ids come as a list"),

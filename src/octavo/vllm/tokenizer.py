@@ -69,7 +69,9 @@ class NamedTokenizer:
         self,
         conversation: object,
         tools: Any = None,
+        chat_template: str | None = None,
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
         tokenize: bool = True,
         **keywords: Any,
     ) -> str | list[int]:
@@ -80,4 +82,10 @@ class NamedTokenizer:
         """
         check_keywords({name: keywords.pop(name) for name in TEMPLATE.keys() & keywords.keys()}, TEMPLATE)
         render = self._tokenizer.encode_chat if tokenize else self._tokenizer.render_chat
-        return render(conversation, add_generation_prompt, **({"tools": tools} if tools else {}), **keywords)
+        return render(
+            conversation,
+            add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template=chat_template,
+            variables=keywords | ({"tools": tools} if tools else {}),
+        )
