@@ -144,7 +144,8 @@ def parse_size(text: Size, free_bytes: int, name: str, least: int = 1) -> int:
         )
     num_bytes = float(size[1]) * _UNITS[size[2].upper()]
     if not size[2] and 0 < num_bytes < 1024:
-        raise ConfigError(f"{name} is {text}, which would be bytes: write {text}GiB or {text}MiB, with the unit")
+        number = f"{num_bytes:g}"
+        raise ConfigError(f"{name} is {text}, which would be bytes: write {number}GiB or {number}MiB, with the unit")
     if not least <= num_bytes < 2**63:
         raise ConfigError(f"{name} is {text!r}: it must be {'above zero' if least else 'zero or more'} and below 8 EiB")
     return int(num_bytes)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -163,10 +164,12 @@ def test_engine_args_hold_every_keyword_and_give_them_back():
 
 
 def test_sampling_params_default_as_vllms_and_take_its_keywords():
-    params = SamplingParams(best_of=None, detokenize=True, logits_processors=None, guided_decoding=None, extra_args={})
+    idle: dict[str, Any] = {"best_of": None, "detokenize": True, "logits_processors": None, "extra_args": {}}
+    params = SamplingParams(**idle)
     assert params == SamplingParams()
     assert (params.max_tokens, params.temperature, params.n) == (16, 1.0, 1)
-    assert BeamSearchParams(beam_width=2, temperature=0.0) == BeamSearchParams(beam_width=2)
+    cold: dict[str, Any] = {"beam_width": 2, "temperature": 0.0}
+    assert BeamSearchParams(**cold) == BeamSearchParams(beam_width=2)
 
 
 @pytest.mark.parametrize(
@@ -189,15 +192,17 @@ def test_sampling_fields_that_cannot_be_had_are_refused_by_name(fields, words):
 
 
 def test_a_beam_search_at_a_temperature_is_refused():
+    warm: dict[str, Any] = {"beam_width": 2, "temperature": 0.7}
     with pytest.raises(RequestError, match=r"temperature of 0\.7"):
-        BeamSearchParams(beam_width=2, temperature=0.7)
+        BeamSearchParams(**warm)
 
 
 def test_sampling_params_may_be_set_and_cloned_and_are_checked_when_used(smollm2):
-    params = SamplingParams(temperature=0, stop=["x"])
+    stops = ["x"]
+    params = SamplingParams(temperature=0, stop=stops)
     copy = params.clone()
     params.max_tokens = 3
-    params.stop.append("y")
+    stops.append("y")
     assert (copy.max_tokens, copy.stop) == (16, ["x"])
     [output] = smollm2.generate("The sea is", params, use_tqdm=False)
     assert len(output.outputs[0].token_ids) == 3
@@ -272,7 +277,7 @@ def test_the_tokenizer_has_transformers_names(smollm2):
 
 def test_an_engine_stepped_by_hand_tells_as_its_output_kind_says(smollm2):
     engine: LLMEngine = smollm2.llm_engine
-    greedy = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
+    greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
     [whole] = smollm2.generate("The sea is", SamplingParams(**greedy), use_tqdm=False)
     for kind in RequestOutputKind:
         engine.add_request(kind.name, "The sea is", SamplingParams(**greedy, output_kind=kind))

@@ -76,7 +76,9 @@ class LLMEngine:
         if not self.has_unfinished_requests():
             return []
         try:
-            self.llm.step()
+            # A call of the LLM's own may have stepped these requests, even to their end.
+            if not self._opened.ready:
+                self.llm.step()
         except BaseException:
             self.abort_request(list(self._own_ids))
             raise
