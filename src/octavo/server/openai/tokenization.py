@@ -14,9 +14,9 @@ from octavo import __version__
 from octavo.knobs import flag, parse_size
 from octavo.server.errors import ApiError
 from octavo.server.openai.body import Text, unsupported
-from octavo.server.openai.chat_completions import RESERVED_VARIABLES
 from octavo.server.request_context import context_of
 from octavo.server.serving import Serving, serving_of
+from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
 
 NOT_DONE = (
     "continue_final_message",
@@ -146,9 +146,10 @@ async def _token_ids(serving: Serving, body: TokenizeBody) -> list[int]:
     variables = dict(body.chat_template_kwargs or {})
     if body.tools:
         variables["tools"] = body.tools
-    text, token_ids = await serving.front.tokenize_chat(
-        body.messages, body.add_generation_prompt is not False, **variables
+    conversation = Conversation(
+        messages=body.messages, add_generation_prompt=body.add_generation_prompt is not False, variables=variables
     )
+    text, token_ids = await serving.front.tokenize_chat(conversation)
     return await serving.front.tokenize(text) if body.add_special_tokens else token_ids
 
 
