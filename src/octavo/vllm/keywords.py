@@ -1,6 +1,7 @@
 """What vLLM's keywords and flags mean here, where no knob or field has that name: one changes nothing, or has one value
 here and is refused by name with another. A leaf: plain data, and the functions that hold values to it."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -232,7 +233,9 @@ def check_call(given: Mapping[str, Any], call: str) -> None:
 
 
 def spelled(name: str, value: Any) -> Any:
-    """A knob's value in this package's words: `half` and `torch.float16` are `float16`."""
+    """A knob's value in this package's words: `half` and `torch.float16` are `float16`, and a dict is its JSON."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, default=repr)
     if name in ("dtype", "kv_cache_dtype") and not isinstance(value, str):
         value = str(value).removeprefix("torch.")
     return SPELLINGS.get(name, {}).get(value, value) if isinstance(value, str) else value
