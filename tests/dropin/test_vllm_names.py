@@ -83,9 +83,9 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing(caplog):
         ({"tokenizer_revision": "main"}, "tokenizer_revision of 'main'.*revision"),
         ({"enable_lora": True}, "enable_lora of True.*adapters"),
         ({"hf_overrides": {"rope_theta": 1}}, "hf_overrides"),
-        ({"override_generation_config": {"top_k": 1}}, "override_generation_config"),
+        ({"hf_token": "hf_secret"}, "^hf_token cannot be had: log in"),
         ({"logprobs_mode": "processed_logits"}, "logprobs_mode"),
-        ({"scheduling_policy": "priority"}, "scheduling_policy"),
+        ({"scheduling_policy": "priority"}, "scheduling.policy"),
         ({"reasoning_parser": "qwen3"}, "reasoning_parser"),
         ({"logits_processors": ["mine"]}, "logits_processors"),
         ({"enable_prefix_caching": "yes"}, "enable_prefix_caching must be true or false"),
@@ -128,6 +128,21 @@ def test_flags_may_be_spelled_as_vllm_has_them(caplog):
     engine, server = sorted(record.message for record in caplog.records)
     assert all(flag in engine for flag in ("--enforce-eager", "--async-scheduling", "--compilation-config"))
     assert "--uvicorn-log-level" in server
+
+
+def test_vllms_flags_of_logging_switch_the_log_of_requests():
+    parser = FlexibleArgumentParser()
+    add_config_flags(parser, ServerConfig)
+
+    def is_on(*arguments: str) -> bool:
+        return read_config_flags(parser.parse_args(arguments), ServerConfig).log_requests
+
+    assert is_on()
+    assert is_on("--enable-log-requests")
+    assert not is_on("--disable_log_requests")
+    assert not is_on("--no-enable-log-requests")
+    with pytest.raises(ConfigError, match="contradict"):
+        is_on("--disable-log-requests", "--enable-log-requests")
 
 
 @pytest.mark.parametrize(

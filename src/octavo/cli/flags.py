@@ -11,15 +11,15 @@ from octavo.config import EngineConfig, ServerConfig
 from octavo.knobs import flag, knobs
 from octavo.sampling_params import SamplingParams
 from octavo.vllm.engine_args import engine_knobs
-from octavo.vllm.flags import add_keyword_flags, check_flags, given_keywords
-from octavo.vllm.keywords import ENGINE, MAPPED, SERVER, spelled
+from octavo.vllm.flags import add_keyword_flags, given_keywords, server_knobs
+from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, SERVER, spelled
 
 Config = TypeVar("Config", EngineConfig, ServerConfig)
 Container = argparse.ArgumentParser | argparse._ArgumentGroup
 
 _VLLM = {
     config: {name: each for name, each in names.items() if name not in {*knobs(EngineConfig), *knobs(ServerConfig)}}
-    for config, names in ((EngineConfig, MAPPED | ENGINE), (ServerConfig, SERVER))
+    for config, names in ((EngineConfig, MAPPED | ENGINE), (ServerConfig, LOGGING | SERVER))
 }
 """vLLM's keywords beside a config's knobs."""
 _SHORT = {"tensor_parallel_size": ["-tp"], "quantization": ["-q"]}
@@ -81,7 +81,7 @@ def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Co
     if config is EngineConfig:
         values = engine_knobs(values | given_keywords(arguments, _VLLM[config]), flag)
     else:
-        check_flags(arguments, _VLLM[config])
+        values |= server_knobs(arguments, _VLLM[config])
     return config(**values)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
-from octavo.vllm.keywords import ENGINE, MAPPED, Spelling, check_keywords, spelled
+from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, Spelling, check_keywords, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,13 @@ def engine_knobs(keywords: Mapping[str, Any], spelling: Spelling = str) -> dict[
     Raises:
         ConfigError: a keyword is unknown, asks for what cannot be had, or contradicts another.
     """
-    if unknown := keywords.keys() - set(KNOBS) - ENGINE.keys() - MAPPED.keys():
+    known = ENGINE | LOGGING
+    if unknown := keywords.keys() - set(KNOBS) - known.keys() - MAPPED.keys():
         raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(KNOBS)}")
     given = {name: value for name, value in keywords.items() if value is not None}
     values = {name: spelled(name, value) for name, value in given.items() if name in KNOBS}
-    foreign = {name: value for name, value in given.items() if name in ENGINE and name not in KNOBS}
-    idle = check_keywords(foreign, ENGINE, ConfigError, spelling)
+    foreign = {name: value for name, value in given.items() if name in known and name not in KNOBS}
+    idle = check_keywords(foreign, known, ConfigError, spelling)
     if idle:
         logger.warning("%s: vLLM's, and without effect here", ", ".join(map(spelling, idle)))
     for name in MAPPED.keys() & given.keys():
@@ -74,7 +75,7 @@ _MEANINGS = {
 }
 
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys((*ENGINE, *MAPPED)),
+    **dict.fromkeys((*ENGINE, *MAPPED, *LOGGING)),
     **{name: getattr(EngineConfig(), name) for name in KNOBS},
 }
 _Fields: Any = dataclasses.make_dataclass(

@@ -10,7 +10,7 @@ from typing import Any
 
 from octavo.errors import ConfigError
 from octavo.knobs import flag
-from octavo.vllm.keywords import Keyword, check_keywords
+from octavo.vllm.keywords import LOGGING, Keyword, check_keywords
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +51,20 @@ def given_keywords(arguments: argparse.Namespace, keywords: Mapping[str, Keyword
     return {name: value for name, value in vars(arguments).items() if name in keywords}
 
 
-def check_flags(arguments: argparse.Namespace, keywords: Mapping[str, Keyword]) -> None:
-    """Tell in one line which of the flags given change nothing.
+def server_knobs(arguments: argparse.Namespace, keywords: Mapping[str, Keyword]) -> dict[str, Any]:
+    """Fields of `ServerConfig` from flags that only vLLM has. What changes nothing is told in one line.
 
     Raises:
-        ConfigError: one asks for what cannot be had.
+        ConfigError: one asks for what cannot be had, or they contradict each other.
     """
-    if idle := check_keywords(given_keywords(arguments, keywords), keywords, ConfigError, flag):
+    given = given_keywords(arguments, keywords)
+    wishes = {is_wanted == name.startswith("enable") for name, is_wanted in given.items() if name in LOGGING}
+    if len(wishes) > 1:
+        raise ConfigError("--enable-log-requests and --disable-log-requests contradict each other: give one of them")
+    foreign = {name: value for name, value in given.items() if name not in LOGGING}
+    if idle := check_keywords(foreign, keywords, ConfigError, flag):
         logger.warning("%s: vLLM's, and without effect here", ", ".join(map(flag, idle)))
+    return {"log_requests": wishes.pop()} if wishes else {}
 
 
 def random_uuid() -> str:

@@ -40,7 +40,7 @@ _NO_TLS = "put a proxy in front that speaks TLS"
 ENGINE: dict[str, Keyword] = {
     **_changing_nothing(
         bool,
-        "enforce_eager trust_remote_code disable_log_stats disable_log_requests enable_log_requests async_scheduling "
+        "enforce_eager trust_remote_code disable_log_stats async_scheduling "
         "enable_chunked_prefill disable_custom_all_reduce disable_async_output_proc disable_cascade_attn "
         "disable_hybrid_kv_cache_manager use_v2_block_manager use_tqdm_on_load enable_expert_parallel enable_eplb "
         "enable_dbo enable_sleep_mode show_hidden_metrics kv_cache_metrics "
@@ -81,7 +81,7 @@ ENGINE: dict[str, Keyword] = {
     "nnodes": Keyword(int, (1,), "a model runs on one machine"),
     "tokenizer_revision": Keyword(str, (), "revision is the model's and the tokenizer's"),
     "skip_tokenizer_init": Keyword(bool, (False,), "the tokenizer is always loaded"),
-    "hf_token": Keyword(str, (True,), "log in with `hf auth login`, or set HF_TOKEN"),
+    "hf_token": Keyword(str, (True, False), "log in with `hf auth login`, or set HF_TOKEN"),
     "hf_config_path": Keyword(str, (), "put config.json beside the weights"),
     "hf_overrides": Keyword(dict, ({},), _NO_OVERRIDES),
     "rope_scaling": Keyword(dict, ({},), _NO_OVERRIDES),
@@ -113,12 +113,18 @@ MAPPED: dict[str, Keyword] = {
 }
 """Of the engine, those that mean something here (see `engine_args.engine_knobs`)."""
 
+LOGGING: dict[str, Keyword] = {
+    "enable_log_requests": Keyword(bool, help="as --log-requests"),
+    "disable_log_requests": Keyword(bool, help="as --no-log-requests"),
+}
+"""Of the server, those that mean something here; an `LLM` logs no requests."""
+
 SERVER: dict[str, Keyword] = {
     **_changing_nothing(
         bool,
         "disable_frontend_multiprocessing disable_fastapi_docs disable_uvicorn_access_log enable_server_load_tracking "
         "enable_prompt_tokens_details enable_request_id_headers exclude_tools_when_tool_choice_none log_error_stack "
-        "trust_request_chat_template",
+        "trust_request_chat_template enable_tokenizer_info_endpoint enable_log_deltas",
     ),
     **_changing_nothing(int, "max_log_len h11_max_incomplete_event_size h11_max_header_count api_server_count"),
     **_changing_nothing(str, "uvicorn_log_level log_config_file disable_access_log_for_endpoints"),
@@ -137,7 +143,8 @@ SERVER: dict[str, Keyword] = {
     "uds": Keyword(str, (), "the server listens on host and port"),
     "headless": Keyword(bool, (False,), "a model runs on one machine"),
     "allow_credentials": Keyword(bool, (False,), "a key travels in the Authorization header"),
-    "allowed_origins": Keyword(str, ([],), "pages of other origins are not answered"),
+    "allowed_origins": Keyword(str, ([],), "give each with --allowed-origin"),
+    "enable_log_outputs": Keyword(bool, (False,), "--log-prompts logs answers too"),
     "ssl_keyfile": Keyword(str, (), _NO_TLS),
     "ssl_certfile": Keyword(str, (), _NO_TLS),
     "ssl_ca_certs": Keyword(str, (), _NO_TLS),
@@ -200,6 +207,10 @@ SPELLINGS: dict[str, dict[str, str]] = {
 """vLLM's words for values of knobs."""
 
 
+SECRETS = ("hf_token",)
+"""Keywords whose values no message tells."""
+
+
 def check_keywords(
     given: Mapping[str, Any],
     known: Mapping[str, Keyword],
@@ -217,7 +228,8 @@ def check_keywords(
     for name, value in given.items():
         served = known[name].served
         if value is not None and served is not None and value not in served:
-            raise error(f"{spelling(name)} of {value!r:.100} cannot be had: {known[name].remedy}")
+            shown = "" if name in SECRETS else f" of {value!r:.100}"
+            raise error(f"{spelling(name)}{shown} cannot be had: {known[name].remedy}")
     return [name for name, value in given.items() if value is not None and known[name].served is None]
 
 
