@@ -46,7 +46,6 @@ class Front:
     def close(self) -> None:
         """End what makes prompts of conversations: those that wait for theirs fail."""
         self.tokenizer.close()
-        self._rendering.shutdown(wait=False, cancel_futures=True)
 
     async def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, made off the event loop.
