@@ -142,7 +142,6 @@ async def _serve(
             yield
 
     front = Front(client, tokenizer, ready, engine.seed)
-    front.prepare()
     app = create_app(front, engine, config)
     server = Server(
         uvicorn.Config(

@@ -159,14 +159,16 @@ class SpelledTokens:
         added = sorted(self._backend.get_added_tokens_decoder().items())
         contents = [names.get(token.content, token.content) for _, token in added]
         renamed.add_tokens([_like(token, content) for (_, token), content in zip(added, contents, strict=True)])
-        ids = {renamed.token_to_id(content): index for (index, _), content in zip(added, contents, strict=True)}
+        new_ids = map(renamed.token_to_id, contents)
+        ids = {new: index for new, (index, _) in zip(new_ids, added, strict=True) if new is not None}
         return names, renamed, ids
 
 
 def _like(token: tokenizers.AddedToken, content: str) -> tokenizers.AddedToken:
     """An added token that is found and taken from a text as another one is."""
-    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-    return tokenizers.AddedToken(content, **flags)
+    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+    # A new spelling is looked for as it is: a normalizer might change it.
+    return tokenizers.AddedToken(content, normalized=token.normalized and content == token.content, **flags)
 
 
 def _texts(value: Any) -> Iterator[str]:
