@@ -8,7 +8,7 @@ whole in the rendered prompt is the template's own.
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -114,8 +114,7 @@ class SpelledTokens:
         self._ids = {token.content: index for index, token in added.items() if token.special or token.content in named}
         self.spellings = sorted(self._ids)
         self._backend = backend
-        longest_first = sorted(self.spellings, key=len, reverse=True)
-        self._own = re.compile("|".join(map(re.escape, longest_first)))
+        self._own = re.compile(_any_of(self.spellings), re.DOTALL)
 
     def encode(self, text: str, separator: str) -> list[int]:
         """Token ids of a rendered prompt with separators, without any around it. Other threads run meanwhile."""
@@ -196,14 +195,14 @@ def _beginning_of_any(spellings: Collection[str]) -> str:
 
 
 def _any_of(texts: Collection[str]) -> str:
-    """A pattern that matches where one of the texts begins, in time that does not grow with their number."""
+    """A pattern of texts, the longest where several begin; it takes time that does not grow with their number."""
+    branches = [re.escape(first) + _any_of(rest) for first, rest in _by_first(text for text in texts if text)]
     if "" in texts:
-        return ""
-    branches = [re.escape(first) + _any_of(rest) for first, rest in _by_first(texts)]
+        return f"(?:{'|'.join(branches)})?" if branches else ""
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
-def _by_first(texts: Collection[str]) -> list[tuple[str, set[str]]]:
+def _by_first(texts: Iterable[str]) -> list[tuple[str, set[str]]]:
     """What follows each first character."""
     rests: dict[str, set[str]] = {}
     for text in texts:
