@@ -127,18 +127,17 @@ class LLM:
         variables = {**(chat_template_kwargs or {}), **({"tools": tools} if tools else {})}
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
-        prompts = [
-            self._rendered(
-                Conversation(
-                    messages=each,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=continue_final_message,
-                    chat_template=chat_template,
-                    variables=variables,
-                )
+        asked = [
+            Conversation(
+                messages=each,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                chat_template=chat_template,
+                variables=variables,
             )
             for each in conversations
         ]
+        prompts = [self._rendered(each) for each in asked]
         return self._run(self._open(prompts, sampling_params), use_tqdm)
 
     def beam_search(

@@ -126,7 +126,7 @@ def test_a_turn_without_text_is_an_empty_one(template: str, turn: dict[str, Any]
 
 def test_a_message_as_the_sdk_dumps_it_is_the_message() -> None:
     nothing = dict.fromkeys(("refusal", "audio", "function_call", "name"))
-    dumped = {"role": "assistant", "content": "a", "annotations": [], "tool_calls": None, **nothing}
+    dumped: dict[str, Any] = {"role": "assistant", "content": "a", "annotations": [], "tool_calls": None, **nothing}
     source = "{{ 'tool_calls' in messages[1] }} {{ messages[1].name is defined }} {{ messages[1].content }}"
     assert render(source, [USER, dumped]) == "False False a"
     assert render(source, [USER, {**dumped, "tool_calls": []}]) == "False False a"
@@ -218,13 +218,12 @@ def test_a_final_message_is_left_open_as_transformers_leaves_it(
 
 
 def test_only_a_final_message_that_is_shown_can_be_gone_on_with() -> None:
-    goes_on = {"add_generation_prompt": False, "continue_final_message": True}
     for source, last in (
         ("{{ messages[0].content }}", {"role": "assistant", "content": "a"}),
         (PARTS_TEMPLATES["a loop"], {"role": "assistant", "content": None}),
     ):
         with pytest.raises(RequestError, match="continue_final_message needs a last message whose text"):
-            render(source, [USER, last], **goes_on)
+            render(source, [USER, last], add_generation_prompt=False, continue_final_message=True)
     with pytest.raises(RequestError, match="exclude each other"):
         Conversation(messages=[USER], continue_final_message=True)
 

@@ -38,15 +38,9 @@ class Front:
         # Of their own: a template that hangs keeps nobody waiting but other conversations.
         self._rendering = ThreadPoolExecutor(NUM_PROCESSES, thread_name_prefix="render")
 
-    def prepare(self) -> None:
-        """Begin to start what the first conversation needs."""
-        if self.tokenizer.chat_template is not None:
-            self._rendering.submit(self.tokenizer.render, Conversation(messages=[{"role": "user", "content": "Hi"}]))
-
     def close(self) -> None:
         """End what makes prompts of conversations: those that wait for theirs fail."""
         self.tokenizer.close()
-        self._rendering.shutdown(wait=False, cancel_futures=True)
 
     @property
     def longest_sequence(self) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MIB = 2**20
+RENDER_TIMEOUT_S = 1
+"""Seconds after a signal in which conversations still become prompts: a template may hang on every one that waits."""
 FLUSH_TIMEOUT_S = 5
 """Seconds for connections to take what has been written, once all requests are over."""
 
@@ -140,7 +142,6 @@ async def _serve(
             yield
 
     front = Front(client, tokenizer, ready, engine.seed)
-    front.prepare()
     app = create_app(front, engine, config)
     server = Server(
         uvicorn.Config(
@@ -200,6 +201,7 @@ class _Ending:
             flush=True,
         )
         self._draining = asyncio.ensure_future(self._drain())
+        asyncio.get_running_loop().call_later(RENDER_TIMEOUT_S, self._app.state.serving.front.close)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._drain_timeout_s

@@ -8,7 +8,7 @@ whole in the rendered prompt is the template's own.
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -114,8 +114,7 @@ class SpelledTokens:
         self._ids = {token.content: index for index, token in added.items() if token.special or token.content in named}
         self.spellings = sorted(self._ids)
         self._backend = backend
-        longest_first = sorted(self.spellings, key=len, reverse=True)
-        self._own = re.compile("|".join(map(re.escape, longest_first)))
+        self._own = re.compile(_any_of(self.spellings), re.DOTALL)
 
     def encode(self, text: str, separator: str) -> list[int]:
         """Token ids of a rendered prompt with separators, without any around it. Other threads run meanwhile."""
@@ -159,14 +158,16 @@ class SpelledTokens:
         added = sorted(self._backend.get_added_tokens_decoder().items())
         contents = [names.get(token.content, token.content) for _, token in added]
         renamed.add_tokens([_like(token, content) for (_, token), content in zip(added, contents, strict=True)])
-        ids = {renamed.token_to_id(content): index for (index, _), content in zip(added, contents, strict=True)}
+        new_ids = map(renamed.token_to_id, contents)
+        ids = {new: index for new, (index, _) in zip(new_ids, added, strict=True) if new is not None}
         return names, renamed, ids
 
 
 def _like(token: tokenizers.AddedToken, content: str) -> tokenizers.AddedToken:
     """An added token that is found and taken from a text as another one is."""
-    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-    return tokenizers.AddedToken(content, **flags)
+    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+    # A new spelling is looked for as it is: a normalizer might change it.
+    return tokenizers.AddedToken(content, normalized=token.normalized and content == token.content, **flags)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -194,14 +195,14 @@ def _beginning_of_any(spellings: Collection[str]) -> str:
 
 
 def _any_of(texts: Collection[str]) -> str:
-    """A pattern that matches where one of the texts begins, in time that does not grow with their number."""
+    """A pattern of texts, the longest where several begin; it takes time that does not grow with their number."""
+    branches = [re.escape(first) + _any_of(rest) for first, rest in _by_first(text for text in texts if text)]
     if "" in texts:
-        return ""
-    branches = [re.escape(first) + _any_of(rest) for first, rest in _by_first(texts)]
+        return f"(?:{'|'.join(branches)})?" if branches else ""
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
-def _by_first(texts: Collection[str]) -> list[tuple[str, set[str]]]:
+def _by_first(texts: Iterable[str]) -> list[tuple[str, set[str]]]:
     """What follows each first character."""
     rests: dict[str, set[str]] = {}
     for text in texts:
