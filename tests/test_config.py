@@ -106,3 +106,8 @@ def test_pins_given_as_one_text_are_refused():
 def test_sampling_flags_make_sampling_params():
     params = sampling_params(parse(["-n", "3", "--temperature", "0.5", "--stop", "a", "--stop", "b", "--ignore-eos"]))
     assert (params.n, params.temperature, params.stop, params.ignore_eos) == (3, 0.5, ["a", "b"], True)
+
+
+def test_a_command_generates_as_many_tokens_as_fit_unless_told_otherwise():
+    assert sampling_params(parse([])).max_tokens is None
+    assert sampling_params(parse(["--max-tokens", "7"])).max_tokens == 7

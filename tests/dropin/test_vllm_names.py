@@ -310,6 +310,22 @@ def test_an_engine_stepped_by_hand_tells_as_its_output_kind_says(smollm2):
     assert engine.step() == []
 
 
+def test_parts_of_several_sequences_are_over_when_all_are(smollm2):
+    engine: LLMEngine = smollm2.llm_engine
+    params = SamplingParams(n=3, seed=4, max_tokens=30, stop=["e"], output_kind=RequestOutputKind.DELTA)
+    [whole] = smollm2.generate("The sea is", params, use_tqdm=False)
+    assert len({len(each.token_ids) for each in whole.outputs}) > 1
+    engine.add_request("parts", "The sea is", params)
+    texts, ends = ["", "", ""], []
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            ends.append(output.finished)
+            for part in output.outputs:
+                texts[part.index] += part.text
+    assert texts == [each.text for each in whole.outputs]
+    assert ends == [False] * (len(ends) - 1) + [True]
+
+
 def test_an_engine_stepped_by_hand_shares_its_steps_with_the_llms_own_calls(smollm2):
     engine: LLMEngine = smollm2.llm_engine
     params = SamplingParams(temperature=0, max_tokens=5)

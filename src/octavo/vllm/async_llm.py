@@ -55,6 +55,7 @@ class AsyncLLM:
             try:
                 loop.call_soon_threadsafe(news.put_nowait, item)
             except RuntimeError:  # The loop has ended, and its request with it.
+                self._deliver.pop(request_id, None)
                 self._engine.abort_request(request_id)
 
         self._commands.put(lambda: self._add(request_id, prompt, params, keywords, deliver))
@@ -126,7 +127,9 @@ class AsyncLLM:
                 self._end_all(error)
                 continue
             for output in outputs:
-                deliver = self._deliver.pop(output.request_id) if output.finished else self._deliver[output.request_id]
+                deliver = self._deliver[output.request_id]
+                if output.finished:
+                    del self._deliver[output.request_id]
                 deliver(output)
 
     def _end_all(self, error: Exception) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Self
 from octavo.errors import RequestError
 from octavo.inputs import Prompt
 from octavo.llm import LLM, OpenRequests
-from octavo.output_assembler import OutputAssembler
+from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import RequestOutputKind, SamplingParams
 from octavo.vllm.engine_args import EngineArgs
@@ -133,21 +133,25 @@ def told(assembler: OutputAssembler, kind: RequestOutputKind) -> RequestOutput |
         return None
     output = assembler.output
     if kind is RequestOutputKind.DELTA:
-        deltas = assembler.take_delta()
-        new = [
-            CompletionOutput(
-                index=delta.index,
-                text=delta.text,
-                token_ids=delta.token_ids,
-                logprobs=delta.logprobs,
-                finish_reason=delta.finish_reason,
-                stop_reason=delta.stop_reason,
-                cumulative_logprob=output.outputs[delta.index].cumulative_logprob,
-            )
-            for delta in deltas
-        ]
-        return dataclasses.replace(output, outputs=new) if new else None
+        return _new_part(assembler, output)
     return dataclasses.replace(output, outputs=[_copied(each) for each in output.outputs])
+
+
+def _new_part(assembler: OutputAssembler, output: RequestOutput) -> RequestOutput | None:
+    """What is new. Sequences that go on are in it even where they have nothing new, as it is `finished` when all in it
+    are."""
+    deltas = {delta.index: delta for delta in assembler.take_delta()}
+    parts = []
+    for whole in output.outputs:
+        if (delta := deltas.get(whole.index)) is not None:
+            fields: dict[str, Any] = {name: getattr(delta, name) for name in _OF_A_DELTA}
+            parts.append(CompletionOutput(**fields, cumulative_logprob=whole.cumulative_logprob))
+        elif not whole.finished:
+            parts.append(CompletionOutput(whole.index))
+    return dataclasses.replace(output, outputs=parts) if deltas else None
+
+
+_OF_A_DELTA = [field.name for field in dataclasses.fields(Delta)]
 
 
 def _copied(output: CompletionOutput) -> CompletionOutput:
