@@ -10,7 +10,7 @@ import pytest
 from octavo.cli.flags import add_config_flags, add_sampling_flags, read_config_flags, sampling_params
 from octavo.config import EngineConfig, ServerConfig
 from octavo.errors import ConfigError
-from octavo.knobs import flag, knobs, parse_size
+from octavo.knobs import Size, flag, knobs, parse_size
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
         is_switch = isinstance(field.default, bool)
         largest = knobs(EngineConfig)[field.name].at_most
         given = "True" if is_switch else choices[-1] if choices else "7" if largest is None or largest > 7 else "2"
+        if get_type_hints(EngineConfig)[field.name] == Size:
+            given = "7MiB"
         arguments = [flag(field.name)] if is_switch else [flag(field.name), given]
         if field.name == "max_num_seqs":
             arguments += ["--max-num-batched-tokens", "9"]
@@ -104,3 +106,8 @@ def test_pins_given_as_one_text_are_refused():
 def test_sampling_flags_make_sampling_params():
     params = sampling_params(parse(["-n", "3", "--temperature", "0.5", "--stop", "a", "--stop", "b", "--ignore-eos"]))
     assert (params.n, params.temperature, params.stop, params.ignore_eos) == (3, 0.5, ["a", "b"], True)
+
+
+def test_a_command_generates_as_many_tokens_as_fit_unless_told_otherwise():
+    assert sampling_params(parse([])).max_tokens is None
+    assert sampling_params(parse(["--max-tokens", "7"])).max_tokens == 7

@@ -12,6 +12,7 @@ CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
+ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
@@ -68,6 +69,18 @@ class EngineConfig:
         "repetition_penalty, max_new_tokens",
         group="model",
         metavar="JSON",
+    )
+    chat_template_content_format: ContentFormat = knob(
+        "auto",
+        "what the chat template is given as a message's content: string is a text, openai a list of parts, and auto "
+        "what trial messages show that it takes",
+        group="model",
+    )
+    special_tokens_in_messages: bool = knob(
+        False,
+        "take special tokens that messages spell for such, and not for text: whoever writes a message can then end "
+        "its turn and write others",
+        group="model",
     )
     load_format: LoadFormat = knob(
         "auto",
@@ -225,8 +238,16 @@ class ServerConfig:
         (), "a key that requests must bring as bearer token; may be given several times", group="server", metavar="KEY"
     )
     insecure: bool = knob(False, "listen on a public address without a key", group="server")
-    served_model_name: str | None = knob(
-        None, "name that requests call the model by; the value of --model by default", group="server", metavar="NAME"
+    served_model_name: tuple[str, ...] = knob(
+        (),
+        "names that requests may call the model by, one or several, the first of them told in answers and metrics; "
+        "the value of --model by default",
+        group="server",
+        metavar="NAME",
+        several=True,
+    )
+    allow_request_templates: bool = knob(
+        False, "take a chat_template from requests: code of a stranger's, though bounded and shut in", group="server"
     )
     max_queued_requests: int = knob(
         1024,
@@ -237,6 +258,9 @@ class ServerConfig:
     )
     max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N", at_least=1)
     max_body_bytes: Size = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
+    max_tokenize_bytes: Size = knob(
+        "1MiB", "cap on the UTF-8 bytes of a text for /tokenize", group="server limits", metavar="SIZE"
+    )
     max_stop_strings: int = knob(16, "cap on a request's stop texts", group="server limits", metavar="N", at_least=0)
     max_logit_bias: int = knob(
         1024, "cap on a request's logit_bias entries", group="server limits", metavar="N", at_least=0
@@ -258,7 +282,15 @@ class ServerConfig:
         metavar="SECONDS",
         at_least=0,
     )
-    log_prompts: bool = knob(False, "put prompts and answers into the log", group="server")
+    log_requests: bool = knob(
+        True,
+        "log each request in one line of JSON when it is over, refused ones too: what it asked for, how it ended, its "
+        "tokens and times, none of its words; on by default",
+        group="server",
+    )
+    log_prompts: bool = knob(
+        False, "put prompts and answers into these lines, the first 8,192 characters of each", group="server"
+    )
 
     def __post_init__(self) -> None:
         check_knobs(self)

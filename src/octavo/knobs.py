@@ -43,6 +43,8 @@ class Knob:
     """Both bounds of a number, where an error tells them together."""
     items: str | None
     """What the texts of a list are, in the words of its error; None where an error must not show them."""
+    several: bool
+    """A list's flag takes several texts at once, besides being given several times."""
 
 
 def knob(
@@ -55,11 +57,19 @@ def knob(
     at_most: int | None = None,
     within: range | None = None,
     items: str | None = None,
+    several: bool = False,
 ) -> Any:
     """One field of a config; its choices and type come from the annotation, and `check_knobs` holds it to them and to
     its bounds. The arguments are `Knob`'s."""
     declared = Knob(
-        help=help, group=group, metavar=metavar, at_least=at_least, at_most=at_most, within=within, items=items
+        help=help,
+        group=group,
+        metavar=metavar,
+        at_least=at_least,
+        at_most=at_most,
+        within=within,
+        items=items,
+        several=several,
     )
     return dataclasses.field(default=default, metadata={"knob": declared})
 
@@ -133,6 +143,9 @@ def parse_size(text: Size, free_bytes: int, name: str, least: int = 1) -> int:
             f"share of free memory such as 40%"
         )
     num_bytes = float(size[1]) * _UNITS[size[2].upper()]
+    if not size[2] and 0 < num_bytes < 1024:
+        number = f"{num_bytes:g}"
+        raise ConfigError(f"{name} is {text}, which would be bytes: write {number}GiB or {number}MiB, with the unit")
     if not least <= num_bytes < 2**63:
         raise ConfigError(f"{name} is {text!r}: it must be {'above zero' if least else 'zero or more'} and below 8 EiB")
     return int(num_bytes)

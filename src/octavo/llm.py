@@ -1,11 +1,11 @@
 """The offline API: a model, its engine and its tokenizer in this process."""
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
@@ -13,18 +13,26 @@ from octavo.checkpoints.generation_config import read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.errors import ConfigError, EngineError, RequestError
+from octavo.errors import EngineError, RequestError
 from octavo.execution.launch import executor_class
+from octavo.inputs import Prompt, as_list, read_prompt
 from octavo.memory import Ledger
+from octavo.metrics.offline import OfflineMetrics
 from octavo.output_assembler import OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
+from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
+from octavo.vllm.beams import beam_sequences
+from octavo.vllm.engine_args import engine_knobs
+from octavo.vllm.keywords import check_call
 
-Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, token ids, or `{"prompt": text}` or `{"prompt_token_ids": ids}`, maybe with a `"cache_salt"`: computed
-prefixes are shared between prompts with the same one only."""
+if TYPE_CHECKING:
+    from octavo.vllm.llm_engine import LLMEngine
+    from octavo.vllm.metrics import Metric
+    from octavo.vllm.tokenizer import NamedTokenizer
+
 Message = Mapping[str, Any]
 
 
@@ -37,7 +45,7 @@ class LLM:
 
     Args:
         model: alias, folder, GGUF file, or a model on the Hugging Face hub (`organisation/model`).
-        **knobs: any field of `octavo.config.EngineConfig`.
+        **knobs: any field of `octavo.config.EngineConfig`, or a keyword of vLLM's (`octavo.vllm.keywords`).
 
     Raises:
         ConfigError: a knob has a value that cannot work.
@@ -45,12 +53,7 @@ class LLM:
     """
 
     def __init__(self, model: str = "smollm2", **knobs: Any) -> None:
-        known = [field.name for field in dataclasses.fields(EngineConfig)]
-        if unknown := knobs.keys() - set(known):
-            raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(known)}")
-        if isinstance(override := knobs.get("override_generation_config"), Mapping):
-            knobs["override_generation_config"] = json.dumps(override, default=repr)
-        self.config = EngineConfig(model=model, **knobs)
+        self.config = EngineConfig(**engine_knobs({"model": model, **knobs}))
         local = resolve_model(self.config)
         self.sampling_defaults = read_sampling_defaults(local)
         """What the model's authors recommend (`generation_config`)."""
@@ -61,8 +64,9 @@ class LLM:
         self.engine = Engine.configured(executor, self.config)
         for path in self.config.pin_prefix:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
+        self._metrics = OfflineMetrics(self.engine, self.config.model)
         self._num_requests = 0
-        self._open_requests: dict[str, _Opened] = {}
+        self._open_requests: dict[str, OpenRequests] = {}
 
     @classmethod
     def configured(cls, config: EngineConfig) -> Self:
@@ -70,8 +74,8 @@ class LLM:
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What a call without sampling parameters runs with: the defaults of `generation_config`. Parameters that are
-        given are taken as they are."""
+        """What a call without sampling parameters runs with: the defaults of `generation_config`; yours to
+        change. Parameters that are given are taken as they are."""
         return self.sampling_defaults.applied(SamplingParams(), ())
 
     def generate(
@@ -79,6 +83,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        **keywords: Any,
     ) -> list[RequestOutput]:
         """Complete prompts, batched together.
 
@@ -86,6 +91,7 @@ class LLM:
             prompts: one prompt or several; a flat list of token ids is one prompt.
             sampling_params: one for all, or one for each prompt; `get_default_sampling_params()` by default.
             use_tqdm: show a progress bar on stderr.
+            keywords: vLLM's, where they ask for nothing: `lora_request=None`.
 
         Returns:
             An output for each prompt, in their order.
@@ -93,27 +99,53 @@ class LLM:
         Raises:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
-        return self._run(self._open(_as_list(prompts), sampling_params), use_tqdm)
+        check_call(keywords, "LLM.generate")
+        return self._run(self._open(as_list(prompts), sampling_params), use_tqdm)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
-        **template_variables: Any,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **keywords: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation or several, rendered with the model's chat template.
 
         Args:
             messages: `{"role": ..., "content": ...}` dicts, or a list of such lists.
-            template_variables: passed on to the template, `add_generation_prompt` included.
+            add_generation_prompt: open the model's answer, as is done unless the last message is gone on with.
+            continue_final_message: go on with the last message's text.
+            chat_template: Jinja source in place of the model's own.
+            tools: shown to the model, if the template has a place for them; its calls come as text.
+            chat_template_kwargs: further variables of the template.
+            keywords: vLLM's, where they ask for nothing.
 
         Raises:
             RequestError: as for `generate`, or the template refuses the messages.
         """
+        check_call(keywords, "LLM.chat")
         is_batch = isinstance(messages, list | tuple) and any(isinstance(each, list | tuple) for each in messages)
         conversations = messages if is_batch else [messages]
-        prompts = [self.tokenizer.encode_chat(each, **template_variables) for each in conversations]
+        variables = {**(chat_template_kwargs or {}), **({"tools": tools} if tools else {})}
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        asked = [
+            Conversation(
+                messages=each,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                chat_template=chat_template,
+                variables=variables,
+            )
+            for each in conversations
+        ]
+        prompts = [self._rendered(each) for each in asked]
         return self._run(self._open(prompts, sampling_params), use_tqdm)
 
     def beam_search(
@@ -121,6 +153,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: BeamSearchParams | Sequence[BeamSearchParams],
         use_tqdm: bool = True,
+        **keywords: Any,
     ) -> list[RequestOutput]:
         """Search for the likeliest completions of prompts, batched together.
 
@@ -128,7 +161,8 @@ class LLM:
             params: one for all, or one for each prompt.
 
         Returns:
-            An output for each prompt, its hypotheses best first, each with its `cumulative_logprob`.
+            An output for each prompt, its hypotheses best first, each with its `cumulative_logprob`; with their prompt
+            they are its `sequences`.
 
         Raises:
             RequestError: a prompt or its parameters are wrong; then none has run.
@@ -137,7 +171,11 @@ class LLM:
         if not all(isinstance(each, BeamSearchParams) for each in given):
             raise RequestError("params must be a BeamSearchParams, or a list with one for each prompt")
         each = [own.sampling_params() for own in given]
-        return self.generate(prompts, each[0] if isinstance(params, BeamSearchParams) else each, use_tqdm)
+        check_call(keywords, "LLM.beam_search")
+        outputs = self.generate(prompts, each[0] if isinstance(params, BeamSearchParams) else each, use_tqdm)
+        for output in outputs:
+            output.sequences = beam_sequences(output, self.tokenizer)
+        return outputs
 
     def stream(
         self,
@@ -151,14 +189,34 @@ class LLM:
         Raises:
             RequestError: as for `generate`, when the first is asked for.
         """
-        yield from self._steps(self._open(_as_list(prompts), sampling_params))
+        yield from self._steps(self._open(as_list(prompts), sampling_params))
+
+    def get_tokenizer(self) -> "NamedTokenizer":
+        """The tokenizer with the methods that `transformers` has: `encode`, `decode`, `apply_chat_template`."""
+        from octavo.vllm.tokenizer import NamedTokenizer
+
+        return NamedTokenizer(self.tokenizer)
+
+    @cached_property
+    def llm_engine(self) -> "LLMEngine":
+        """The engine for callers who step it themselves."""
+        from octavo.vllm.llm_engine import LLMEngine
+
+        return LLMEngine(self)
+
+    def get_metrics(self) -> "list[Metric]":
+        """Counters, gauges and histograms of this model's requests, as a server's /metrics has them."""
+        from octavo.vllm.metrics import read_metrics
+
+        return read_metrics(self._metrics.registry)
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
         return self.engine.ledger()
 
     def close(self) -> None:
-        """Give the weights and the KV cache back to the system."""
+        """Give the weights and the KV cache back to the system, and end the processes of chat templates."""
+        self.tokenizer.close()
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -167,23 +225,30 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _rendered(self, conversation: Conversation) -> Prompt:
+        prompt = self.tokenizer.render(conversation)
+        return {"prompt": prompt.plain, "prompt_token_ids": self.tokenizer.encode_rendered(prompt)}
+
     def _open(
         self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> "_Opened":
+    ) -> "OpenRequests":
         """Tokenize and queue all prompts, or none where one is refused."""
         params = sampling_params if sampling_params is not None else self.get_default_sampling_params()
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if not all(isinstance(own, SamplingParams) for own in each):
+        given = [params] if isinstance(params, SamplingParams) else list(params)
+        if not all(isinstance(own, SamplingParams) for own in given):
             raise RequestError("sampling_params must be a SamplingParams, or a list with one for each prompt")
+        # Copies: what the caller's own are set to later is not this call's, and what they were set to is checked here.
+        copies = [own.clone() for own in given]
+        each = copies * len(prompts) if isinstance(params, SamplingParams) else copies
         if len(each) != len(prompts):
             raise RequestError(
                 f"{len(prompts)} prompts and {len(each)} sampling_params: give one for all or one for each"
             )
-        opened = _Opened()
+        opened = OpenRequests()
         try:
             for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
                 try:
-                    self._queue(opened, prompt, own)
+                    self.queue(opened, prompt, own)
                 except RequestError as error:
                     raise RequestError(f"prompt {number}: {error}") from error
         except BaseException:
@@ -191,37 +256,31 @@ class LLM:
             raise
         return opened
 
-    def _queue(self, opened: "_Opened", prompt: Prompt, params: SamplingParams) -> None:
-        text, token_ids = self._tokenize(prompt)
+    def queue(self, opened: "OpenRequests", prompt: Prompt, params: SamplingParams) -> str:
+        """Tokenize a prompt and hand it to the engine, with these requests. Returns its name there.
+
+        Raises:
+            RequestError: it can never be served here.
+        """
+        read = read_prompt(prompt, self.tokenizer)
         arrival_s = time.monotonic()
         request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
-        salt = _cache_salt(prompt)
-        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt))
+        self.engine.add(EngineRequest(request_id, read.token_ids, params, arrival_s, seed, cache_salt=read.cache_salt))
+        self._metrics.note_start(request_id, params)
         self._num_requests += 1
-        opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
+        opened.assemblers[request_id] = OutputAssembler(
+            self.tokenizer, request_id, read.text, read.token_ids, params, arrival_s
+        )
         self._open_requests[request_id] = opened
+        return request_id
 
-    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        """A prompt's text, where it is one, and its token ids."""
-        if isinstance(prompt, Mapping):
-            if "prompt_token_ids" in prompt:
-                return None, _token_ids(prompt["prompt_token_ids"])
-            if "prompt" not in prompt:
-                raise RequestError(
-                    f'a prompt given as a dict needs "prompt" or "prompt_token_ids", got {sorted(prompt)}'
-                )
-            prompt = prompt["prompt"]
-        if isinstance(prompt, str):
-            return prompt, self.tokenizer.encode(prompt)
-        return None, _token_ids(prompt)
-
-    def _steps(self, opened: "_Opened") -> Iterator[OutputAssembler]:
+    def _steps(self, opened: "OpenRequests") -> Iterator[OutputAssembler]:
         """Step the engine until these requests are over; whoever leaves early leaves nothing behind."""
         left = set(opened.assemblers)
         try:
             while left:
                 while not opened.ready:
-                    self._step()
+                    self.step()
                 assembler = next(iter(opened.ready))
                 del opened.ready[assembler]
                 if assembler.finished:
@@ -230,7 +289,7 @@ class LLM:
         finally:
             self._abort(opened)
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """One step for all open requests; another stream's find their news where that stream looks when it goes on."""
         if not self.engine.has_unfinished:
             raise EngineError("requests were dropped: they were aborted from elsewhere, or a step failed")
@@ -239,14 +298,25 @@ class LLM:
             assembler = opened.assemblers[update.request_id]
             for index in assembler.apply(update):
                 self.engine.abort(update.request_id, index)
+            self._metrics.note_update(assembler, update)
             opened.ready[assembler] = None
 
-    def _abort(self, opened: "_Opened") -> None:
-        for request_id in opened.assemblers:
-            self.engine.abort(request_id)
-            self._open_requests.pop(request_id, None)
+    def drop(self, opened: "OpenRequests", request_id: str) -> None:
+        """End a request, whatever its state, and forget it."""
+        assembler = opened.assemblers.pop(request_id)
+        opened.ready.pop(assembler, None)
+        self._end(assembler)
 
-    def _run(self, opened: "_Opened", use_tqdm: bool) -> list[RequestOutput]:
+    def _end(self, assembler: OutputAssembler) -> None:
+        self.engine.abort(assembler.request_id)
+        self._open_requests.pop(assembler.request_id, None)
+        self._metrics.note_end(assembler)
+
+    def _abort(self, opened: "OpenRequests") -> None:
+        for assembler in opened.assemblers.values():
+            self._end(assembler)
+
+    def _run(self, opened: "OpenRequests", use_tqdm: bool) -> list[RequestOutput]:
         num_tokens, start_s = 0, time.monotonic()
         try:
             total = len(opened.assemblers)
@@ -263,32 +333,8 @@ class LLM:
 
 
 @dataclasses.dataclass(slots=True)
-class _Opened:
-    """The requests of one call, and those of them that have something new."""
+class OpenRequests:
+    """Requests that are waited for together, as those of one call are, and those of them that have something new."""
 
     assemblers: dict[str, OutputAssembler] = dataclasses.field(default_factory=dict)
     ready: dict[OutputAssembler, None] = dataclasses.field(default_factory=dict)
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    """One prompt, a flat list of token ids included, becomes a list of one."""
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if not isinstance(prompts, list | tuple):
-        raise RequestError(f"prompts must be a prompt or a list of prompts, got {type(prompts).__name__}")
-    if prompts and all(isinstance(each, int) for each in prompts):
-        return [prompts]
-    return prompts
-
-
-def _cache_salt(prompt: Prompt) -> str | None:
-    salt = prompt.get("cache_salt") if isinstance(prompt, Mapping) else None
-    if salt is not None and not (isinstance(salt, str) and salt):
-        raise RequestError(f"cache_salt must be a text that is not empty, got {salt!r}")
-    return salt
-
-
-def _token_ids(prompt: object) -> list[int]:
-    if not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
-        raise RequestError(f"a prompt is a text, a list of token ids or a dict, got {type(prompt).__name__}")
-    return list(prompt)

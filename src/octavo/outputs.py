@@ -97,9 +97,21 @@ class CompletionOutput:
 
 
 @dataclass(slots=True)
+class BeamSearchSequence:
+    """A hypothesis of a beam search with its prompt, as vLLM tells it."""
+
+    tokens: list[int]
+    text: str
+    cum_logprob: float
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None
+
+
+@dataclass(slots=True)
 class RequestOutput:
-    """A request and its sequences. `prompt` is None where token ids were given; the first `prompt_logprobs` entry is
-    None."""
+    """A request and its sequences. `prompt` is None where token ids alone were given; the first `prompt_logprobs` entry
+    is None."""
 
     request_id: str
     prompt: str | None
@@ -107,6 +119,13 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     metrics: RequestMetrics
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    sequences: list[BeamSearchSequence] | None = None
+    """Of a beam search: `outputs`, best first, each behind the prompt."""
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of the prompt that the prefix cache had."""
+        return self.metrics.memory.num_cached_tokens
 
     @property
     def finished(self) -> bool:

@@ -1,12 +1,15 @@
 """What a request asks of sampling. A leaf: plain data, checked when made, and the same on both sides of a process
 boundary."""
 
+import copy
 import math
-from typing import Any, Literal
+from enum import Enum
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
 from octavo.errors import RequestError
+from octavo.vllm.keywords import BEAM_SEARCH, SAMPLING, Keyword, check_keywords
 
 MAX_SEED = 2**64 - 1
 
@@ -33,6 +36,26 @@ def _check(good: bool, field: str, wanted: str, value: Any) -> None:
 
 def _is_whole(value: Any, low: int, high: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+class _Parameters(msgspec.StructMeta):
+    """The class of structs that take vLLM's keywords beside their fields, where these ask for nothing else than what
+    is done anyway."""
+
+    foreign: dict[str, Keyword]
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """An instance.
+
+        Raises:
+            RequestError: a keyword that nobody knows, or a value that cannot be had.
+        """
+        foreign = {name: keywords.pop(name) for name in sorted(keywords.keys() - set(self.__struct_fields__))}
+        if unknown := foreign.keys() - self.foreign.keys():
+            fields = ", ".join(self.__struct_fields__)
+            raise RequestError(f"unknown field {', '.join(sorted(unknown))}; {self.__name__} takes {fields}")
+        check_keywords(foreign, self.foreign)
+        return super().__call__(*args, **keywords)
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -78,15 +101,30 @@ class Beams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         _check(is_known, "early_stopping", 'true, false or "never"', self.early_stopping)
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RequestOutputKind(Enum):
+    """What an engine that is stepped, or streams, tells of a request at a time."""
+
+    CUMULATIVE = 0
+    """All so far."""
+    DELTA = 1
+    """What is new."""
+    FINAL_ONLY = 2
+    """All, once it is over."""
+
+
+class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=_Parameters):
     """How to turn a request's logits into tokens, and when to stop.
 
     The defaults sample from the model's own distribution. `temperature=0` is greedy: the most likely token, ties to the
-    lowest id. Names and meanings follow the OpenAI API and vLLM where those have them.
+    lowest id. Names, meanings and defaults follow the OpenAI API and vLLM where those have them. Fields may be set;
+    a request is made with a copy, which is checked again.
 
     Raises:
         RequestError: a value is outside its range; the message names the field.
     """
+
+    foreign: ClassVar = SAMPLING
+    """vLLM's keywords that are no fields."""
 
     n: int = 1
     """Sequences to generate from the prompt; they share the prompt's blocks."""
@@ -112,7 +150,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: int | None = None
     """The engine's own choice when None. One seed gives one stream of random numbers, whatever else is in the batch; so
     the text is the same as far as rounding in the model's dtype allows, exactly in float64."""
-    max_tokens: int | None = None
+    max_tokens: int | None = 16
     """Tokens to generate at most; None is as many as fit."""
     min_tokens: int = 0
     """End-of-sequence and stop tokens are not sampled before this many tokens."""
@@ -133,6 +171,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Leave special tokens out of the text."""
     beams: Beams | None = None
     """Search for the likeliest sequences and give the best `n`: temperature, truncation and seed play no part then."""
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    """For `LLMEngine` and `AsyncLLM`; an `LLM`'s calls return what is over."""
 
     def __post_init__(self) -> None:
         def check(good: bool, field: str, wanted: str) -> None:
@@ -187,6 +227,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
             check(not self.stop, "stop", "left out of a beam search, which ends at tokens only (stop_token_ids)")
 
+        check(isinstance(self.output_kind, RequestOutputKind), "output_kind", "a RequestOutputKind")
+
+    def clone(self) -> Self:
+        """A copy that shares nothing with this one.
+
+        Raises:
+            RequestError: a field has been set to what it cannot be.
+        """
+        return copy.deepcopy(self)
+
     @property
     def num_sequences(self) -> int:
         """The most sequences that run at once for it."""
@@ -200,13 +250,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=_Parameters):
     """What `LLM.beam_search` takes: how wide to search, and when to stop. See `Beams` for the search's own fields and
     `SamplingParams` for the others.
 
     Raises:
         RequestError: a value is outside its range; the message names the field.
     """
+
+    foreign: ClassVar = BEAM_SEARCH
+    """vLLM's keywords that are no fields."""
 
     beam_width: int
     n: int | None = None

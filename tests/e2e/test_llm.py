@@ -13,6 +13,7 @@ from octavo.errors import ConfigError, EngineError, RequestError
 from tiny_checkpoints import transformers_from_gguf, transformers_logits
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
+HI = [{"role": "user", "content": "Hi"}]
 PROMPTS = ["The capital of France is", "def fibonacci(n):"]
 
 
@@ -94,7 +95,30 @@ def test_chat_answers_with_the_models_template_and_stops_by_itself(smollm2):
     assert "Paris" in output.outputs[0].text
     assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", None)
     assert "<|im_end|>" not in output.outputs[0].text
+    assert output.prompt == smollm2.tokenizer.render_chat(messages)
+    assert output.prompt_token_ids == smollm2.tokenizer.encode_chat(messages)
     assert len(smollm2.chat([messages, messages], GREEDY, use_tqdm=False)) == 2
+
+
+def test_chat_goes_on_with_a_half_written_answer(smollm2):
+    messages = [{"role": "user", "content": "Count to five."}, {"role": "assistant", "content": "1, 2, 3,"}]
+    [output] = smollm2.chat(messages, GREEDY, use_tqdm=False, continue_final_message=True)
+    assert output.prompt.endswith("<|im_start|>assistant\n1, 2, 3,")
+    assert output.outputs[0].text.startswith(" 4, 5")
+
+
+def test_chat_takes_template_variables_by_their_name_only(smollm2):
+    for unknown in ({"priority": [0]}, {"add_generation_promt": False}, {"enable_thinking": False}):
+        with pytest.raises(TypeError, match=next(iter(unknown))):
+            smollm2.chat(HI, GREEDY, use_tqdm=False, **unknown)
+    shown = {"chat_template": "{{ style }}", "chat_template_kwargs": {"style": "brief"}}
+    assert smollm2.chat(HI, GREEDY, use_tqdm=False, **shown)[0].prompt == "brief"
+    with pytest.raises(RequestError, match="no use for tools"):
+        smollm2.chat(HI, GREEDY, tools=[{"type": "function"}])
+    with pytest.raises(RequestError, match="must not set messages"):
+        smollm2.chat(HI, GREEDY, chat_template_kwargs={"messages": []})
+    with pytest.raises(RequestError, match="exclude each other"):
+        smollm2.chat(HI, GREEDY, add_generation_prompt=True, continue_final_message=True)
 
 
 @pytest.mark.parametrize("messages", [[], {}, "Hi", [{"content": "Hi"}], [[{"role": "user", "content": "Hi"}], []]])
@@ -205,7 +229,7 @@ def test_bad_input_is_refused_by_name_and_disturbs_nothing(smollm2, prompts, par
         ({"block_size": 0}, "--block-size"),
         ({"max_num_seqs": 300, "max_num_batched_tokens": 200}, "--max-num-batched-tokens.*--max-num-seqs"),
         ({"chat_template": "/nowhere"}, "--chat-template /nowhere"),
-        ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization.*kv_cache_memory"),
+        ({"gpu_memory": 0.9}, "gpu_memory.*kv_cache_memory"),
     ],
 )
 def test_a_knob_that_cannot_work_names_its_flag(knobs, words):
@@ -219,7 +243,7 @@ def test_a_pool_smaller_than_the_models_length_starts_and_says_what_it_can_serve
         assert "--kv-cache-memory" in caplog.text
         with pytest.raises(RequestError, match="--kv-cache-memory"):
             llm.generate([[1] * 400], use_tqdm=False)
-        [output] = llm.generate([[1] * 300], SamplingParams(ignore_eos=True), use_tqdm=False)
+        [output] = llm.generate([[1] * 300], SamplingParams(ignore_eos=True, max_tokens=None), use_tqdm=False)
         assert len(output.outputs[0].token_ids) == 52
 
 

@@ -22,7 +22,8 @@ def levels(server: Server) -> tuple[list[int], list[float]]:
 def is_empty(server: Server) -> bool:
     metrics = server.metrics()
     names = ("octavo:requests_open", "vllm:num_requests_running", "vllm:num_requests_waiting")
-    return not any(metrics[name] for name in (*names, 'octavo:kv_blocks{state="used"}'))
+    held = [value for name, value in metrics.items() if name.startswith((*names, 'octavo:kv_blocks{state="used"}'))]
+    return len(held) == 4 and not any(held)
 
 
 async def stream_once(client: httpx.AsyncClient, r: random.Random) -> None:

@@ -324,7 +324,9 @@ def test_the_table_grows_to_any_row() -> None:
 
 def test_numbers_larger_than_the_table_holds_mean_all_tokens_and_never() -> None:
     huge = 2**70
-    table = make_table([SamplingParams(top_k=huge, logprobs=huge, min_tokens=huge), SamplingParams(logprobs=VOCAB)])
+    table = make_table(
+        [SamplingParams(top_k=huge, logprobs=huge, min_tokens=huge, max_tokens=None), SamplingParams(logprobs=VOCAB)]
+    )
     table.copy_row(0, 1, 0)
     table.set_row(0, SamplingParams(logprobs=VOCAB, min_tokens=9), 5, 0, [EOS])
     result = sample(random_logits(1).expand(2, -1), table, np.array([0, 1]), np.full(2, 4), history, [])

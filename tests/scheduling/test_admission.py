@@ -41,7 +41,7 @@ LIMITS = Limits(
         ([1], {"allowed_token_ids": [500]}, r"allowed_token_ids.*500"),
         ([1], {"logprobs": 6}, r"logprobs=6.*5.*--max-logprobs"),
         ([1], {"prompt_logprobs": 6}, r"prompt_logprobs=6.*--max-logprobs"),
-        ([1] * 500, {"min_tokens": 100}, r"min_tokens=100.*12"),
+        ([1] * 500, {"max_tokens": None, "min_tokens": 100}, r"min_tokens=100.*12"),
     ],
 )
 def test_a_request_that_cannot_run_is_refused_with_numbers_and_flag(
@@ -74,11 +74,11 @@ def test_more_sequences_than_the_token_budget_are_refused() -> None:
 
 
 def test_without_max_tokens_the_most_that_fit_are_allowed() -> None:
-    assert resolve_max_tokens([1] * 100, SamplingParams(), LIMITS) == 412
+    assert resolve_max_tokens([1] * 100, SamplingParams(max_tokens=None), LIMITS) == 412
     small = dataclasses.replace(LIMITS, num_blocks=20)
-    assert resolve_max_tokens([1] * 100, SamplingParams(), small) == 20 * 16 - 100
+    assert resolve_max_tokens([1] * 100, SamplingParams(max_tokens=None), small) == 20 * 16 - 100
     for n in range(1, 9):
-        most = resolve_max_tokens([1] * 100, SamplingParams(n=n), LIMITS)
+        most = resolve_max_tokens([1] * 100, SamplingParams(n=n, max_tokens=None), LIMITS)
         assert DEMAND.of_request(100, 100 + most, n) <= 64
         assert most == 412 or DEMAND.of_request(100, 101 + most, n) > 64
 
@@ -155,4 +155,6 @@ def test_a_beam_search_counts_as_many_sequences_as_it_is_wide() -> None:
     with pytest.raises(RequestError, match=r"beam_width=9.*8.*--max-num-seqs"):
         resolve_max_tokens([1], BeamSearchParams(beam_width=9, n=1).sampling_params(), LIMITS)
     search = BeamSearchParams(beam_width=4, n=1).sampling_params()
-    assert resolve_max_tokens([1] * 100, search, LIMITS) == resolve_max_tokens([1] * 100, SamplingParams(n=4), LIMITS)
+    assert resolve_max_tokens([1] * 100, search, LIMITS) == resolve_max_tokens(
+        [1] * 100, SamplingParams(n=4, max_tokens=None), LIMITS
+    )

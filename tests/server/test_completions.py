@@ -111,7 +111,7 @@ def test_the_served_model_is_listed_and_described(client: OpenAI) -> None:
 
 
 def test_a_served_name_goes_beside_the_models_own(serve: Any) -> None:
-    with serve(served_model_name="house/best") as server:
+    with serve(served_model_name=("house/best",)) as server:
         client = server.openai()
         assert client.models.retrieve("house/best").id == "house/best"
         for name in ("house/best", "smollm2"):

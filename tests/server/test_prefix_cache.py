@@ -74,7 +74,7 @@ def test_metrics_count_what_the_cache_was_asked_for_and_what_it_had(server: Any,
     def counts() -> tuple[float, float]:
         with server.http() as http:
             lines = [line.rsplit(" ", 1) for line in http.get("/metrics").text.splitlines() if line[:1] != "#"]
-        values = {name: float(value) for name, value in lines}
+        values = {name.partition("{")[0]: float(value) for name, value in lines}
         return values["vllm:prefix_cache_queries_total"], values["vllm:prefix_cache_hits_total"]
 
     prompt = story()

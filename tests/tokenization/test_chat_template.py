@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from octavo.errors import RequestError
 from octavo.tokenization.chat_template import ChatTemplate
+from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.tokenizer import Tokenizer
 
 HI = [{"role": "user", "content": "Hi <b>there</b> & 안녕 🙂"}]
@@ -40,7 +41,8 @@ DEMANDING_TEMPLATE = """\
 
 
 def render(source: str, messages: object = HI, **variables: Any) -> str:
-    return ChatTemplate(source, {"bos_token": "<s>"}).render(messages, **variables)
+    conversation = Conversation(messages=messages, variables=variables)
+    return ChatTemplate(source, {"bos_token": "<s>"}).render(conversation).text
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
@@ -67,7 +69,7 @@ def test_what_templates_use_works_as_in_transformers(
     expected = smollm2_oracle.apply_chat_template(
         messages, chat_template=DEMANDING_TEMPLATE, add_generation_prompt=True, tokenize=False, **variables
     )
-    assert template.render(messages, add_generation_prompt=True, **variables) == expected
+    assert template.render(Conversation(messages=messages, variables=variables)).text == expected
 
 
 def test_a_template_knows_the_date() -> None:
@@ -77,11 +79,6 @@ def test_a_template_knows_the_date() -> None:
 def test_text_parts_are_joined_with_line_breaks() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     assert render("{{ messages[0].content }}", [{"role": "user", "content": parts}]) == "one\ntwo"
-
-
-def test_an_answer_that_only_calls_tools_needs_no_content() -> None:
-    messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
-    assert render("{{ messages[1].content is none }} {{ messages[1].tool_calls[0].id }}", messages) == "True 1"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +118,7 @@ def test_a_model_without_a_template_says_which_flag_gives_one(byte_level_folder:
         ("{{ messages[0].content + 1 }}", "can only concatenate str"),
         ("{{ nothing.at.all }}", "nothing"),
         ("{% for a in range(10 ** 6) %}{% endfor %}", "Range too big"),
+        ("{{ lipsum(n=2) }}", "'lipsum' is undefined"),
     ],
 )
 def test_a_template_that_fails_refuses_the_request_with_its_own_words(source: str, cause: str) -> None:
@@ -159,9 +157,3 @@ def test_a_template_cannot_reach_python_or_change_the_messages(source: str) -> N
     with pytest.raises(RequestError):
         render(source, messages)
     assert messages == [{"role": "user", "content": "hi"}]
-
-
-def test_a_template_is_compiled_once(smollm2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = smollm2.render_chat(HI)
-    monkeypatch.setattr("octavo.tokenization.tokenizer.ChatTemplate", None)
-    assert smollm2.render_chat(HI) == first

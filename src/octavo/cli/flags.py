@@ -1,16 +1,31 @@
-"""Command-line flags from declarations: an engine's from `EngineConfig`, sampling's from `SamplingParams`."""
+"""Command-line flags from declarations: an engine's from `EngineConfig`, sampling's from `SamplingParams`, and those
+that only vLLM has from `octavo.vllm.keywords`."""
 
 import argparse
 import dataclasses
+from functools import partial
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from octavo.config import EngineConfig, ServerConfig
 from octavo.knobs import flag, knobs
 from octavo.sampling_params import SamplingParams
+from octavo.vllm.engine_args import engine_knobs
+from octavo.vllm.flags import add_keyword_flags, given_keywords, server_knobs
+from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, SERVER, spelled
 
 Config = TypeVar("Config", EngineConfig, ServerConfig)
+Container = argparse.ArgumentParser | argparse._ArgumentGroup
 
+_VLLM = {
+    config: {name: each for name, each in names.items() if name not in {*knobs(EngineConfig), *knobs(ServerConfig)}}
+    for config, names in ((EngineConfig, MAPPED | ENGINE), (ServerConfig, LOGGING | SERVER))
+}
+"""vLLM's keywords beside a config's knobs."""
+_SHORT = {"tensor_parallel_size": ["-tp"], "quantization": ["-q"]}
+"""vLLM's short flags."""
+
+_VLLM_HELP = "vLLM's other flags are taken where they change nothing, and refused by name where they would."
 _SAMPLING_HELP = {
     "n": "sequences to generate from each prompt; they share its blocks",
     "temperature": "divides the logits; 0 is greedy",
@@ -24,24 +39,33 @@ _SAMPLING_HELP = {
 }
 
 
-def add_config_flags(
-    parser: argparse.ArgumentParser, config: type[EngineConfig] | type[ServerConfig], *only: str
-) -> None:
-    """A flag for every knob of a config, or for some of them, in its groups, with its help, choices and default."""
+def add_config_flags(parser: Container, config: type[EngineConfig] | type[ServerConfig], *only: str) -> None:
+    """A flag for every knob of a config, or for some of them, in its groups, with its help, choices and default. Beside
+    every knob there are vLLM's flags."""
     hints, defaults = get_type_hints(config), config()
     groups: dict[str, Any] = {}
     for name, declared in knobs(config).items():
         if only and name not in only:
             continue
-        group = groups.get(declared.group) or parser.add_argument_group(declared.group)
+        group = groups.get(declared.group) or _group(parser, declared.group)
         groups[declared.group] = group
         kind, default = _kind(hints[name]), getattr(defaults, name)
+        if "choices" in kind:
+            kind["type"] = partial(spelled, name)
+        if default is True:
+            kind["action"] = argparse.BooleanOptionalAction
+        if declared.several:
+            kind |= {"action": "extend", "nargs": "+"}
         if declared.metavar:
             kind["metavar"] = declared.metavar
-        help_text = _help(declared.help, default)
+        # argparse would add what is given to a default that is a list.
+        default = None if isinstance(default, tuple) else default
         group.add_argument(
-            flag(name), default=None if kind.get("action") == "append" else default, help=help_text, **kind
+            flag(name), *_SHORT.get(name, ()), default=default, help=_help(declared.help, default), **kind
         )
+    if not only:
+        group = _group(parser, "vLLM's names", _VLLM_HELP) if config is EngineConfig else parser
+        add_keyword_flags(group, _VLLM[config])
 
 
 def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Config:
@@ -54,6 +78,10 @@ def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Co
     for field in dataclasses.fields(config):
         value: Any = getattr(arguments, field.name, field.default)
         values[field.name] = tuple(value or ()) if isinstance(field.default, tuple) else value
+    if config is EngineConfig:
+        values = engine_knobs(values | given_keywords(arguments, _VLLM[config]), flag)
+    else:
+        values |= server_knobs(arguments, _VLLM[config])
     return config(**values)
 
 
@@ -62,24 +90,32 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling", "--generation-config goes before these defaults.")
     hints, defaults = get_type_hints(SamplingParams), SamplingParams()
     for name, text in _SAMPLING_HELP.items():
-        default = getattr(defaults, name)
+        default = None if name == "max_tokens" else getattr(defaults, name)
         kind = {"action": "append"} if name == "stop" else _kind(hints[name])
         names = ["-n"] if name == "n" else [flag(name)]
         group.add_argument(*names, dest=name, default=None, help=_help(text, default), **kind)
 
 
 def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
-    """The parameters that the flags ask for.
+    """The parameters that the flags ask for; as many tokens as fit unless they bound them.
 
     Raises:
         RequestError: a value is out of its range.
     """
-    return SamplingParams(**{name: getattr(arguments, name) for name in given_sampling(arguments)})
+    given = {name: getattr(arguments, name) for name in given_sampling(arguments)}
+    return SamplingParams(**{"max_tokens": None, **given})
 
 
 def given_sampling(arguments: argparse.Namespace) -> list[str]:
     """The names of the sampling parameters that the flags set."""
     return [name for name in _SAMPLING_HELP if getattr(arguments, name) is not None]
+
+
+def _group(container: Container, title: str, description: str | None = None) -> Container:
+    """A group of a parser's flags; a group has no groups of its own."""
+    if not isinstance(container, argparse.ArgumentParser):
+        return container
+    return container.add_argument_group(title, description)
 
 
 def _kind(hint: Any) -> dict[str, Any]:
@@ -96,4 +132,4 @@ def _kind(hint: Any) -> dict[str, Any]:
 
 def _help(text: str, default: Any) -> str:
     text = text.replace("%", "%%")
-    return text if default in (None, False, ()) else f"{text} (default: {str(default).replace('%', '%%')})"
+    return text if default in (None, False, True, ()) else f"{text} (default: {str(default).replace('%', '%%')})"

@@ -12,7 +12,8 @@ from octavo.errors import RequestError
 from octavo.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from octavo.llm import LLM, Prompt
+    from octavo.inputs import Prompt
+    from octavo.llm import LLM
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

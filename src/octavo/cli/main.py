@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from octavo import __version__
 from octavo.cli import bench, chat, doctor, generate, serve
 from octavo.errors import OctavoError
+from octavo.vllm.flags import FlexibleArgumentParser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
-    parser = argparse.ArgumentParser(
+    parser = FlexibleArgumentParser(
         prog="octavo",
         description="Serve large language models from a paged key-value cache.",
         epilog="octavo COMMAND --help explains a command's flags.",

@@ -6,6 +6,7 @@ import sys
 
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig, ServerConfig
+from octavo.errors import ConfigError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,11 +16,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="serve a model over HTTP, in OpenAI's format",
         description="Serve a model over HTTP, in OpenAI's format. SIGTERM drains: what runs may finish, new work is "
         "refused; a second one stops at once.",
-        epilog="example: octavo serve --model smollm2 --port 8000 --kv-cache-memory 4GiB",
+        epilog="example: octavo serve smollm2 --port 8000 --kv-cache-memory 4GiB",
     )
+    parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model MODEL")
     add_config_flags(parser, ServerConfig)
     add_config_flags(parser, EngineConfig)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, model=None)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,8 +30,27 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         OctavoError: the server could not start.
     """
+    arguments.model = _model(arguments)
     config, engine = read_config_flags(arguments, ServerConfig), read_config_flags(arguments, EngineConfig)
-    logging.getLogger("octavo.server").setLevel(logging.INFO)
+    for name in ("octavo.server", "octavo.requests"):
+        logging.getLogger(name).setLevel(logging.INFO)
     from octavo.server.lifecycle import serve
 
     sys.exit(serve(engine, config))
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    """The model that is asked for, by its place or by the flag.
+
+    Raises:
+        ConfigError: by both, differently; or several names are given, of which the last may have been meant as MODEL.
+    """
+    named = {model for model in (arguments.positional_model, arguments.model) if model is not None}
+    if len(named) > 1:
+        raise ConfigError(f"MODEL is {arguments.positional_model} and --model is {arguments.model}: give one of them")
+    if not named and len(arguments.served_model_name or ()) > 1:
+        raise ConfigError(
+            f"--served-model-name takes all of {', '.join(arguments.served_model_name)}, and no model is named: put "
+            "MODEL before the flags"
+        )
+    return named.pop() if named else EngineConfig().model

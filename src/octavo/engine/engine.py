@@ -4,6 +4,7 @@ from collections import deque
 from typing import Self
 
 from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope
+from octavo.engine.wire import EngineLoad
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, PendingOutput
 from octavo.memory import Ledger, make_demand, make_manager
@@ -173,6 +174,16 @@ class Engine:
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
         return self.scheduler.ledger()
+
+    @property
+    def load(self) -> EngineLoad:
+        """What the engine is doing at this moment."""
+        return EngineLoad(
+            ledger=self.ledger(),
+            num_running=self.scheduler.num_running,
+            num_waiting=self.scheduler.num_waiting,
+            num_steps=self.num_steps,
+        )
 
     def close(self) -> None:
         self.executor.close()

@@ -14,7 +14,6 @@ from octavo.engine.engine import Engine
 from octavo.engine.wire import (
     Abort,
     Command,
-    EngineLoad,
     Event,
     Failure,
     Pin,
@@ -83,7 +82,7 @@ class EngineProcess:
                 phases_s=phases_s,
             )
         )
-        self._send(Updates([], self._load()))
+        self._send(Updates([], self._engine.load))
 
     def run(self) -> None:
         """Serve until `Shutdown` comes or the front is gone."""
@@ -99,9 +98,9 @@ class EngineProcess:
                     return
                 is_changed |= self._obey(command)
             if self._engine.has_unfinished:
-                self._send(Updates(self._engine.step(), self._load()))
+                self._send(Updates(self._engine.step(), self._engine.load))
             elif is_changed:
-                self._send(Updates([], self._load()))
+                self._send(Updates([], self._engine.load))
 
     def _received(self) -> Iterator[Command]:
         while True:
@@ -124,15 +123,6 @@ class EngineProcess:
             self._send(Refusal(command.request.request_id, str(error)))
             return False
         return True
-
-    def _load(self) -> EngineLoad:
-        scheduler = self._engine.scheduler
-        return EngineLoad(
-            ledger=scheduler.ledger(),
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            num_steps=self._engine.num_steps,
-        )
 
     def _send(self, event: Event) -> None:
         self._events.send(encode(event))

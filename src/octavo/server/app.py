@@ -2,19 +2,20 @@
 
 from fastapi import FastAPI
 
+from octavo import __version__
 from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
 from octavo.knobs import flag, parse_size
+from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import Connection
 from octavo.server.errors import install_handlers
 from octavo.server.front import Front
-from octavo.server.metrics import Metrics
-from octavo.server.openai import chat_completions, completions, models
+from octavo.server.openai import chat_completions, completions, models, tokenization
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
-from octavo.server.serving import Serving
+from octavo.server.serving import Serving, served_names
 
 
 def create_app(
@@ -33,22 +34,17 @@ def create_app(
     app = FastAPI(
         title="Octavo",
         summary="An OpenAI-compatible server of large language models",
-        version="0.1.0",
+        version=__version__,
         redirect_slashes=False,
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
     )
     open_requests = OpenRequests(config.max_queued_requests)
     app.state.is_draining = False
-    app.state.serving = Serving(
-        front,
-        engine,
-        config,
-        open_requests,
-        Metrics(front.client, open_requests),
-        sampling_defaults or SamplingDefaults(),
-    )
-    for module in (models, chat_completions, completions, health, metrics):
+    name, max_model_len = served_names(engine, config)[0], front.ready.limits.max_model_len
+    kept = Metrics(front.client, open_requests, name, max_model_len)
+    app.state.serving = Serving(front, engine, config, open_requests, kept, sampling_defaults or SamplingDefaults())
+    for module in (models, chat_completions, completions, tokenization, health, metrics):
         app.include_router(module.router)
     install_handlers(app)
     _add_layers(app, app.state.serving)
@@ -62,4 +58,6 @@ def _add_layers(app: FastAPI, serving: Serving) -> None:
     app.add_middleware(Connection, max_body_bytes=max_body_bytes)
     app.add_middleware(OpenRequestLimit, open_requests=serving.open_requests)
     app.add_middleware(KeyCheck, keys=config.api_key)
-    app.add_middleware(RequestLog, metrics=serving.metrics, log_prompts=config.log_prompts)
+    app.add_middleware(
+        RequestLog, metrics=serving.metrics, log_requests=config.log_requests, log_prompts=config.log_prompts
+    )

@@ -4,7 +4,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any, Self
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 from octavo.engine.client import EngineClient, RequestStream
 from octavo.engine.wire import Ready
@@ -13,6 +14,8 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
+from octavo.tokenization.conversation import Conversation
+from octavo.tokenization.template_processes import NUM_PROCESSES
 from octavo.tokenization.tokenizer import Tokenizer
 
 
@@ -32,30 +35,36 @@ class Front:
         self.ready = ready
         self._seed = seed
         self._num_requests = 0
+        # Of their own: a template that hangs keeps nobody waiting but other conversations.
+        self._rendering = ThreadPoolExecutor(NUM_PROCESSES, thread_name_prefix="render")
 
-    async def tokenize(self, text: str) -> list[int]:
+    def close(self) -> None:
+        """End what makes prompts of conversations: those that wait for theirs fail."""
+        self.tokenizer.close()
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens, prompt and output, that one sequence can have: as the model allows, and the pool."""
+        limits = self.ready.limits
+        return limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len)
+
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, made off the event loop.
 
         Raises:
             RequestError: the text is not valid Unicode.
         """
-        return await asyncio.to_thread(self.tokenizer.encode, text)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
 
-    async def tokenize_chat(
-        self, messages: object, add_generation_prompt: bool = True, **variables: Any
-    ) -> tuple[str, list[int]]:
+    async def tokenize_chat(self, conversation: Conversation) -> tuple[str, list[int]]:
         """A conversation in the model's chat template, as text and as token ids, made off the event loop.
 
         Raises:
-            RequestError: the messages are malformed or the template refuses them.
+            RequestError: the messages are malformed, or the template refuses them or takes too long.
         """
-
-        def render() -> tuple[str, list[int]]:
-            text = self.tokenizer.render_chat(messages, add_generation_prompt, **variables)
-            # The template writes the special tokens itself.
-            return text, self.tokenizer.encode(text, add_special_tokens=False)
-
-        return await asyncio.to_thread(render)
+        rendering = asyncio.get_running_loop().run_in_executor(self._rendering, self.tokenizer.render, conversation)
+        prompt = await rendering
+        return prompt.plain, await asyncio.to_thread(self.tokenizer.encode_rendered, prompt)
 
     def check(self, token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the engine would, before it is asked.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MIB = 2**20
+RENDER_TIMEOUT_S = 1
+"""Seconds after a signal in which conversations still become prompts: a template may hang on every one that waits."""
 FLUSH_TIMEOUT_S = 5
 """Seconds for connections to take what has been written, once all requests are over."""
 
@@ -141,7 +143,8 @@ async def _serve(
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config, defaults)
+    front = Front(client, tokenizer, ready, engine.seed)
+    app = create_app(front, engine, config, defaults)
     server = Server(
         uvicorn.Config(
             app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=FLUSH_TIMEOUT_S
@@ -151,7 +154,10 @@ async def _serve(
     with ending.watching():
         clock.lap("open the port")
         print(summary(engine, ready, listener, defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
-        await server.serve(sockets=[listener])
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            front.close()
     return ending.status
 
 
@@ -197,6 +203,7 @@ class _Ending:
             flush=True,
         )
         self._draining = asyncio.ensure_future(self._drain())
+        asyncio.get_running_loop().call_later(RENDER_TIMEOUT_S, self._app.state.serving.front.close)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._drain_timeout_s

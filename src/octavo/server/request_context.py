@@ -15,13 +15,18 @@ from octavo.server.front import Generation
 class RequestContext:
     """A request being worked on. Leaving `held` aborts its generations that are not over."""
 
-    endpoint: str
+    method: str
+    path: str
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrival_s: float = field(default_factory=time.monotonic)
     tenant: str = ""
     """A short name of the API key that came with it."""
+    model: str | None = None
+    """What the request calls the model, where it names one."""
     status: int | None = None
     """Of the answer, once it has begun."""
+    error: dict[str, str] | None = None
+    """What an answer that is an error says is wrong, without its message."""
     is_answered: bool = False
     """The last byte has been handed to the connection."""
     generations: list[Generation] = field(default_factory=list)

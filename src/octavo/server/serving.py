@@ -7,9 +7,9 @@ from starlette.requests import Request
 
 from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
+from octavo.metrics.requests import Metrics
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
-from octavo.server.metrics import Metrics
 from octavo.server.request_limits import OpenRequests
 
 
@@ -28,9 +28,14 @@ class Serving:
     """When the server started, in Unix seconds."""
 
     @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the model is called, as /v1/models lists it."""
+        return served_names(self.engine, self.config)
+
+    @property
     def model_name(self) -> str:
-        """What the model is called in answers."""
-        return self.config.served_model_name or self.engine.model
+        """The first of its names: what it is called in answers, whichever name the request used, and in metrics."""
+        return self.model_names[0]
 
     def check_model(self, name: str | None) -> None:
         """Refuse a request for another model. One that names none is for this one.
@@ -38,13 +43,19 @@ class Serving:
         Raises:
             ApiError: with status 404.
         """
-        if name not in (None, self.model_name, self.engine.model):
+        if name is not None and name not in (*self.model_names, self.engine.model):
             raise ApiError(
                 404,
-                f"the model {name[:100]!r} is not served here; this server has {self.model_name!r}",
+                f"the model {name[:100]!r} is not served here; this server has "
+                + ", ".join(repr(served) for served in self.model_names),
                 code="model_not_found",
                 param="model",
             )
+
+
+def served_names(engine: EngineConfig, config: ServerConfig) -> tuple[str, ...]:
+    """What a server calls its model: one name or several, that of answers first."""
+    return config.served_model_name or (engine.model,)
 
 
 def serving_of(request: Request) -> Serving:

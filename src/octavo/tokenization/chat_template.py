@@ -1,20 +1,31 @@
-"""Turning a conversation into a prompt with the model's Jinja template: somebody else's code, run in a sandbox."""
+"""Turning a conversation into a prompt with the model's Jinja template: somebody else's code, run in a sandbox.
+
+It is run in a process of its own (`TemplateProcesses`), as no sandbox keeps a template from taking all time and memory.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import Environment, TemplateError, nodes
+from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from octavo.config import ContentFormat
 from octavo.errors import RequestError
+from octavo.tokenization.content_forms import ContentForms
+from octavo.tokenization.conversation import Conversation, template_messages
+from octavo.tokenization.spelled_tokens import Rendered, SpellingBreaker, unescape, unused_characters
 
 REMEDY = "--chat-template gives another"
+UNUSED_GLOBALS = ("lipsum", "cycler", "joiner")
+"""What Jinja offers to web pages, and no chat template needs."""
+OPTIONAL_VARIABLES = ("tools", "documents")
+"""What a conversation may bring, and only some templates show."""
 
 
 class ChatTemplate:
@@ -23,76 +34,98 @@ class ChatTemplate:
     Args:
         source: Jinja text.
         special_tokens: variables such as `bos_token` and `eos_token`.
+        content_format: the form in which messages' content is given to the template (`ContentForms`).
+        breaker: of special tokens that messages spell; by default they are the template's own.
 
     Raises:
         RequestError: the source is not a Jinja template.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        content_format: ContentFormat = "auto",
+        breaker: SpellingBreaker | None = None,
+    ) -> None:
         self._special_tokens = special_tokens
+        self._breaker = breaker or SpellingBreaker(())
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
-        except (TemplateError, RecursionError) as error:
-            raise RequestError(f"the chat template is not valid Jinja: {error}; {REMEDY}") from error
+            self._template = environment.from_string(source)
+            self._unbound = meta.find_undeclared_variables(environment.parse(source))
+        except Exception as error:  # Python compiles what Jinja writes, and may refuse it in its own ways
+            raise RequestError(f"the chat template is not valid Jinja: {_cause(error)}; {REMEDY}") from error
+        self._forms = ContentForms(lambda messages: self._write(messages, True, {}, None), content_format)
 
-    def render(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The prompt for a list of messages: `{"role": ..., "content": ...}` and whatever else the template knows.
+    def render(self, conversation: Conversation, max_characters: int | None = None) -> Rendered:
+        """The prompt that the template makes of a conversation.
 
         Args:
-            messages: `content` is a text, or a list of `{"type": "text", "text": ...}` parts that are joined with
-                line breaks, or None beside `tool_calls`.
-            add_generation_prompt: end with the opening of the model's answer.
-            variables: further template variables, such as `tools`.
+            max_characters: how long it may get.
 
         Raises:
-            RequestError: the messages are not such a list, or the template refuses them or fails.
+            RequestError: the messages are malformed, the template refuses them or fails, it has no use for something
+                that was given, or the prompt gets too long.
         """
-        conversation = _checked_messages(messages)
-        known = {"tools": None, "documents": None, **self._special_tokens, **variables}
+        variables: Mapping[str, Any] = conversation.variables
+        for name in OPTIONAL_VARIABLES:
+            if variables.get(name) and name not in self._unbound:
+                raise RequestError(f"the chat template has no use for {name}: leave it out; {REMEDY}")
+        messages = template_messages(conversation.messages, self._forms)
+        separator = end = ""
+        if self._breaker.touches([messages, variables]) or conversation.continue_final_message:
+            unused = unused_characters([messages, variables])
+            separator, end = next(unused), next(unused) if conversation.continue_final_message else ""
+            messages, variables = self._breaker.broken([messages, variables], separator)
+        if conversation.continue_final_message:
+            _mark_end(messages[-1], end)
         try:
-            return self._template.render(known, messages=conversation, add_generation_prompt=add_generation_prompt)
+            text = self._write(messages, conversation.add_generation_prompt, variables, max_characters)
         except Exception as error:  # a template may fail in any way that code can
-            cause = str(error) or type(error).__name__
-            raise RequestError(f"the chat template cannot render these messages: {cause}; {REMEDY}") from error
+            raise RequestError(f"the chat template cannot render these messages: {_cause(error)}; {REMEDY}") from error
+        if conversation.continue_final_message:
+            text = _up_to_end(unescape(text, end), end)
+        return Rendered(unescape(text, separator), separator) if separator else Rendered(text)
+
+    def _write(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+        max_characters: int | None,
+    ) -> str:
+        known = {"tools": None, "documents": None, **self._special_tokens, **variables}
+        pieces, num_characters = [], 0
+        for piece in self._template.generate(known, messages=messages, add_generation_prompt=add_generation_prompt):
+            pieces.append(piece)
+            num_characters += len(piece)
+            if max_characters is not None and num_characters > max_characters:
+                raise RequestError(f"it writes more than {max_characters:,} characters")
+        return "".join(pieces)
 
 
-def _checked_messages(messages: object) -> list[dict[str, Any]]:
-    if not isinstance(messages, list | tuple):
-        raise RequestError(f"messages must be a list, got {type(messages).__name__}")
-    if not messages:
-        raise RequestError("messages must not be empty")
-    return [_checked_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
+def _cause(error: Exception) -> str:
+    return "it takes too much memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
 
 
-def _checked_message(name: str, message: object) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise RequestError(f"{name} must be an object with role and content, got {type(message).__name__}")
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise RequestError(f"{name}.role must be a text such as 'user', got {role!r}")
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
-        return dict(message)
-    return {**message, "content": _text_of(f"{name}.content", content)}
-
-
-def _text_of(name: str, content: object) -> str:
+def _mark_end(message: dict[str, Any], end: str) -> None:
+    """Put a mark and a space behind the last text of a message."""
+    content = message["content"]
     if isinstance(content, str):
-        return content
-    if isinstance(content, list | tuple):
-        return "\n".join(_text_of_part(f"{name}[{index}]", part) for index, part in enumerate(content))
-    raise RequestError(f"{name} must be a text or a list of text parts, got {type(content).__name__}")
+        message["content"] = f"{content}{end} "
+    elif content:
+        content[-1]["text"] = f"{content[-1]['text']}{end} "
 
 
-def _text_of_part(name: str, part: object) -> str:
-    if not isinstance(part, Mapping):
-        raise RequestError(f'{name} must be {{"type": "text", "text": ...}}, got {type(part).__name__}')
-    if part.get("type") != "text":
-        raise RequestError(f"{name}.type is {part.get('type')!r}; this engine takes only 'text' parts")
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise RequestError(f"{name}.text must be a text, got {type(text).__name__}")
-    return text
+def _up_to_end(text: str, end: str) -> str:
+    """A prompt cut at the mark. A template that has removed the space trims texts: so is the one in front of it."""
+    before, mark, after = text.rpartition(end)
+    if not mark:
+        raise RequestError(
+            "continue_final_message needs a last message whose text the chat template shows: it is not in the prompt"
+        )
+    return before if after.startswith(" ") else before.rstrip()
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -116,6 +149,8 @@ def _environment() -> Environment:
     extensions = ["jinja2.ext.loopcontrols", _GenerationBlock]
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = _to_json
+    for name in UNUSED_GLOBALS:
+        del environment.globals[name]
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
     return environment

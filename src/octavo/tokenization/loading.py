@@ -1,6 +1,7 @@
 """The tokenizer that a config asks for."""
 
 from pathlib import Path
+from typing import Any
 
 from octavo.checkpoints.locate import Checkpoint, locate
 from octavo.config import EngineConfig
@@ -16,9 +17,14 @@ def load_tokenizer(config: EngineConfig) -> Tokenizer:
     """
     checkpoint: Checkpoint = locate(config.tokenizer or config.model)
     template = _read_text(config.chat_template, "--chat-template") if config.chat_template else None
+    chat: dict[str, Any] = {
+        "chat_template": template,
+        "content_format": config.chat_template_content_format,
+        "special_tokens_in_messages": config.special_tokens_in_messages,
+    }
     if checkpoint.format == "gguf":
-        return Tokenizer.from_gguf(*checkpoint.pieces, chat_template=template)
-    return Tokenizer.from_folder(checkpoint.path, template)
+        return Tokenizer.from_gguf(*checkpoint.pieces, **chat)
+    return Tokenizer.from_folder(checkpoint.path, **chat)
 
 
 def read_pinned_prefix(path: str, tokenizer: Tokenizer) -> list[int]:

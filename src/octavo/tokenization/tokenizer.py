@@ -1,14 +1,18 @@
 """Text to token ids and back, in the words of one model."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from octavo.config import ContentFormat
 from octavo.errors import RequestError
-from octavo.tokenization.chat_template import ChatTemplate
+from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.detokenizer import Detokenizer
 from octavo.tokenization.gguf_vocabulary import read_gguf_vocabulary
+from octavo.tokenization.spelled_tokens import Rendered, SpelledTokens
+from octavo.tokenization.template_processes import TemplateProcesses
 from octavo.tokenization.token_bytes import TokenBytes, strip_leading_spaces
 from octavo.tokenization.tokenizer_folder import read_tokenizer_folder
 from octavo.tokenization.vocabulary import Vocabulary
@@ -20,40 +24,67 @@ class Tokenizer:
     Args:
         vocabulary: what the model's files say.
         chat_template: Jinja source to use in place of the model's own.
+        content_format: in which form the template is given the content of messages (`ContentForms`).
+        special_tokens_in_messages: special tokens that a message spells are taken as such, and not as text.
 
     Raises:
         ModelError: tokens cannot be turned back into text one by one.
     """
 
-    def __init__(self, vocabulary: Vocabulary, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        chat_template: str | None = None,
+        content_format: ContentFormat = "auto",
+        special_tokens_in_messages: bool = False,
+    ) -> None:
         self._backend = vocabulary.backend
         self.token_bytes = TokenBytes(vocabulary.backend)
         self._special_tokens = vocabulary.special_tokens
+        self._config = vocabulary.config
         self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
         """Jinja source, or None where the model has none."""
+        self._spelled = SpelledTokens(vocabulary.backend, set(vocabulary.special_tokens.values()))
+        self._templates = TemplateProcesses(
+            {
+                "special_tokens": vocabulary.special_tokens,
+                "content_format": content_format,
+                "spellings": [] if special_tokens_in_messages else self._spelled.spellings,
+            }
+        )
 
     @classmethod
-    def from_folder(cls, path: str | Path, chat_template: str | None = None) -> Self:
-        """Read tokenizer.json and the files beside it.
+    def from_folder(cls, path: str | Path, chat_template: str | None = None, **chat: Any) -> Self:
+        """Read tokenizer.json and the files beside it; `chat` are further arguments of the constructor.
 
         Raises:
             ModelError: a file is missing or cannot be read.
         """
-        return cls(read_tokenizer_folder(Path(path)), chat_template)
+        return cls(read_tokenizer_folder(Path(path)), chat_template, **chat)
 
     @classmethod
-    def from_gguf(cls, *pieces: Path, chat_template: str | None = None) -> Self:
+    def from_gguf(cls, *pieces: Path, chat_template: str | None = None, **chat: Any) -> Self:
         """Read a GGUF file's metadata; its tensors are not touched. The pieces are those of `read_header`.
 
         Raises:
             ModelError: the file cannot be read, or its vocabulary is of an unknown kind.
         """
-        return cls(read_gguf_vocabulary(*pieces), chat_template)
+        return cls(read_gguf_vocabulary(*pieces), chat_template, **chat)
 
     @cached_property
     def vocab_size(self) -> int:
         """How many tokens there are, added ones included. A model's own vocabulary may be padded to more."""
         return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts by role: `bos_token`, `eos_token` ..."""
+        return self._special_tokens
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it; None where it has no such token."""
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Spelled-out special tokens are taken as such.
@@ -69,21 +100,57 @@ class Tokenizer:
         except TypeError as error:
             raise RequestError(_why_not_encoded(text)) from error
 
-    def encode_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> list[int]:
+    def encode_chat(self, messages: object, add_generation_prompt: bool = True, **options: Any) -> list[int]:
         """Token ids of a rendered conversation. The template writes the special tokens itself, so none are added.
 
         Raises:
             RequestError: as `render_chat` and `encode`.
         """
-        return self.encode(self.render_chat(messages, add_generation_prompt, **variables), add_special_tokens=False)
+        return self.encode_rendered(self.render(_conversation(messages, add_generation_prompt, options)))
 
-    def render_chat(self, messages: object, add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The prompt that the chat template makes of a conversation (see `ChatTemplate.render`).
+    def render_chat(self, messages: object, add_generation_prompt: bool = True, **options: Any) -> str:
+        """The prompt that the chat template makes of a conversation. The arguments are `Conversation`'s.
 
         Raises:
             RequestError: the model has no chat template, the messages are malformed, or the template refuses them.
         """
-        return self._compiled_chat_template.render(messages, add_generation_prompt, **variables)
+        return self.render(_conversation(messages, add_generation_prompt, options)).plain
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """The same, with what tells the template's special tokens from those that messages spell.
+
+        Raises:
+            RequestError: as `render_chat`, or the template takes too much time or memory.
+            EngineError: the tokenizer is closed.
+        """
+        if conversation.chat_template is None:
+            if self.chat_template is None:
+                raise RequestError(
+                    "this model has no chat template: give one with --chat-template, or send a plain prompt"
+                )
+            conversation = dataclasses.replace(conversation, chat_template=self.chat_template)
+        return self._templates.render(conversation)
+
+    def encode_rendered(self, prompt: Rendered, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of what `render` has made: special tokens that messages spell are text.
+
+        Args:
+            add_special_tokens: put tokens around the prompt, beside those that the template writes.
+
+        Raises:
+            RequestError: the text holds half of a surrogate pair.
+        """
+        if prompt.separator is None or prompt.separator not in prompt.text:
+            return self.encode(prompt.plain, add_special_tokens)
+        before, behind = self._spelled.around if add_special_tokens else ([], [])
+        try:
+            return [*before, *self._spelled.encode(prompt.text, prompt.separator), *behind]
+        except TypeError as error:
+            raise RequestError(_why_not_encoded(prompt.text)) from error
+
+    def close(self) -> None:
+        """End the processes in which chat templates run: a conversation that is being rendered fails."""
+        self._templates.close()
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids, all at once. Bytes that are no UTF-8, at the end too, become U+FFFD."""
@@ -95,15 +162,24 @@ class Tokenizer:
         """The text of one token by itself, special or not, leading space and all; U+FFFD for a part of a character."""
         return self.token_bytes[token_id].decode("utf-8", errors="replace")
 
+    def token_pieces(self, token_ids: Iterable[int]) -> list[str]:
+        """How the vocabulary spells each token (a space as `Ġ`, for one); "" for an id that it does not have."""
+        return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
+
+    def description(self) -> dict[str, Any]:
+        """What the model's tokenizer_config.json says, special tokens as their texts (None where it has none), and the
+        chat template in use. Of a GGUF file it is what the file says in other words."""
+        config = {name: value for name, value in self._config.items() if name != "name_or_path"}
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | self._special_tokens
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **config, **special, "chat_template": self.chat_template}
+
     def stream(self, skip_special_tokens: bool = True, continues: bool = False) -> Detokenizer:
         """A new incremental decoder (see `Detokenizer`)."""
         return Detokenizer(self.token_bytes, skip_special_tokens, continues)
 
-    @cached_property
-    def _compiled_chat_template(self) -> ChatTemplate:
-        if self.chat_template is None:
-            raise RequestError("this model has no chat template: give one with --chat-template, or send a plain prompt")
-        return ChatTemplate(self.chat_template, self._special_tokens)
+
+def _conversation(messages: object, add_generation_prompt: bool, options: Mapping[str, Any]) -> Conversation:
+    return Conversation(messages=messages, add_generation_prompt=add_generation_prompt, **options)
 
 
 def _why_not_encoded(text: object) -> str:

@@ -40,7 +40,8 @@ def read_tokenizer_folder(folder: Path) -> Vocabulary:
     else:
         backend = _read_backend(folder / "tokenizer.json")
         _add_tokens(backend, special)
-    return Vocabulary(backend=backend, special_tokens=special.roles, chat_template=_chat_template(folder, config))
+    template = _chat_template(folder, config)
+    return Vocabulary(backend=backend, special_tokens=special.roles, chat_template=template, config=config)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:

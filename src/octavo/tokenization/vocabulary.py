@@ -1,6 +1,7 @@
 """What a model's files say about its text: the tokenizer itself, its special tokens and its chat template."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import tokenizers
 
@@ -15,3 +16,5 @@ class Vocabulary:
     """Texts by role (`bos_token`, `eos_token` ...): the variables that chat templates expect."""
     chat_template: str | None = None
     """Jinja source."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The content of tokenizer_config.json, where the files have one."""

@@ -25,15 +25,13 @@ from octavo.server.openai.answers import (
     Usage,
     json_response,
 )
-from octavo.server.openai.body import SamplingBody, unsupported
+from octavo.server.openai.body import SamplingBody, Text, unsupported
 from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.logprobs import PositionLogprobs, chat_logprobs, prompt_logprobs
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_caps
 from octavo.server.serving import Serving, serving_of
-
-RESERVED_VARIABLES = ("self", "messages", "add_generation_prompt")
-"""Template variables that the server sets itself."""
+from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
 
 router = APIRouter()
 
@@ -47,7 +45,10 @@ class ChatBody(SamplingBody):
     logprobs: bool | None = Field(None, description="tell each token's log-probability")
     top_logprobs: int | None = Field(None, ge=0, description="and those of this many most likely tokens")
     add_generation_prompt: bool | None = Field(None, description="end the prompt with the answer's opening; default")
+    continue_final_message: bool | None = Field(None, description="go on with the last message; opens no new one")
+    chat_template: Text | None = Field(None, description="in place of the model's; with --allow-request-templates")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
+    documents: list[dict[str, Any]] | None = Field(None, description="for chat templates that show documents")
     tools: list[Any] | None = Field(None, description="only with tool_choice none")
     tool_choice: Any = Field(None, description="only none")
     functions: list[Any] | None = Field(None, description="not supported")
@@ -69,12 +70,34 @@ class ChatBody(SamplingBody):
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs is for logprobs=true only", param="top_logprobs")
         for name in RESERVED_VARIABLES:
-            if name in self.template_variables:
+            if name in (self.chat_template_kwargs or {}):
                 raise ApiError(400, f"chat_template_kwargs must not set {name}", param="chat_template_kwargs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ApiError(
+                400,
+                "continue_final_message and add_generation_prompt exclude each other: leave out the one or the other",
+                param="continue_final_message",
+            )
 
-    @property
-    def template_variables(self) -> dict[str, Any]:
-        return self.chat_template_kwargs or {}
+    def conversation(self, allow_template: bool) -> Conversation:
+        """What the prompt is made of.
+
+        Raises:
+            ApiError: it brings a template, and the server takes none.
+        """
+        if self.chat_template is not None and not allow_template:
+            raise unsupported("chat_template", "leave it out, or start the server with --allow-request-templates")
+        variables = dict(self.chat_template_kwargs or {})
+        if self.documents:
+            variables["documents"] = self.documents
+        continues = bool(self.continue_final_message)
+        return Conversation(
+            messages=self.messages,
+            add_generation_prompt=self.add_generation_prompt is not False and not continues,
+            continue_final_message=continues,
+            chat_template=self.chat_template,
+            variables=variables,
+        )
 
     def params(self) -> SamplingParams:
         """As the engine takes them.
@@ -90,13 +113,13 @@ class ChatBody(SamplingBody):
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """One answer or several to a conversation, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
+    context.model = body.model
     serving.check_model(body.model)
     body.check_supported()
     check_caps(serving.config, n=body.num_answers, best_of=body.best_of, stop=body.stop, logit_bias=body.logit_bias)
     params = serving.sampling_defaults.applied(body.params(), body.given_params)
-    text, token_ids = await serving.front.tokenize_chat(
-        body.messages, body.add_generation_prompt is not False, **body.template_variables
-    )
+    conversation = body.conversation(serving.config.allow_request_templates)
+    text, token_ids = await serving.front.tokenize_chat(conversation)
     await run.start(serving, context, [run.Prompt(text, token_ids)], params, body.cache_salt)
     answer = _ChatAnswer(serving, context, params, body)
     if body.stream:

@@ -82,6 +82,7 @@ class CompletionBody(SamplingBody):
 async def create_completion(body: CompletionBody, request: Request) -> Response:
     """One continuation or several of each prompt, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
+    context.model = body.model
     serving.check_model(body.model)
     body.check_supported()
     prompts = body.prompts

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the one model that is served."""
+"""GET /v1/models and /v1/models/{id}: the one model that is served, under each of its names."""
 
 from typing import Any
 
@@ -11,24 +11,24 @@ router = APIRouter()
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """All that is served: one."""
-    return {"object": "list", "data": [_model(serving_of(request))]}
+    """All that is served: one model, once for each name, that of answers first."""
+    serving = serving_of(request)
+    return {"object": "list", "data": [_model(serving, name) for name in serving.model_names]}
 
 
 @router.get("/v1/models/{model:path}", summary="Describe a model")
 async def describe_model(model: str, request: Request) -> dict[str, Any]:
-    """The served model, under its name or what --model says."""
+    """The served model, under one of its names or what --model says."""
     serving = serving_of(request)
     serving.check_model(model)
-    return _model(serving)
+    return _model(serving, model if model in serving.model_names else serving.model_name)
 
 
-def _model(serving: Serving) -> dict[str, Any]:
-    limits = serving.front.ready.limits
+def _model(serving: Serving, name: str) -> dict[str, Any]:
     return {
-        "id": serving.model_name,
+        "id": name,
         "object": "model",
         "created": serving.created,
         "owned_by": "octavo",
-        "max_model_len": limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len),
+        "max_model_len": serving.front.longest_sequence,
     }

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from octavo.metrics.requests import Metrics
 from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.front import Generation
-from octavo.server.metrics import Metrics
 from octavo.server.request_context import RequestContext
 from octavo.server.serving import Serving
 
@@ -42,6 +42,7 @@ async def start(
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
     for prompt in prompts:
+        serving.metrics.note_start(params)
         generation = serving.front.generate(prompt.text, prompt.token_ids, params, context.tenant, cache_salt)
         await context.hold(generation)
 

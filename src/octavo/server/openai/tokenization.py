@@ -1,0 +1,161 @@
+"""POST /tokenize and /detokenize, GET /tokenizer_info and /version: the model's tokenizer, as vLLM offers it."""
+
+import asyncio
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from msgspec import Struct
+from msgspec import json as msgspec_json
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from octavo import __version__
+from octavo.knobs import flag, parse_size
+from octavo.server.errors import ApiError
+from octavo.server.openai.body import Text, unsupported
+from octavo.server.request_context import context_of
+from octavo.server.serving import Serving, serving_of
+from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
+
+NOT_DONE = (
+    "continue_final_message",
+    "chat_template",
+    "media_io_kwargs",
+    "mm_processor_kwargs",
+    "truncate_prompt_tokens",
+)
+"""Fields of vLLM's that would change the tokens and that this server does not carry out."""
+
+router = APIRouter()
+
+
+class TokenizeBody(BaseModel):
+    """A text, or a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
+    prompt: Text | None = Field(None, description="a text; this or messages")
+    messages: list[dict[str, Any]] | None = Field(None, description="a conversation, for the chat template")
+    add_special_tokens: bool | None = Field(
+        None, description="put the model's own tokens around the text; by default with a prompt, not with messages"
+    )
+    return_token_strs: bool | None = Field(None, description="tell how the vocabulary spells each token")
+    add_generation_prompt: bool | None = Field(None, description="end a chat with the answer's opening; default")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
+    tools: list[Any] | None = Field(None, description="for the chat template")
+
+    def check(self) -> None:
+        """Refuse what cannot be done.
+
+        Raises:
+            ApiError: the message names the field.
+        """
+        if (self.prompt is None) == (self.messages is None):
+            both = "both are given" if self.messages is not None else "neither is given"
+            raise ApiError(400, f"send either prompt or messages: {both}", param="prompt")
+        for name in NOT_DONE:
+            if (self.model_extra or {}).get(name):
+                raise unsupported(name)
+        for name in RESERVED_VARIABLES:
+            if name in (self.chat_template_kwargs or {}):
+                raise ApiError(400, f"chat_template_kwargs must not set {name}", param="chat_template_kwargs")
+
+
+class Tokens(Struct):
+    """What /tokenize answers."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeBody(BaseModel):
+    """Token ids."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
+    tokens: list[int] = Field(description="token ids")
+
+
+@router.post("/tokenize", summary="Token ids of a text or a conversation")
+async def tokenize(body: TokenizeBody, request: Request) -> Response:
+    """What completions (of a prompt) and chat completions (of messages) would give the model."""
+    serving = _serving_for(body.model, request)
+    body.check()
+    token_ids = await _token_ids(serving, body)
+
+    def answer() -> bytes:
+        pieces = serving.front.tokenizer.token_pieces(token_ids) if body.return_token_strs else None
+        return msgspec_json.encode(Tokens(len(token_ids), serving.front.longest_sequence, token_ids, pieces))
+
+    return Response(await asyncio.to_thread(answer), media_type="application/json")
+
+
+@router.post("/detokenize", summary="The text of token ids")
+async def detokenize(body: DetokenizeBody, request: Request) -> Response:
+    """Special tokens are spelled out, so that the text is what was tokenized."""
+    serving = _serving_for(body.model, request)
+
+    def answer() -> bytes:
+        vocab_size = serving.front.ready.limits.vocab_size
+        wrong = next((token for token in body.tokens if not 0 <= token < vocab_size), None)
+        if wrong is not None:
+            told = f"tokens holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}"
+            raise ApiError(400, told, param="tokens")
+        text = serving.front.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return msgspec_json.encode({"prompt": text})
+
+    return Response(await asyncio.to_thread(answer), media_type="application/json")
+
+
+@router.get("/tokenizer_info", summary="The tokenizer's settings")
+async def tokenizer_info(request: Request) -> Response:
+    """As tokenizer_config.json has them, with the chat template in use."""
+    description = serving_of(request).front.tokenizer.description()
+    # Its numbers may be of any size: that for "no limit" has thirty digits.
+    return Response(json.dumps(description), media_type="application/json")
+
+
+@router.get("/version", summary="Octavo's version")
+async def version() -> dict[str, str]:
+    """Of this server."""
+    return {"version": __version__}
+
+
+def _serving_for(model: str | None, request: Request) -> Serving:
+    context_of(request).model = model
+    serving = serving_of(request)
+    serving.check_model(model)
+    return serving
+
+
+async def _token_ids(serving: Serving, body: TokenizeBody) -> list[int]:
+    """Made off the event loop, as for a completion.
+
+    Raises:
+        ApiError: the text is over the cap.
+        RequestError: the messages are malformed or the template refuses them.
+    """
+    if body.prompt is not None:
+        _check_size(serving, body.prompt)
+        return await serving.front.tokenize(body.prompt, body.add_special_tokens is not False)
+    variables = dict(body.chat_template_kwargs or {})
+    if body.tools:
+        variables["tools"] = body.tools
+    conversation = Conversation(
+        messages=body.messages, add_generation_prompt=body.add_generation_prompt is not False, variables=variables
+    )
+    text, token_ids = await serving.front.tokenize_chat(conversation)
+    return await serving.front.tokenize(text) if body.add_special_tokens else token_ids
+
+
+def _check_size(serving: Serving, text: str) -> None:
+    cap = parse_size(serving.config.max_tokenize_bytes, 2**40, flag("max_tokenize_bytes"))
+    num_bytes = len(text) if text.isascii() else len(text.encode())
+    if num_bytes > cap:
+        told = f"prompt has {num_bytes} bytes, over this server's cap of {cap}: raise --max-tokenize-bytes"
+        raise ApiError(400, told, param="prompt")

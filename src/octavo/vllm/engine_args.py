@@ -1,0 +1,105 @@
+"""An engine's knobs by vLLM's keywords: what `LLM` takes, and `EngineArgs`, a script's object of them."""
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, Spelling, check_keywords, spelled
+
+logger = logging.getLogger(__name__)
+
+KNOBS = tuple(field.name for field in dataclasses.fields(EngineConfig))
+
+
+def engine_knobs(keywords: Mapping[str, Any], spelling: Spelling = str) -> dict[str, Any]:
+    """Fields of `EngineConfig` from its own and vLLM's keywords. None is as if absent. What changes nothing is told in
+    one line.
+
+    Args:
+        spelling: how messages call a keyword.
+
+    Raises:
+        ConfigError: a keyword is unknown, asks for what cannot be had, or contradicts another.
+    """
+    known = ENGINE | LOGGING
+    if unknown := keywords.keys() - set(KNOBS) - known.keys() - MAPPED.keys():
+        raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(KNOBS)}")
+    given = {name: value for name, value in keywords.items() if value is not None}
+    values = {name: spelled(name, value) for name, value in given.items() if name in KNOBS}
+    foreign = {name: value for name, value in given.items() if name in known and name not in KNOBS}
+    idle = check_keywords(foreign, known, ConfigError, spelling)
+    if idle:
+        logger.warning("%s: vLLM's, and without effect here", ", ".join(map(spelling, idle)))
+    for name in MAPPED.keys() & given.keys():
+        _MEANINGS[name](given[name], values, spelling)
+    return values
+
+
+def _enable_prefix_caching(is_enabled: object, values: dict[str, Any], spelling: Spelling) -> None:
+    name, scope = spelling("enable_prefix_caching"), values.get("prefix_cache_scope", "tenant")
+    if not isinstance(is_enabled, bool):
+        raise ConfigError(f"{name} must be true or false, got {is_enabled!r}")
+    if is_enabled == (scope == "off") and "prefix_cache_scope" in values and scope != "tenant":
+        raise ConfigError(f"{name} of {is_enabled} contradicts {spelling('prefix_cache_scope')} {scope!r}: give one")
+    if not is_enabled:
+        values["prefix_cache_scope"] = "off"
+
+
+def _kv_cache_memory_bytes(size: object, values: dict[str, Any], spelling: Spelling) -> None:
+    if values.get("kv_cache_memory", EngineConfig().kv_cache_memory) not in (size, EngineConfig().kv_cache_memory):
+        raise ConfigError(f"{spelling('kv_cache_memory_bytes')} contradicts {spelling('kv_cache_memory')}: give one")
+    values["kv_cache_memory"] = size
+
+
+def _gpu_memory_utilization(share: object, values: dict[str, Any], spelling: Spelling) -> None:
+    name = spelling("gpu_memory_utilization")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ConfigError(f"{name} must be above 0 and at most 1, got {share!r}")
+    size = values.get("kv_cache_memory", EngineConfig().kv_cache_memory)
+    logger.warning(
+        "%s bounds nothing: the model runs on the processor, and its KV cache takes %s of %s",
+        name,
+        spelling("kv_cache_memory"),
+        size,
+    )
+
+
+_MEANINGS = {
+    "enable_prefix_caching": _enable_prefix_caching,
+    "kv_cache_memory_bytes": _kv_cache_memory_bytes,
+    "gpu_memory_utilization": _gpu_memory_utilization,
+}
+
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys((*ENGINE, *MAPPED, *LOGGING)),
+    **{name: getattr(EngineConfig(), name) for name in KNOBS},
+}
+_Fields: Any = dataclasses.make_dataclass(
+    "_Fields", [(name, Any, _DEFAULTS[name]) for name in dict.fromkeys((*KNOBS, *_DEFAULTS))]
+)
+
+
+class EngineArgs(_Fields):  # type: ignore[misc]
+    """An engine's keywords as a script's object: `EngineArgs(model="smollm2", max_num_seqs=8)`. A dataclass with every
+    keyword that `LLM` takes, so `LLM(**dataclasses.asdict(args))` is the model that it asks for."""
+
+    @staticmethod
+    def add_cli_args(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Give a parser, or a group of one, a flag for each keyword; returns it."""
+        from octavo.cli.flags import add_config_flags
+
+        add_config_flags(parser, EngineConfig)
+        return parser
+
+    @classmethod
+    def from_cli_args(cls, args: argparse.Namespace) -> "EngineArgs":
+        """The keywords that the flags of `add_cli_args` gave."""
+        return cls(**{name: value for name, value in vars(args).items() if name in _DEFAULTS})
+
+
+class AsyncEngineArgs(EngineArgs):
+    """The same, for `AsyncLLM`."""
