@@ -13,6 +13,7 @@ LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
+SchedulingPolicy = Literal["fcfs", "shortest-first"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
 
@@ -132,6 +133,20 @@ class EngineConfig:
         metavar="N",
         at_least=1,
         at_most=2,
+    )
+    scheduling_policy: SchedulingPolicy = knob(
+        "fcfs",
+        "who goes first: the first to come, or the shortest prompt, which then waits for no longer ones but those that "
+        "run; nobody is overtaken by those that come later than --overtaking-time says",
+        group="scheduling",
+    )
+    overtaking_time: float = knob(
+        300.0,
+        "with --scheduling-policy shortest-first, how long after a prompt of the model's length shorter ones may come "
+        "and still pass it; for other prompts in proportion to their tokens",
+        group="scheduling",
+        metavar="SECONDS",
+        at_least=0,
     )
     preemption_mode: PreemptionMode = knob(
         "auto",

@@ -3,13 +3,14 @@
 from collections import deque
 from typing import Self
 
-from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope
+from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope, SchedulingPolicy
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, PendingOutput
 from octavo.memory import Ledger, make_demand, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.plan_writer import ScheduledStep
+from octavo.scheduling.policy import Policy
 from octavo.scheduling.scheduler import Scheduler
 from octavo.stopwatch import Stopwatch
 
@@ -28,6 +29,8 @@ class Engine:
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
         kv_allocation: KVAllocation = "paged",
+        scheduling_policy: SchedulingPolicy = "fcfs",
+        overtaking_time: float = 0.0,
     ) -> None:
         capacity = executor.capacity
         demand = make_demand(
@@ -62,6 +65,7 @@ class Engine:
             prefix_cache_scope=prefix_cache_scope,
             preemption_mode=preemption_mode,
             max_drafts=capacity.max_drafts,
+            policy=Policy(scheduling_policy, overtaking_time, capacity.max_model_len),
         )
         self.num_steps = 0
         self.fullest = self.ledger()
@@ -80,6 +84,8 @@ class Engine:
             prefix_cache_scope=config.prefix_cache_scope,
             preemption_mode=config.preemption_mode,
             kv_allocation=config.kv_allocation,
+            scheduling_policy=config.scheduling_policy,
+            overtaking_time=config.overtaking_time,
         )
 
     def pin(self, token_ids: list[int], name: str) -> None:

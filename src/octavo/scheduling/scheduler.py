@@ -1,5 +1,5 @@
-"""The scheduler: forms a plan for every step from the requests that wait and run, and hands them what the step gave.
-First come, first served, one iteration at a time (paper, sections 4.3 to 4.5)."""
+"""The scheduler: forms a plan for every step from the requests that wait and run, and hands them what the step gave,
+one iteration at a time (paper, sections 4.3 to 4.5)."""
 
 import time
 from dataclasses import replace
@@ -19,6 +19,7 @@ from octavo.scheduling.choosing import Chooser
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
+from octavo.scheduling.policy import Policy
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
 from octavo.scheduling.request import Request
@@ -29,8 +30,9 @@ class Scheduler:
     """Plans steps and takes their results.
 
     A request's sequences are admitted, decode, are preempted and resume together. An admitted request is never dropped
-    for want of memory: the latest arrivals give up their blocks and wait at the head of the queue. Their blocks come
-    back from the swap space, or are computed again but for what the prefix cache still has of them.
+    for want of memory: the last in rank (`Policy`), by default the latest arrivals, give up their blocks and wait in
+    the place of their rank. Their blocks come back from the swap space, or are computed again but for what the prefix
+    cache still has of them.
     """
 
     def __init__(
@@ -42,12 +44,16 @@ class Scheduler:
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
         max_drafts: int = 0,
+        policy: Policy | None = None,
     ) -> None:
-        """`max_drafts` is how many tokens the executor may guess for a sequence after a step."""
+        """`max_drafts` is how many tokens the executor may guess for a sequence after a step; without a `policy` it is
+        first come, first served."""
         self.limits = limits
         """`num_blocks` is what requests can have: the memory without the pins."""
         self.memory = memory
         self.queues = Queues()
+        self.policy = policy or Policy()
+        self._num_added = 0
         self._pins = Pins(memory)
         self._writer = PlanWriter(memory)
         self._preemption = Preemption(preemption_mode, memory.block_bytes)
@@ -74,7 +80,7 @@ class Scheduler:
 
     @property
     def running(self) -> list[Request]:
-        """The requests that hold blocks, in order of arrival."""
+        """The requests that hold blocks, in order of their ranks."""
         return self.queues.running
 
     def ledger(self) -> Ledger:
@@ -94,6 +100,8 @@ class Scheduler:
         check_wants(message, self.limits.capabilities)
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
         request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
+        request.rank = (self.policy.rank(message), self._num_added)
+        self._num_added += 1
         request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
         request.is_speculated = self._max_drafts > 0 and request.search is None
