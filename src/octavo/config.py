@@ -240,6 +240,14 @@ class ServerConfig:
         metavar="N",
         at_least=1,
     )
+    max_queue_time: float | None = knob(
+        None,
+        "seconds that a request may wait before it begins: one that is expected to wait longer, at the pace of late, "
+        "gets status 429 and is told when to come again, and so does one that has; no bound by default",
+        group="server limits",
+        metavar="SECONDS",
+        at_least=0,
+    )
     max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N", at_least=1)
     max_body_bytes: Size = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
     max_tokenize_bytes: Size = knob(

@@ -11,10 +11,6 @@ LONGEST = 1000
 """The model length of the harness' engine."""
 
 
-def message(arrival_s: float, num_prompt: int) -> EngineRequest:
-    return EngineRequest("", [0] * num_prompt, SamplingParams(), arrival_s)
-
-
 def ended(harness: Harness) -> list[str]:
     """The requests in the order in which they end."""
     order: list[str] = []
@@ -80,13 +76,13 @@ def test_nobody_is_overtaken_by_those_that_come_after_its_time():
 
 def test_a_rank_is_the_arrival_set_back_in_proportion_to_the_prompt():
     policy = Policy("shortest-first", overtaking_s=300.0, longest=8000)
-    assert policy.rank(message(10.0, 8000)) == 310.0
-    assert policy.rank(message(10.0, 80)) == 13.0
-    assert policy.rank(message(309.0, 8)) < policy.rank(message(10.0, 8000)) < policy.rank(message(310.0, 8))
+    assert policy.rank(10.0, 8000) == 310.0
+    assert policy.rank(10.0, 80) == 13.0
+    assert policy.rank(309.0, 8) < policy.rank(10.0, 8000) < policy.rank(310.0, 8)
 
 
 def test_first_come_first_served_ranks_all_alike_and_keeps_their_order():
-    assert Policy().rank(message(10.0, 8000)) == Policy().rank(message(1.0, 1))
+    assert Policy().rank(10.0, 8000) == Policy().rank(1.0, 1)
     harness = Harness(max_num_seqs=1)
     for name in "abc":
         harness.add(name, 4)
@@ -111,3 +107,20 @@ def test_no_step_both_preempts_and_admits(policy):
             num_preempted += scheduler.num_preemptions - preemptions
     assert min(num_admitted, num_preempted) > 5
     harness.finish()
+
+
+def test_requests_that_do_not_begin_in_time_are_dropped_and_those_that_did_are_not():
+    harness = Harness(num_blocks=8, max_num_seqs=1)
+    scheduler = harness.engine.scheduler
+    for number, start_by_s in enumerate((5.0, 7.0, 6.0, None)):
+        params = SamplingParams(max_tokens=8)
+        harness.engine.add(EngineRequest(f"{number}", [1, 2], params, float(number), start_by_s=start_by_s))
+    harness.step()
+    assert harness.running == ["0"]
+    assert scheduler.expire(4.9) == []
+    assert [request.request_id for request in scheduler.expire(6.5)] == ["2"]
+    assert [request.request_id for request in scheduler.queues.waiting] == ["1", "3"]
+    assert scheduler.abort("1")
+    assert scheduler.expire(100.0) == []
+    assert ended(harness) == ["0", "3"]
+    assert scheduler.queues.num_begun == 2

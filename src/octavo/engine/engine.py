@@ -138,6 +138,10 @@ class Engine:
         is over already."""
         return self.scheduler.abort(request_id, index)
 
+    def expire(self, now_s: float) -> list[EngineRequest]:
+        """Drop the requests that were to begin by now (`start_by_s`) and have not; no update about them follows."""
+        return self.scheduler.expire(now_s)
+
     def step(self) -> list[RequestUpdate]:
         """Plan and submit a step; once as many are in flight as the executor takes, collect the oldest.
 

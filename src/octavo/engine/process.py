@@ -98,6 +98,7 @@ class EngineProcess:
                 if isinstance(command, Shutdown):
                     return
                 is_changed |= self._obey(command)
+            is_changed |= self._expire()
             if self._engine.has_unfinished:
                 self._send(Updates(self._engine.step(), self._load()))
             elif is_changed:
@@ -125,6 +126,15 @@ class EngineProcess:
             return False
         return True
 
+    def _expire(self) -> bool:
+        """Refuse the requests that have waited too long; True where there were any."""
+        expired = self._engine.expire(time.monotonic())
+        for request in expired:
+            waited_s = (request.start_by_s or 0.0) - request.arrival_s
+            told = f"the request has not begun within {waited_s:g} s (--max-queue-time): try again later"
+            self._send(Refusal(request.request_id, told, "QueueTimeError"))
+        return bool(expired)
+
     def _load(self) -> EngineLoad:
         scheduler = self._engine.scheduler
         return EngineLoad(
@@ -132,6 +142,7 @@ class EngineProcess:
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             num_steps=self._engine.num_steps,
+            num_begun=scheduler.queues.num_begun,
         )
 
     def _send(self, event: Event) -> None:

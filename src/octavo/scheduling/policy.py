@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from octavo.config import SchedulingPolicy
-from octavo.scheduling.messages import EngineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +21,8 @@ class Policy:
     longest: int = 1
     """The model's length in tokens."""
 
-    def rank(self, message: EngineRequest) -> float:
+    def rank(self, arrival_s: float, num_prompt_tokens: int) -> float:
         """A request's rank; under `shortest-first` in seconds of `time.monotonic()`."""
         if self.name == "fcfs":
             return 0.0
-        return message.arrival_s + self.overtaking_s * len(message.prompt_token_ids) / self.longest
+        return arrival_s + self.overtaking_s * num_prompt_tokens / self.longest

@@ -15,6 +15,8 @@ class Queues:
         self._running: list[Request] = []
         self.num_running_sequences = 0
         """Places of the running requests' sequences."""
+        self.num_begun = 0
+        """Requests that have been admitted for the first time, since the start."""
 
     @property
     def waiting(self) -> list[Request]:
@@ -55,6 +57,7 @@ class Queues:
 
     def admit(self, request: Request) -> None:
         """A waiting request runs from now on."""
+        self.num_begun += request.first_scheduled_s is None
         _remove(self._waiting, request)
         insort(self._running, request, key=_rank)
         self.num_running_sequences += request.num_places

@@ -4,6 +4,7 @@ one iteration at a time (paper, sections 4.3 to 4.5)."""
 import time
 from dataclasses import replace
 from functools import partial
+from heapq import heappop, heappush
 
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
@@ -54,6 +55,8 @@ class Scheduler:
         self.queues = Queues()
         self.policy = policy or Policy()
         self._num_added = 0
+        self._deadlines: list[tuple[float, int, Request]] = []
+        """By when requests are to begin, the soonest first; those that have begun are still among them."""
         self._pins = Pins(memory)
         self._writer = PlanWriter(memory)
         self._preemption = Preemption(preemption_mode, memory.block_bytes)
@@ -100,8 +103,11 @@ class Scheduler:
         check_wants(message, self.limits.capabilities)
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
         request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
-        request.rank = (self.policy.rank(message), self._num_added)
+        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
+        request.rank = (rank, self._num_added)
         self._num_added += 1
+        if message.start_by_s is not None:
+            heappush(self._deadlines, (message.start_by_s, self._num_added, request))
         request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
         request.is_speculated = self._max_drafts > 0 and request.search is None
@@ -134,11 +140,25 @@ class Scheduler:
             self._finish(sequence, "abort")
         return bool(ended)
 
+    def expire(self, now_s: float) -> list[EngineRequest]:
+        """Drop the requests that were to begin by now and have not. Nothing has been allocated for them.
+
+        Args:
+            now_s: of `time.monotonic()`.
+        """
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, _, request = heappop(self._deadlines)
+            if request.first_scheduled_s is None and self.abort(request.request_id):
+                expired.append(request.message)
+        return expired
+
     def reset(self) -> None:
         """Drop every request and all that is known of the memory but the pins, after an error in the middle of a
         step."""
         for request in [*self.queues.running, *self.queues.waiting]:
             self.abort(request.request_id)
+        self._deadlines.clear()
         self.memory.restart()
         self._writer.forget_changes()
 
