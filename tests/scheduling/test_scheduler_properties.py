@@ -375,7 +375,7 @@ def test_long_random_traffic_ends_with_every_token_right(seed: int) -> None:
 
 
 def test_random_traffic_preempts_copies_hits_drafts_and_refuses() -> None:
-    runs = [random_run(seed, 400) for seed in range(100, 125)]
+    runs = [random_run(seed, 400) for seed in range(100, 135)]
     assert sum(run.engine.ledger().totals.num_recomputes for run in runs) > 20
     assert sum(run.engine.ledger().totals.num_swaps for run in runs) > 20
     assert sum(run.executor.num_moved for run in runs) == sum(
