@@ -59,7 +59,7 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
         if field.name == "max_num_batched_tokens":
             arguments += ["--max-num-seqs", "5"]
         value = getattr(read_config_flags(parse(arguments), EngineConfig), field.name)
-        assert value == (given,) if isinstance(field.default, tuple) else str(value) == given
+        assert value == ((given,) if isinstance(field.default, tuple) else type(value)(given))
 
 
 @pytest.mark.parametrize(

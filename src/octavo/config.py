@@ -14,6 +14,7 @@ Quantization = Literal["none", "int8"]
 KernelName = Literal["auto", "cpu", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
+SchedulingPolicy = Literal["fcfs", "shortest-first"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
 
@@ -161,6 +162,20 @@ class EngineConfig:
         at_least=1,
         at_most=2,
     )
+    scheduling_policy: SchedulingPolicy = knob(
+        "fcfs",
+        "who goes first: the first to come, or the shortest prompt, which then waits for no longer ones but those that "
+        "run; nobody is overtaken by those that come later than --overtaking-time says",
+        group="scheduling",
+    )
+    overtaking_time: float = knob(
+        300.0,
+        "with --scheduling-policy shortest-first, how long after a prompt of the model's length shorter ones may come "
+        "and still pass it; for other prompts in proportion to their tokens",
+        group="scheduling",
+        metavar="SECONDS",
+        at_least=0,
+    )
     preemption_mode: PreemptionMode = knob(
         "auto",
         "how a request gives up its memory: recompute its tokens later, swap its blocks out and back, or (auto) "
@@ -255,6 +270,14 @@ class ServerConfig:
         group="server limits",
         metavar="N",
         at_least=1,
+    )
+    max_queue_time: float | None = knob(
+        None,
+        "seconds that a request may wait before it begins: one that is expected to wait longer, at the pace of late, "
+        "gets status 429 and is told when to come again, and so does one that has; no bound by default",
+        group="server limits",
+        metavar="SECONDS",
+        at_least=0,
     )
     max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N", at_least=1)
     max_body_bytes: Size = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")

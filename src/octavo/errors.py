@@ -18,6 +18,10 @@ class RequestError(OctavoError, ValueError):
     """A request is wrong or can never be served by this engine. Raised before anything is allocated for it."""
 
 
+class QueueTimeError(OctavoError):
+    """A request waits for longer than it may before it begins. Another time it may be served."""
+
+
 class EngineError(OctavoError, RuntimeError):
     """The engine is not able to go on: a broken invariant or a dead executor."""
 

@@ -257,8 +257,11 @@ def check_engine(engine: Engine) -> None:
     assert not any(s.table.held for r in waiting for s in r.sequences), "a waiting request holds blocks"
     assert sum(r.num_places for r in running) == scheduler.queues.num_running_sequences <= limits.max_num_seqs
     assert all(len(r.sequences) <= r.num_places for r in running + waiting)
-    arrivals = [r.message.arrival_s for r in running + waiting]
-    assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
+    for queue in (running, waiting):
+        assert [r.rank for r in queue] == sorted(r.rank for r in queue), "somebody stands before one of a lower rank"
+    if scheduler.policy.name == "fcfs":
+        arrivals = [r.message.arrival_s for r in running + waiting]
+        assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
     if isinstance(memory, ContiguousManager):
         check_runs(memory, [s.table for r in running for s in r.sequences])
         return

@@ -1,6 +1,7 @@
 """Who runs in a step, told by what is in the plans."""
 
 from functools import partial
+from typing import Any
 
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capabilities
@@ -31,9 +32,12 @@ class Recorder(ShadowExecutor):
 class Harness:
     """An engine whose every step is checked, and what it planned."""
 
-    def __init__(self, num_blocks=100, block_size=4, max_num_seqs=8, max_num_batched_tokens=16, depth=1) -> None:
+    def __init__(
+        self, num_blocks=100, block_size=4, max_num_seqs=8, max_num_batched_tokens=16, depth=1, **knobs: Any
+    ) -> None:
         self.executor = Recorder(num_blocks, block_size, depth)
-        self.engine = Engine(self.executor, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+        sizes = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
+        self.engine = Engine(self.executor, **sizes, **knobs)
         self.num_requests = 0
 
     def add(self, name: str, num_prompt: int, max_tokens: int = 8, n: int = 1, beam_width: int = 0) -> None:
@@ -103,7 +107,7 @@ def test_the_latest_arrival_is_preempted_and_resumes_before_new_requests():
     left = "abcdef"
     while harness.engine.has_unfinished:
         harness.step()
-        alive = harness.running + [r.request_id for r in harness.engine.scheduler.queues._waiting.values()]
+        alive = harness.running + [r.request_id for r in harness.engine.scheduler.queues.waiting]
         left = "".join(name for name in left if name in alive)
         assert left.startswith("".join(harness.running)), "the earliest arrivals run, the latest wait"
     assert harness.engine.scheduler.num_preemptions > 1

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from octavo.config import KVAllocation, PreemptionMode, PrefixCacheScope
+from octavo.config import KVAllocation, PreemptionMode, PrefixCacheScope, SchedulingPolicy
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError, RequestError
 from octavo.execution.executor import Capabilities
@@ -31,6 +31,7 @@ ALLOCATIONS: list[KVAllocation] = ["paged", "contiguous-max", "contiguous-pow2",
 EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
+POLICIES: list[SchedulingPolicy] = ["fcfs", "shortest-first"]
 MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
 CAPABILITIES = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
 
@@ -52,6 +53,7 @@ class Shape:
     layer_groups: LayerGroups = GROUPS[0]
     allocation: KVAllocation = "paged"
     max_drafts: int = 0
+    policy: SchedulingPolicy = "fcfs"
 
 
 def searched_alone(request: EngineRequest) -> list[Hypothesis]:
@@ -98,6 +100,8 @@ class Traffic:
             prefix_cache_scope=shape.scope,
             preemption_mode=shape.mode,
             kv_allocation=shape.allocation,
+            scheduling_policy=shape.policy,
+            overtaking_time=100.0,
         )
         self.requests: dict[str, EngineRequest] = {}
         self.got: dict[str, dict[int, list[int]]] = {}
@@ -262,6 +266,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             layer_groups=st.sampled_from(GROUPS),
             allocation=st.just("paged") | st.sampled_from(ALLOCATIONS),
             max_drafts=st.sampled_from([0, 1, 4]),
+            policy=st.sampled_from(POLICIES),
         )
     )
     def start(self, shape: Shape) -> None:
@@ -336,6 +341,7 @@ def random_run(seed: int, num_steps: int, allocation: KVAllocation = "paged") ->
             layer_groups=layer_groups,
             allocation=allocation,
             max_drafts=r.choice((0, 1, 5)),
+            policy=r.choice(POLICIES),
         )
     )
     for _ in range(num_steps):
@@ -369,7 +375,7 @@ def test_long_random_traffic_ends_with_every_token_right(seed: int) -> None:
 
 
 def test_random_traffic_preempts_copies_hits_drafts_and_refuses() -> None:
-    runs = [random_run(seed, 400) for seed in range(100, 125)]
+    runs = [random_run(seed, 400) for seed in range(100, 135)]
     assert sum(run.engine.ledger().totals.num_recomputes for run in runs) > 20
     assert sum(run.engine.ledger().totals.num_swaps for run in runs) > 20
     assert sum(run.executor.num_moved for run in runs) == sum(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Self
@@ -15,6 +16,7 @@ import zmq
 import zmq.asyncio
 
 from octavo.config import EngineConfig
+from octavo.engine.pace import AdmissionPace
 from octavo.engine.wire import (
     Abort,
     EngineLoad,
@@ -28,9 +30,10 @@ from octavo.engine.wire import (
     decode_event,
     encode,
 )
-from octavo.errors import EngineError, OctavoError, RequestError, error_named
+from octavo.errors import EngineError, OctavoError, error_named
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
+from octavo.scheduling.policy import Policy
 
 EXIT_WAIT_S = 5.0
 """How long a process that was told to stop may take before it is killed."""
@@ -39,8 +42,12 @@ EXIT_WAIT_S = 5.0
 class RequestStream:
     """A request's updates as they come. Iterating ends with the request; it raises what ended it otherwise."""
 
-    def __init__(self, request_id: str, num_sequences: int) -> None:
+    def __init__(self, request_id: str, num_sequences: int, rank: float = 0.0) -> None:
         self.request_id = request_id
+        self.rank = rank
+        """Its place in the engine's queue (`Policy`)."""
+        self.has_begun = False
+        """An update has come."""
         self._open = set(range(num_sequences))
         self._updates: deque[RequestUpdate] = deque()
         self._error: OctavoError | None = None
@@ -52,6 +59,7 @@ class RequestStream:
 
     def put(self, update: RequestUpdate) -> None:
         """Take an update."""
+        self.has_begun = True
         self._open -= {sequence.index for sequence in update.sequences if sequence.finish_reason is not None}
         self._updates.append(update)
         self._news.set()
@@ -103,6 +111,9 @@ class EngineClient:
             socket.bind(address)
         module = [sys.executable, "-m", "octavo.engine.process"]
         arguments = [commands, events, msgspec.json.encode(config).decode()]
+        self._config = config
+        self._policy = Policy()
+        self._pace = AdmissionPace()
         self._process = subprocess.Popen([*module, *arguments], stdin=subprocess.PIPE, start_new_session=True)
         self._streams: dict[str, RequestStream] = {}
         self._failure: OctavoError | None = None
@@ -145,6 +156,21 @@ class EngineClient:
         """Requests that are not over."""
         return len(self._streams)
 
+    def expected_wait_s(self, arrival_s: float, num_prompt_tokens: int) -> float:
+        """Seconds that a new request would wait before it begins: for those that wait and go before it, at the pace at
+        which such have begun lately (`AdmissionPace`). 0 while nobody waits.
+
+        Args:
+            arrival_s: now, by `time.monotonic()`.
+        """
+        if self.load is None or not self.load.num_waiting:
+            return 0.0
+        rank = self._policy.rank(arrival_s, num_prompt_tokens)
+        silent = [stream for stream in self._streams.values() if not stream.has_begun]
+        num_silent_running = self.load.num_running - (len(self._streams) - len(silent))
+        num_before = sum(stream.rank <= rank for stream in silent) - max(0, num_silent_running)
+        return self._pace.wait_s(num_before, arrival_s)
+
     @property
     def failure(self) -> OctavoError | None:
         """What the engine died of, if it has."""
@@ -159,7 +185,8 @@ class EngineClient:
         if self._failure is not None:
             raise self._failure
         message = encode(Submit(request))
-        stream = RequestStream(request.request_id, request.params.n)
+        rank = self._policy.rank(request.arrival_s, len(request.prompt_token_ids))
+        stream = RequestStream(request.request_id, request.params.n, rank)
         self._streams[request.request_id] = stream
         self._send(message)
         return stream
@@ -209,13 +236,16 @@ class EngineClient:
             self.last_report_s = loop.time()
             if isinstance(event, Updates):
                 self.load = event.load
+                self._pace.learn(event.load.num_begun, event.load.num_waiting, time.monotonic())
                 for update in event.updates:
                     self._deliver(update)
             elif isinstance(event, Refusal):
                 stream = self._streams.pop(event.request_id, None)
                 if stream is not None:
-                    stream.fail(RequestError(event.message))
+                    stream.fail(error_named(event.kind, event.message))
             elif isinstance(event, Ready):
+                config, longest = self._config, event.limits.max_model_len
+                self._policy = Policy(config.scheduling_policy, config.overtaking_time, longest)
                 if self._ready is not None and not self._ready.done():
                     self._ready.set_result(event)
             elif isinstance(event, Pinned):

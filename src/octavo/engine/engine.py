@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Self
 
-from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope
+from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope, SchedulingPolicy
 from octavo.engine.wire import EngineLoad
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, PendingOutput
@@ -11,6 +11,7 @@ from octavo.memory import Ledger, make_demand, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.plan_writer import ScheduledStep
+from octavo.scheduling.policy import Policy
 from octavo.scheduling.scheduler import Scheduler
 from octavo.stopwatch import Stopwatch
 
@@ -29,6 +30,8 @@ class Engine:
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
         kv_allocation: KVAllocation = "paged",
+        scheduling_policy: SchedulingPolicy = "fcfs",
+        overtaking_time: float = 0.0,
     ) -> None:
         capacity = executor.capacity
         demand = make_demand(
@@ -63,6 +66,7 @@ class Engine:
             prefix_cache_scope=prefix_cache_scope,
             preemption_mode=preemption_mode,
             max_drafts=capacity.max_drafts,
+            policy=Policy(scheduling_policy, overtaking_time, capacity.max_model_len),
         )
         self.num_steps = 0
         self.fullest = self.ledger()
@@ -81,6 +85,8 @@ class Engine:
             prefix_cache_scope=config.prefix_cache_scope,
             preemption_mode=config.preemption_mode,
             kv_allocation=config.kv_allocation,
+            scheduling_policy=config.scheduling_policy,
+            overtaking_time=config.overtaking_time,
         )
 
     def pin(self, token_ids: list[int], name: str) -> None:
@@ -133,6 +139,10 @@ class Engine:
         is over already."""
         return self.scheduler.abort(request_id, index)
 
+    def expire(self, now_s: float) -> list[EngineRequest]:
+        """Drop the requests that were to begin by now (`start_by_s`) and have not; no update about them follows."""
+        return self.scheduler.expire(now_s)
+
     def step(self) -> list[RequestUpdate]:
         """Plan and submit a step; once as many are in flight as the executor takes, collect the oldest.
 
@@ -183,6 +193,7 @@ class Engine:
             num_running=self.scheduler.num_running,
             num_waiting=self.scheduler.num_waiting,
             num_steps=self.num_steps,
+            num_begun=self.scheduler.queues.num_begun,
         )
 
     def close(self) -> None:

@@ -97,6 +97,7 @@ class EngineProcess:
                 if isinstance(command, Shutdown):
                     return
                 is_changed |= self._obey(command)
+            is_changed |= self._expire()
             if self._engine.has_unfinished:
                 self._send(Updates(self._engine.step(), self._engine.load))
             elif is_changed:
@@ -123,6 +124,15 @@ class EngineProcess:
             self._send(Refusal(command.request.request_id, str(error)))
             return False
         return True
+
+    def _expire(self) -> bool:
+        """Refuse the requests that have waited too long; True where there were any."""
+        expired = self._engine.expire(time.monotonic())
+        for request in expired:
+            waited_s = (request.start_by_s or 0.0) - request.arrival_s
+            told = f"the request has not begun within {waited_s:g} s (--max-queue-time): try again later"
+            self._send(Refusal(request.request_id, told, "QueueTimeError"))
+        return bool(expired)
 
     def _send(self, event: Event) -> None:
         self._events.send(encode(event))

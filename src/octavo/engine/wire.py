@@ -63,6 +63,8 @@ class EngineLoad(msgspec.Struct, frozen=True, array_like=True):
     num_running: int
     num_waiting: int
     num_steps: int
+    num_begun: int
+    """Requests that have begun to run so far."""
 
 
 class Updates(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -73,10 +75,12 @@ class Updates(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """A request that the engine would not take."""
+    """A request that the engine would not take, or that it has dropped before it began. `kind` is the name of an error
+    class of `octavo.errors`."""
 
     request_id: str
     message: str
+    kind: str = "RequestError"
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -1,4 +1,4 @@
-"""Who runs in a step: a token budget shared out in order of arrival, preemption where blocks run short, admission where
+"""Who runs in a step: a token budget shared out in order of rank, preemption where blocks run short, admission where
 they do not (paper, sections 4.3 and 4.5)."""
 
 import logging
@@ -32,6 +32,8 @@ class Budget:
     """Free blocks not yet counted for anyone in this step."""
     promised_blocks: int = 0
     """Blocks that running requests need to finish what they have begun to compute."""
+    is_short: bool = False
+    """Blocks have run short: nobody is admitted any more."""
 
 
 class Chooser:
@@ -56,29 +58,37 @@ class Chooser:
         self._may_draft = may_draft
 
     def choose(self) -> list[Allotment]:
-        """What each request does in the next step, in order of arrival. Where one was preempted nobody is admitted."""
+        """What each request does in the next step, in order of rank. A step preempts or admits, but never both: what is
+        moved out of the pool and what comes back would meet in the swap space."""
         num_spare = self._limits.max_num_batched_tokens - self._queues.num_running_sequences
         budget = Budget(num_spare, self._memory.num_free_blocks)
-        num_preemptions = self._memory.totals.num_preemptions
         allotments = self._choose_running(budget)
-        if self._memory.totals.num_preemptions == num_preemptions:
+        if not budget.is_short:
             self._choose_waiting(budget, allotments)
         if self._may_draft:
             self._choose_drafts(budget, allotments)
         return allotments
 
     def _choose_running(self, budget: Budget) -> list[Allotment]:
-        """The running requests' allotments; where blocks run out the latest arrival is preempted."""
+        """The running requests' allotments, and those of waiting ones that rank before some of them; where blocks run
+        out the last in rank is preempted."""
         allotments: list[Allotment] = []
-        for request in self._queues.running:
+        running, num_admitted, is_stuck = self._queues.running, 0, False
+        for place, request in enumerate(running):
             if not request.is_running:
                 break
+            if self._is_overtaken(request) and not (is_stuck or budget.is_short):
+                num_admitted += self._admit_between(budget, allotments, running[place:])
+                is_stuck = self._is_overtaken(request)
             if request.waits_for_results:
                 continue
             allotment = allot(request, budget.chunk_tokens + request.num_places, self._memory)
             needed = num_blocks_needed(allotment, self._memory)
+            budget.is_short |= needed > budget.free_blocks
+            if budget.is_short and num_admitted:
+                return allotments  # the others go on in the next step
             while needed > budget.free_blocks:
-                victim = self._queues.latest
+                victim = self._queues.last
                 budget.free_blocks += self._preempt(victim, needed_by=request)
                 if victim is request:
                     return allotments
@@ -86,9 +96,28 @@ class Chooser:
             allotments.append(allotment)
         return allotments
 
-    def _choose_waiting(self, budget: Budget, allotments: list[Allotment]) -> None:
-        """Admit from the head of the queue what fits whole: its sequences, and the blocks until they can sample."""
-        while (request := self._queues.next) is not None:
+    def _is_overtaken(self, request: Request) -> bool:
+        """Whether somebody who waits ranks before a running request."""
+        waiting = self._queues.next
+        return waiting is not None and waiting.rank < request.rank
+
+    def _admit_between(self, budget: Budget, allotments: list[Allotment], behind: list[Request]) -> int:
+        """Admit those who rank before some of the running requests, which so get a step's tokens after them. The blocks
+        that these need until they sample are promised. Returns how many were admitted."""
+        owed = sum(request.num_blocks_missing(self._limits.demand) for request in behind)
+        num_before = len(allotments)
+        budget.promised_blocks += owed
+        self._choose_waiting(budget, allotments, before=behind[0])
+        budget.promised_blocks -= owed
+        return len(allotments) - num_before
+
+    def _choose_waiting(self, budget: Budget, allotments: list[Allotment], before: Request | None = None) -> None:
+        """Admit from the head of the queue what fits whole: its sequences, and the blocks until they can sample.
+
+        Args:
+            before: whom those admitted must rank before; None for all.
+        """
+        while (request := self._queues.next) is not None and (before is None or request.rank < before.rank):
             num_sequences, num_running = request.num_places, self._queues.num_running_sequences
             if num_running + num_sequences > self._limits.max_num_seqs:
                 return
@@ -151,13 +180,13 @@ class Chooser:
             request.first_scheduled_s = time.monotonic()
 
     def _preempt(self, request: Request, needed_by: Request) -> int:
-        """Take a request's blocks away; it resumes before any new request. Returns the blocks that are free now."""
+        """Take a request's blocks away; it waits in the place of its rank. Returns the blocks that are free now."""
         free_before = self._memory.num_free_blocks
         told = self._preemption.take_blocks(request, self._memory, self._writer)
         freed = self._memory.num_free_blocks - free_before
         self._queues.preempt(request)
         logger.info(
-            "preempted %s, the latest arrival, for %s: %d blocks freed, %s",
+            "preempted %s, the last in rank, for %s: %d blocks freed, %s",
             request.request_id,
             needed_by.request_id,
             freed,

@@ -31,6 +31,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """The name of an adapter that the executor has loaded; None is the model alone."""
     grammar: Grammar | None = None
     """What each sequence's output conforms to."""
+    start_by_s: float | None = None
+    """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
 
 
 def request_seed(seed: int, number: int) -> int:

@@ -1,6 +1,6 @@
-"""The requests that wait and those that run, in order of arrival."""
+"""The requests that wait and those that run, in order of their ranks."""
 
-from collections import OrderedDict
+from bisect import bisect_left, insort
 
 from octavo.scheduling.request import Request, RequestState
 
@@ -10,18 +10,21 @@ class Queues:
     the pool's."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[str, Request] = OrderedDict()
-        self._running: dict[str, Request] = {}
+        self._by_id: dict[str, Request] = {}
+        self._waiting: list[Request] = []
+        self._running: list[Request] = []
         self.num_running_sequences = 0
         """Places of the running requests' sequences."""
+        self.num_begun = 0
+        """Requests that have been admitted for the first time, since the start."""
 
     @property
     def waiting(self) -> list[Request]:
-        return list(self._waiting.values())
+        return self._waiting.copy()
 
     @property
     def running(self) -> list[Request]:
-        return list(self._running.values())
+        return self._running.copy()
 
     @property
     def num_waiting(self) -> int:
@@ -32,37 +35,38 @@ class Queues:
         return len(self._running)
 
     def __bool__(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._by_id)
 
     def find(self, request_id: str) -> Request | None:
-        return self._running.get(request_id) or self._waiting.get(request_id)
+        return self._by_id.get(request_id)
 
     @property
     def next(self) -> Request | None:
         """Who is admitted next."""
-        return next(iter(self._waiting.values()), None)
+        return self._waiting[0] if self._waiting else None
 
     @property
-    def latest(self) -> Request:
-        """Of those that run the latest arrival. There must be one."""
-        return next(reversed(self._running.values()))
+    def last(self) -> Request:
+        """Of those that run the last in rank. There must be one."""
+        return self._running[-1]
 
     def add(self, request: Request) -> None:
-        """A new request waits behind all others."""
-        self._waiting[request.request_id] = request
+        """A new request waits behind all others of its rank."""
+        self._by_id[request.request_id] = request
+        insort(self._waiting, request, key=_rank)
 
     def admit(self, request: Request) -> None:
         """A waiting request runs from now on."""
-        del self._waiting[request.request_id]
-        self._running[request.request_id] = request
+        self.num_begun += request.first_scheduled_s is None
+        _remove(self._waiting, request)
+        insort(self._running, request, key=_rank)
         self.num_running_sequences += request.num_places
         request.state = RequestState.RUNNING
 
     def preempt(self, request: Request) -> None:
-        """A running request waits again, before all others."""
-        del self._running[request.request_id]
-        self._waiting[request.request_id] = request
-        self._waiting.move_to_end(request.request_id, last=False)
+        """A running request waits again, in the place of its rank."""
+        _remove(self._running, request)
+        insort(self._waiting, request, key=_rank)
         self.num_running_sequences -= request.num_places
         request.state = RequestState.WAITING
 
@@ -72,5 +76,15 @@ class Queues:
         if is_running:
             self.num_running_sequences -= num_places - request.num_places
         if not request.sequences:
-            del (self._running if is_running else self._waiting)[request.request_id]
+            _remove(self._running if is_running else self._waiting, request)
+            del self._by_id[request.request_id]
             request.state = RequestState.FINISHED
+
+
+def _rank(request: Request) -> tuple[float, int]:
+    return request.rank
+
+
+def _remove(queue: list[Request], request: Request) -> None:
+    """Take a request out of a queue. No two requests have the same rank."""
+    del queue[bisect_left(queue, request.rank, key=_rank)]

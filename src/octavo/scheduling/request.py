@@ -60,6 +60,8 @@ class Request:
     """Tokens of a finished sequence at most: the prompt and max_tokens."""
     stop_token_ids: frozenset[int]
     """End-of-sequence (unless ignored) and the request's own."""
+    rank: tuple[float, int] = (0.0, 0)
+    """Its place among all requests, the lowest first: by the policy, then by arrival."""
     adapter: int = NO_ADAPTER
     """The number under which the executor knows its adapter."""
     search: BeamSearch | None = None

@@ -1,9 +1,10 @@
-"""The scheduler: forms a plan for every step from the requests that wait and run, and hands them what the step gave.
-First come, first served, one iteration at a time (paper, sections 4.3 to 4.5)."""
+"""The scheduler: forms a plan for every step from the requests that wait and run, and hands them what the step gave,
+one iteration at a time (paper, sections 4.3 to 4.5)."""
 
 import time
 from dataclasses import replace
 from functools import partial
+from heapq import heappop, heappush
 
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
@@ -19,6 +20,7 @@ from octavo.scheduling.choosing import Chooser
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
+from octavo.scheduling.policy import Policy
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
 from octavo.scheduling.request import Request
@@ -29,8 +31,9 @@ class Scheduler:
     """Plans steps and takes their results.
 
     A request's sequences are admitted, decode, are preempted and resume together. An admitted request is never dropped
-    for want of memory: the latest arrivals give up their blocks and wait at the head of the queue. Their blocks come
-    back from the swap space, or are computed again but for what the prefix cache still has of them.
+    for want of memory: the last in rank (`Policy`), by default the latest arrivals, give up their blocks and wait in
+    the place of their rank. Their blocks come back from the swap space, or are computed again but for what the prefix
+    cache still has of them.
     """
 
     def __init__(
@@ -42,12 +45,18 @@ class Scheduler:
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
         max_drafts: int = 0,
+        policy: Policy | None = None,
     ) -> None:
-        """`max_drafts` is how many tokens the executor may guess for a sequence after a step."""
+        """`max_drafts` is how many tokens the executor may guess for a sequence after a step; without a `policy` it is
+        first come, first served."""
         self.limits = limits
         """`num_blocks` is what requests can have: the memory without the pins."""
         self.memory = memory
         self.queues = Queues()
+        self.policy = policy or Policy()
+        self._num_added = 0
+        self._deadlines: list[tuple[float, int, Request]] = []
+        """By when requests are to begin, the soonest first; those that have begun are still among them."""
         self._pins = Pins(memory)
         self._writer = PlanWriter(memory)
         self._preemption = Preemption(preemption_mode, memory.block_bytes)
@@ -74,7 +83,7 @@ class Scheduler:
 
     @property
     def running(self) -> list[Request]:
-        """The requests that hold blocks, in order of arrival."""
+        """The requests that hold blocks, in order of their ranks."""
         return self.queues.running
 
     def ledger(self) -> Ledger:
@@ -94,6 +103,11 @@ class Scheduler:
         check_wants(message, self.limits.capabilities)
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
         request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
+        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
+        request.rank = (rank, self._num_added)
+        self._num_added += 1
+        if message.start_by_s is not None:
+            heappush(self._deadlines, (message.start_by_s, self._num_added, request))
         request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
         request.is_speculated = self._max_drafts > 0 and request.search is None
@@ -126,11 +140,25 @@ class Scheduler:
             self._finish(sequence, "abort")
         return bool(ended)
 
+    def expire(self, now_s: float) -> list[EngineRequest]:
+        """Drop the requests that were to begin by now and have not. Nothing has been allocated for them.
+
+        Args:
+            now_s: of `time.monotonic()`.
+        """
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, _, request = heappop(self._deadlines)
+            if request.first_scheduled_s is None and self.abort(request.request_id):
+                expired.append(request.message)
+        return expired
+
     def reset(self) -> None:
         """Drop every request and all that is known of the memory but the pins, after an error in the middle of a
         step."""
         for request in [*self.queues.running, *self.queues.waiting]:
             self.abort(request.request_id)
+        self._deadlines.clear()
         self.memory.restart()
         self._writer.forget_changes()
 

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from octavo.errors import OctavoError, RequestError
+from octavo.errors import OctavoError, QueueTimeError, RequestError
 
 RETRY_AFTER_S = 1
 """What a client is told to wait that comes at a bad time."""
@@ -86,6 +86,8 @@ def api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, RequestError):
         return ApiError(400, str(error))
+    if isinstance(error, QueueTimeError):
+        return ApiError(429, str(error), code="queue_time_exceeded")
     if isinstance(error, RequestValidationError):
         return _of_validation(error.errors())
     if isinstance(error, HTTPException):

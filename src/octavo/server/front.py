@@ -54,7 +54,7 @@ class Front:
         Raises:
             RequestError: the text is not valid Unicode.
         """
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
 
     async def tokenize_chat(self, conversation: Conversation) -> tuple[str, list[int]]:
         """A conversation in the model's chat template, as text and as token ids, made off the event loop.
@@ -81,9 +81,10 @@ class Front:
         params: SamplingParams,
         tenant: str = "",
         cache_salt: str | None = None,
+        start_within_s: float | None = None,
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
-        is not over.
+        is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
 
         Raises:
             EngineError: the engine is dead.
@@ -91,7 +92,11 @@ class Front:
         number, self._num_requests = self._num_requests, self._num_requests + 1
         request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
         seed = request_seed(self._seed, number)
-        stream = self.client.submit(EngineRequest(request_id, token_ids, params, arrival_s, seed, tenant, cache_salt))
+        start_by_s = None if start_within_s is None else arrival_s + start_within_s
+        request = EngineRequest(
+            request_id, token_ids, params, arrival_s, seed, tenant, cache_salt, start_by_s=start_by_s
+        )
+        stream = self.client.submit(request)
         return Generation(
             self.client, stream, OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s)
         )

@@ -94,7 +94,6 @@ ENGINE: dict[str, Keyword] = {
     "default_mm_loras": Keyword(dict, ({},), _NO_ADAPTERS),
     "enable_prompt_embeds": Keyword(bool, (False,), "prompts are texts or token ids"),
     "language_model_only": Keyword(bool, (True, False), "only text is served"),
-    "scheduling_policy": Keyword(str, ("fcfs",), "requests are served in the order of their arrival"),
     "calculate_kv_scales": Keyword(bool, (False,), "kv_cache_dtype='int8' has a scale for each vector"),
     "quantization_param_path": Keyword(str, (), "kv_cache_dtype='int8' has a scale for each vector"),
     "num_gpu_blocks_override": Keyword(int, (), "kv_cache_memory sizes the KV cache"),

@@ -123,7 +123,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     await run.start(serving, context, [run.Prompt(text, token_ids)], params, body.cache_salt)
     answer = _ChatAnswer(serving, context, params, body)
     if body.stream:
-        return event_stream(answer.chunks())
+        return await event_stream(answer.chunks())
     [output] = await run.finish(serving, context)
     return json_response(answer.whole(output))
 

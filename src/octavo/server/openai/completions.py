@@ -99,7 +99,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     await run.start(serving, context, tokenized, params, body.cache_salt)
     answer = _TextAnswer(serving, context, body)
     if body.stream:
-        return event_stream(answer.chunks())
+        return await event_stream(answer.chunks())
     return json_response(answer.whole(await run.finish(serving, context)))
 
 

@@ -14,12 +14,20 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _encode = msgspec.json.Encoder().encode
 
 
-def event_stream(batches: AsyncIterator[Sequence[Chunk]]) -> StreamingResponse:
-    """Answer with chunks; those that are ready together go out in one write."""
-    return StreamingResponse(_events(batches), headers=HEADERS, media_type="text/event-stream")
+async def event_stream(batches: AsyncIterator[Sequence[Chunk]]) -> StreamingResponse:
+    """Answer with chunks; those that are ready together go out in one write. The first are waited for, so that a
+    request that fails before has an answer with its own status.
+
+    Raises:
+        OctavoError: what became of the request before its first chunk.
+    """
+    first: Sequence[Chunk] = await anext(batches, ())
+    return StreamingResponse(_events(first, batches), headers=HEADERS, media_type="text/event-stream")
 
 
-async def _events(batches: AsyncIterator[Sequence[Chunk]]) -> AsyncIterator[bytes]:
+async def _events(first: Sequence[Chunk], batches: AsyncIterator[Sequence[Chunk]]) -> AsyncIterator[bytes]:
+    if first:
+        yield b"".join(_event(chunk) for chunk in first)
     try:
         async for batch in batches:
             if batch:

@@ -1,6 +1,7 @@
 """From tokenized prompts to the deltas of their generations: what all endpoints that generate share."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from octavo.metrics.requests import Metrics
 from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
+from octavo.server.errors import ApiError
 from octavo.server.front import Generation
 from octavo.server.request_context import RequestContext
 from octavo.server.serving import Serving
@@ -38,13 +40,37 @@ async def start(
     Raises:
         RequestError: a prompt could never run.
         EngineError: the engine is dead.
+        ApiError: a prompt would wait for too long.
     """
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
+    limit_s = serving.config.max_queue_time
+    if limit_s is not None:
+        _check_wait(serving, prompts, limit_s)
     for prompt in prompts:
         serving.metrics.note_start(params)
-        generation = serving.front.generate(prompt.text, prompt.token_ids, params, context.tenant, cache_salt)
+        generation = serving.front.generate(
+            prompt.text, prompt.token_ids, params, context.tenant, cache_salt, start_within_s=limit_s
+        )
         await context.hold(generation)
+
+
+def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float) -> None:
+    """Refuse prompts of which one would wait for too long, and tell when to come again.
+
+    Raises:
+        ApiError: with status 429.
+    """
+    now_s, client = time.monotonic(), serving.front.client
+    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids)) for prompt in prompts)
+    if wait_s > limit_s:
+        raise ApiError(
+            429,
+            f"the request would begin in about {math.ceil(wait_s)} s, more than --max-queue-time ({limit_s:g} s) "
+            "allows: try again later",
+            code="queue_time_exceeded",
+            headers={"retry-after": str(math.ceil(wait_s - limit_s))},
+        )
 
 
 async def deltas(serving: Serving, context: RequestContext) -> AsyncIterator[PromptDeltas]:
