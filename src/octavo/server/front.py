@@ -42,37 +42,46 @@ class Front:
         self._num_requests = 0
         self._long_text = asyncio.Lock()
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, text: str, add_special_tokens: bool = True, is_cut: bool = False) -> list[int]:
         """Token ids of a text, made off the event loop.
+
+        Args:
+            is_cut: not all of them have to fit into the model's context.
 
         Raises:
             ContextLengthError: the text is too long for the model, whatever its tokens are.
             RequestError: the text is not valid Unicode.
         """
         async with self._turn(len(text)):
-            return await asyncio.to_thread(self._encode, text, add_special_tokens)
+            return await asyncio.to_thread(self._encode, text, add_special_tokens, is_cut)
 
     async def tokenize_chat(
-        self, messages: object, add_generation_prompt: bool = True, add_special_tokens: bool = False, **variables: Any
+        self,
+        messages: object,
+        add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
+        is_cut: bool = False,
+        **variables: Any,
     ) -> tuple[str, list[int]]:
         """A conversation in the model's chat template, as text and as token ids, made off the event loop.
 
         Args:
             add_special_tokens: beside those that the template writes.
+            is_cut: as `tokenize`.
 
         Raises:
             ContextLengthError: as `tokenize`.
             RequestError: the messages are malformed or the template refuses them.
         """
         text = await asyncio.to_thread(self.tokenizer.render_chat, messages, add_generation_prompt, **variables)
-        return text, await self.tokenize(text, add_special_tokens)
+        return text, await self.tokenize(text, add_special_tokens, is_cut)
 
     def _turn(self, num_characters: int) -> AbstractAsyncContextManager[object]:
         """Long texts are tokenized one at a time, so that they neither keep short ones waiting nor fill the memory."""
         return self._long_text if num_characters > LONG_TEXT else nullcontext()
 
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        if len(text) > LONG_TEXT:
+    def _encode(self, text: str, add_special_tokens: bool, is_cut: bool) -> list[int]:
+        if len(text) > LONG_TEXT and not is_cut:
             check_prompt_length(self.tokenizer.least_tokens(text), self.ready.limits, "at least ")
         return self.tokenizer.encode(text, add_special_tokens)
 
@@ -91,7 +100,9 @@ class Front:
             RequestError: a bad word is not valid Unicode.
         """
         # Stop texts are looked for here, where the text is.
-        for_engine = msgspec.structs.replace(params, stop=None, bad_words=None)
+        most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
+        max_tokens = None if params.max_tokens is None else min(params.max_tokens, most)
+        for_engine = msgspec.structs.replace(params, stop=None, bad_words=None, max_tokens=max_tokens)
         bad_words = self.tokenizer.bad_words(params.bad_words or ())
         return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params))
 

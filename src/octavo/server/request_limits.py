@@ -74,8 +74,9 @@ def check_sizes(content: Mapping[str, Any], config: ServerConfig, limits: Limits
         ContextLengthError: a prompt of token ids is longer than the model's context.
     """
     prompts = _prompts(content.get("prompt"))
+    is_cut = isinstance(content.get("truncate_prompt_tokens"), int | float)
     for prompt in prompts:
-        if isinstance(prompt, list):
+        if isinstance(prompt, list) and not is_cut:
             check_prompt_length(len(prompt), limits)
     caps = {
         "prompt": (len(prompts), "max_prompts" if config.max_prompts is not None else "max_queued_requests"),

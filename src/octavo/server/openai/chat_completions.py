@@ -100,6 +100,7 @@ async def create_chat_completion(request: Request) -> Response:
         body.messages,
         body.add_generation_prompt is not False,
         bool(body.add_special_tokens),
+        body.truncate_prompt_tokens is not None,
         **body.template_variables,
     )
     prompt = run.Prompt(text, token_ids).truncated(body, params, serving)
