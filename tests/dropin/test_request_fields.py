@@ -12,7 +12,7 @@ from octavo.server.front import Front
 from server.conftest import Server
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
-MESSAGES = [{"role": "user", "content": "a"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "a"}]
 SEA = {"prompt": "The sea is", "max_tokens": 6, "temperature": 0}
 
 
@@ -76,6 +76,8 @@ def test_a_field_that_nobody_knows_is_ignored(server: Server, path: str, name: s
         ("watermark", True),
         ("no_repeat_ngram_size", 2),
         ("priority", 1),
+        ("do_sample", False),
+        ("enable_thinking", False),
         ("lora_path", "x"),
         ("input_ids", [1]),
         ("vllm_xargs", {"a": 1}),
@@ -241,7 +243,7 @@ def test_a_stream_tells_the_token_ids_of_the_whole_answer(server: Server, path: 
             client.chat.completions.create(
                 model="smollm2", messages=MESSAGES, max_tokens=4, seed=1, stream=True, extra_body=asked
             )
-        )  # type: ignore[call-overload]
+        )
     else:
         chunks = list(
             client.completions.create(model="smollm2", prompt="a", max_tokens=4, seed=1, stream=True, extra_body=asked)

@@ -1,6 +1,6 @@
 """Fields of other servers that change an answer and that this one does not carry out: they are refused by name.
 
-What asks for nothing passes: null, false, and the values listed. Fields that are in no list, such as `user`,
+What asks for nothing passes: null, as a rule false, and the values listed. Fields that are in no list, such as `user`,
 `metadata`, `store`, `service_tier`, `parallel_tool_calls` or `cache_prompt`, change no answer and are ignored.
 """
 
@@ -87,7 +87,9 @@ LLAMA_CPP: dict[str, Neutral] = {
     "repeat_last_n": (),
     "repeat_penalty": (1,),
     "response_fields": ([],),
+    "n_cmpl": (1,),
     "return_progress": (),
+    "return_tokens": (),
     "samplers": (),
     "t_max_predict_ms": (0, -1),
     "t_max_prompt_ms": (0, -1),
@@ -119,6 +121,9 @@ OTHERS: dict[str, Neutral] = {
     "guidance_scale": (1,),
     "input": (),
     "instructions": (),
+    "enable_thinking": (),
+    "add_bos_token": (True,),
+    "ban_eos_token": (),
     "negative_prompt": ("",),
     "no_repeat_ngram_size": (0,),
     "num_beams": (1,),
@@ -137,6 +142,8 @@ OTHERS: dict[str, Neutral] = {
     "transforms": ([],),
     "typical": (1,),
 }
+FALSE_ASKS = {"add_bos_token", "do_sample", "enable_thinking", "think"}
+"""Fields in which false asks for something else than what is done."""
 REFUSED = OPENAI | VLLM | SGLANG | LLAMA_CPP | TGI | OTHERS
 
 INSTEAD = {
@@ -151,7 +158,12 @@ INSTEAD = {
     "repeat_penalty": "send repetition_penalty",
     "repeat_last_n": "send repetition_penalty, which looks at all tokens",
     "no_stop_trim": "send include_stop_str_in_output",
+    "n_cmpl": "send n",
     "n_probs": "send logprobs",
+    "return_tokens": "send return_token_ids",
+    "add_bos_token": "send add_special_tokens",
+    "ban_eos_token": "send ignore_eos",
+    "enable_thinking": "send it in chat_template_kwargs",
     "top_n_tokens": "send logprobs",
     "num_beams": "send use_beam_search with n",
     "do_sample": "send temperature 0",
@@ -175,14 +187,16 @@ def check_foreign(fields: Mapping[str, Any], refused: Mapping[str, Neutral]) -> 
         ApiError: the message names the first of them.
     """
     for name, value in fields.items():
-        if name in refused and not _asks_nothing(value, refused[name]):
+        if name in refused and not _asks_nothing(name, value, refused[name]):
             raise unsupported(name, INSTEAD.get(name, "leave it out"))
 
 
-def _asks_nothing(value: object, neutral: Neutral) -> bool:
+def _asks_nothing(name: str, value: object, neutral: Neutral) -> bool:
+    if value is None or (value is False and name not in FALSE_ASKS):
+        return True
     # True is no 1 and False no 0 here, so types are compared as well; 1.0 is 1.
     same = (each for each in neutral if isinstance(each, bool) == isinstance(value, bool))
-    return value is None or value is False or any(value == each for each in same)
+    return any(value == each for each in same)
 
 
 def unsupported(name: str, hint: str = "leave it out") -> ApiError:
