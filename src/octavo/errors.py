@@ -18,6 +18,10 @@ class RequestError(OctavoError, ValueError):
     """A request is wrong or can never be served by this engine. Raised before anything is allocated for it."""
 
 
+class ContextLengthError(RequestError):
+    """A prompt leaves no room for a token in the model's context, or in the memory for it."""
+
+
 class EngineError(OctavoError, RuntimeError):
     """The engine is not able to go on: a broken invariant or a dead executor."""
 

@@ -212,9 +212,12 @@ class LLM:
     def _queue(self, opened: "_Opened", prompt: Prompt, params: SamplingParams) -> None:
         text, token_ids = self._tokenize(prompt)
         arrival_s = time.monotonic()
-        request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
+        request_id, seed = str(self._num_requests), request_seed(self.config.seed or 0, self._num_requests)
         salt = _cache_salt(prompt)
-        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt))
+        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        self.engine.add(
+            EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt, bad_words=bad_words)
+        )
         self._num_requests += 1
         opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
         self._open_requests[request_id] = opened

@@ -31,6 +31,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """The name of an adapter that the executor has loaded; None is the model alone."""
     grammar: Grammar | None = None
     """What each sequence's output conforms to."""
+    bad_words: list[list[int]] = []
+    """Token ids that no sequence generates one after another: those of `params.bad_words`."""
 
 
 def request_seed(seed: int, number: int) -> int:

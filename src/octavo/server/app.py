@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from octavo import __version__
 from octavo.config import EngineConfig, ServerConfig
 from octavo.knobs import flag, parse_size
 from octavo.server import health, metrics
@@ -11,6 +12,7 @@ from octavo.server.errors import install_handlers
 from octavo.server.front import Front
 from octavo.server.metrics import Metrics
 from octavo.server.openai import chat_completions, completions, models
+from octavo.server.openai.contract import describe
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
 from octavo.server.serving import Serving
@@ -29,7 +31,7 @@ def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> Fast
     app = FastAPI(
         title="Octavo",
         summary="An OpenAI-compatible server of large language models",
-        version="0.1.0",
+        version=__version__,
         redirect_slashes=False,
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
@@ -40,6 +42,7 @@ def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> Fast
     for module in (models, chat_completions, completions, health, metrics):
         app.include_router(module.router)
     install_handlers(app)
+    describe(app, chat_completions.ChatBody, completions.CompletionBody)
     _add_layers(app, app.state.serving)
     return app
 

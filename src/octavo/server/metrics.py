@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
@@ -28,7 +28,7 @@ REQUEST_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1
 router = APIRouter()
 
 
-@router.get("/metrics", summary="Metrics in Prometheus' text format")
+@router.get("/metrics", summary="Metrics in Prometheus' text format", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Everything in the registry."""
     registry = request.app.state.serving.metrics.registry

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from octavo import __version__
 from octavo.config import EngineConfig, ServerConfig
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
@@ -29,13 +30,18 @@ class Serving:
         """What the model is called in answers."""
         return self.config.served_model_name or self.engine.model
 
+    @property
+    def system_fingerprint(self) -> str:
+        """What an answer depends on beside its request: the version, the model and the form of its weights."""
+        return f"octavo-{__version__}-{self.model_name}-{self.front.ready.dtype}"
+
     def check_model(self, name: str | None) -> None:
-        """Refuse a request for another model. One that names none is for this one.
+        """Refuse a request for another model. One that names none, or "", is for this one.
 
         Raises:
             ApiError: with status 404.
         """
-        if name not in (None, self.model_name, self.engine.model):
+        if name not in (None, "", self.model_name, self.engine.model):
             raise ApiError(
                 404,
                 f"the model {name[:100]!r} is not served here; this server has {self.model_name!r}",

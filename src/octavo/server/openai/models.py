@@ -1,34 +1,30 @@
 """GET /v1/models and /v1/models/{id}: the one model that is served."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
+from octavo.server.openai.answers import ModelCard, ModelList, json_response
+from octavo.server.openai.contract import gives
 from octavo.server.serving import Serving, serving_of
 
 router = APIRouter()
 
 
-@router.get("/v1/models", summary="List the models")
-async def list_models(request: Request) -> dict[str, Any]:
+@router.get("/v1/models", summary="List the models", responses=gives(ModelList, errors=(401,)))
+async def list_models(request: Request) -> Response:
     """All that is served: one."""
-    return {"object": "list", "data": [_model(serving_of(request))]}
+    return json_response(ModelList([_model(serving_of(request))]))
 
 
-@router.get("/v1/models/{model:path}", summary="Describe a model")
-async def describe_model(model: str, request: Request) -> dict[str, Any]:
+@router.get("/v1/models/{model:path}", summary="Describe a model", responses=gives(ModelCard, errors=(401, 404)))
+async def describe_model(model: str, request: Request) -> Response:
     """The served model, under its name or what --model says."""
     serving = serving_of(request)
     serving.check_model(model)
-    return _model(serving)
+    return json_response(_model(serving))
 
 
-def _model(serving: Serving) -> dict[str, Any]:
+def _model(serving: Serving) -> ModelCard:
     limits = serving.front.ready.limits
-    return {
-        "id": serving.model_name,
-        "object": "model",
-        "created": serving.created,
-        "owned_by": "octavo",
-        "max_model_len": limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len),
-    }
+    longest = limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len)
+    return ModelCard(id=serving.model_name, created=serving.created, owned_by="octavo", max_model_len=longest)

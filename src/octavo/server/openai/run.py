@@ -11,6 +11,7 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.front import Generation
 from octavo.server.metrics import Metrics
+from octavo.server.openai.body import SamplingBody
 from octavo.server.request_context import RequestContext
 from octavo.server.serving import Serving
 
@@ -21,6 +22,19 @@ class Prompt:
 
     text: str | None
     token_ids: list[int]
+
+    def truncated(self, body: SamplingBody, params: SamplingParams, serving: Serving) -> "Prompt":
+        """The prompt cut to `truncate_prompt_tokens`. One that is cut has no text of its own any more."""
+        most = body.truncate_prompt_tokens
+        if most is None:
+            return self
+        if most == -1:
+            longest = serving.front.ready.limits.max_model_len
+            most = max(longest - (params.max_tokens or 1), 1)
+        if len(self.token_ids) <= most:
+            return self
+        keeps_start = body.truncation_side == "right"
+        return Prompt(None, self.token_ids[:most] if keeps_start else self.token_ids[len(self.token_ids) - most :])
 
 
 class PromptDeltas(NamedTuple):
@@ -41,9 +55,12 @@ async def start(
     """
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
+        await asyncio.sleep(0)  # others have their turn between two of many prompts
+    prepared = await asyncio.to_thread(serving.front.prepare, params)
     for prompt in prompts:
-        generation = serving.front.generate(prompt.text, prompt.token_ids, params, context.tenant, cache_salt)
+        generation = serving.front.generate(prompt.text, prompt.token_ids, prepared, context.tenant, cache_salt)
         await context.hold(generation)
+        await asyncio.sleep(0)
 
 
 async def deltas(serving: Serving, context: RequestContext) -> AsyncIterator[PromptDeltas]:
