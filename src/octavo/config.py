@@ -105,7 +105,14 @@ class EngineConfig:
         metavar="TOKENS",
         at_least=1,
     )
-    seed: int = knob(0, "of requests that bring none, and of dummy weights", group="model", metavar="N", at_least=0)
+    seed: int | None = knob(
+        None,
+        "of requests that bring none, and of dummy weights; by default a server draws one when it starts, and all "
+        "else takes 0",
+        group="model",
+        metavar="N",
+        at_least=0,
+    )
     block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS", at_least=1)
     kv_cache_memory: Size = knob(
         "40%",
@@ -183,7 +190,11 @@ class EngineConfig:
         group="scheduling",
     )
     max_logprobs: int = knob(
-        20, "cap on a request's logprobs and prompt_logprobs", group="scheduling", metavar="N", at_least=0
+        20,
+        "cap on a request's logprobs and prompt_logprobs; -1 is none, and allows requests -1 for the whole vocabulary",
+        group="scheduling",
+        metavar="N",
+        at_least=-1,
     )
     kernels: KernelName = knob(
         "auto", "cpu is C++, reference plain torch; auto takes the best that can serve", group="machine"
@@ -284,12 +295,25 @@ class ServerConfig:
     max_tokenize_bytes: Size = knob(
         "1MiB", "cap on the UTF-8 bytes of a text for /tokenize", group="server limits", metavar="SIZE"
     )
-    max_stop_strings: int = knob(16, "cap on a request's stop texts", group="server limits", metavar="N", at_least=0)
+    max_stop_strings: int = knob(
+        16, "cap on a request's stop texts, and on its bad_words", group="server limits", metavar="N", at_least=0
+    )
     max_logit_bias: int = knob(
         1024, "cap on a request's logit_bias entries", group="server limits", metavar="N", at_least=0
     )
-    max_prompts: int = knob(
-        64, "cap on the prompts of one completion request", group="server limits", metavar="N", at_least=1
+    max_token_ids: int = knob(
+        4096,
+        "cap on the entries of a request's stop_token_ids, and of its allowed_token_ids",
+        group="server limits",
+        metavar="N",
+        at_least=0,
+    )
+    max_prompts: int | None = knob(
+        None,
+        "cap on the prompts of one completion request; that of --max-queued-requests by default",
+        group="server limits",
+        metavar="N",
+        at_least=1,
     )
     drain_timeout: float = knob(
         30.0,

@@ -22,6 +22,10 @@ class QueueTimeError(OctavoError):
     """A request waits for longer than it may before it begins. Another time it may be served."""
 
 
+class ContextLengthError(RequestError):
+    """A prompt leaves no room for a token in the model's context, or in the memory for it."""
+
+
 class EngineError(OctavoError, RuntimeError):
     """The engine is not able to go on: a broken invariant or a dead executor."""
 

@@ -264,8 +264,19 @@ class LLM:
         """
         read = read_prompt(prompt, self.tokenizer)
         arrival_s = time.monotonic()
-        request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
-        self.engine.add(EngineRequest(request_id, read.token_ids, params, arrival_s, seed, cache_salt=read.cache_salt))
+        request_id, seed = str(self._num_requests), request_seed(self.config.seed or 0, self._num_requests)
+        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        self.engine.add(
+            EngineRequest(
+                request_id,
+                read.token_ids,
+                params,
+                arrival_s,
+                seed,
+                cache_salt=read.cache_salt,
+                bad_words=bad_words,
+            )
+        )
         self._metrics.note_start(request_id, params)
         self._num_requests += 1
         opened.assemblers[request_id] = OutputAssembler(

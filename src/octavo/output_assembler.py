@@ -1,7 +1,7 @@
 """Turning the engine's token updates of one request into what its caller gets, text included."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput, TokenLogprobs
@@ -37,6 +37,7 @@ class OutputAssembler:
         prompt_token_ids: what the engine was given.
         params: the request's; they say what of a stop is shown and whether logprobs are.
         arrival_s: `time.monotonic()` when the request came.
+        special_stops: `tokenizer.special_stops(params)`, where it is known already.
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class OutputAssembler:
         prompt_token_ids: list[int],
         params: SamplingParams,
         arrival_s: float,
+        special_stops: Collection[str] | None = None,
     ) -> None:
         self.request_id = request_id
         self._token_text = tokenizer.token_text
-        self._sequences = [_Sequence(tokenizer, index, params) for index in range(params.n)]
+        if special_stops is None:
+            special_stops = tokenizer.special_stops(params)
+        self._sequences = [_Sequence(tokenizer, index, params, special_stops) for index in range(params.n)]
         self._output = RequestOutput(
             request_id=request_id,
             prompt=prompt,
@@ -113,7 +117,9 @@ class OutputAssembler:
 class _Sequence:
     """One sequence's output and what it takes to go on with it. The text stays in pieces until it is asked for."""
 
-    def __init__(self, tokenizer: Tokenizer, index: int, params: SamplingParams) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, index: int, params: SamplingParams, special_stops: Collection[str]
+    ) -> None:
         self.output = CompletionOutput(index)
         if params.logprobs is not None:
             self.output.logprobs, self.output.cumulative_logprob = [], 0.0
@@ -121,7 +127,8 @@ class _Sequence:
         self._token_text = tokenizer.token_text
         # An output goes on from its prompt, so a space at its start is its own.
         self._detokenizer = tokenizer.stream(params.skip_special_tokens, continues=True)
-        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output)
+        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output, special_stops)
+        self._is_hidden = tokenizer.token_bytes.is_special if special_stops else None
         self._pieces: list[str] = []
         self._num_taken_pieces = 0
         self._num_taken_tokens = 0
@@ -136,7 +143,10 @@ class _Sequence:
             self._add_token(token_id, update.logprobs[position] if update.logprobs else None)
             if position >= num_shown:
                 continue
-            stop = self._add_text(self._detokenizer.push(token_id))
+            if self._is_hidden is not None and self._is_hidden(token_id):
+                stop = self._add_text(self._token_text(token_id), is_hidden=True)
+            else:
+                stop = self._add_text(self._detokenizer.push(token_id))
             if stop is not None:
                 self.output.finish_reason, self.output.stop_reason = "stop", stop
                 return True
@@ -168,13 +178,13 @@ class _Sequence:
             self.output.logprobs.append(_logprobs_by_token(logprobs, self._token_text))
             self.output.cumulative_logprob = (self.output.cumulative_logprob or 0.0) + logprobs.logprob
 
-    def _add_text(self, text: str) -> str | None:
+    def _add_text(self, text: str, is_hidden: bool = False) -> str | None:
         """Pass on what cannot begin a stop text; returns the stop that is now complete.
 
         A stop may begin in the text of the first `min_tokens` tokens, but not end there.
         """
         may_end = len(self.output.token_ids) > self._params.min_tokens
-        text, stop = self._stop_checker.push(text, may_end)
+        text, stop = self._stop_checker.push(text, may_end, is_hidden)
         self._pieces.append(text)
         return stop
 

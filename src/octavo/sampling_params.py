@@ -11,7 +11,12 @@ import msgspec
 from octavo.errors import RequestError
 from octavo.vllm.keywords import BEAM_SEARCH, SAMPLING, Keyword, check_keywords
 
-MAX_SEED = 2**64 - 1
+MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
+"""Seeds are of 64 bits, with a sign."""
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 1e-6, 1e6
+"""Logits that are divided or multiplied by these stay normal numbers in float32."""
+ALL_TOKENS = -1
+"""In place of a number of likeliest tokens: the whole vocabulary."""
 
 
 def _is_finite(value: Any) -> bool:
@@ -133,7 +138,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     top_k: int = 0
     """Keep the k most likely tokens; 0 or -1 keeps all."""
     top_p: float = 1.0
-    """Keep the smallest set of most likely tokens whose probabilities add up to this."""
+    """Keep the smallest set of most likely tokens whose probabilities add up to this; 0 keeps the most likely one."""
     min_p: float = 0.0
     """Keep tokens at least this likely, as a share of the most likely token's probability."""
     presence_penalty: float = 0.0
@@ -148,14 +153,16 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     allowed_token_ids: list[int] | None = None
     """Only these tokens may be generated."""
     seed: int | None = None
-    """The engine's own choice when None. One seed gives one stream of random numbers, whatever else is in the batch; so
-    the text is the same as far as rounding in the model's dtype allows, exactly in float64."""
+    """The engine's own choice when None or -1. One seed gives one stream of random numbers, whatever else is in the
+    batch; so the text is the same as far as rounding in the model's dtype allows, exactly in float64."""
     max_tokens: int | None = 16
     """Tokens to generate at most; None is as many as fit."""
     min_tokens: int = 0
     """End-of-sequence and stop tokens are not sampled before this many tokens."""
     stop: str | list[str] | None = None
-    """Texts that end a sequence; the text ends before the match."""
+    """Texts that end a sequence; the text ends before the match. Special tokens can be spelled in them."""
+    bad_words: list[str] | None = None
+    """Texts whose tokens are not generated one after another, at the start of a word or within one."""
     stop_token_ids: list[int] | None = None
     """Token ids that end a sequence, beside the model's own end-of-sequence."""
     include_stop_str_in_output: bool = False
@@ -164,7 +171,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     """Go on after the model's end-of-sequence token."""
     logprobs: int | None = None
     """For each generated token the log-probability of it and of this many most likely ones (of the model's own
-    distribution)."""
+    distribution); -1 is all tokens."""
     prompt_logprobs: int | None = None
     """The same for each token of the prompt but the first."""
     skip_special_tokens: bool = True
@@ -184,26 +191,36 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
 
         whole = _is_whole
         check(whole(self.n, 1), "n", "a whole number of at least 1")
-        check(finite("temperature") and self.temperature >= 0, "temperature", "a number of at least 0")
+        check(finite("temperature") and self.temperature >= 0, "temperature", "a finite number of at least 0")
         check(whole(self.top_k, -1), "top_k", "a whole number of at least 1, or 0 or -1 for all")
-        check(finite("top_p") and 0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        check(finite("top_p") and 0 <= self.top_p <= 1, "top_p", "between 0 and 1")
         check(finite("min_p") and 0 <= self.min_p <= 1, "min_p", "between 0 and 1")
         for field in ("presence_penalty", "frequency_penalty"):
             check(finite(field) and -2 <= getattr(self, field) <= 2, field, "between -2 and 2")
-        check(finite("repetition_penalty") and self.repetition_penalty > 0, "repetition_penalty", "above 0")
-        check(self.seed is None or whole(self.seed, 0, MAX_SEED), "seed", "a whole number from 0 to 2^64 - 1")
+        lowest, highest = MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY
+        check(
+            finite("repetition_penalty") and lowest <= self.repetition_penalty <= highest,
+            "repetition_penalty",
+            f"a finite number from {lowest:g} to {highest:g}",
+        )
+        check(self.seed is None or whole(self.seed, MIN_SEED, MAX_SEED), "seed", "a whole number of 64 bits, signed")
         check(self.max_tokens is None or whole(self.max_tokens, 1), "max_tokens", "a whole number of at least 1")
         check(whole(self.min_tokens, 0), "min_tokens", "a whole number of at least 0")
         if self.max_tokens is not None:
             check(self.min_tokens <= self.max_tokens, "min_tokens", f"at most max_tokens ({_shown(self.max_tokens)})")
         for field in ("logprobs", "prompt_logprobs"):
-            check(getattr(self, field) is None or whole(getattr(self, field), 0), field, "a whole number of at least 0")
+            check(
+                getattr(self, field) is None or whole(getattr(self, field), ALL_TOKENS),
+                field,
+                "a whole number of at least 0, or -1 for all tokens",
+            )
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        check(
-            isinstance(stops, list) and all(isinstance(s, str) and s for s in stops),
-            "stop",
-            "a text or a list of texts, none empty",
-        )
+        for field, texts in (("stop", stops), ("bad_words", self.bad_words or [])):
+            check(
+                isinstance(texts, list) and all(isinstance(text, str) and text for text in texts),
+                field,
+                "a text or a list of texts, none empty" if field == "stop" else "a list of texts, none empty",
+            )
         for field in ("stop_token_ids", "allowed_token_ids"):
             ids = getattr(self, field)
             check(
@@ -236,6 +253,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
             RequestError: a field has been set to what it cannot be.
         """
         return copy.deepcopy(self)
+
+    @property
+    def own_seed(self) -> int | None:
+        """The seed as a number without a sign; None where the engine chooses it."""
+        return None if self.seed in (None, -1) else self.seed % 2**64
 
     @property
     def num_sequences(self) -> int:

@@ -25,7 +25,7 @@ def test_a_bias_that_no_float_holds_is_refused(bias: object) -> None:
         SamplingParams(logit_bias={1: bias})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("field", ["n", "top_k", "seed", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs"])
+@pytest.mark.parametrize("field", ["n", "top_k", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs"])
 def test_a_negative_number_is_refused_however_long(field: str) -> None:
     for value in (-2, -(10**5000)):
         with pytest.raises(RequestError, match=f"^{field} must be "):
@@ -38,3 +38,17 @@ def test_any_large_top_k_keeps_all() -> None:
 
 def test_any_large_max_tokens_is_taken() -> None:
     assert SamplingParams(max_tokens=10**5000, min_tokens=3).min_tokens == 3
+
+
+def test_seeds_are_of_64_bits_with_a_sign_and_minus_one_is_none() -> None:
+    for seed in (-(2**63) - 1, 2**63, 2**64 - 1, 10**5000):
+        with pytest.raises(RequestError, match=r"^seed must be "):
+            SamplingParams(seed=seed)
+    assert SamplingParams(seed=-1).own_seed is SamplingParams().own_seed is None
+    assert [SamplingParams(seed=seed).own_seed for seed in (-2, 7, 2**63 - 1)] == [2**64 - 2, 7, 2**63 - 1]
+
+
+@pytest.mark.parametrize("penalty", [0, -1, 1e-320, 1e-40, 1e39, float("inf")])
+def test_a_penalty_that_leaves_float32_is_refused(penalty: float) -> None:
+    with pytest.raises(RequestError, match="repetition_penalty must be a finite number"):
+        SamplingParams(repetition_penalty=penalty)

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
-from octavo.errors import RequestError
+from octavo.errors import ContextLengthError, RequestError
 from octavo.execution.executor import Capabilities
 from octavo.layer_groups import Full, Window, group_layers, one_group
 from octavo.memory import BlockDemand
@@ -31,9 +32,8 @@ LIMITS = Limits(
     [
         ([], {}, "the prompt is empty"),
         ([1] * 512, {}, r"512 tokens.*--max-model-len"),
-        ([1] * 500, {"max_tokens": 13}, r"max_tokens is 13.*512.*--max-model-len"),
         ([1], {"n": 9}, r"n=9.*8.*--max-num-seqs"),
-        ([1] * 200, {"n": 8, "max_tokens": 100}, r"64.*--kv-cache-memory"),
+        ([1] * 511, {"n": 8}, r"n=8.*39 KV blocks.*pool has 33.*--kv-cache-memory"),
         ([1, 100], {}, r"token id 100.*0 to 99"),
         ([1, -1], {}, r"token id -1"),
         ([1], {"stop_token_ids": [500]}, r"stop_token_ids.*500"),
@@ -48,7 +48,29 @@ def test_a_request_that_cannot_run_is_refused_with_numbers_and_flag(
     prompt: list[int], params: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RequestError, match=words):
-        resolve_max_tokens(prompt, SamplingParams(**params), LIMITS)
+        resolve_max_tokens(prompt, SamplingParams(**params), dataclasses.replace(LIMITS, num_blocks=33))
+
+
+def test_a_prompt_over_the_context_is_told_in_the_words_that_clients_look_for() -> None:
+    for prompt, num_blocks in (([1] * 512, 64), ([1] * 400, 25)):
+        with pytest.raises(ContextLengthError, match="This model's maximum context length is 512 tokens"):
+            resolve_max_tokens(prompt, SamplingParams(), dataclasses.replace(LIMITS, num_blocks=num_blocks))
+
+
+def test_max_tokens_is_cut_to_what_the_model_and_the_pool_leave() -> None:
+    assert resolve_max_tokens([1] * 500, SamplingParams(max_tokens=13), LIMITS) == 12
+    assert resolve_max_tokens([1] * 500, SamplingParams(max_tokens=10**5000), LIMITS) == 12
+    assert resolve_max_tokens([1] * 100, SamplingParams(max_tokens=13), LIMITS) == 13
+    cut = resolve_max_tokens([1] * 200, SamplingParams(n=8, max_tokens=200), LIMITS)
+    assert DEMAND.of_request(200, 200 + cut, 8) <= 64 < DEMAND.of_request(200, 201 + cut, 8)
+
+
+def test_all_tokens_may_be_told_where_there_is_no_cap() -> None:
+    for field in ("logprobs", "prompt_logprobs"):
+        params = msgspec.structs.replace(SamplingParams(), **{field: -1})
+        with pytest.raises(RequestError, match=f"{field}=-1.*--max-logprobs"):
+            resolve_max_tokens([1], params, LIMITS)
+        assert resolve_max_tokens([1], params, dataclasses.replace(LIMITS, max_logprobs=-1))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +125,7 @@ def test_the_worst_case_of_a_window_group_is_what_its_window_and_the_tokens_in_f
         ("n", 1.5),
         ("temperature", -1),
         ("temperature", float("nan")),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_k", -2),
         ("min_p", -0.1),
@@ -112,12 +134,13 @@ def test_the_worst_case_of_a_window_group_is_what_its_window_and_the_tokens_in_f
         ("repetition_penalty", 0),
         ("max_tokens", 0),
         ("min_tokens", -1),
-        ("seed", -1),
-        ("seed", 2**64),
+        ("seed", -(2**63) - 1),
+        ("seed", 2**63),
         ("stop", [""]),
         ("stop_token_ids", [-1]),
         ("allowed_token_ids", []),
-        ("logprobs", -1),
+        ("logprobs", -2),
+        ("bad_words", [""]),
         ("logit_bias", {1: float("inf")}),
         ("temperature", "warm"),
         ("stop", 3),

@@ -82,7 +82,12 @@ class LocalExecutor:
         build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
         weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(free_memory_bytes))
         model = load_model(
-            self.model_config, build, checkpoint, load_format=config.load_format, seed=config.seed, progress=progress
+            self.model_config,
+            build,
+            checkpoint,
+            load_format=config.load_format,
+            seed=config.seed or 0,
+            progress=progress,
         )
         free_bytes = ranks.smallest(free_memory_bytes)
         layer_groups = layer_groups_of(model, max_model_len)

@@ -159,6 +159,7 @@ class ModelRunner:
             sequence_index=new.index,
             stop_token_ids=new.stop_token_ids,
             num_candidates=new.num_candidates,
+            bad_words=new.bad_words,
         )
 
     def stage(self, plan: Plan) -> StagedBatch:

@@ -34,6 +34,8 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """As `Capabilities` numbers them."""
     grammar: Grammar | None = None
     """What its output conforms to."""
+    bad_words: list[list[int]] = []
+    """Token ids that it does not generate one after another."""
 
 
 class ForkedRow(msgspec.Struct, frozen=True, array_like=True):

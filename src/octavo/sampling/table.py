@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.kernels.sampling.interface import PARAMETERS, Indices, Penalties, RowEdits, SamplingBatch, TokenIds
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import ALL_TOKENS, SamplingParams
 
 TokenHistory = Callable[[int, int], tuple[TokenIds, TokenIds]]
 """From a row id and a number of output tokens to the token ids of its prompt and of so much of its output."""
@@ -27,6 +27,14 @@ class _Edits:
     penalties: tuple[float, float, float] | None
     """Repetition, frequency, presence."""
     stops: NDArray[np.int64]
+    bad_words: Sequence[Sequence[int]]
+    """Tokens that are not to follow one another."""
+
+    def forbidden(self, output: TokenIds) -> list[int]:
+        """The last tokens of bad words whose others end the output."""
+        longest = max((len(word) for word in self.bad_words), default=1) - 1
+        tail = output[max(len(output) - longest, 0) :].tolist()
+        return [last for *firsts, last in self.bad_words if tail[len(tail) - len(firsts) :] == firsts]
 
 
 class SamplingTable:
@@ -48,6 +56,7 @@ class SamplingTable:
         sequence_index: int,
         stop_token_ids: list[int],
         num_candidates: int = 0,
+        bad_words: Sequence[Sequence[int]] = (),
     ) -> None:
         """Start a row.
 
@@ -56,14 +65,17 @@ class SamplingTable:
             sequence_index: which of the request's sequences this is.
             stop_token_ids: the tokens that `min_tokens` holds back.
             num_candidates: of a beam, which is given these in place of a token.
+            bad_words: token ids that are not to follow one another, none of them empty.
         """
         self._make_room(row)
+        # Of the tokens whose probabilities add up to nothing there is one, the likeliest.
+        temperature = params.temperature if params.top_p > 0 else 0.0
         values: dict[str, Any] = {
-            "temperature": params.temperature,
+            "temperature": temperature,
             "top_k": min(max(params.top_k, 0), _LARGEST),
-            "top_p": params.top_p,
+            "top_p": params.top_p or 1.0,
             "min_p": params.min_p,
-            "num_logprobs": -1 if params.logprobs is None else min(params.logprobs, _LARGEST),
+            "num_logprobs": _num_told(params.logprobs),
             "num_candidates": min(num_candidates, _LARGEST),
             "seed": seed,
             "sequence_index": sequence_index,
@@ -78,14 +90,17 @@ class SamplingTable:
             biases=np.array(list(bias.values()), dtype=np.float64) if bias else None,
             penalties=penalties if penalties != (1, 0, 0) else None,
             stops=np.array(stop_token_ids, dtype=np.int64),
+            bad_words=bad_words,
         )
-        self._is_edited[row] = any(edit is not None for edit in (edits.allowed, edits.biased, edits.penalties))
+        self._is_edited[row] = bool(bad_words) or any(
+            edit is not None for edit in (edits.allowed, edits.biased, edits.penalties)
+        )
         # Of a row that may take no token: ending its sequence is the sane way out.
         self._fallback[row] = min(stop_token_ids, default=0)
         self._min_tokens[row] = min(params.min_tokens, _LARGEST) if stop_token_ids else 0
-        is_asked = params.temperature > 0 or params.logprobs is not None or num_candidates > 0
+        is_asked = temperature > 0 or params.logprobs is not None or num_candidates > 0
         self._is_plain[row] = not (is_asked or self._is_edited[row] or self._min_tokens[row])
-        self._num_prompt_logprobs[row] = -1 if params.prompt_logprobs is None else min(params.prompt_logprobs, _LARGEST)
+        self._num_prompt_logprobs[row] = _num_told(params.prompt_logprobs)
 
     def copy_row(self, parent: int, row: int, sequence_index: int) -> None:
         """Start a row that is sampled as `parent` is, but with random numbers of its own."""
@@ -136,13 +151,17 @@ class SamplingTable:
         self, row: int, position: int, is_held_back: bool, history: TokenHistory, mask: bytes | None
     ) -> RowEdits:
         own = self._edits[row]
+        held_back = own.stops if is_held_back else None
+        if own.bad_words:
+            forbidden = np.array(own.forbidden(history(row, position)[1]), dtype=np.int64)
+            held_back = forbidden if held_back is None else np.concatenate([held_back, forbidden])
         return RowEdits(
             allowed=own.allowed,
             mask=mask,
             biased=own.biased,
             biases=own.biases,
             penalties=None if own.penalties is None else Penalties(*history(row, position), *own.penalties),
-            held_back=own.stops if is_held_back else None,
+            held_back=held_back,
         )
 
     @property
@@ -157,3 +176,10 @@ class SamplingTable:
             grown = [np.concatenate([column, np.zeros(more, column.dtype)]) for column in self._columns]
             self._parameters, self._is_plain, self._is_edited = grown[:3]
             self._fallback, self._min_tokens, self._num_prompt_logprobs = grown[3:]
+
+
+def _num_told(logprobs: int | None) -> int:
+    """How many of the likeliest tokens are told of; -1 where nothing is asked for."""
+    if logprobs is None:
+        return -1
+    return _LARGEST if logprobs == ALL_TOKENS else min(logprobs, _LARGEST)

@@ -4,7 +4,7 @@ it."""
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from octavo.errors import RequestError
+from octavo.errors import ContextLengthError, RequestError
 from octavo.execution.executor import Capabilities
 from octavo.memory import Demand
 from octavo.sampling_params import SamplingParams
@@ -47,22 +47,34 @@ def check_wants(message: EngineRequest, capabilities: Capabilities) -> None:
             raise RequestError(f"{what} {name!r} is unknown to this engine; it knows {told}")
 
 
-def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
-    """Check a request against the limits and return the tokens it may generate: `params.max_tokens`, or the most that
-    fit.
+def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "") -> None:
+    """Check that the model's context has room for a prompt and one token more.
+
+    Args:
+        measure: what the error says of `num_prompt`: "at least " where it is a lower bound.
 
     Raises:
+        ContextLengthError: it has not.
+    """
+    if num_prompt >= limits.max_model_len:
+        raise ContextLengthError(
+            f"This model's maximum context length is {limits.max_model_len} tokens. The prompt has "
+            f"{measure}{num_prompt} tokens, and one is generated at least: shorten it or raise --max-model-len"
+        )
+
+
+def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
+    """Check a request against the limits and return the tokens that it may generate: the most that fit, and no more
+    than `params.max_tokens`.
+
+    Raises:
+        ContextLengthError: not even one token fits behind the prompt.
         RequestError: the request is malformed or could never run here; the message names the limit and what changes it.
     """
+    check_prompt_length(len(prompt_token_ids), limits)
     _check_token_ids(prompt_token_ids, params, limits)
     num_prompt, n = len(prompt_token_ids), params.num_sequences
     field = "n" if params.beams is None else "beam_width"
-    if num_prompt >= limits.max_model_len:
-        raise RequestError(
-            f"the prompt has {num_prompt} tokens, and with at least one to generate that is over the model "
-            f"length of {limits.max_model_len}: "
-            "shorten it or raise --max-model-len"
-        )
     if n > limits.max_num_seqs:
         raise RequestError(
             f"{field}={n} sequences are more than can run at once ({limits.max_num_seqs}): lower {field} or raise "
@@ -73,31 +85,21 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
             f"{field}={n} is over the token budget of a step ({limits.max_num_batched_tokens}): lower {field} or raise "
             f"--max-num-batched-tokens"
         )
-    max_tokens = _largest_that_fits(num_prompt, n, limits) if params.max_tokens is None else params.max_tokens
-    if num_prompt + max_tokens > limits.max_model_len:
-        raise RequestError(
-            f"the prompt has {num_prompt} tokens and max_tokens is {max_tokens}: together over the model "
-            f"length of {limits.max_model_len}; "
-            "lower max_tokens, shorten the prompt or raise --max-model-len"
+    most = limits.demand.longest(num_prompt, n, limits.num_blocks, limits.max_model_len)
+    if most <= num_prompt:
+        raise ContextLengthError(
+            f"This model's maximum context length is {limits.max_model_len} tokens. A prompt of {num_prompt} "
+            f"tokens with {field}={n} can need {limits.demand.of_request(num_prompt, num_prompt + 1, n)} KV blocks of "
+            f"{limits.block_size} tokens, and the pool has {limits.num_blocks}: lower {field}, shorten the prompt, or "
+            "raise --kv-cache-memory"
         )
-    needed = limits.demand.of_request(num_prompt, num_prompt + max(max_tokens, 1), n)
-    if needed > limits.num_blocks:
-        raise RequestError(
-            f"a prompt of {num_prompt} tokens with {field}={n} and max_tokens={max(max_tokens, 1)} can need "
-            f"{needed} KV blocks of {limits.block_size} tokens, "
-            f"and the pool has {limits.num_blocks}: lower {field} or max_tokens, shorten the prompt, or raise "
-            f"--kv-cache-memory"
-        )
+    room = most - num_prompt
+    max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
     if params.min_tokens > max_tokens:
         raise RequestError(
             f"min_tokens={params.min_tokens} is over the {max_tokens} tokens that fit behind this prompt"
         )
     return max_tokens
-
-
-def _largest_that_fits(num_prompt: int, n: int, limits: Limits) -> int:
-    """The largest max_tokens that the model's length and the pool allow; below 1 where there is none."""
-    return limits.demand.longest(num_prompt, n, limits.num_blocks, limits.max_model_len) - num_prompt
 
 
 def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> None:
@@ -114,7 +116,8 @@ def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits
             wrong = next(i for i in ids if not 0 <= i < vocab_size)
             raise RequestError(f"{name} holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}")
     for name, count in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
-        if count is not None and count > limits.max_logprobs:
-            raise RequestError(
-                f"{name}={count} is over the cap of {limits.max_logprobs}: lower it or raise --max-logprobs"
-            )
+        if count is None or limits.max_logprobs == -1:
+            continue
+        if count == -1 or count > limits.max_logprobs:
+            asked = f"{name}=-1, the whole vocabulary," if count == -1 else f"{name}={count}"
+            raise RequestError(f"{asked} is over the cap of {limits.max_logprobs}: lower it or raise --max-logprobs")

@@ -33,6 +33,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """What each sequence's output conforms to."""
     start_by_s: float | None = None
     """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
+    bad_words: list[list[int]] = []
+    """Token ids that no sequence generates one after another: those of `params.bad_words`."""
 
 
 def request_seed(seed: int, number: int) -> int:

@@ -185,11 +185,12 @@ class PlanWriter:
                 sequence.index,
                 request.prompt_token_ids,
                 message.params,
-                message.seed if message.params.seed is None else message.params.seed,
+                message.seed if message.params.own_seed is None else message.params.own_seed,
                 sorted(request.stop_token_ids),
                 0 if request.search is None else request.search.num_candidates,
                 message.task,
                 request.adapter,
                 message.grammar,
+                message.bad_words,
             )
         )

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 
+import msgspec
+
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import NO_ADAPTER, StepOutput
@@ -102,6 +104,9 @@ class Scheduler:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         check_wants(message, self.limits.capabilities)
         max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
+        if message.params.max_tokens is not None:  # as it is: any number is taken, and plans hold 64 bits
+            params = msgspec.structs.replace(message.params, max_tokens=max_tokens)
+            message = msgspec.structs.replace(message, params=params)
         request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
         rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
         request.rank = (rank, self._num_added)

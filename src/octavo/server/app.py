@@ -13,6 +13,7 @@ from octavo.server.connection import Connection
 from octavo.server.errors import install_handlers
 from octavo.server.front import Front
 from octavo.server.openai import chat_completions, completions, models, tokenization
+from octavo.server.openai.contract import describe
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
 from octavo.server.serving import Serving, served_names
@@ -47,6 +48,13 @@ def create_app(
     for module in (models, chat_completions, completions, tokenization, health, metrics):
         app.include_router(module.router)
     install_handlers(app)
+    bodies = (
+        chat_completions.ChatBody,
+        completions.CompletionBody,
+        tokenization.TokenizeBody,
+        tokenization.DetokenizeBody,
+    )
+    describe(app, *bodies)
     _add_layers(app, app.state.serving)
     return app
 

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from msgspec import Struct
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from octavo.errors import OctavoError, QueueTimeError, RequestError
+from octavo.errors import ContextLengthError, OctavoError, QueueTimeError, RequestError
 
 RETRY_AFTER_S = 1
 """What a client is told to wait that comes at a bad time."""
@@ -24,6 +26,21 @@ _TYPES = {
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 
 logger = logging.getLogger(__name__)
+
+
+class ErrorDetail(Struct):
+    message: str
+    type: str
+    param: str | None
+    """The field of the body that is wrong."""
+    code: str | None
+    """A word that programs can tell the error by."""
+
+
+class ErrorAnswer(Struct):
+    """What is sent in place of an answer."""
+
+    error: ErrorDetail
 
 
 class ApiError(OctavoError):
@@ -54,15 +71,16 @@ class ApiError(OctavoError):
         if status in (429, 503):
             self.headers.setdefault("retry-after", str(RETRY_AFTER_S))
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorAnswer:
         """What is sent. Text that cannot be written as UTF-8 (it may quote the request) is spelled out."""
-        error = {
-            "message": str(self).encode("utf-8", "backslashreplace").decode(),
-            "type": _TYPES.get(self.status, "invalid_request_error"),
-            "param": self.param,
-            "code": self.code,
-        }
-        return {"error": error}
+        return ErrorAnswer(
+            ErrorDetail(
+                message=str(self).encode("utf-8", "backslashreplace").decode(),
+                type=_TYPES.get(self.status, "invalid_request_error"),
+                param=self.param,
+                code=self.code,
+            )
+        )
 
     def response(self) -> Response:
         """The HTTP answer."""
@@ -72,7 +90,7 @@ class ApiError(OctavoError):
 
 def install_handlers(app: FastAPI) -> None:
     """Answer every kind of error in OpenAI's format."""
-    for kind in (OctavoError, RequestValidationError, HTTPException):
+    for kind in (OctavoError, ValidationError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
 
 
@@ -84,12 +102,16 @@ def api_error(error: Exception) -> ApiError:
     """What a client is told of an error. Of those that are not its own fault it learns no details: the log has them."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ContextLengthError):
+        return ApiError(400, str(error), code="context_length_exceeded")
     if isinstance(error, RequestError):
         return ApiError(400, str(error))
     if isinstance(error, QueueTimeError):
         return ApiError(429, str(error), code="queue_time_exceeded")
+    if isinstance(error, ValidationError):
+        return _of_validation(error.errors(include_url=False, include_context=False, include_input=False))
     if isinstance(error, RequestValidationError):
-        return _of_validation(error.errors())
+        return _of_validation([{**each, "loc": each["loc"][1:]} for each in error.errors()])
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), code=_CODES.get(error.status_code), headers=error.headers)
     if isinstance(error, OctavoError):
@@ -100,7 +122,11 @@ def api_error(error: Exception) -> ApiError:
 
 
 def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """Of the first field that is wrong. A field of several types has an error for each type: all are told."""
+    """Of the first field that is wrong. A field of several types has an error for each type: all are told.
+
+    Args:
+        errors: pydantic's, each with its place in the body.
+    """
     first = errors[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
@@ -113,7 +139,7 @@ def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
 def _field(location: Sequence[str | int]) -> str | None:
     """The body's field that an error is about."""
-    return str(location[1]) if len(location) > 1 else None
+    return str(location[0]) if location else None
 
 
 def _reason(error: Mapping[str, Any]) -> str:

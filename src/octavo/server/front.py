@@ -1,22 +1,31 @@
 """What every endpoint works with: text in, an engine process behind, text out."""
 
 import asyncio
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from octavo.engine.client import EngineClient, RequestStream
 from octavo.engine.wire import Ready
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
-from octavo.scheduling.admission import resolve_max_tokens
+from octavo.scheduling.admission import check_prompt_length, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
 from octavo.tokenization.conversation import Conversation
+from octavo.tokenization.spelled_tokens import Rendered
 from octavo.tokenization.template_processes import NUM_PROCESSES
 from octavo.tokenization.tokenizer import Tokenizer
+
+LONG_TEXT = 2**16
+"""Characters from which on a text's length is checked before it is tokenized: that takes a tenth of a second."""
 
 
 class Front:
@@ -26,15 +35,16 @@ class Front:
         client: connected.
         tokenizer: the model's.
         ready: what the engine said when it was.
-        seed: of requests that bring none.
+        seed: of requests that bring none; drawn where it is None, so that two servers give different answers.
     """
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer, ready: Ready, seed: int) -> None:
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer, ready: Ready, seed: int | None) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.ready = ready
-        self._seed = seed
+        self._seed = secrets.randbits(63) if seed is None else seed
         self._num_requests = 0
+        self._long_text = asyncio.Lock()
         # Of their own: a template that hangs keeps nobody waiting but other conversations.
         self._rendering = ThreadPoolExecutor(NUM_PROCESSES, thread_name_prefix="render")
 
@@ -48,23 +58,44 @@ class Front:
         limits = self.ready.limits
         return limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len)
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, text: str, add_special_tokens: bool = True, is_cut: bool = False) -> list[int]:
         """Token ids of a text, made off the event loop.
 
+        Args:
+            is_cut: not all of them have to fit into the model's context.
+
         Raises:
+            ContextLengthError: the text is too long for the model, whatever its tokens are.
             RequestError: the text is not valid Unicode.
         """
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        return await self._tokenize(Rendered(text), add_special_tokens, is_cut)
 
-    async def tokenize_chat(self, conversation: Conversation) -> tuple[str, list[int]]:
+    async def tokenize_chat(
+        self, conversation: Conversation, add_special_tokens: bool = False, is_cut: bool = False
+    ) -> tuple[str, list[int]]:
         """A conversation in the model's chat template, as text and as token ids, made off the event loop.
 
+        Args:
+            add_special_tokens: beside those that the template writes.
+            is_cut: as `tokenize`.
+
         Raises:
+            ContextLengthError: as `tokenize`.
             RequestError: the messages are malformed, or the template refuses them or takes too long.
         """
         rendering = asyncio.get_running_loop().run_in_executor(self._rendering, self.tokenizer.render, conversation)
         prompt = await rendering
-        return prompt.plain, await asyncio.to_thread(self.tokenizer.encode_rendered, prompt)
+        return prompt.plain, await self._tokenize(prompt, add_special_tokens, is_cut)
+
+    async def _tokenize(self, prompt: Rendered, add_special_tokens: bool, is_cut: bool) -> list[int]:
+        """Long texts are tokenized one at a time, so that they neither keep short ones waiting nor fill the memory."""
+        async with self._long_text if len(prompt.text) > LONG_TEXT else nullcontext():
+            return await asyncio.to_thread(self._encode, prompt, add_special_tokens, is_cut)
+
+    def _encode(self, prompt: Rendered, add_special_tokens: bool, is_cut: bool) -> list[int]:
+        if len(prompt.text) > LONG_TEXT and not is_cut:
+            check_prompt_length(self.tokenizer.least_tokens(prompt.plain), self.ready.limits, "at least ")
+        return self.tokenizer.encode_rendered(prompt, add_special_tokens)
 
     def check(self, token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the engine would, before it is asked.
@@ -74,11 +105,24 @@ class Front:
         """
         resolve_max_tokens(token_ids, params, self.ready.limits)
 
+    def prepare(self, params: SamplingParams) -> "PreparedParams":
+        """What the prompts of one request share.
+
+        Raises:
+            RequestError: a bad word is not valid Unicode.
+        """
+        # Stop texts are looked for here, where the text is.
+        most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
+        max_tokens = None if params.max_tokens is None else min(params.max_tokens, most)
+        for_engine = msgspec.structs.replace(params, stop=None, bad_words=None, max_tokens=max_tokens)
+        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params))
+
     def generate(
         self,
         prompt: str | None,
         token_ids: list[int],
-        params: SamplingParams,
+        prepared: "PreparedParams",
         tenant: str = "",
         cache_salt: str | None = None,
         start_within_s: float | None = None,
@@ -91,15 +135,33 @@ class Front:
         """
         number, self._num_requests = self._num_requests, self._num_requests + 1
         request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
-        seed = request_seed(self._seed, number)
-        start_by_s = None if start_within_s is None else arrival_s + start_within_s
         request = EngineRequest(
-            request_id, token_ids, params, arrival_s, seed, tenant, cache_salt, start_by_s=start_by_s
+            request_id,
+            token_ids,
+            prepared.for_engine,
+            arrival_s,
+            request_seed(self._seed, number),
+            tenant,
+            cache_salt,
+            bad_words=prepared.bad_words,
+            start_by_s=None if start_within_s is None else arrival_s + start_within_s,
         )
         stream = self.client.submit(request)
-        return Generation(
-            self.client, stream, OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s)
+        assembler = OutputAssembler(
+            self.tokenizer, request_id, prompt, token_ids, prepared.params, arrival_s, prepared.special_stops
         )
+        return Generation(self.client, stream, assembler)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedParams:
+    """A request's parameters, and what the engine is given of them."""
+
+    params: SamplingParams
+    for_engine: SamplingParams
+    bad_words: list[list[int]]
+    """The token ids of `params.bad_words`."""
+    special_stops: frozenset[str]
 
 
 class Generation:

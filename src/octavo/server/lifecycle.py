@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import signal
 import socket
@@ -154,6 +155,7 @@ async def _serve(
     with ending.watching():
         clock.lap("open the port")
         print(summary(engine, ready, listener, defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
+        gc.freeze()  # what is there by now stays: no collection looks at it again, or holds a request up with that
         try:
             await server.serve(sockets=[listener])
         finally:

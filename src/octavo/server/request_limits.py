@@ -1,11 +1,13 @@
 """The server's own limits, on how many requests are in it and on what one asks for: before anything is tokenized."""
 
-from collections.abc import Sized
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.config import ServerConfig
 from octavo.knobs import flag
+from octavo.scheduling.admission import Limits, check_prompt_length
 from octavo.server.errors import ApiError
 
 
@@ -64,29 +66,59 @@ class OpenRequestLimit:
             self._open_requests.count -= 1
 
 
-def check_caps(
-    config: ServerConfig,
-    *,
-    n: int,
-    best_of: int | None,
-    stop: object,
-    logit_bias: Sized | None,
-    num_prompts: int = 1,
-) -> None:
-    """Refuse a request that asks for more than the server's caps.
+def check_sizes(content: Mapping[str, Any], config: ServerConfig, limits: Limits) -> None:
+    """Refuse a body that holds more than the server's caps, by counts alone: nothing of it has been checked yet.
 
     Raises:
         ApiError: it does; the message names the flag.
+        ContextLengthError: a prompt of token ids is longer than the model's context.
     """
-    num_stops = len(stop) if isinstance(stop, list) else 0 if stop is None else 1
-    for field, count, name in (
-        ("n", n, "max_n"),
-        ("best_of", best_of or 1, "max_n"),
-        ("prompt", num_prompts, "max_prompts"),
-        ("stop", num_stops, "max_stop_strings"),
-        ("logit_bias", len(logit_bias or ()), "max_logit_bias"),
-    ):
-        cap = getattr(config, name)
-        if count > cap:
-            what = f"{field} is {count}" if name == "max_n" else f"{field} has {count} entries"
-            raise ApiError(400, f"{what}, over this server's cap of {cap}: raise {flag(name)}", param=field)
+    prompts = _prompts(content.get("prompt"))
+    is_cut = isinstance(content.get("truncate_prompt_tokens"), int | float)
+    for prompt in prompts:
+        if isinstance(prompt, list) and not is_cut:
+            check_prompt_length(len(prompt), limits)
+    caps = {
+        "prompt": (len(prompts), "max_prompts" if config.max_prompts is not None else "max_queued_requests"),
+        **{field: (_count(content.get(field)), cap) for field, cap in _CAPPED.items()},
+    }
+    for field, (count, cap) in caps.items():
+        most = getattr(config, cap)
+        if count > most:
+            raise ApiError(
+                400, f"{field} has {count} entries, over this server's cap of {most}: raise {flag(cap)}", param=field
+            )
+
+
+def check_num_answers(config: ServerConfig, **counts: int) -> None:
+    """Refuse a request for more sequences than the server's cap.
+
+    Raises:
+        ApiError: one of the fields `counts` asks for more; the message names the flag.
+    """
+    for field, count in counts.items():
+        if count > config.max_n:
+            raise ApiError(
+                400, f"{field} is {count}, over this server's cap of {config.max_n}: raise {flag('max_n')}", param=field
+            )
+
+
+_CAPPED = {
+    "stop": "max_stop_strings",
+    "bad_words": "max_stop_strings",
+    "logit_bias": "max_logit_bias",
+    "stop_token_ids": "max_token_ids",
+    "allowed_token_ids": "max_token_ids",
+}
+"""Fields with as many entries as a client likes, and the knobs that bound them."""
+
+
+def _prompts(prompt: object) -> list[object]:
+    """What a completion's prompt is, one by one: a flat list of token ids is one."""
+    if not isinstance(prompt, list) or (prompt and isinstance(prompt[0], int | float)):
+        return [prompt]
+    return prompt
+
+
+def _count(value: object) -> int:
+    return len(value) if isinstance(value, list | dict) else 0

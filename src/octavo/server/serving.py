@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from octavo import __version__
 from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
 from octavo.metrics.requests import Metrics
@@ -37,13 +38,18 @@ class Serving:
         """The first of its names: what it is called in answers, whichever name the request used, and in metrics."""
         return self.model_names[0]
 
+    @property
+    def system_fingerprint(self) -> str:
+        """What an answer depends on beside its request: the version, the model and the form of its weights."""
+        return f"octavo-{__version__}-{self.model_name}-{self.front.ready.dtype}"
+
     def check_model(self, name: str | None) -> None:
-        """Refuse a request for another model. One that names none is for this one.
+        """Refuse a request for another model. One that names none, or "", is for this one.
 
         Raises:
             ApiError: with status 404.
         """
-        if name is not None and name not in (*self.model_names, self.engine.model):
+        if name and name not in (*self.model_names, self.engine.model):
             raise ApiError(
                 404,
                 f"the model {name[:100]!r} is not served here; this server has "

@@ -1,6 +1,6 @@
 """Finding the texts that end a sequence, while its text arrives in pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 class StopChecker:
@@ -10,66 +10,115 @@ class StopChecker:
     result does not depend on how the text was cut into pieces, and no text past the match is ever needed.
     A character costs a few operations for each stop (Knuth, Morris and Pratt, 1977), whatever came before it.
 
+    A piece may be hidden, as special tokens are: it is not passed on, and only stops that spell special tokens look at
+    it. The others see the text as if it was not there.
+
     Args:
         stops: texts to look for, none of them empty.
         include: end the text after the match instead of before it.
+        special_stops: those of the stops that look at hidden pieces.
     """
 
-    def __init__(self, stops: Sequence[str], include: bool) -> None:
-        self._patterns = [(stop, _borders(stop)) for stop in stops]
+    def __init__(self, stops: Sequence[str], include: bool, special_stops: Collection[str] = ()) -> None:
+        self._patterns = [_Pattern(stop, stop in special_stops) for stop in stops]
         self._includes_stop = include
-        self._num_matched = [0] * len(stops)
-        self._held = ""
+        self._held = _HeldText()
 
-    def push(self, text: str, may_end: bool = True) -> tuple[str, str | None]:
+    @property
+    def sees_hidden(self) -> bool:
+        """Whether hidden pieces are to be pushed at all."""
+        return any(pattern.sees_hidden for pattern in self._patterns)
+
+    def push(self, text: str, may_end: bool = True, is_hidden: bool = False) -> tuple[str, str | None]:
         """Take the next piece of text, none after a match.
 
         Args:
             may_end: a stop that is complete within this piece counts; one that only begins here always may, later.
+            is_hidden: the piece is not shown.
 
         Returns:
             The text that is safe to pass on now, and the stop that ended it or None.
         """
         if not self._patterns:
-            return text, None
+            return "" if is_hidden else text, None
+        looking = [pattern for pattern in self._patterns if pattern.sees_hidden or not is_hidden]
         for index, character in enumerate(text):
-            stop = self._advance(character)
-            if stop is not None and may_end:
-                seen = self._held + text[: index + 1]
-                self._held = ""
-                return (seen if self._includes_stop else seen[: -len(stop)]), stop
-        seen = self._held + text
-        num_safe = len(seen) - max(self._num_matched)
-        self._held = seen[num_safe:]
-        return seen[:num_safe], None
+            completed = [pattern for pattern in looking if pattern.advance(character)]
+            if completed and may_end:
+                self._held.append(text[: index + 1], is_hidden)
+                return self._end(max(completed, key=lambda pattern: len(pattern.stop)))
+        self._held.append(text, is_hidden)
+        num_kept = max(self._held.reach(pattern.num_matched, pattern.sees_hidden) for pattern in self._patterns)
+        return self._held.take(num_kept), None
 
     def finish(self) -> str:
         """Release what was held back: no more text is coming, so it begins no stop."""
-        held, self._held = self._held, ""
-        return held
+        return self._held.take(0)
 
-    def _advance(self, character: str) -> str | None:
-        """Take one character; returns the longest stop that it completes."""
-        completed: list[str] = []
-        for index, (stop, borders) in enumerate(self._patterns):
-            matched = self._num_matched[index]
-            while matched and stop[matched] != character:
-                matched = borders[matched - 1]
-            matched += stop[matched] == character
-            if matched == len(stop):
-                completed.append(stop)
-                matched = borders[matched - 1]
-            self._num_matched[index] = matched
-        return max(completed, key=len, default=None)
+    def _end(self, pattern: "_Pattern") -> tuple[str, str]:
+        before = self._held.take(self._held.reach(len(pattern.stop), pattern.sees_hidden))
+        self._held = _HeldText()
+        return before + pattern.stop if self._includes_stop else before, pattern.stop
 
 
-def _borders(stop: str) -> tuple[int, ...]:
-    """For each prefix of the stop, the longest shorter prefix that ends it: where matching goes on after a miss."""
-    borders = [0]
-    matched = 0
-    for character in stop[1:]:
+class _Pattern:
+    """How much of a stop the text ends with."""
+
+    def __init__(self, stop: str, sees_hidden: bool) -> None:
+        self.stop = stop
+        self.sees_hidden = sees_hidden
+        self.num_matched = 0
+        # For each prefix, the longest shorter prefix that ends it: where matching goes on after a miss. Only as far as
+        # the text has matched so far, since a stop may be much longer than any text.
+        self._borders = [0]
+
+    def advance(self, character: str) -> bool:
+        """Take one character; returns whether it completes the stop."""
+        stop, matched = self.stop, self.num_matched
         while matched and stop[matched] != character:
-            matched = borders[matched - 1]
+            matched = self._border(matched)
         matched += stop[matched] == character
-        borders.append(matched)
-    return tuple(borders)
+        is_complete = matched == len(stop)
+        self.num_matched = self._border(matched) if is_complete else matched
+        return is_complete
+
+    def _border(self, length: int) -> int:
+        stop, borders = self.stop, self._borders
+        while len(borders) < length:
+            border, character = borders[-1], stop[len(borders)]
+            while border and stop[border] != character:
+                border = borders[border - 1]
+            borders.append(border + (stop[border] == character))
+        return borders[length - 1]
+
+
+class _HeldText:
+    """Text held back, some of its pieces hidden."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._marks = ""
+        """One for each character, "h" for a hidden one; empty where none is hidden."""
+
+    def append(self, text: str, is_hidden: bool) -> None:
+        if is_hidden or self._marks:
+            self._marks = self._marks.ljust(len(self._text)) + ("h" if is_hidden else " ") * len(text)
+        self._text += text
+
+    def reach(self, count: int, sees_hidden: bool) -> int:
+        """How many characters at the end hold the last `count`, hidden ones counted or not."""
+        if sees_hidden or not self._marks:
+            return count
+        place = len(self._marks)
+        while count:
+            place -= 1
+            count -= self._marks[place] == " "
+        return len(self._marks) - place
+
+    def take(self, num_left: int) -> str:
+        """Give out what is shown of all but the last `num_left` characters."""
+        place = len(self._text) - num_left
+        text, self._text = self._text[:place], self._text[place:]
+        marks, left = self._marks[:place], self._marks[place:]
+        self._marks = left if "h" in left else ""
+        return "".join(character for character, mark in zip(text, marks, strict=True) if mark == " ") if marks else text

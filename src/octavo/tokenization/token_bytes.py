@@ -6,6 +6,7 @@ decoder is exact and takes the same time for every token.
 """
 
 import json
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -47,6 +48,12 @@ class TokenBytes:
         """Whether `skip_special_tokens` leaves this token out."""
         return token_id in self._special_ids
 
+    @cached_property
+    def special_texts(self) -> list[str]:
+        """The texts of special tokens."""
+        texts = (self[token_id].decode("utf-8", errors="replace") for token_id in self._special_ids)
+        return [text for text in texts if text]
+
     def __getitem__(self, token_id: int) -> bytes:
         """The token's bytes, which need not be whole characters; none for an id that the vocabulary does not have."""
         known = self._known.get(token_id)
@@ -72,7 +79,7 @@ class TokenBytes:
                 for part in parts:
                     self._read_decoder(part)
             case {"type": "ByteLevel"}:
-                self._byte_values = _byte_values()
+                self._byte_values = byte_values()
             case {"type": "Replace", "pattern": {"String": spelled}, "content": text}:
                 self._replacements.append((spelled, text))
             case {"type": "Metaspace", "replacement": spelled, "prepend_scheme": scheme}:
@@ -88,7 +95,7 @@ class TokenBytes:
                 raise ModelError(f"the tokenizer's decoder has an unknown part: {decoder}; known are {KNOWN_DECODERS}")
 
 
-def _byte_values() -> dict[str, int]:
+def byte_values() -> dict[str, int]:
     """GPT-2's spelling of bytes: printable ones as themselves, the others in order as the characters from U+0100 on."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     printable = {character: ord(character) for character in alphabet if ord(character) < 256}

@@ -8,14 +8,19 @@ from typing import Any, Self
 
 from octavo.config import ContentFormat
 from octavo.errors import RequestError
+from octavo.sampling_params import SamplingParams
 from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.detokenizer import Detokenizer
 from octavo.tokenization.gguf_vocabulary import read_gguf_vocabulary
 from octavo.tokenization.spelled_tokens import Rendered, SpelledTokens
 from octavo.tokenization.template_processes import TemplateProcesses
+from octavo.tokenization.text_length import TextLength
 from octavo.tokenization.token_bytes import TokenBytes, strip_leading_spaces
 from octavo.tokenization.tokenizer_folder import read_tokenizer_folder
 from octavo.tokenization.vocabulary import Vocabulary
+
+ENCODED_AT_ONCE = 2**12
+"""Characters of the texts that are too short to let other threads run meanwhile: they take about a millisecond."""
 
 
 class Tokenizer:
@@ -86,6 +91,31 @@ class Tokenizer:
         token_id: int | None = self._backend.token_to_id(token)
         return token_id
 
+    @cached_property
+    def _text_length(self) -> TextLength:
+        return TextLength.of(self._backend)
+
+    def least_tokens(self, text: str) -> int:
+        """A lower bound of a text's tokens, found without tokenizing it; 0 where nothing is known."""
+        return self._text_length.least_tokens(text)
+
+    @cached_property
+    def document_start(self) -> list[int]:
+        """The token that a new document begins after, `<|endoftext|>` where there is one; empty where none is known."""
+        names = ("<|endoftext|>", self._special_tokens.get("bos_token"), self._special_tokens.get("eos_token"))
+        found = (self._backend.token_to_id(name) for name in names if name is not None)
+        return next(([token_id] for token_id in found if token_id is not None), [])
+
+    def bad_words(self, words: Iterable[str]) -> list[list[int]]:
+        """Token ids of words that are not to be generated: at the start of a text or within one, and behind a space.
+
+        Raises:
+            RequestError: as `encode`.
+        """
+        spelled = (spelling for word in words for spelling in (word, " " + word.lstrip()))
+        found = dict.fromkeys(tuple(self.encode(spelling, add_special_tokens=False)) for spelling in spelled)
+        return [list(token_ids) for token_ids in found if token_ids]
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Spelled-out special tokens are taken as such.
 
@@ -96,7 +126,11 @@ class Tokenizer:
             RequestError: the text is no text, or holds half of a surrogate pair.
         """
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) < ENCODED_AT_ONCE:
+                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # Only for batches does the package release the interpreter's lock, so that other threads go on.
+            [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return encoding.ids
         except TypeError as error:
             raise RequestError(_why_not_encoded(text)) from error
 
@@ -158,9 +192,22 @@ class Tokenizer:
         text = b"".join(self.token_bytes[token_id] for token_id in kept).decode("utf-8", errors="replace")
         return strip_leading_spaces(text, self.token_bytes.num_leading_spaces)
 
+    def special_stops(self, params: SamplingParams) -> frozenset[str]:
+        """Stop texts that spell special tokens, where those are left out of the text: they have to be looked for in the
+        whole of it."""
+        if not params.skip_special_tokens:
+            return frozenset()
+        specials = self.token_bytes.special_texts
+        return frozenset(stop for stop in params.stops if any(special in stop for special in specials))
+
     def token_text(self, token_id: int) -> str:
-        """The text of one token by itself, special or not, leading space and all; U+FFFD for a part of a character."""
-        return self.token_bytes[token_id].decode("utf-8", errors="replace")
+        """The text of one token by itself, special or not, leading space and all. One that is no text, as parts of
+        characters aren't, is spelled in bytes as OpenAI does it: `bytes:\\xf0\\x9f`."""
+        content = self.token_bytes[token_id]
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
     def token_pieces(self, token_ids: Iterable[int]) -> list[str]:
         """How the vocabulary spells each token (a space as `Ġ`, for one); "" for an id that it does not have."""

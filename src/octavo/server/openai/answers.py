@@ -8,6 +8,8 @@ from starlette.responses import Response
 
 from octavo.outputs import FinishReason, RequestOutput
 
+StopReason = int | str | None
+"""The stop text or the stop token that ended an answer; None where it was the model's own end, or the length."""
 PromptLogprobs = list[dict[int, "PromptLogprob"] | None]
 
 
@@ -71,6 +73,8 @@ class ChatChoice(Struct):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
+    stop_reason: StopReason = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
@@ -79,7 +83,9 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    system_fingerprint: str
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatDelta(Struct):
@@ -92,6 +98,8 @@ class ChatChunkChoice(Struct):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
@@ -99,7 +107,9 @@ class ChatChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
     created: int
     model: str
     choices: list[ChatChunkChoice]
+    system_fingerprint: str
     usage: Usage | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class TextLogprobs(Struct):
@@ -117,7 +127,10 @@ class TextChoice(Struct):
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class TextCompletion(Struct, tag_field="object", tag="text_completion"):
@@ -127,13 +140,43 @@ class TextCompletion(Struct, tag_field="object", tag="text_completion"):
     created: int
     model: str
     choices: list[TextChoice]
+    system_fingerprint: str
     usage: Usage | UnsetType | None = UNSET
+
+
+class ModelCard(Struct, tag_field="object", tag="model"):
+    """The served model."""
+
+    id: str
+    created: int
+    owned_by: str
+    max_model_len: int
+    """Tokens of the longest sequence that model and memory allow."""
+
+
+class ModelList(Struct, tag_field="object", tag="list"):
+    data: list[ModelCard]
+
+
+class Tokens(Struct):
+    """What /tokenize answers."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenized(Struct):
+    """What /detokenize answers."""
+
+    prompt: str
 
 
 Answer = ChatCompletion | TextCompletion
 Chunk = ChatChunk | TextCompletion
 
 
-def json_response(answer: Answer) -> Response:
+def json_response(answer: Answer | ModelCard | ModelList) -> Response:
     """An answer sent whole."""
     return Response(msgspec.json.encode(answer), media_type="application/json")

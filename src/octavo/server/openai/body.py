@@ -1,12 +1,30 @@
 """What the bodies of completion requests share: the fields of sampling and streaming, and what is refused."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+)
 
 from octavo.errors import RequestError
-from octavo.sampling_params import MAX_LENGTH_PENALTY, MAX_SEED, Beams, SamplingParams
+from octavo.sampling_params import (
+    ALL_TOKENS,
+    MAX_LENGTH_PENALTY,
+    MAX_REPETITION_PENALTY,
+    MAX_SEED,
+    MIN_REPETITION_PENALTY,
+    MIN_SEED,
+    Beams,
+    SamplingParams,
+)
 from octavo.server.errors import ApiError
+from octavo.server.openai.foreign_fields import REFUSED, Neutral, check_foreign, unsupported
 
 MAX_WHOLE = 2**31 - 1
 DRAWS_NOTHING: dict[str, tuple[float, ...]] = {
@@ -17,17 +35,7 @@ DRAWS_NOTHING: dict[str, tuple[float, ...]] = {
 }
 """Fields of drawing, with the values that a beam search can be given: they leave the model's distribution as it is."""
 MAX_BIAS = 100
-NOT_DONE = (
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-    "truncate_prompt_tokens",
-    "prompt_embeds",
-    "web_search_options",
-)
-"""Fields of OpenAI's or vLLM's that would change the answer and that this server does not carry out."""
+MOST_LIKELY = "most likely ones; -1 is all tokens, where --max-logprobs -1 allows it"
 
 
 def _written_as_utf8(text: str) -> str:
@@ -38,6 +46,26 @@ def _written_as_utf8(text: str) -> str:
     return text
 
 
+def _whole(value: Any) -> Any:
+    """JSON has one type of numbers: 8.0 is 8."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _all_whole(values: Any) -> Any:
+    if isinstance(values, list) and float in set(map(type, values)):
+        return [_whole(value) for value in values]
+    return values
+
+
+class FirstError(FailFast):
+    """Of a list only the first error is told, and made. Unlike pydantic's own it can be hashed, as unions want it."""
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+TokenIds = Annotated[list[int], FirstError(), BeforeValidator(_all_whole)]
 Text = Annotated[str, AfterValidator(_written_as_utf8)]
 """A text that can be encoded; JSON can spell others."""
 StopText = Annotated[str, StringConstraints(min_length=1), AfterValidator(_written_as_utf8)]
@@ -49,6 +77,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = Field(None, description="end with a chunk that has the usage and no choices")
+    continuous_usage_stats: bool | None = Field(None, description="with include_usage: the usage so far in every chunk")
 
 
 class SamplingBody(BaseModel):
@@ -60,40 +89,78 @@ class SamplingBody(BaseModel):
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
     stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
     stream_options: StreamOptions | None = Field(None, description="only with stream")
-    n: int | None = Field(None, ge=1, description="answers to generate; they share the prompt's memory; 1 by default")
+    n: Whole | None = Field(None, ge=1, description="answers to generate; they share the prompt's memory; 1 by default")
     temperature: float | None = Field(None, ge=0, description="divides the logits; 0 is greedy; 1 by default")
-    top_p: float | None = Field(None, gt=0, le=1, description="keep the most likely tokens that add up to this")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="one seed gives one answer")
-    stop: StopText | list[StopText] | None = Field(None, description="texts that end an answer; not part of it")
+    top_p: float | None = Field(
+        None, ge=0, le=1, description="keep the most likely tokens that add up to this; 0 keeps the most likely one"
+    )
+    seed: Whole | None = Field(
+        None, ge=MIN_SEED, le=MAX_SEED, description="one seed gives one answer; -1 is as if there were none"
+    )
+    stop: StopText | Annotated[list[StopText], FirstError()] | None = Field(
+        None, description="texts that end an answer; not part of it; special tokens can be spelled in them"
+    )
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="once for every token already generated")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="for each time a token was generated")
     logit_bias: dict[str, float] | None = Field(
         None, description=f"added to the logits of these token ids, -{MAX_BIAS} to {MAX_BIAS}"
     )
-    top_k: int | None = Field(None, ge=-1, le=MAX_WHOLE, description="keep the k most likely tokens; 0 or -1 is all")
+    top_k: Whole | None = Field(None, ge=-1, le=MAX_WHOLE, description="keep the k most likely tokens; 0 or -1 is all")
     min_p: float | None = Field(
         None, ge=0, le=1, description="keep tokens this likely, as a share of the most likely one's probability"
     )
     repetition_penalty: float | None = Field(
-        None, gt=0, description="divides positive and multiplies negative logits of tokens seen before"
+        None,
+        ge=MIN_REPETITION_PENALTY,
+        le=MAX_REPETITION_PENALTY,
+        allow_inf_nan=False,
+        description="divides positive and multiplies negative logits of tokens seen before",
     )
     ignore_eos: bool | None = Field(None, description="go on after the model's end-of-sequence token")
-    min_tokens: int | None = Field(None, ge=0, le=MAX_WHOLE, description="tokens before any that ends the answer")
-    stop_token_ids: list[int] | None = Field(None, description="tokens that end an answer")
-    prompt_logprobs: int | None = Field(
-        None, ge=0, le=MAX_WHOLE, description="log-probabilities of the prompt's tokens and of this many others"
+    min_tokens: Whole | None = Field(None, ge=0, le=MAX_WHOLE, description="tokens before any that ends the answer")
+    stop_token_ids: TokenIds | None = Field(None, description="tokens that end an answer")
+    allowed_token_ids: TokenIds | None = Field(None, description="only these tokens are generated")
+    bad_words: Annotated[list[StopText], FirstError()] | None = Field(
+        None, description="texts whose tokens are not generated one after another"
     )
+    prompt_logprobs: Whole | None = Field(
+        None,
+        ge=ALL_TOKENS,
+        le=MAX_WHOLE,
+        description=f"log-probabilities of the prompt's tokens and of this many {MOST_LIKELY}",
+    )
+    echo: bool | None = Field(None, description="begin the answer with what it goes on from")
+    add_special_tokens: bool | None = Field(
+        None, description="put the model's own special tokens, such as BOS, around the prompt"
+    )
+    truncate_prompt_tokens: Whole | None = Field(
+        None,
+        ge=-1,
+        le=MAX_WHOLE,
+        description="keep so many tokens of the prompt; -1 is all that leave room for max_tokens",
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="where truncate_prompt_tokens cuts: left, the default, keeps the prompt's end"
+    )
+    return_token_ids: bool | None = Field(None, description="tell the token ids of prompt and answer")
+    return_tokens_as_token_ids: bool | None = Field(None, description="name tokens token_id:N in logprobs")
     cache_salt: StopText | None = Field(
         None, description="share computed prefixes only with requests of the same tenant that bring the same text"
     )
     skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
     include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
+    response_format: dict[str, Any] | None = Field(None, description="only type text")
+    tools: Annotated[list[Any], FirstError()] | None = Field(None, description="only with tool_choice none")
+    tool_choice: Any = Field(None, description="only none")
+    modalities: Annotated[list[str], FirstError()] | None = Field(None, description="only text")
 
     use_beam_search: bool | None = Field(
         None,
         description="search for the n likeliest answers with n (or best_of) beams; a stream gets them at the end",
     )
-    best_of: int | None = Field(None, ge=1, description="beams of use_beam_search, n or more; else only the same as n")
+    best_of: Whole | None = Field(
+        None, ge=1, description="beams of use_beam_search, n or more; else only the same as n"
+    )
     length_penalty: float | None = Field(
         None,
         ge=-MAX_LENGTH_PENALTY,
@@ -105,6 +172,9 @@ class SamplingBody(BaseModel):
         description="only with use_beam_search: end once there are enough answers (true), once better ones are "
         'unlikely (false, the default), or impossible ("never")',
     )
+
+    foreign: ClassVar[dict[str, Neutral]] = REFUSED
+    """Fields that are refused by name; see `check_foreign`."""
 
     @property
     def num_answers(self) -> int:
@@ -124,15 +194,23 @@ class SamplingBody(BaseModel):
     def wants_usage_chunk(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
+    @property
+    def wants_usage_always(self) -> bool:
+        return self.wants_usage_chunk and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
     def check_supported(self) -> None:
         """Refuse what cannot be done.
 
         Raises:
             ApiError: the message names the field.
         """
-        for name in NOT_DONE:
-            if (self.model_extra or {}).get(name):
-                raise unsupported(name)
+        check_foreign(self.model_extra or {}, self.foreign)
+        if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
+            raise unsupported("tools", 'leave them out, or send tool_choice "none"')
+        if self.response_format is not None and self.response_format.get("type") != "text":
+            raise unsupported("response_format", 'leave it out, or send {"type": "text"}')
+        if self.modalities not in (None, ["text"]):
+            raise unsupported("modalities", 'leave it out, or send ["text"]')
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options is for stream=true only", param="stream_options")
         if self.prompt_logprobs is not None and self.stream:
@@ -164,8 +242,8 @@ class SamplingBody(BaseModel):
         Raises:
             RequestError: a value is out of its range.
         """
-        names = SamplingParams.__struct_fields__
-        given = {name: value for name in names if (value := getattr(self, name, None)) is not None}
+        names = [name for name in SamplingParams.__struct_fields__ if name in type(self).model_fields]
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens, "logprobs": logprobs}
         if self.use_beam_search:
             search = {name: getattr(self, name) for name in ("length_penalty", "early_stopping")}
@@ -173,11 +251,6 @@ class SamplingBody(BaseModel):
                 width=self.num_sequences, **{name: value for name, value in search.items() if value is not None}
             )
         return SamplingParams(**(given | others))
-
-
-def unsupported(name: str, hint: str = "leave it out") -> ApiError:
-    """The refusal of a field that would change the answer."""
-    return ApiError(400, f"{name} is not supported by this server: {hint}", code="unsupported_parameter", param=name)
 
 
 def _bias_by_token(biases: dict[str, float] | None) -> dict[int, float] | None:

@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import ClassVar
 
 from fastapi import APIRouter, Request
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from pydantic import Field
 from starlette.responses import Response
 
 from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
-from octavo.sampling_params import SamplingParams
+from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.openai import run
 from octavo.server.openai.answers import (
@@ -25,79 +25,40 @@ from octavo.server.openai.answers import (
     Usage,
     json_response,
 )
-from octavo.server.openai.body import SamplingBody, Text, unsupported
+from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, SamplingBody, Whole
+from octavo.server.openai.contract import gives, takes
+from octavo.server.openai.conversation_fields import ConversationFields, Messages
 from octavo.server.openai.event_stream import event_stream
-from octavo.server.openai.logprobs import PositionLogprobs, chat_logprobs, prompt_logprobs
+from octavo.server.openai.foreign_fields import REFUSED, Neutral
+from octavo.server.openai.json_body import read_body
+from octavo.server.openai.logprobs import PositionLogprobs, TokenNames, chat_logprobs, prompt_logprobs
 from octavo.server.request_context import RequestContext, context_of
-from octavo.server.request_limits import check_caps
+from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
-from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
 
 router = APIRouter()
 
 
-class ChatBody(SamplingBody):
+class ChatBody(ConversationFields, SamplingBody):
     """A conversation and how to go on with it."""
 
-    messages: list[dict[str, Any]] = Field(description='{"role": ..., "content": ...}, the latest last')
-    max_completion_tokens: int | None = Field(None, ge=1, description="tokens to generate; as many as fit by default")
-    max_tokens: int | None = Field(None, ge=1, description="the older name of max_completion_tokens")
+    messages: Messages = Field(description='{"role": ..., "content": ...}, the latest last')
+    max_completion_tokens: Whole | None = Field(
+        None, ge=1, description="tokens to generate, as far as they fit; as many as fit by default"
+    )
+    max_tokens: Whole | None = Field(None, ge=1, description="the older name of max_completion_tokens")
     logprobs: bool | None = Field(None, description="tell each token's log-probability")
-    top_logprobs: int | None = Field(None, ge=0, description="and those of this many most likely tokens")
-    add_generation_prompt: bool | None = Field(None, description="end the prompt with the answer's opening; default")
-    continue_final_message: bool | None = Field(None, description="go on with the last message; opens no new one")
-    chat_template: Text | None = Field(None, description="in place of the model's; with --allow-request-templates")
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
-    documents: list[dict[str, Any]] | None = Field(None, description="for chat templates that show documents")
-    tools: list[Any] | None = Field(None, description="only with tool_choice none")
-    tool_choice: Any = Field(None, description="only none")
-    functions: list[Any] | None = Field(None, description="not supported")
-    response_format: dict[str, Any] | None = Field(None, description="only type text")
-    modalities: list[str] | None = Field(None, description="only text")
-    audio: Any = Field(None, description="not supported")
+    top_logprobs: Whole | None = Field(
+        None, ge=ALL_TOKENS, le=MAX_WHOLE, description=f"and those of this many {MOST_LIKELY}"
+    )
+
+    foreign: ClassVar[dict[str, Neutral]] = REFUSED | {"prompt": (), "suffix": ("",)}
 
     def check_supported(self) -> None:
         super().check_supported()
-        if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
-            raise unsupported("tools", 'leave them out, or send tool_choice "none"')
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise unsupported("response_format", 'leave it out, or send {"type": "text"}')
-        if self.modalities not in (None, ["text"]):
-            raise unsupported("modalities", 'leave it out, or send ["text"]')
-        for name in ("audio", "functions"):
-            if getattr(self, name):
-                raise unsupported(name)
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs is for logprobs=true only", param="top_logprobs")
-        for name in RESERVED_VARIABLES:
-            if name in (self.chat_template_kwargs or {}):
-                raise ApiError(400, f"chat_template_kwargs must not set {name}", param="chat_template_kwargs")
-        if self.continue_final_message and self.add_generation_prompt:
-            raise ApiError(
-                400,
-                "continue_final_message and add_generation_prompt exclude each other: leave out the one or the other",
-                param="continue_final_message",
-            )
-
-    def conversation(self, allow_template: bool) -> Conversation:
-        """What the prompt is made of.
-
-        Raises:
-            ApiError: it brings a template, and the server takes none.
-        """
-        if self.chat_template is not None and not allow_template:
-            raise unsupported("chat_template", "leave it out, or start the server with --allow-request-templates")
-        variables = dict(self.chat_template_kwargs or {})
-        if self.documents:
-            variables["documents"] = self.documents
-        continues = bool(self.continue_final_message)
-        return Conversation(
-            messages=self.messages,
-            add_generation_prompt=self.add_generation_prompt is not False and not continues,
-            continue_final_message=continues,
-            chat_template=self.chat_template,
-            variables=variables,
-        )
+        self.check_conversation()
 
     def params(self) -> SamplingParams:
         """As the engine takes them.
@@ -109,18 +70,28 @@ class ChatBody(SamplingBody):
         return self.sampling_params(max_tokens=max_tokens, logprobs=(self.top_logprobs or 0) if self.logprobs else None)
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation")
-async def create_chat_completion(body: ChatBody, request: Request) -> Response:
+@router.post(
+    "/v1/chat/completions",
+    summary="Answer a conversation",
+    openapi_extra=takes(ChatBody),
+    responses=gives(ChatCompletion, ChatChunk),
+)
+async def create_chat_completion(request: Request) -> Response:
     """One answer or several to a conversation, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
+    body = await read_body(request, ChatBody)
     context.model = body.model
     serving.check_model(body.model)
     body.check_supported()
-    check_caps(serving.config, n=body.num_answers, best_of=body.best_of, stop=body.stop, logit_bias=body.logit_bias)
+    check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
     params = serving.sampling_defaults.applied(body.params(), body.given_params)
-    conversation = body.conversation(serving.config.allow_request_templates)
-    text, token_ids = await serving.front.tokenize_chat(conversation)
-    await run.start(serving, context, [run.Prompt(text, token_ids)], params, body.cache_salt)
+    text, token_ids = await serving.front.tokenize_chat(
+        body.conversation(body.messages, serving.config.allow_request_templates),
+        bool(body.add_special_tokens),
+        body.truncate_prompt_tokens is not None,
+    )
+    prompt = run.Prompt(text, token_ids).truncated(body, params, serving)
+    await run.start(serving, context, [prompt], params, body.cache_salt)
     answer = _ChatAnswer(serving, context, params, body)
     if body.stream:
         return await event_stream(answer.chunks())
@@ -134,11 +105,13 @@ class _ChatAnswer:
     def __init__(self, serving: Serving, context: RequestContext, params: SamplingParams, body: ChatBody) -> None:
         self._serving = serving
         self._context = context
+        self._body = body
         self._num_top = params.logprobs
-        self._sends_usage = body.wants_usage_chunk
+        self._names = TokenNames(serving.front.tokenizer, bool(body.return_tokens_as_token_ids))
         self._id = f"chatcmpl-{context.request_id}"
         self._created = int(time.time())
         self._has_role = [False] * params.n
+        self._echoed = _echoed(body) if body.echo else ""
 
     def whole(self, output: RequestOutput) -> ChatCompletion:
         scored = output.prompt_logprobs
@@ -148,37 +121,66 @@ class _ChatAnswer:
             model=self._serving.model_name,
             choices=[self._choice(sequence) for sequence in output.outputs],
             usage=Usage.of([output]),
+            system_fingerprint=self._serving.system_fingerprint,
             prompt_logprobs=UNSET if scored is None else prompt_logprobs(scored),
+            prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else UNSET,
         )
 
     async def chunks(self) -> AsyncIterator[list[ChatChunk]]:
+        usage: Usage | UnsetType | None = None if self._body.wants_usage_chunk else UNSET
         async for gained in run.deltas(self._serving, self._context):
-            yield [self._chunk([choice]) for delta in gained.deltas for choice in self._chunk_choices(delta)]
-        if self._sends_usage:
-            yield [self._chunk([], Usage.of([generation.output for generation in self._context.generations]))]
+            if self._body.wants_usage_always:
+                usage = self._usage()
+            yield [self._chunk([choice], usage) for delta in gained.deltas for choice in self._chunk_choices(delta)]
+        if self._body.wants_usage_chunk:
+            yield [self._chunk([], self._usage())]
 
     def _choice(self, sequence: CompletionOutput) -> ChatChoice:
         return ChatChoice(
-            sequence.index, ChatMessage(sequence.text), self._logprobs(sequence.logprobs), sequence.finish_reason
+            sequence.index,
+            ChatMessage(self._echoed + sequence.text),
+            self._logprobs(sequence.logprobs),
+            sequence.finish_reason,
+            sequence.stop_reason,
+            sequence.token_ids if self._body.return_token_ids else UNSET,
         )
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ChatChunk:
-        sent_usage = usage if self._sends_usage else UNSET
-        return ChatChunk(self._id, self._created, self._serving.model_name, choices, sent_usage)
+    def _usage(self) -> Usage:
+        return Usage.of([generation.output for generation in self._context.generations])
+
+    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None) -> ChatChunk:
+        model, fingerprint = self._serving.model_name, self._serving.system_fingerprint
+        chunk = ChatChunk(self._id, self._created, model, choices, fingerprint, usage)
+        if self._body.return_token_ids and choices and choices[0].delta.role:
+            chunk.prompt_token_ids = self._context.generations[0].output.prompt_token_ids
+        return chunk
 
     def _chunk_choices(self, delta: Delta) -> list[ChatChunkChoice]:
-        """First the role, then text as it comes, the end last and by itself."""
+        """First the role and what is echoed, then text as it comes, the end last and by itself."""
         choices = []
         if not self._has_role[delta.index]:
             self._has_role[delta.index] = True
-            choices.append(ChatChunkChoice(delta.index, ChatDelta("assistant", "")))
-        if delta.text or delta.logprobs:
-            choices.append(ChatChunkChoice(delta.index, ChatDelta(content=delta.text), self._logprobs(delta.logprobs)))
+            choices.append(ChatChunkChoice(delta.index, ChatDelta("assistant", self._echoed)))
+        told_ids = delta.token_ids if self._body.return_token_ids and delta.token_ids else UNSET
+        if delta.text or delta.logprobs or told_ids:
+            gained = ChatDelta(content=delta.text)
+            choices.append(ChatChunkChoice(delta.index, gained, self._logprobs(delta.logprobs), token_ids=told_ids))
         if delta.finish_reason is not None:
-            choices.append(ChatChunkChoice(delta.index, ChatDelta(), finish_reason=delta.finish_reason))
+            end = ChatChunkChoice(delta.index, ChatDelta(), finish_reason=delta.finish_reason)
+            end.stop_reason = delta.stop_reason
+            choices.append(end)
         return choices
 
     def _logprobs(self, positions: Sequence[PositionLogprobs] | None) -> ChatLogprobs | None:
         if positions is None or self._num_top is None:
             return None
-        return chat_logprobs(self._serving.front.tokenizer, positions, self._num_top)
+        return chat_logprobs(self._names, positions, self._num_top)
+
+
+def _echoed(body: ChatBody) -> str:
+    """The text of the last message, where the assistant has begun it."""
+    last = body.messages[-1]
+    content = last.get("content") if last.get("role") == "assistant" else None
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+    return content if isinstance(content, str) else ""

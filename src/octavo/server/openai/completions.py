@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
@@ -10,19 +10,30 @@ from pydantic import Field
 from starlette.responses import Response
 
 from octavo.output_assembler import Delta
-from octavo.outputs import CompletionOutput, Logprob, RequestOutput
-from octavo.sampling_params import SamplingParams
+from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestOutput
+from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
-from octavo.server.front import Front
 from octavo.server.openai import run
-from octavo.server.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage, json_response
-from octavo.server.openai.body import MAX_WHOLE, SamplingBody, Text, unsupported
+from octavo.server.openai.answers import (
+    StopReason,
+    TextChoice,
+    TextCompletion,
+    TextLogprobs,
+    Usage,
+    json_response,
+)
+from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingBody, Text, TokenIds, Whole
+from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.event_stream import event_stream
-from octavo.server.openai.logprobs import TextLogprobsWriter, joined, prompt_logprobs
+from octavo.server.openai.foreign_fields import REFUSED, Neutral, unsupported
+from octavo.server.openai.json_body import read_body
+from octavo.server.openai.logprobs import TextLogprobsWriter, TokenNames, joined, prompt_logprobs
 from octavo.server.request_context import RequestContext, context_of
-from octavo.server.request_limits import check_caps
+from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
+from octavo.tokenization.tokenizer import Tokenizer
 
+Prompts = Text | TokenIds | Annotated[list[Text], FirstError()] | Annotated[list[TokenIds], FirstError()]
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 
@@ -32,22 +43,40 @@ router = APIRouter()
 class CompletionBody(SamplingBody):
     """Prompts and how to go on from them."""
 
-    prompt: Text | list[int] | list[Text] | list[list[int]] = Field(
-        description="a text, token ids, or a list of either"
+    prompt: Prompts | None = Field(
+        None,
+        description="a text, token ids, or a list of either; the beginning of a document where it is left out",
     )
-    max_tokens: int | None = Field(
-        None, ge=0, description=f"tokens to generate, {DEFAULT_MAX_TOKENS} by default; 0 only with echo"
+    max_tokens: Whole | None = Field(
+        None,
+        ge=0,
+        description=f"tokens to generate, as far as they fit, {DEFAULT_MAX_TOKENS} by default; 0 only with echo",
     )
-    echo: bool | None = Field(None, description="begin the answer with the prompt; with logprobs, its tokens' as well")
-    logprobs: int | None = Field(
-        None, ge=0, le=MAX_WHOLE, description="tell each token's log-probability and those of this many most likely"
+    logprobs: Whole | None = Field(
+        None,
+        ge=ALL_TOKENS,
+        le=MAX_WHOLE,
+        description=f"tell each token's log-probability and those of this many {MOST_LIKELY}",
     )
     suffix: str | None = Field(None, description="not supported")
 
+    foreign: ClassVar[dict[str, Neutral]] = REFUSED | {
+        "add_generation_prompt": (True,),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (),
+        "documents": ([],),
+        "max_completion_tokens": (),
+        "messages": (),
+        "top_logprobs": (0,),
+    }
+
     @property
-    def prompts(self) -> list[str | list[int]]:
-        """The prompts one by one: a flat list of token ids is one."""
-        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+    def prompts(self) -> list[str | list[int] | None]:
+        """The prompts one by one: a flat list of token ids is one, and None the beginning of a document."""
+        if self.prompt is None or isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
             return [self.prompt]
         return self.prompt  # type: ignore[return-value]
 
@@ -74,28 +103,27 @@ class CompletionBody(SamplingBody):
         max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else max(self.max_tokens, 1)
         scores: dict[str, Any] = {}
         if self.echo and self.logprobs is not None:
-            scores["prompt_logprobs"] = max(self.logprobs, self.prompt_logprobs or 0)
+            asked = (self.logprobs, self.prompt_logprobs or 0)
+            scores["prompt_logprobs"] = ALL_TOKENS if ALL_TOKENS in asked else max(asked)
         return self.sampling_params(max_tokens=max_tokens, logprobs=self.logprobs, **scores)
 
 
-@router.post("/v1/completions", summary="Go on from a text")
-async def create_completion(body: CompletionBody, request: Request) -> Response:
+@router.post(
+    "/v1/completions",
+    summary="Go on from a text",
+    openapi_extra=takes(CompletionBody),
+    responses=gives(TextCompletion, TextCompletion),
+)
+async def create_completion(request: Request) -> Response:
     """One continuation or several of each prompt, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
+    body = await read_body(request, CompletionBody)
     context.model = body.model
     serving.check_model(body.model)
     body.check_supported()
-    prompts = body.prompts
-    check_caps(
-        serving.config,
-        n=body.num_answers,
-        best_of=body.best_of,
-        stop=body.stop,
-        logit_bias=body.logit_bias,
-        num_prompts=len(prompts),
-    )
+    check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
     params = serving.sampling_defaults.applied(body.params(), body.given_params)
-    tokenized = [await _tokenized(serving.front, prompt) for prompt in prompts]
+    tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
     await run.start(serving, context, tokenized, params, body.cache_salt)
     answer = _TextAnswer(serving, context, body)
     if body.stream:
@@ -103,10 +131,19 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     return json_response(answer.whole(await run.finish(serving, context)))
 
 
-async def _tokenized(front: Front, prompt: str | list[int]) -> run.Prompt:
+async def _tokenized(
+    serving: Serving, prompt: str | list[int] | None, body: CompletionBody, params: SamplingParams
+) -> run.Prompt:
+    front = serving.front
+    if prompt is None:
+        prompt = front.tokenizer.document_start
+        if not prompt:
+            raise ApiError(400, "prompt is missing, and this model has no token that begins a document", param="prompt")
     if isinstance(prompt, str):
-        return run.Prompt(prompt, await front.tokenize(prompt))
-    return run.Prompt(None, prompt)
+        is_cut = body.truncate_prompt_tokens is not None
+        token_ids = await front.tokenize(prompt, body.add_special_tokens is not False, is_cut)
+        return run.Prompt(prompt, token_ids).truncated(body, params, serving)
+    return run.Prompt(None, prompt).truncated(body, params, serving)
 
 
 class _TextAnswer:
@@ -120,7 +157,7 @@ class _TextAnswer:
         self._created = int(time.time())
         self._writers = [
             [
-                _ChoiceWriter(serving.front, body, prompt_index * body.num_answers + index, generation.output)
+                _ChoiceWriter(serving.front.tokenizer, body, prompt_index * body.num_answers + index, generation.output)
                 for index in range(body.num_answers)
             ]
             for prompt_index, generation in enumerate(context.generations)
@@ -135,16 +172,22 @@ class _TextAnswer:
         return self._completion(choices, self._usage())
 
     async def chunks(self) -> AsyncIterator[list[TextCompletion]]:
-        sent_usage = None if self._body.wants_usage_chunk else UNSET
         async for gained in run.deltas(self._serving, self._context):
             writers = self._writers[gained.prompt_index]
             choices = [writers[delta.index].chunk_choice(delta) for delta in gained.deltas]
-            yield [self._completion([choice], sent_usage) for choice in choices if choice is not None]
+            yield [self._completion([choice], self._sent_usage()) for choice in choices if choice is not None]
         if self._body.wants_usage_chunk:
             yield [self._completion([], self._usage())]
 
     def _completion(self, choices: list[TextChoice], usage: Usage | UnsetType | None) -> TextCompletion:
-        return TextCompletion(self._id, self._created, self._serving.model_name, choices, usage)
+        fingerprint = self._serving.system_fingerprint
+        return TextCompletion(self._id, self._created, self._serving.model_name, choices, fingerprint, usage)
+
+    def _sent_usage(self) -> Usage | UnsetType | None:
+        """What a chunk has for usage that is not the last one."""
+        if self._body.wants_usage_always:
+            return self._usage()
+        return None if self._body.wants_usage_chunk else UNSET
 
     def _usage(self) -> Usage:
         usage = Usage.of([generation.output for generation in self._context.generations])
@@ -160,18 +203,21 @@ class _ChoiceWriter:
         output: what becomes of the choice's prompt; it has the prompt's log-probabilities with the first delta.
     """
 
-    def __init__(self, front: Front, body: CompletionBody, index: int, output: RequestOutput) -> None:
-        self._tokenizer = front.tokenizer
+    def __init__(self, tokenizer: Tokenizer, body: CompletionBody, index: int, output: RequestOutput) -> None:
+        self._tokenizer = tokenizer
         self._body = body
         self._index = index
         self._output = output
-        self._logprobs_writer = None if body.logprobs is None else TextLogprobsWriter(front.tokenizer)
-        self._owes_prompt = bool(body.echo)
+        self._logprobs_writer: TextLogprobsWriter | None = None
+        if body.logprobs is not None:
+            names = TokenNames(tokenizer, bool(body.return_tokens_as_token_ids))
+            self._logprobs_writer = TextLogprobsWriter(names, body.skip_special_tokens is not False)
+        self._owes_prompt = True
 
     def choice(self, sequence: CompletionOutput) -> TextChoice:
         """All of it."""
         choice = self._piece(sequence.text, sequence.token_ids, sequence.logprobs)
-        choice.finish_reason = "length" if self._body.is_scoring_only else sequence.finish_reason
+        self._end(choice, sequence.finish_reason, sequence.stop_reason)
         scored = self._output.prompt_logprobs
         if self._body.prompt_logprobs is not None and scored is not None:
             choice.prompt_logprobs = prompt_logprobs(scored)
@@ -181,15 +227,27 @@ class _ChoiceWriter:
         """The next piece, None where there is nothing to tell yet."""
         choice = self._piece(delta.text, delta.token_ids, delta.logprobs)
         if delta.finish_reason is not None:
-            choice.finish_reason = "length" if self._body.is_scoring_only else delta.finish_reason
-        return choice if choice.text or choice.logprobs or choice.finish_reason else None
+            self._end(choice, delta.finish_reason, delta.stop_reason)
+        return choice if choice.text or choice.logprobs or choice.token_ids or choice.finish_reason else None
+
+    def _end(self, choice: TextChoice, finish_reason: FinishReason | None, stop_reason: StopReason) -> None:
+        if self._body.is_scoring_only:
+            finish_reason, stop_reason = "length", None
+        choice.finish_reason, choice.stop_reason = finish_reason, stop_reason
 
     def _piece(self, text: str, token_ids: list[int], positions: list[dict[int, Logprob]] | None) -> TextChoice:
         if self._body.is_scoring_only:
             text, token_ids, positions = "", [], None if positions is None else []
-        before, self._owes_prompt = self._owes_prompt, False
-        own = self._logprobs(token_ids, positions, before)
-        return TextChoice(self._index, self._prompt_text() + text if before else text, own)
+        is_first, self._owes_prompt = self._owes_prompt, False
+        begins_with_prompt = is_first and bool(self._body.echo)
+        choice = TextChoice(self._index, text, self._logprobs(token_ids, positions, begins_with_prompt))
+        if begins_with_prompt:
+            choice.text = self._prompt_text() + text
+        if self._body.return_token_ids:
+            choice.token_ids = token_ids
+            if is_first:
+                choice.prompt_token_ids = self._output.prompt_token_ids
+        return choice
 
     def _logprobs(
         self, token_ids: list[int], positions: list[dict[int, Logprob]] | None, after_prompt: bool
@@ -198,10 +256,13 @@ class _ChoiceWriter:
             return None
         if not after_prompt:
             return self._logprobs_writer.write(token_ids, positions) if token_ids else None
-        prompt = self._logprobs_writer.write(self._output.prompt_token_ids, self._output.prompt_logprobs or [])
+        prompt = self._logprobs_writer.write_prompt(
+            self._prompt_text(), self._output.prompt_token_ids, self._output.prompt_logprobs or []
+        )
         return joined(prompt, self._logprobs_writer.write(token_ids, positions))
 
     def _prompt_text(self) -> str:
+        """The prompt as it was given; special tokens among token ids are spelled."""
         if self._output.prompt is not None:
             return self._output.prompt
-        return self._tokenizer.decode(self._output.prompt_token_ids)
+        return self._tokenizer.decode(self._output.prompt_token_ids, skip_special_tokens=False)

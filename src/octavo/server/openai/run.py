@@ -13,6 +13,7 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
+from octavo.server.openai.body import SamplingBody
 from octavo.server.request_context import RequestContext
 from octavo.server.serving import Serving
 
@@ -23,6 +24,19 @@ class Prompt:
 
     text: str | None
     token_ids: list[int]
+
+    def truncated(self, body: SamplingBody, params: SamplingParams, serving: Serving) -> "Prompt":
+        """The prompt cut to `truncate_prompt_tokens`. One that is cut has no text of its own any more."""
+        most = body.truncate_prompt_tokens
+        if most is None:
+            return self
+        if most == -1:
+            longest = serving.front.ready.limits.max_model_len
+            most = max(longest - (params.max_tokens or 1), 1)
+        if len(self.token_ids) <= most:
+            return self
+        keeps_start = body.truncation_side == "right"
+        return Prompt(None, self.token_ids[:most] if keeps_start else self.token_ids[len(self.token_ids) - most :])
 
 
 class PromptDeltas(NamedTuple):
@@ -44,15 +58,18 @@ async def start(
     """
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
+        await asyncio.sleep(0)  # others have their turn between two of many prompts
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
         _check_wait(serving, prompts, limit_s)
+    prepared = await asyncio.to_thread(serving.front.prepare, params)
     for prompt in prompts:
         serving.metrics.note_start(params)
         generation = serving.front.generate(
-            prompt.text, prompt.token_ids, params, context.tenant, cache_salt, start_within_s=limit_s
+            prompt.text, prompt.token_ids, prepared, context.tenant, cache_salt, start_within_s=limit_s
         )
         await context.hold(generation)
+        await asyncio.sleep(0)
 
 
 def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float) -> None:

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
-from msgspec import Struct
 from msgspec import json as msgspec_json
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
@@ -13,38 +12,36 @@ from starlette.responses import Response
 from octavo import __version__
 from octavo.knobs import flag, parse_size
 from octavo.server.errors import ApiError
-from octavo.server.openai.body import Text, unsupported
+from octavo.server.openai.answers import Detokenized, Tokens
+from octavo.server.openai.body import FirstError, Text, TokenIds
+from octavo.server.openai.contract import gives, takes
+from octavo.server.openai.conversation_fields import ConversationFields, Messages
+from octavo.server.openai.foreign_fields import Neutral, check_foreign
+from octavo.server.openai.json_body import read_body
 from octavo.server.request_context import context_of
 from octavo.server.serving import Serving, serving_of
-from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
-
-NOT_DONE = (
-    "continue_final_message",
-    "chat_template",
-    "media_io_kwargs",
-    "mm_processor_kwargs",
-    "truncate_prompt_tokens",
-)
-"""Fields of vLLM's that would change the tokens and that this server does not carry out."""
 
 router = APIRouter()
 
 
-class TokenizeBody(BaseModel):
+class TokenizeBody(ConversationFields):
     """A text, or a conversation."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
     prompt: Text | None = Field(None, description="a text; this or messages")
-    messages: list[dict[str, Any]] | None = Field(None, description="a conversation, for the chat template")
+    messages: Messages | None = Field(None, description="a conversation, for the chat template")
     add_special_tokens: bool | None = Field(
         None, description="put the model's own tokens around the text; by default with a prompt, not with messages"
     )
     return_token_strs: bool | None = Field(None, description="tell how the vocabulary spells each token")
-    add_generation_prompt: bool | None = Field(None, description="end a chat with the answer's opening; default")
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
-    tools: list[Any] | None = Field(None, description="for the chat template")
+    tools: Annotated[list[Any], FirstError()] | None = Field(None, description="for the chat template")
+
+    foreign: ClassVar[dict[str, Neutral]] = dict.fromkeys(
+        ("media_io_kwargs", "mm_processor_kwargs", "truncate_prompt_tokens"), ()
+    )
+    """Fields of vLLM's that would change the tokens and are refused by name."""
 
     def check(self) -> None:
         """Refuse what cannot be done.
@@ -55,21 +52,8 @@ class TokenizeBody(BaseModel):
         if (self.prompt is None) == (self.messages is None):
             both = "both are given" if self.messages is not None else "neither is given"
             raise ApiError(400, f"send either prompt or messages: {both}", param="prompt")
-        for name in NOT_DONE:
-            if (self.model_extra or {}).get(name):
-                raise unsupported(name)
-        for name in RESERVED_VARIABLES:
-            if name in (self.chat_template_kwargs or {}):
-                raise ApiError(400, f"chat_template_kwargs must not set {name}", param="chat_template_kwargs")
-
-
-class Tokens(Struct):
-    """What /tokenize answers."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None
+        check_foreign(self.model_extra or {}, self.foreign)
+        self.check_conversation()
 
 
 class DetokenizeBody(BaseModel):
@@ -78,12 +62,18 @@ class DetokenizeBody(BaseModel):
     model_config = ConfigDict(strict=True)
 
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
-    tokens: list[int] = Field(description="token ids")
+    tokens: TokenIds = Field(description="token ids")
 
 
-@router.post("/tokenize", summary="Token ids of a text or a conversation")
-async def tokenize(body: TokenizeBody, request: Request) -> Response:
+@router.post(
+    "/tokenize",
+    summary="Token ids of a text or a conversation",
+    openapi_extra=takes(TokenizeBody),
+    responses=gives(Tokens),
+)
+async def tokenize(request: Request) -> Response:
     """What completions (of a prompt) and chat completions (of messages) would give the model."""
+    body = await read_body(request, TokenizeBody)
     serving = _serving_for(body.model, request)
     body.check()
     token_ids = await _token_ids(serving, body)
@@ -95,9 +85,12 @@ async def tokenize(body: TokenizeBody, request: Request) -> Response:
     return Response(await asyncio.to_thread(answer), media_type="application/json")
 
 
-@router.post("/detokenize", summary="The text of token ids")
-async def detokenize(body: DetokenizeBody, request: Request) -> Response:
+@router.post(
+    "/detokenize", summary="The text of token ids", openapi_extra=takes(DetokenizeBody), responses=gives(Detokenized)
+)
+async def detokenize(request: Request) -> Response:
     """Special tokens are spelled out, so that the text is what was tokenized."""
+    body = await read_body(request, DetokenizeBody)
     serving = _serving_for(body.model, request)
 
     def answer() -> bytes:
@@ -107,7 +100,7 @@ async def detokenize(body: DetokenizeBody, request: Request) -> Response:
             told = f"tokens holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}"
             raise ApiError(400, told, param="tokens")
         text = serving.front.tokenizer.decode(body.tokens, skip_special_tokens=False)
-        return msgspec_json.encode({"prompt": text})
+        return msgspec_json.encode(Detokenized(text))
 
     return Response(await asyncio.to_thread(answer), media_type="application/json")
 
@@ -142,15 +135,11 @@ async def _token_ids(serving: Serving, body: TokenizeBody) -> list[int]:
     """
     if body.prompt is not None:
         _check_size(serving, body.prompt)
-        return await serving.front.tokenize(body.prompt, body.add_special_tokens is not False)
-    variables = dict(body.chat_template_kwargs or {})
-    if body.tools:
-        variables["tools"] = body.tools
-    conversation = Conversation(
-        messages=body.messages, add_generation_prompt=body.add_generation_prompt is not False, variables=variables
-    )
-    text, token_ids = await serving.front.tokenize_chat(conversation)
-    return await serving.front.tokenize(text) if body.add_special_tokens else token_ids
+        return await serving.front.tokenize(body.prompt, body.add_special_tokens is not False, is_cut=True)
+    tools = {"tools": body.tools} if body.tools else {}
+    conversation = body.conversation(body.messages or [], serving.config.allow_request_templates, **tools)
+    _, token_ids = await serving.front.tokenize_chat(conversation, bool(body.add_special_tokens), is_cut=True)
+    return token_ids
 
 
 def _check_size(serving: Serving, text: str) -> None:

@@ -1,0 +1,90 @@
+"""What /openapi.json tells of the endpoints that read and write JSON themselves: bodies, answers and errors."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from octavo.server.errors import ErrorAnswer
+from octavo.server.openai import answers
+
+_REFERENCE = "#/components/schemas/"
+_ANSWERS = (
+    ErrorAnswer,
+    answers.ChatCompletion,
+    answers.ChatChunk,
+    answers.TextCompletion,
+    answers.ModelCard,
+    answers.ModelList,
+    answers.Tokens,
+    answers.Detokenized,
+)
+_ERRORS = {
+    400: "The request is wrong, or asks for what this server cannot do.",
+    401: "No key, or a wrong one.",
+    404: "There is no such model.",
+    413: "The body is too large.",
+    415: "The body is not of type application/json.",
+    429: "The server is full: try again later.",
+    503: "The server ends, or its engine has stopped.",
+}
+
+
+def takes(body: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of an endpoint that reads its body with `read_body`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _reference(body)}}}}
+
+
+def gives(
+    answer: type[msgspec.Struct], event: type[msgspec.Struct] | None = None, errors: tuple[int, ...] = tuple(_ERRORS)
+) -> dict[int | str, dict[str, Any]]:
+    """`responses` of an endpoint.
+
+    Args:
+        answer: what is sent whole.
+        event: what the events of a stream hold, where there can be one.
+        errors: the statuses of its errors.
+    """
+    content: dict[str, Any] = {"application/json": {"schema": _reference(answer)}}
+    if event is not None:
+        told = f"Events, each a line `data: ` with a {event.__name__} or an ErrorAnswer; the last is `data: [DONE]`."
+        content["text/event-stream"] = {"schema": {"type": "string", "description": told}}
+    error = {"application/json": {"schema": _reference(ErrorAnswer)}}
+    return {
+        200: {"description": "The answer", "content": content},
+        **{status: {"description": _ERRORS[status], "content": error} for status in errors},
+    }
+
+
+def describe(app: FastAPI, *bodies: type[BaseModel]) -> None:
+    """Put the schemas that the routes refer to into the app's description, and take out FastAPI's own errors, which are
+    never sent."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            description = make()
+            schemas = description.setdefault("components", {}).setdefault("schemas", {})
+            for unsent in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unsent, None)
+            for path in description["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            schemas |= _schemas(bodies)
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _schemas(bodies: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    _, schemas = msgspec.json.schema_components(_ANSWERS, ref_template=_REFERENCE + "{name}")
+    for body in bodies:
+        own = body.model_json_schema(ref_template=_REFERENCE + "{model}")
+        schemas |= own.pop("$defs", {})
+        schemas[body.__name__] = own
+    return schemas
+
+
+def _reference(kind: type) -> dict[str, str]:
+    return {"$ref": _REFERENCE + kind.__name__}

@@ -1,0 +1,204 @@
+"""Fields of other servers that change an answer and that this one does not carry out: they are refused by name.
+
+What asks for nothing passes: null, as a rule false, and the values listed. Fields that are in no list, such as `user`,
+`metadata`, `store`, `service_tier`, `parallel_tool_calls` or `cache_prompt`, change no answer and are ignored.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from octavo.server.errors import ApiError
+
+Neutral = tuple[Any, ...]
+"""The values of a field that ask for nothing."""
+
+OPENAI: dict[str, Neutral] = {
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "moderation": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+VLLM: dict[str, Neutral] = {
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json_object": (),
+    "guided_whitespace_pattern": (),
+    "guided_decoding_backend": (),
+    "structured_outputs": (),
+    "structural_tag": (),
+    "kv_transfer_params": (),
+    "logits_processors": ([],),
+    "logprob_token_ids": (),
+    "logprobs_mode": ("raw_logprobs",),
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "priority": (0,),
+    "prompt_embeds": (),
+    "repetition_detection": (),
+    "thinking_token_budget": (),
+    "vllm_xargs": ({},),
+    "extra_args": ({},),
+}
+SGLANG: dict[str, Neutral] = {
+    "bootstrap_host": (),
+    "custom_logit_processor": (),
+    "custom_params": ({},),
+    "ebnf": (),
+    "input_embeds": (),
+    "input_ids": (),
+    "json_schema": (),
+    "lora_path": (),
+    "max_new_tokens": (),
+    "min_new_tokens": (0,),
+    "no_stop_trim": (),
+    "regex": (),
+    "return_hidden_states": (),
+    "sampling_params": ({},),
+    "session_params": (),
+    "stop_regex": ([],),
+}
+LLAMA_CPP: dict[str, Neutral] = {
+    "adaptive_target": (-1,),
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "grammar": ("",),
+    "grammar_lazy": (),
+    "grammar_triggers": ([],),
+    "image_data": ([],),
+    "input_extra": ([],),
+    "input_prefix": ("",),
+    "input_suffix": ("",),
+    "lora": ([],),
+    "min_keep": (0,),
+    "mirostat": (0,),
+    "multimodal_data": ([],),
+    "n_discard": (0,),
+    "n_indent": (0,),
+    "n_keep": (0,),
+    "n_predict": (),
+    "n_probs": (0,),
+    "penalize_nl": (),
+    "post_sampling_probs": (),
+    "repeat_last_n": (),
+    "repeat_penalty": (1,),
+    "response_fields": ([],),
+    "n_cmpl": (1,),
+    "return_progress": (),
+    "return_tokens": (),
+    "samplers": (),
+    "t_max_predict_ms": (0, -1),
+    "t_max_prompt_ms": (0, -1),
+    "tfs_z": (1,),
+    "top_n_sigma": (-1,),
+    "typical_p": (1,),
+    "xtc_probability": (0,),
+}
+TGI: dict[str, Neutral] = {
+    "adapter_id": (),
+    "decoder_input_details": (),
+    "details": (),
+    "do_sample": (True,),
+    "frequency_penalty_range": (0,),
+    "guideline": (),
+    "inputs": (),
+    "parameters": ({},),
+    "return_full_text": (),
+    "stop_sequences": ([],),
+    "tool_prompt": (),
+    "top_n_tokens": (0,),
+    "truncate": (),
+    "watermark": (),
+}
+OTHERS: dict[str, Neutral] = {
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "format": ("",),
+    "guidance_scale": (1,),
+    "input": (),
+    "instructions": (),
+    "enable_thinking": (),
+    "add_bos_token": (True,),
+    "ban_eos_token": (),
+    "negative_prompt": ("",),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "num_predict": (),
+    "options": ({},),
+    "penalty_alpha": (0,),
+    "plugins": ([],),
+    "reasoning": ({},),
+    "smoothing_factor": (0,),
+    "stop_words": ([],),
+    "system": (),
+    "tfs": (1,),
+    "think": (),
+    "thinking": ({"type": "disabled"},),
+    "top_a": (0,),
+    "transforms": ([],),
+    "typical": (1,),
+}
+FALSE_ASKS = {"add_bos_token", "do_sample", "enable_thinking", "think"}
+"""Fields in which false asks for something else than what is done."""
+REFUSED = OPENAI | VLLM | SGLANG | LLAMA_CPP | TGI | OTHERS
+
+INSTEAD = {
+    "grammar": "structured answers are not supported",
+    "json_schema": "structured answers are not supported",
+    "max_new_tokens": "send max_tokens",
+    "n_predict": "send max_tokens",
+    "num_predict": "send max_tokens",
+    "min_new_tokens": "send min_tokens",
+    "stop_sequences": "send stop",
+    "stop_words": "send stop",
+    "repeat_penalty": "send repetition_penalty",
+    "repeat_last_n": "send repetition_penalty, which looks at all tokens",
+    "no_stop_trim": "send include_stop_str_in_output",
+    "n_cmpl": "send n",
+    "n_probs": "send logprobs",
+    "return_tokens": "send return_token_ids",
+    "add_bos_token": "send add_special_tokens",
+    "ban_eos_token": "send ignore_eos",
+    "enable_thinking": "send it in chat_template_kwargs",
+    "top_n_tokens": "send logprobs",
+    "num_beams": "send use_beam_search with n",
+    "do_sample": "send temperature 0",
+    "max_completion_tokens": "send max_tokens",
+    "messages": "send them to /v1/chat/completions",
+    "prompt": "send it to /v1/completions",
+    "top_logprobs": "send their number as logprobs",
+    "truncate": "send truncate_prompt_tokens",
+    "return_full_text": "send echo",
+    "inputs": "send prompt, or messages",
+    "input": "send prompt, or messages",
+    "input_ids": "send them as prompt of /v1/completions",
+}
+"""What to send in place of a field, where this server has the same under another name."""
+
+
+def check_foreign(fields: Mapping[str, Any], refused: Mapping[str, Neutral]) -> None:
+    """Refuse fields that would change the answer.
+
+    Raises:
+        ApiError: the message names the first of them.
+    """
+    for name, value in fields.items():
+        if name in refused and not _asks_nothing(name, value, refused[name]):
+            raise unsupported(name, INSTEAD.get(name, "leave it out"))
+
+
+def _asks_nothing(name: str, value: object, neutral: Neutral) -> bool:
+    if value is None or (value is False and name not in FALSE_ASKS):
+        return True
+    # True is no 1 and False no 0 here, so types are compared as well; 1.0 is 1.
+    same = (each for each in neutral if isinstance(each, bool) == isinstance(value, bool))
+    return any(value == each for each in same)
+
+
+def unsupported(name: str, hint: str = "leave it out") -> ApiError:
+    """The refusal of a field that would change the answer."""
+    return ApiError(400, f"{name} is not supported by this server: {hint}", code="unsupported_parameter", param=name)

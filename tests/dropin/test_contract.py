@@ -1,0 +1,84 @@
+"""/openapi.json tells what is sent: answers, events and errors are checked against it."""
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from server.conftest import Server
+
+CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+MESSAGES = [{"role": "user", "content": "a"}]
+
+
+@pytest.fixture(scope="module")
+def description(server: Server) -> dict[str, Any]:
+    with server.http() as http:
+        told: dict[str, Any] = http.get("/openapi.json").json()
+    return told
+
+
+def check(description: dict[str, Any], name: str, content: Any) -> None:
+    """Hold a content to a schema of the description, whose objects may have no fields beside those told."""
+    schemas = json.loads(json.dumps(description["components"]["schemas"]))
+    for schema in schemas.values():
+        if schema.get("type") == "object" and "additionalProperties" not in schema:
+            schema["additionalProperties"] = False
+    schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}}
+    jsonschema_rs.validator_for(schema).validate(content)
+
+
+ASKED = {"max_tokens": 3, "n": 2, "return_token_ids": True, "prompt_logprobs": 1}
+
+
+def test_answers_are_as_described(server: Server, description: dict[str, Any]) -> None:
+    scored = {"logprobs": True, "top_logprobs": 2}
+    with server.http() as http:
+        for fields in (ASKED, {"max_tokens": 1}):
+            check(description, "ChatCompletion", http.post(CHAT, json={"messages": MESSAGES} | scored | fields).json())
+            check(
+                description, "TextCompletion", http.post(COMPLETE, json={"prompt": "a", "logprobs": 2} | fields).json()
+            )
+        check(description, "ModelList", http.get("/v1/models").json())
+        check(description, "ModelCard", http.get("/v1/models/smollm2").json())
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETE])
+def test_events_are_as_described(server: Server, description: dict[str, Any], path: str) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body: dict[str, Any] = {"max_tokens": 3, "stream": True, "stream_options": options, "return_token_ids": True}
+    body |= {"messages": MESSAGES, "logprobs": True} if path == CHAT else {"prompt": "a", "logprobs": 1, "echo": True}
+    with server.http() as http, http.stream("POST", path, json=body) as answer:
+        events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    for event in events[:-1]:
+        check(description, "ChatChunk" if path == CHAT else "TextCompletion", json.loads(event))
+
+
+def test_errors_are_as_described(server: Server, description: dict[str, Any]) -> None:
+    with server.http() as http:
+        answers = [
+            http.post(COMPLETE, json={"prompt": 1}),
+            http.post(CHAT, json={"model": "x", "messages": MESSAGES}),
+            http.get("/v1/models/x"),
+            http.post(COMPLETE, content=b"{}", headers={"content-type": "text/plain"}),
+        ]
+    assert [answer.status_code for answer in answers] == [400, 404, 404, 415]
+    operations = [(COMPLETE, "post"), (CHAT, "post"), ("/v1/models/{model}", "get"), (COMPLETE, "post")]
+    for answer, (path, method) in zip(answers, operations, strict=True):
+        told = description["paths"][path][method]["responses"][str(answer.status_code)]
+        assert told["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+        check(description, "ErrorAnswer", answer.json())
+
+
+def test_every_reference_leads_somewhere_and_what_is_never_sent_is_not_told(description: dict[str, Any]) -> None:
+    whole = json.dumps(description)
+    assert "422" not in whole
+    assert "HTTPValidationError" not in whole
+    schemas = description["components"]["schemas"]
+    for reference in whole.split('"$ref": "')[1:]:
+        assert reference.split('"')[0].rpartition("/")[2] in schemas
+    answers = description["paths"][CHAT]["post"]["responses"]["200"]["content"]
+    assert answers.keys() == {"application/json", "text/event-stream"}
+    assert description["paths"]["/metrics"]["get"]["responses"]["200"]["content"].keys() == {"text/plain"}
+    assert description["paths"][COMPLETE]["post"]["requestBody"]["required"] is True
