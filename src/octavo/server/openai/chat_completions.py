@@ -95,7 +95,7 @@ async def create_chat_completion(request: Request) -> Response:
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    params = body.params()
+    params = serving.sampling_defaults.applied(body.params(), body.given_params)
     text, token_ids = await serving.front.tokenize_chat(
         body.messages,
         body.add_generation_prompt is not False,

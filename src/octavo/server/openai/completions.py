@@ -121,7 +121,7 @@ async def create_completion(request: Request) -> Response:
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    params = body.params()
+    params = serving.sampling_defaults.applied(body.params(), body.given_params)
     tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
     await run.start(serving, context, tokenized, params, body.cache_salt)
     answer = _TextAnswer(serving, context, body)
