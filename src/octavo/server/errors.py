@@ -88,6 +88,8 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error))
     if isinstance(error, RequestValidationError):
         return _of_validation(error.errors())
+    if isinstance(error, HTTPException) and error.__cause__ is not None:
+        return ApiError(400, f"the body is not valid JSON: {_why_unreadable(error.__cause__)}", code="invalid_json")
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), code=_CODES.get(error.status_code), headers=error.headers)
     if isinstance(error, OctavoError):
@@ -95,6 +97,15 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(503, "the engine has stopped; the server's log says why", code="engine_stopped")
     logger.error("a request failed unexpectedly", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says why", code="internal_error")
+
+
+def _why_unreadable(cause: BaseException) -> str:
+    """What keeps a body from being read, beside bad syntax."""
+    if isinstance(cause, UnicodeDecodeError):
+        return f"byte {cause.start} is not {cause.encoding.upper()} ({cause.reason})"
+    if isinstance(cause, RecursionError):
+        return "it is nested too deeply"
+    return str(cause)
 
 
 def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from octavo.config import ServerConfig
 from octavo.knobs import flag
 from octavo.server.errors import ApiError
+from octavo.server.request_context import context_of
 
 
 class OpenRequests:
@@ -37,7 +38,7 @@ class OpenRequests:
 
 
 class OpenRequestLimit:
-    """Lets requests that generate (every POST) in while there is room.
+    """Lets requests that generate in while there is room.
 
     Args:
         app: what requests go on to. Its state says whether the server `is_draining`.
@@ -49,7 +50,7 @@ class OpenRequestLimit:
         self._open_requests = open_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or not context_of(scope).is_work:
             await self._app(scope, receive, send)
             return
         try:

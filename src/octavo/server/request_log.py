@@ -5,12 +5,13 @@ import logging
 import time
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.outputs import RequestOutput
 from octavo.server.errors import api_error
 from octavo.server.metrics import Metrics
-from octavo.server.request_context import RequestContext
+from octavo.server.request_context import RequestContext, request_id_of
 
 CLIENT_LEFT = 499
 """The status logged where the client went away before the answer began (nginx's number)."""
@@ -36,7 +37,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = RequestContext(endpoint=scope["path"])
+        context = RequestContext(endpoint=scope["path"], request_id=request_id_of(Headers(scope=scope)))
         scope.setdefault("state", {})["context"] = context
         watched_send = _watching(send, context)
         try:
