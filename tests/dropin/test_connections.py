@@ -1,6 +1,7 @@
 """Connections are bounded in number and in time, and none keeps others from being served."""
 
 import contextlib
+import http.client
 import json
 import socket
 import time
@@ -115,11 +116,16 @@ def test_an_idle_connection_is_kept_for_as_long_as_the_flag_says(serve: Any) -> 
         used.sendall(ask)
         assert received(used).startswith(b"HTTP/1.1 200 "), "and then it is closed"
         assert received(silent) == b""
-    with serve() as server, connect(server) as kept:
+    with serve() as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        kept = http.client.HTTPConnection(host, int(port), timeout=20)
+        kept.connect()
+        kept.auto_open = 0  # a second connection is an error
         for _ in range(2):
-            kept.sendall(ask)
-            assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+            kept.request("GET", "/live")
+            assert kept.getresponse().read()
             time.sleep(6)
+        kept.close()
 
 
 def test_all_bodies_together_are_bounded(serve: Any) -> None:

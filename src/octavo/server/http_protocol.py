@@ -1,6 +1,7 @@
 """One client's connection, on top of uvicorn's: how long it may take over what, and what it gives way to."""
 
 import asyncio
+import http
 import logging
 import socket
 from dataclasses import dataclass
@@ -186,7 +187,8 @@ class HttpProtocol(H11Protocol):
             "content-length": str(len(content)),
             "connection": "close",
         }
-        response = h11.Response(status_code=error.status, headers=list(headers.items()))
+        reason = http.HTTPStatus(error.status).phrase
+        response = h11.Response(status_code=error.status, headers=list(headers.items()), reason=reason)
         for event in (response, h11.Data(data=content), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
