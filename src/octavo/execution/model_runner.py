@@ -187,19 +187,15 @@ class ModelRunner:
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
         sampled = sampled_positions(plan, ends) if plan.drafts else None
         if sampled is None:
-            logits = self._logits(plan.logits_from, ends)
+            places = ends[plan.logits_from]
         else:
-            logits, rows = self.forward.logits(sampled.places), rows.repeat(sampled.counts)
-        self.watch.lap("logits")
+            places, rows = sampled.places, rows.repeat(sampled.counts)
         num_ahead: IntArray | int = 0 if sampled is None else sampled.num_ahead
         masks = self._masks(rows, num_ahead)
         batch = launched.batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
             rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids, masks
         )
-        if self.ranks.rank == 0:
-            launched.sampled = self.kernels.sample(logits, batch)
-        else:
-            launched.sampled = Sampled(torch.from_numpy(rows.copy()).to(self._device))
+        launched.sampled = self._sample_at(places, batch)
         token_ids = launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
         launched.rows = plan.sampled_rows
         num_accepted = np.zeros_like(rows)
@@ -218,13 +214,25 @@ class ModelRunner:
             return []
         return self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids)
 
-    def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
-        """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""
-        distinct = dict.fromkeys(sources)
-        if len(distinct) == len(sources):  # as a rule: only forks share their parent's
-            return self.forward.logits(ends if len(sources) == len(ends) else ends[sources])
-        place = {source: index for index, source in enumerate(distinct)}
-        return self.forward.logits(ends[list(distinct)])[[place[source] for source in sources]]
+    def _sample_at(self, places: IntArray, batch: SamplingBatch) -> Sampled:
+        """From the logits at these places of the step's flat list. Other ranks than 0 only help to compute logits; what
+        they give means nothing."""
+        if batch.is_plain and self.ranks.rank == 0:
+            token_ids = self.forward.most_likely(places, batch.fallback)
+            self.watch.lap("logits")
+            return Sampled(token_ids)
+        logits = self.forward.logits(places) if batch.is_plain else self._logits(places)
+        self.watch.lap("logits")
+        if self.ranks.rank > 0:
+            return Sampled(torch.zeros(len(places), dtype=torch.int64, device=self._device))
+        return self.kernels.sample(logits, batch)
+
+    def _logits(self, places: IntArray) -> torch.Tensor:
+        """`[n, vocab_size]`. A place may come twice, as forks share their parent's: it is computed once."""
+        distinct, index = np.unique(places, return_inverse=True)
+        if len(distinct) == len(places):
+            return self.forward.logits(places)
+        return self.forward.logits(distinct)[index]
 
     def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""

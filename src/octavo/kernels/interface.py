@@ -31,6 +31,19 @@ class ForwardPass(Protocol):
         """
         ...
 
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> torch.Tensor:
+        """The token of the highest logit, ties to the lowest id: what `Kernels.sample` gives for a plain batch.
+        A backend can find it while it computes them.
+
+        Args:
+            tokens: `[n]`, as above.
+            fallback: `[n]`, the token where every one is impossible.
+
+        Returns:
+            `[n]` int64.
+        """
+        ...
+
     def seconds_by_operation(self) -> dict[str, float]:
         """Where the time of all runs so far has gone; empty for kernels that do not tell."""
         ...
