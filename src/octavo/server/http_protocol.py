@@ -110,6 +110,7 @@ class HttpProtocol(H11Protocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. Once its request is whole it may still wait for the answer."""
         if self._phase is not Phase.ANSWERING:
+            self.loop.call_soon(self._note_phase)  # once asyncio has closed it
             return False
         self._is_half_closed = True
         if self.scope["http_version"] == "1.1":
@@ -122,6 +123,7 @@ class HttpProtocol(H11Protocol):
         self._note_phase()
         if self._is_half_closed and self._phase is not Phase.ANSWERING:
             self.transport.close()
+            self._note_phase()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""
