@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 
+from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.server.app import create_app
@@ -112,10 +113,12 @@ def running_engine(config: EngineConfig = ENGINE) -> Iterator[Background]:
 
 
 @contextmanager
-def serving(background: Background, **knobs: Any) -> Iterator[Server]:
+def serving(
+    background: Background, sampling_defaults: SamplingDefaults | None = None, **knobs: Any
+) -> Iterator[Server]:
     """A server in front of an engine, with its own configuration."""
     config = ServerConfig(port=0, **knobs)
-    app = create_app(background.front, ENGINE, config)
+    app = create_app(background.front, ENGINE, config, sampling_defaults)
     http_server = HttpServer(app, config, connection_limit(config.max_connections))
     listeners = open_listeners(config)
     running = asyncio.run_coroutine_threadsafe(http_server.serve(listeners), background.loop)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from octavo.checkpoints.generation_config import SamplingDefaults, read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
@@ -97,6 +98,7 @@ async def _serve(
     from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
     clock.lap("import the front")
+    defaults = read_sampling_defaults(local)
     tokenizer = load_tokenizer(local)
     pins = [(read_pinned_prefix(path, tokenizer), path) for path in engine.pin_prefix]
     clock.lap("load the tokenizer")
@@ -107,12 +109,14 @@ async def _serve(
     if pins:
         clock.lap("compute the pinned prefixes")
 
-    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config)
+    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config, defaults)
     server = HttpServer(app, config, max_connections)
     ending = _Ending(client, server, app, config.drain_timeout)
     with ending.watching():
         clock.lap("open the port")
-        print(summary(engine, ready, listeners[0], clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
+        print(
+            summary(engine, ready, listeners[0], defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True
+        )
         await server.serve(sockets=listeners)
     return ending.status
 
@@ -178,7 +182,12 @@ class _Ending:
 
 
 def summary(
-    engine: EngineConfig, ready: Ready, listener: socket.socket, front_s: dict[str, float], total_s: float
+    engine: EngineConfig,
+    ready: Ready,
+    listener: socket.socket,
+    defaults: SamplingDefaults,
+    front_s: dict[str, float],
+    total_s: float,
 ) -> str:
     """The table printed when the server is up."""
     limits = ready.limits
@@ -195,6 +204,7 @@ def summary(
         "serves": f"{num_slots:,} tokens at once: {at_full_length:,} sequences of the full "
         f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
         "kernels": ready.kernels,
+        "sampling": f"defaults of requests: {defaults}; --generation-config changes them",
         "ready after": f"{total_s:.1f} s: {phases}; beside it the engine: {engine_phases}",
         "listening": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
     }
