@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 
@@ -21,6 +20,8 @@ from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.server.app import create_app
 from octavo.server.front import Front
+from octavo.server.http_server import HttpServer
+from octavo.server.listener import connection_limit, open_listeners
 from octavo.tokenization.loading import load_tokenizer
 
 ENGINE = EngineConfig(model="smollm2", dtype="float32", kv_cache_memory="192MiB", max_model_len=512)
@@ -59,6 +60,7 @@ class Server:
     app: FastAPI
     url: str
     background: Background
+    http_server: HttpServer
 
     @property
     def front(self) -> Front:
@@ -115,15 +117,17 @@ def serving(
     background: Background, sampling_defaults: SamplingDefaults | None = None, **knobs: Any
 ) -> Iterator[Server]:
     """A server in front of an engine, with its own configuration."""
-    app = create_app(background.front, ENGINE, ServerConfig(**knobs), sampling_defaults)
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
-    running = asyncio.run_coroutine_threadsafe(uvicorn_server._serve(None), background.loop)
-    until(lambda: uvicorn_server.started)
-    port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
+    config = ServerConfig(port=0, **knobs)
+    app = create_app(background.front, ENGINE, config, sampling_defaults)
+    http_server = HttpServer(app, config, connection_limit(config.max_connections))
+    listeners = open_listeners(config)
+    running = asyncio.run_coroutine_threadsafe(http_server.serve(listeners), background.loop)
+    until(lambda: http_server.started)
+    port = listeners[0].getsockname()[1]
     try:
-        yield Server(app, f"http://127.0.0.1:{port}", background)
+        yield Server(app, f"http://127.0.0.1:{port}", background, http_server)
     finally:
-        uvicorn_server.should_exit = True
+        http_server.stop(force=True)
         running.result(PATIENCE_S)
 
 

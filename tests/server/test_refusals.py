@@ -147,8 +147,9 @@ def test_a_body_over_the_limit_is_not_read_to_its_end(serve: Any) -> None:
     assert "--max-body-bytes" in error_of(announced)["message"]
 
 
-def test_every_route_but_live_and_ready_needs_one_of_the_keys(serve: Any) -> None:
-    with serve(api_key=("first", "zweiter-schlüssel")) as server, server.http() as http:
+def test_every_route_but_those_of_supervisors_needs_one_of_the_keys(serve: Any) -> None:
+    keys = ("first", "zweiter-schlüssel")
+    with serve(api_key=keys, protect_metrics=True) as server, server.http() as http:
         assert http.get("/live").status_code == http.get("/ready").status_code == 200
         for path in ("/v1/models", "/health", "/metrics", "/openapi.json", "/docs", "/nowhere"):
             answer = http.get(path)

@@ -30,13 +30,16 @@ from octavo.engine.wire import (
     decode_event,
     encode,
 )
-from octavo.errors import EngineError, OctavoError, error_named
+from octavo.errors import EngineError, OctavoError, RequestError, error_named
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.policy import Policy
 
 EXIT_WAIT_S = 5.0
 """How long a process that was told to stop may take before it is killed."""
+MAX_WAITING_TOKENS = 16384
+"""Of a request: those that the engine has given and nobody has taken. A reader further behind loses its request, so
+that what waits for readers that never read stays small."""
 
 
 class RequestStream:
@@ -50,6 +53,7 @@ class RequestStream:
         """An update has come."""
         self._open = set(range(num_sequences))
         self._updates: deque[RequestUpdate] = deque()
+        self._num_waiting_tokens = 0
         self._error: OctavoError | None = None
         self._news = asyncio.Event()
 
@@ -57,11 +61,17 @@ class RequestStream:
     def is_over(self) -> bool:
         return not self._open or self._error is not None
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Nobody takes the updates."""
+        return self._num_waiting_tokens > MAX_WAITING_TOKENS
+
     def put(self, update: RequestUpdate) -> None:
         """Take an update."""
         self.has_begun = True
         self._open -= {sequence.index for sequence in update.sequences if sequence.finish_reason is not None}
         self._updates.append(update)
+        self._num_waiting_tokens += _num_tokens(update)
         self._news.set()
 
     def close_sequence(self, index: int) -> None:
@@ -77,6 +87,7 @@ class RequestStream:
         """The updates that have come and were not taken, without waiting."""
         ready = list(self._updates)
         self._updates.clear()
+        self._num_waiting_tokens = 0
         return ready
 
     def __aiter__(self) -> Self:
@@ -90,7 +101,13 @@ class RequestStream:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return self._updates.popleft()
+        update = self._updates.popleft()
+        self._num_waiting_tokens -= _num_tokens(update)
+        return update
+
+
+def _num_tokens(update: RequestUpdate) -> int:
+    return sum(len(sequence.token_ids) for sequence in update.sequences)
 
 
 class EngineClient:
@@ -262,6 +279,10 @@ class EngineClient:
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)
         if stream is None:
+            return
+        if stream.is_left_behind:
+            self.abort(stream)
+            stream.fail(RequestError(f"the answer's reader is over {MAX_WAITING_TOKENS} tokens behind: read faster"))
             return
         stream.put(update)
         if stream.is_over:

@@ -1,6 +1,7 @@
 """Putting the server together."""
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
 from octavo.checkpoints.generation_config import SamplingDefaults
@@ -9,14 +10,17 @@ from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
 from octavo.server.auth import KeyCheck
-from octavo.server.connection import Connection
+from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
 from octavo.server.front import Front
 from octavo.server.openai import chat_completions, completions, models, tokenization
 from octavo.server.openai.contract import describe
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
+from octavo.server.routing import Routing
 from octavo.server.serving import Serving, served_names
+
+BODY_LIMITS = ("max_body_bytes", "max_total_body_bytes")
 
 
 def create_app(
@@ -62,10 +66,25 @@ def create_app(
 def _add_layers(app: FastAPI, serving: Serving) -> None:
     """What a request passes on its way in. The last one added is the first that it meets."""
     config = serving.config
-    max_body_bytes = parse_size(config.max_body_bytes, 2**40, flag("max_body_bytes"))
-    app.add_middleware(Connection, max_body_bytes=max_body_bytes)
+    sizes = {name: parse_size(getattr(config, name), 2**40, flag(name)) for name in BODY_LIMITS}
     app.add_middleware(OpenRequestLimit, open_requests=serving.open_requests)
-    app.add_middleware(KeyCheck, keys=config.api_key)
+    app.add_middleware(
+        Connection,
+        room=BodyRoom(sizes["max_body_bytes"], sizes["max_total_body_bytes"]),
+        receive_timeout_s=config.receive_timeout,
+        open_requests=serving.open_requests,
+    )
+    app.add_middleware(Routing)
+    app.add_middleware(KeyCheck, keys=config.api_key, protect_metrics=config.protect_metrics)
     app.add_middleware(
         RequestLog, metrics=serving.metrics, log_requests=config.log_requests, log_prompts=config.log_prompts
     )
+    if config.allowed_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.allowed_origin,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=["x-request-id", "retry-after"],
+        )

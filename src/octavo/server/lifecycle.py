@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import signal
 import socket
 import sys
@@ -18,18 +17,19 @@ from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
-from octavo.errors import ConfigError, OctavoError
+from octavo.errors import OctavoError
 from octavo.memory import most_at_once
+from octavo.server.listener import check_exposure, connection_limit, open_listeners
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI
+
+    from octavo.server.http_server import HttpServer
 
 MIB = 2**20
 RENDER_TIMEOUT_S = 1
 """Seconds after a signal in which conversations still become prompts: a template may hang on every one that waits."""
-FLUSH_TIMEOUT_S = 5
-"""Seconds for connections to take what has been written, once all requests are over."""
+DRAINING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(engine: EngineConfig, config: ServerConfig) -> int:
@@ -41,55 +41,30 @@ def serve(engine: EngineConfig, config: ServerConfig) -> int:
     """
     check_exposure(config)
     clock = _Clock()
-    with open_listener(config) as listener:
+    max_connections = connection_limit(config.max_connections)
+    with contextlib.ExitStack() as opened:
+        listeners = [opened.enter_context(listener) for listener in open_listeners(config)]
         print(f"Loading {engine.model} …", file=sys.stderr, flush=True)
         # Before there is a loop or another process: Ctrl-C ends a download, and both processes see the same files.
         local = resolve_model(engine)
         if local != engine:
             clock.lap("find the model's files")
-        return asyncio.run(_with_engine(listener, engine, local, config, clock))
+        return asyncio.run(_with_engine(listeners, max_connections, engine, local, config, clock))
 
 
 async def _with_engine(
-    listener: socket.socket, engine: EngineConfig, local: EngineConfig, config: ServerConfig, clock: "_Clock"
+    listeners: list[socket.socket],
+    max_connections: int,
+    engine: EngineConfig,
+    local: EngineConfig,
+    config: ServerConfig,
+    clock: "_Clock",
 ) -> int:
     client = EngineClient(local)
     try:
-        return await _serve(client, listener, engine, local, config, clock)
+        return await _serve(client, listeners, max_connections, engine, local, config, clock)
     finally:
         await client.close()
-
-
-def check_exposure(config: ServerConfig) -> None:
-    """Refuse to offer the model to everyone by accident.
-
-    Raises:
-        ConfigError: the address is reachable from elsewhere, no key is needed, and `--insecure` was not given.
-    """
-    if config.api_key or config.insecure or config.host == "localhost":
-        return
-    try:
-        is_local = ipaddress.ip_address(config.host).is_loopback
-    except ValueError:
-        is_local = False
-    if not is_local:
-        raise ConfigError(
-            f"--host {config.host} can be reached from other machines and no key is needed: "
-            "give --api-key KEY, or --insecure if that is what you want"
-        )
-
-
-def open_listener(config: ServerConfig) -> socket.socket:
-    """Bind the port before anything slow is begun.
-
-    Raises:
-        ConfigError: it is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on --host {config.host} --port {config.port}: {error.strerror}") from error
 
 
 class _Clock:
@@ -111,7 +86,8 @@ class _Clock:
 
 async def _serve(
     client: EngineClient,
-    listener: socket.socket,
+    listeners: list[socket.socket],
+    max_connections: int,
     engine: EngineConfig,
     local: EngineConfig,
     config: ServerConfig,
@@ -119,10 +95,9 @@ async def _serve(
 ) -> int:
     connecting = asyncio.ensure_future(client.connect())
     # The engine process is under way: the front's own heavy imports happen beside its.
-    import uvicorn
-
     from octavo.server.app import create_app
     from octavo.server.front import Front
+    from octavo.server.http_server import HttpServer
     from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
     clock.lap("import the front")
@@ -137,27 +112,18 @@ async def _serve(
     if pins:
         clock.lap("compute the pinned prefixes")
 
-    class Server(uvicorn.Server):
-        """uvicorn's, without its signal handlers: a first signal drains."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
     front = Front(client, tokenizer, ready, engine.seed)
     app = create_app(front, engine, config, defaults)
-    server = Server(
-        uvicorn.Config(
-            app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=FLUSH_TIMEOUT_S
-        )
-    )
+    server = HttpServer(app, config, max_connections)
     ending = _Ending(client, server, app, config.drain_timeout)
     with ending.watching():
         clock.lap("open the port")
-        print(summary(engine, ready, listener, defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
+        print(
+            summary(engine, ready, listeners[0], defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True
+        )
         gc.freeze()  # what is there by now stays: no collection looks at it again, or holds a request up with that
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         finally:
             front.close()
     return ending.status
@@ -166,7 +132,7 @@ async def _serve(
 class _Ending:
     """Decides when the server stops, and with which status."""
 
-    def __init__(self, client: EngineClient, server: "uvicorn.Server", app: "FastAPI", drain_timeout_s: float) -> None:
+    def __init__(self, client: EngineClient, server: "HttpServer", app: "FastAPI", drain_timeout_s: float) -> None:
         self._client = client
         self._server = server
         self._app = app
@@ -179,12 +145,14 @@ class _Ending:
         """Listen for signals and for the engine's death."""
         loop = asyncio.get_running_loop()
         self._client.on_death = self._end_with_engine
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # What is ignored stays so: nohup starts a server that outlives its terminal.
+        heard = [number for number in DRAINING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in heard:
             loop.add_signal_handler(number, self._signalled)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in heard:
                 loop.remove_signal_handler(number)
 
     @property
@@ -219,8 +187,7 @@ class _Ending:
 
     def _stop(self, *, force: bool, status: int) -> None:
         self.status = status
-        self._server.force_exit = force
-        self._server.should_exit = True
+        self._server.stop(force=force)
 
 
 def summary(

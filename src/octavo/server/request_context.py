@@ -5,10 +5,13 @@ import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
 
 from octavo.server.front import Generation
+
+MAX_REQUEST_ID_LENGTH = 128
 
 
 @dataclass(slots=True)
@@ -17,6 +20,8 @@ class RequestContext:
 
     method: str
     path: str
+    is_work: bool = False
+    """It goes to an endpoint that takes a body."""
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrival_s: float = field(default_factory=time.monotonic)
     tenant: str = ""
@@ -36,6 +41,12 @@ class RequestContext:
         """Keep a generation until the request is over, however it ends."""
         await self.held.enter_async_context(generation)
         self.generations.append(generation)
+
+
+def request_id_of(headers: Headers) -> str:
+    """The id that the client gave its request, as far as it can stand in a log; a new one where it gave none."""
+    given = "".join(letter for letter in headers.get("x-request-id", "") if "!" <= letter <= "~")
+    return given[:MAX_REQUEST_ID_LENGTH] or uuid.uuid4().hex
 
 
 def context_of(source: Request | Scope) -> RequestContext:

@@ -9,6 +9,7 @@ from octavo.config import ServerConfig
 from octavo.knobs import flag
 from octavo.scheduling.admission import Limits, check_prompt_length
 from octavo.server.errors import ApiError
+from octavo.server.request_context import context_of
 
 
 class OpenRequests:
@@ -39,7 +40,7 @@ class OpenRequests:
 
 
 class OpenRequestLimit:
-    """Lets requests that generate (every POST) in while there is room.
+    """Lets requests that generate in while there is room.
 
     Args:
         app: what requests go on to. Its state says whether the server `is_draining`.
@@ -51,7 +52,7 @@ class OpenRequestLimit:
         self._open_requests = open_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or not context_of(scope).is_work:
             await self._app(scope, receive, send)
             return
         try:

@@ -6,12 +6,13 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.metrics.requests import Metrics
 from octavo.outputs import RequestOutput
 from octavo.server.errors import api_error
-from octavo.server.request_context import RequestContext
+from octavo.server.request_context import RequestContext, request_id_of
 
 CLIENT_LEFT = 499
 """The status logged where the client went away before the answer began (nginx's number)."""
@@ -44,7 +45,9 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = RequestContext(method=scope["method"], path=scope["path"])
+        context = RequestContext(
+            method=scope["method"], path=scope["path"], request_id=request_id_of(Headers(scope=scope))
+        )
         scope.setdefault("state", {})["context"] = context
         watched_send = _watching(send, context)
         try:

@@ -64,6 +64,8 @@ def json_object(body: bytes) -> dict[str, Any]:
             content = msgspec.json.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(f"a number in it is too large, numbers must be finite ({error})") from error
+    except UnicodeDecodeError as error:
+        raise _invalid(f"byte {error.start} is not {error.encoding.upper()} ({error.reason})") from error
     except RecursionError as error:
         raise _invalid("it is nested too deeply") from error
     except (ValueError, msgspec.DecodeError) as error:

@@ -129,29 +129,30 @@ async def _deltas_of_one(
 
 
 async def _merged(streams: Sequence[AsyncIterator[PromptDeltas]]) -> AsyncIterator[PromptDeltas]:
-    """The items of several streams as they come, a task for each; the first error ends them all."""
-    queue: asyncio.Queue[PromptDeltas | None] = asyncio.Queue()
+    """The items of several streams as they come, a task for each; the first error ends them all. No stream gets ahead
+    of whoever takes the items."""
+    queue: asyncio.Queue[PromptDeltas | Exception | None] = asyncio.Queue(maxsize=len(streams))
 
     async def pump(stream: AsyncIterator[PromptDeltas]) -> None:
         try:
             async for item in stream:
-                queue.put_nowait(item)
-        finally:
-            queue.put_nowait(None)
+                await queue.put(item)
+        except Exception as error:
+            await queue.put(error)
+        else:
+            await queue.put(None)
 
     tasks = [asyncio.create_task(pump(stream)) for stream in streams]
     num_left = len(tasks)
     try:
         while num_left:
             item = await queue.get()
-            if item is not None:
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_left -= 1
+            else:
                 yield item
-                continue
-            num_left -= 1
-            for task in tasks:
-                if task.done():
-                    task.result()
-        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
