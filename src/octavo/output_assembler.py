@@ -1,5 +1,6 @@
 """Turning the engine's token updates of one request into what its caller gets, text included."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
 from octavo.tokenization.stop_strings import StopChecker
 from octavo.tokenization.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,10 @@ class OutputAssembler:
         if update.prompt_logprobs is not None:
             scored = [_logprobs_by_token(entry, self._token_text) for entry in update.prompt_logprobs]
             self._output.prompt_logprobs = [None, *scored]
+        if update.error is not None:
+            logger.error("request %s failed in the engine: %s", self.request_id, update.error)
+            for sequence in self._sequences:
+                sequence.fail()
         to_abort = []
         for news in update.sequences:
             sequence = self._sequences[news.index]
@@ -146,6 +153,12 @@ class _Sequence:
             self._pieces.append(self._stop_checker.finish())
             self.output.finish_reason, self.output.stop_reason = update.finish_reason, update.stop_token_id
         return False
+
+    def fail(self) -> None:
+        """The request has failed: what there is stays, unless the sequence is over already."""
+        if self.output.finish_reason is None:
+            self._pieces.append(self._stop_checker.finish())
+            self.output.finish_reason = "error"
 
     def join_text(self) -> None:
         self.output.text = "".join(self._pieces)

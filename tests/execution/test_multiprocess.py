@@ -94,6 +94,25 @@ def test_rank_0_follows_grammars_that_it_imports(folder: Path, monkeypatch: pyte
     ranks.close()
 
 
+def test_a_row_that_fails_on_rank_0_fails_its_own_request_and_no_rank_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_grammars.__file__).parent))
+    ranks = MultiProcessExecutor(config(folder), grammars=KINDS)
+    engine = Engine(ranks, max_num_seqs=16, max_num_batched_tokens=64)
+    params = SamplingParams(n=2, max_tokens=8, ignore_eos=True)
+    engine.add(EngineRequest("well", PROMPT, params, 0.0, seed=1))
+    engine.add(EngineRequest("cursed", PROMPT, params, 0.0, seed=2, grammar=Grammar("failing", "ValueError")))
+    got = [
+        update for update in iter(lambda: engine.step() if engine.has_unfinished else None, None) for update in update
+    ]
+    assert {update.request_id for update in got if update.error} == {"cursed"}
+    told = {own.index: own.finish_reason for update in got if update.request_id == "well" for own in update.sequences}
+    assert told == {0: "length", 1: "length"}
+    assert outputs(ranks, EngineRequest("next", PROMPT, params, 0.0, seed=1))
+    ranks.close()
+
+
 def outputs(executor: Executor, request: EngineRequest) -> dict[int, list[int]]:
     """The tokens of each of a request's sequences."""
     engine = Engine(executor, max_num_seqs=16, max_num_batched_tokens=64)

@@ -28,7 +28,7 @@ from octavo.engine.wire import (
     decode_event,
     encode,
 )
-from octavo.errors import EngineError, OctavoError, RequestError, error_named
+from octavo.errors import EngineError, FailedRequestError, OctavoError, RequestError, error_named
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
@@ -232,6 +232,10 @@ class EngineClient:
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)
         if stream is None:
+            return
+        if update.error is not None:
+            del self._streams[update.request_id]
+            stream.fail(FailedRequestError(update.error))
             return
         stream.put(update)
         if stream.is_over:

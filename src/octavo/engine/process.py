@@ -1,5 +1,6 @@
 """An engine in a process of its own: `python -m octavo.engine.process COMMANDS EVENTS CONFIG`."""
 
+import logging
 import signal
 import sys
 import time
@@ -28,7 +29,11 @@ from octavo.engine.wire import (
     encode,
 )
 from octavo.errors import OctavoError, RequestError
+from octavo.execution.faults import told
 from octavo.execution.launch import executor_class
+from octavo.scheduling.messages import RequestUpdate
+
+logger = logging.getLogger(__name__)
 
 
 def main(commands_address: str, events_address: str, config_json: str) -> int:
@@ -122,6 +127,10 @@ class EngineProcess:
             self._engine.add(command.request)
         except RequestError as error:
             self._send(Refusal(command.request.request_id, str(error)))
+            return False
+        except Exception as error:  # nothing has been allocated for it
+            logger.error("a request could not be queued", exc_info=error)
+            self._send(Updates([RequestUpdate(command.request.request_id, [], error=told(error))], self._load()))
             return False
         return True
 
