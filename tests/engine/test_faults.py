@@ -238,10 +238,10 @@ def test_an_error_in_the_books_ends_what_has_begun_and_nothing_else(executor, wa
         engine.add(each)
     engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(engine.scheduler, method, lambda *_: {}["nothing"])
+        patch.setattr(engine.scheduler, method, lambda *_: 1 / 0)
         updates = engine.step()
     assert {update.request_id: update.error for update in updates} == dict.fromkeys(
-        ["greedy", "random"], "KeyError: 'nothing'"
+        ["greedy", "random"], "ZeroDivisionError: division by zero"
     )
     got, errors = run(engine)
     assert not errors

@@ -22,6 +22,7 @@ from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
 from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest
+from octavo.scheduling.messages import RequestUpdate
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS
 
@@ -103,12 +104,12 @@ def test_a_row_that_fails_on_rank_0_fails_its_own_request_and_no_rank_ends(
     params = SamplingParams(n=2, max_tokens=8, ignore_eos=True)
     engine.add(EngineRequest("well", PROMPT, params, 0.0, seed=1))
     engine.add(EngineRequest("cursed", PROMPT, params, 0.0, seed=2, grammar=Grammar("failing", "ValueError")))
-    got = [
-        update for update in iter(lambda: engine.step() if engine.has_unfinished else None, None) for update in update
-    ]
-    assert {update.request_id for update in got if update.error} == {"cursed"}
-    told = {own.index: own.finish_reason for update in got if update.request_id == "well" for own in update.sequences}
-    assert told == {0: "length", 1: "length"}
+    updates: list[RequestUpdate] = []
+    while engine.has_unfinished:
+        updates += engine.step()
+    assert {update.request_id for update in updates if update.error} == {"cursed"}
+    well = [own for update in updates if update.request_id == "well" for own in update.sequences]
+    assert {own.index: own.finish_reason for own in well if own.finish_reason} == {0: "length", 1: "length"}
     assert outputs(ranks, EngineRequest("next", PROMPT, params, 0.0, seed=1))
     ranks.close()
 

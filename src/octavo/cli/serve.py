@@ -2,10 +2,10 @@
 
 import argparse
 import logging
-import sys
 
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig, ServerConfig
+from octavo.server.signals import end_at_once_on_signals
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,13 +23,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve; the process ends with the server's exit status.
+    """Serve; the process ends with the server.
 
     Raises:
         OctavoError: the server could not start.
     """
+    end_at_once_on_signals()
     config, engine = read_config_flags(arguments, ServerConfig), read_config_flags(arguments, EngineConfig)
     logging.getLogger("octavo.server").setLevel(logging.INFO)
     from octavo.server.lifecycle import serve
 
-    sys.exit(serve(engine, config))
+    serve(engine, config)

@@ -1,20 +1,17 @@
 """The front's end of an engine in another process."""
 
 import asyncio
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Self
 
 import msgspec
-import zmq
-import zmq.asyncio
+import psutil
 
+from octavo import lifeline
 from octavo.config import EngineConfig
+from octavo.engine.channel import Unframer, framed
 from octavo.engine.wire import (
     Abort,
     EngineLoad,
@@ -22,7 +19,6 @@ from octavo.engine.wire import (
     Pinned,
     Ready,
     Refusal,
-    Shutdown,
     Submit,
     Updates,
     decode_event,
@@ -31,9 +27,6 @@ from octavo.engine.wire import (
 from octavo.errors import EngineError, FailedRequestError, OctavoError, RequestError, error_named
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
-
-EXIT_WAIT_S = 5.0
-"""How long a process that was told to stop may take before it is killed."""
 
 
 class RequestStream:
@@ -93,22 +86,17 @@ class EngineClient:
 
     def __init__(self, config: EngineConfig) -> None:
         """Start the process; it loads the model while the caller goes on with its own start."""
-        self._folder = tempfile.mkdtemp(prefix="octavo-")
-        commands, events = (f"ipc://{self._folder}/{name}" for name in ("commands", "events"))
-        self._context = zmq.asyncio.Context()
-        self._commands = zmq.Context(self._context).socket(zmq.PUSH)
-        self._events = self._context.socket(zmq.PULL)
-        for socket, address in ((self._commands, commands), (self._events, events)):
-            socket.set_hwm(0)
-            socket.bind(address)
-        module = [sys.executable, "-m", "octavo.engine.process"]
-        arguments = [commands, events, msgspec.json.encode(config).decode()]
-        self._process = subprocess.Popen([*module, *arguments], stdin=subprocess.PIPE, start_new_session=True)
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            descriptor = theirs.fileno()
+            arguments = [str(descriptor), msgspec.json.encode(config).decode()]
+            self._process = lifeline.start("octavo.engine.process", arguments, [descriptor])
+        self._transport: asyncio.Transport | None = None
         self._streams: dict[str, RequestStream] = {}
         self._failure: OctavoError | None = None
         self._ready: asyncio.Future[Ready] | None = None
         self._pinned: asyncio.Future[Pinned] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._mourning: asyncio.Task[None] | None = None
         self.load: EngineLoad | None = None
         """What the engine last said that it is doing."""
         self.last_report_s: float | None = None
@@ -124,10 +112,7 @@ class EngineClient:
         """
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        listening = loop.create_task(self._listen())
-        listening.add_done_callback(self._stopped_listening)
-        self._tasks.append(listening)
-        threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
+        self._transport, _ = await loop.create_connection(lambda: _Events(self._take, self._lost), sock=self._socket)
         return await self._ready
 
     async def pin(self, token_ids: list[int], name: str) -> Limits:
@@ -149,6 +134,14 @@ class EngineClient:
     def failure(self) -> OctavoError | None:
         """What the engine died of, if it has."""
         return self._failure
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the engine process (SIGSTOP): it gets on with nothing until it is continued."""
+        try:
+            return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
 
     def submit(self, request: EngineRequest) -> RequestStream:
         """Hand a request to the engine.
@@ -177,57 +170,53 @@ class EngineClient:
         self._send(encode(Abort(stream.request_id, index)))
 
     async def close(self) -> None:
-        """Stop the engine process, drop what is left, remove the sockets."""
-        for task in self._tasks:
-            task.cancel()
+        """End the engine process, and with it its own; it has nothing to lose but what is dropped here."""
         self._failure = self._failure or EngineError("the engine has been shut down")
         self._fail_streams(self._failure)
-        self._send(encode(Shutdown()))
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
         if self._process.stdin is not None:
             self._process.stdin.close()
-        try:
-            await asyncio.to_thread(self._process.wait, EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
-        self._commands.close(linger=0)
-        self._events.close(linger=0)
-        self._context.term()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._transport is not None:
+            self._transport.close()
+        self._socket.close()
 
     def _send(self, command: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(framed(command))
+
+    def _take(self, message: bytes) -> None:
+        """Take an event of the engine's. One that cannot be read would leave somebody waiting for ever."""
         try:
-            self._commands.send(command, zmq.NOBLOCK)
-        except zmq.Again:  # the queue has no bound, so this says that nobody is at the other end
-            self._die(EngineError("the engine process is gone"))
-
-    async def _listen(self) -> None:
-        """Take the engine's events in order."""
-        loop = asyncio.get_running_loop()
-        while True:
-            event = decode_event(await self._events.recv())
-            self.last_report_s = loop.time()
-            if isinstance(event, Updates):
-                self.load = event.load
-                for update in event.updates:
-                    self._deliver(update)
-            elif isinstance(event, Refusal):
-                stream = self._streams.pop(event.request_id, None)
-                if stream is not None:
-                    stream.fail(RequestError(event.message))
-            elif isinstance(event, Ready):
-                if self._ready is not None and not self._ready.done():
-                    self._ready.set_result(event)
-            elif isinstance(event, Pinned):
-                if self._pinned is not None and not self._pinned.done():
-                    self._pinned.set_result(event)
-            else:
-                self._die(error_named(event.kind, event.message))
-
-    def _stopped_listening(self, listening: asyncio.Task[None]) -> None:
-        """An event that cannot be read leaves everybody waiting for ever: the engine is as good as dead."""
-        if not listening.cancelled() and (error := listening.exception()) is not None:
+            event = decode_event(message)
+        except msgspec.DecodeError as error:
             self._die(EngineError(f"the engine process said what cannot be understood: {error!r:.300}"))
+            return
+        self.last_report_s = asyncio.get_running_loop().time()
+        if isinstance(event, Updates):
+            self.load = event.load
+            for update in event.updates:
+                self._deliver(update)
+        elif isinstance(event, Refusal):
+            stream = self._streams.pop(event.request_id, None)
+            if stream is not None:
+                stream.fail(RequestError(event.message))
+        elif isinstance(event, Ready):
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_result(event)
+        elif isinstance(event, Pinned):
+            if self._pinned is not None and not self._pinned.done():
+                self._pinned.set_result(event)
+        else:
+            self._die(error_named(event.kind, event.message))
+
+    def _lost(self) -> None:
+        """The engine's end of the socket is closed: all that it said has been heard."""
+        self._mourning = asyncio.get_running_loop().create_task(self._tell_of_the_end())
+
+    async def _tell_of_the_end(self) -> None:
+        status = await asyncio.to_thread(self._process.wait)
+        self._die(EngineError(f"the engine process ended with status {status}"))
 
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)
@@ -240,15 +229,6 @@ class EngineClient:
         stream.put(update)
         if stream.is_over:
             del self._streams[update.request_id]
-
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread: wait for the process to end. What it said last is heard first."""
-        status = self._process.wait()
-        error = EngineError(f"the engine process ended with status {status}")
-        try:
-            loop.call_soon_threadsafe(lambda: loop.call_later(0.2, self._die, error))
-        except RuntimeError:
-            return  # the loop is closed: the front is ending too
 
     def _die(self, error: OctavoError) -> None:
         if self._failure is not None:
@@ -264,3 +244,19 @@ class EngineClient:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
+
+
+class _Events(asyncio.Protocol):
+    """Hands over the engine's messages as they come, and tells of its end."""
+
+    def __init__(self, take: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+        self._take = take
+        self._lost = lost
+        self._unframer = Unframer()
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._unframer.messages(data):
+            self._take(message)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost()

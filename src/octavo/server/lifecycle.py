@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import ipaddress
-import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -18,6 +17,7 @@ from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
 from octavo.errors import ConfigError, OctavoError
 from octavo.memory import most_at_once
+from octavo.server.signals import end_at_once_on_signals, end_signals, leave
 
 if TYPE_CHECKING:
     import uvicorn
@@ -28,8 +28,8 @@ FLUSH_TIMEOUT_S = 5
 """Seconds for connections to take what has been written, once all requests are over."""
 
 
-def serve(engine: EngineConfig, config: ServerConfig) -> int:
-    """Serve until a signal or the engine's death. Returns the exit status: 0 after a drain, 1 after anything else.
+def serve(engine: EngineConfig, config: ServerConfig) -> NoReturn:
+    """Serve until a signal or the engine's death. The process ends with status 0 after a drain, 1 after anything else.
 
     Raises:
         ConfigError: the address cannot or must not be listened on, or a knob keeps the engine from starting.
@@ -43,17 +43,18 @@ def serve(engine: EngineConfig, config: ServerConfig) -> int:
         local = resolve_model(engine)
         if local != engine:
             clock.lap("find the model's files")
-        return asyncio.run(_with_engine(listener, engine, local, config, clock))
+        asyncio.run(_with_engine(listener, engine, local, config, clock))
 
 
 async def _with_engine(
     listener: socket.socket, engine: EngineConfig, local: EngineConfig, config: ServerConfig, clock: "_Clock"
-) -> int:
+) -> NoReturn:
     client = EngineClient(local)
     try:
-        return await _serve(client, listener, engine, local, config, clock)
+        status = await _serve(client, listener, engine, local, config, clock)
     finally:
         await client.close()
+    leave(status)
 
 
 def check_exposure(config: ServerConfig) -> None:
@@ -167,15 +168,16 @@ class _Ending:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Listen for signals and for the engine's death."""
-        loop = asyncio.get_running_loop()
+        loop, numbers = asyncio.get_running_loop(), end_signals()
         self._client.on_death = self._end_with_engine
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.add_signal_handler(number, self._signalled)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
+            end_at_once_on_signals()
 
     @property
     def _num_open(self) -> int:
@@ -198,7 +200,7 @@ class _Ending:
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._drain_timeout_s
-        while self._num_open and time.monotonic() < deadline:
+        while self._num_open and time.monotonic() < deadline and not self._client.is_stopped:
             await asyncio.sleep(0.02)
         self._stop(force=self._num_open > 0, status=self.status)
 
