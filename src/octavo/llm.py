@@ -1,8 +1,11 @@
 """The offline API: a model, its engine and its tokenizer in this process."""
 
+import contextlib
 import dataclasses
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -19,6 +22,7 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
+from octavo.turns import Turns
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or `{"prompt": text}` or `{"prompt_token_ids": ids}`, maybe with a `"cache_salt"`: computed
@@ -27,7 +31,8 @@ Message = Mapping[str, Any]
 
 
 class LLM:
-    """A language model for offline work, from one thread.
+    """A language model for offline work. Several threads may call it: their requests run together, and each gets what
+    it gets alone. A process that was forked off after it was made may not.
 
         llm = LLM(model="smollm2", kv_cache_memory="1GiB")
         for out in llm.generate(["The capital of France is"], SamplingParams(temperature=0.8, max_tokens=64)):
@@ -57,6 +62,10 @@ class LLM:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._num_requests = 0
         self._open_requests: dict[str, _Opened] = {}
+        self._turns = Turns()
+        self._doomed: deque[_Opened] = deque()
+        """Requests that are to be aborted at the end of the present turn."""
+        self._process_id = os.getpid()
 
     @classmethod
     def configured(cls, config: EngineConfig) -> Self:
@@ -100,6 +109,7 @@ class LLM:
         Raises:
             RequestError: as for `generate`, or the template refuses the messages.
         """
+        self._check_process()
         is_batch = isinstance(messages, list | tuple) and any(isinstance(each, list | tuple) for each in messages)
         conversations = messages if is_batch else [messages]
         prompts = [self.tokenizer.encode_chat(each, **template_variables) for each in conversations]
@@ -144,11 +154,14 @@ class LLM:
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
-        return self.engine.ledger()
+        with self._turn():
+            return self.engine.ledger()
 
     def close(self) -> None:
-        """Give the weights and the KV cache back to the system."""
-        self.engine.close()
+        """Give the weights and the KV cache back to the system. In a forked process that is the other's to do."""
+        if os.getpid() == self._process_id:
+            with self._turn():
+                self.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +173,7 @@ class LLM:
         self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
     ) -> "_Opened":
         """Tokenize and queue all prompts, or none where one is refused."""
+        self._check_process()
         params = sampling_params if sampling_params is not None else SamplingParams()
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if not all(isinstance(own, SamplingParams) for own in each):
@@ -182,13 +196,14 @@ class LLM:
 
     def _queue(self, opened: "_Opened", prompt: Prompt, params: SamplingParams) -> None:
         text, token_ids = self._tokenize(prompt)
-        arrival_s = time.monotonic()
-        request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
-        salt = _cache_salt(prompt)
-        self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt))
-        self._num_requests += 1
-        opened.assemblers[request_id] = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
-        self._open_requests[request_id] = opened
+        arrival_s, salt = time.monotonic(), _cache_salt(prompt)
+        with self._turn():
+            request_id, seed = str(self._num_requests), request_seed(self.config.seed, self._num_requests)
+            assembler = OutputAssembler(self.tokenizer, request_id, text, token_ids, params, arrival_s)
+            self.engine.add(EngineRequest(request_id, token_ids, params, arrival_s, seed, cache_salt=salt))
+            self._num_requests += 1
+            opened.assemblers[request_id] = assembler
+            self._open_requests[request_id] = opened
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         """A prompt's text, where it is one, and its token ids."""
@@ -209,15 +224,24 @@ class LLM:
         left = set(opened.assemblers)
         try:
             while left:
-                while not opened.ready:
-                    self._step()
-                assembler = next(iter(opened.ready))
-                del opened.ready[assembler]
+                assembler = self._next_ready(opened)
+                if assembler is None:
+                    continue
                 if assembler.finished:
                     left.remove(assembler.request_id)
                 yield assembler
         finally:
             self._abort(opened)
+
+    def _next_ready(self, opened: "_Opened") -> OutputAssembler | None:
+        """One of these requests that has something new. Without any, a step is made, and there may be none yet."""
+        with self._turn():
+            if not opened.ready:
+                self._step()
+            assembler = next(iter(opened.ready), None)
+            if assembler is not None:
+                del opened.ready[assembler]
+            return assembler
 
     def _step(self) -> None:
         """One step for all open requests; another stream's find their news where that stream looks when it goes on."""
@@ -230,7 +254,37 @@ class LLM:
                 self.engine.abort(update.request_id, index)
             opened.ready[assembler] = None
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Nothing else uses the engine meanwhile."""
+        self._check_process()
+        with self._turns.turn():
+            yield
+            while self._doomed:
+                self._drop(self._doomed.popleft())
+
+    def _check_process(self) -> None:
+        """Refuse to run in a copy of the process: threads and processes of the model are not in it.
+
+        Raises:
+            EngineError: this is one.
+        """
+        if os.getpid() != self._process_id:
+            raise EngineError(
+                f"this LLM was made in process {self._process_id}, and process {os.getpid()} is a fork of that: make "
+                'the LLM in the process that uses it, or start processes with multiprocessing\'s "spawn"'
+            )
+
     def _abort(self, opened: "_Opened") -> None:
+        """End what has not finished. A stream may be collected as garbage at any moment, in a turn or in a fork."""
+        if os.getpid() != self._process_id:
+            return
+        self._doomed.append(opened)
+        if not self._turns.is_mine:
+            with self._turn():
+                pass
+
+    def _drop(self, opened: "_Opened") -> None:
         for request_id in opened.assemblers:
             self.engine.abort(request_id)
             self._open_requests.pop(request_id, None)

@@ -1,6 +1,7 @@
 """Turning the engine's token updates of one request into what its caller gets, text included."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class OutputAssembler:
     ) -> None:
         self.request_id = request_id
         self._token_text = tokenizer.token_text
+        self._lock = threading.Lock()
+        """Updates may come in one thread while another takes what there is."""
         self._sequences = [_Sequence(tokenizer, index, params) for index in range(params.n)]
         self._output = RequestOutput(
             request_id=request_id,
@@ -65,8 +68,9 @@ class OutputAssembler:
     @property
     def output(self) -> RequestOutput:
         """Everything so far, always the same object. Reading it joins the whole texts; `take_delta` does not."""
-        for sequence in self._sequences:
-            sequence.join_text()
+        with self._lock:
+            for sequence in self._sequences:
+                sequence.join_text()
         return self._output
 
     @property
@@ -80,6 +84,10 @@ class OutputAssembler:
             The indices of sequences that a stop text ended now while the engine goes on with them:
             the caller aborts them there.
         """
+        with self._lock:
+            return self._apply(update)
+
+    def _apply(self, update: RequestUpdate) -> list[int]:
         self._note_metrics(update)
         if update.prompt_logprobs is not None:
             scored = [_logprobs_by_token(entry, self._token_text) for entry in update.prompt_logprobs]
@@ -105,7 +113,8 @@ class OutputAssembler:
 
         Joined, the deltas of a sequence are its text and tokens in `output`.
         """
-        deltas = (sequence.take_delta() for sequence in self._sequences)
+        with self._lock:
+            deltas = [sequence.take_delta() for sequence in self._sequences]
         return [delta for delta in deltas if delta is not None]
 
     def _note_metrics(self, update: RequestUpdate) -> None:
