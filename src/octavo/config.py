@@ -156,7 +156,8 @@ class EngineConfig:
     )
     num_threads: int | None = knob(
         None,
-        "threads for the CPU kernels of all processes; torch's choice by default (one a core, or OMP_NUM_THREADS)",
+        "threads for the CPU kernels of all processes; by default one a core, or OMP_NUM_THREADS, but no more than "
+        "the cores that a container's quota leaves",
         group="machine",
         metavar="N",
         at_least=1,
