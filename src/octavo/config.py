@@ -244,6 +244,13 @@ class ServerConfig:
         metavar="SECONDS",
         at_least=0,
     )
+    ready_timeout: float = knob(
+        10.0,
+        "seconds without a step while requests wait, after which /ready fails, so that others get the requests",
+        group="server",
+        metavar="SECONDS",
+        at_least=0,
+    )
     log_prompts: bool = knob(False, "put prompts and answers into the log", group="server")
 
     def __post_init__(self) -> None:

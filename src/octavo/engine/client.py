@@ -25,6 +25,7 @@ from octavo.engine.wire import (
     encode,
 )
 from octavo.errors import EngineError, FailedRequestError, OctavoError, RequestError, error_named
+from octavo.execution.machine import address_space_limit
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
@@ -99,6 +100,7 @@ class EngineClient:
         self._mourning: asyncio.Task[None] | None = None
         self.load: EngineLoad | None = None
         """What the engine last said that it is doing."""
+        self._busy_since_s = 0.0
         self.last_report_s: float | None = None
         """When that was, in the loop's time."""
         self.on_death: Callable[[OctavoError], None] = lambda error: None
@@ -143,6 +145,13 @@ class EngineClient:
         except psutil.NoSuchProcess:
             return False
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds that requests have been open without any step; 0 where none is."""
+        if not self._streams:
+            return 0.0
+        return asyncio.get_running_loop().time() - max(self._busy_since_s, self.last_report_s or 0.0)
+
     def submit(self, request: EngineRequest) -> RequestStream:
         """Hand a request to the engine.
 
@@ -153,6 +162,8 @@ class EngineClient:
             raise self._failure
         message = encode(Submit(request))
         stream = RequestStream(request.request_id, request.params.n)
+        if not self._streams:
+            self._busy_since_s = asyncio.get_running_loop().time()
         self._streams[request.request_id] = stream
         self._send(message)
         return stream
@@ -216,7 +227,9 @@ class EngineClient:
 
     async def _tell_of_the_end(self) -> None:
         status = await asyncio.to_thread(self._process.wait)
-        self._die(EngineError(f"the engine process ended with status {status}"))
+        limit = address_space_limit()
+        hint = "" if limit is None else f"; ulimit -v allows it {limit // 2**20:,} MiB of address space: raise that"
+        self._die(EngineError(f"the engine process ended with status {status}{hint}"))
 
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)

@@ -30,6 +30,7 @@ from octavo.engine.wire import (
 from octavo.errors import OctavoError, RequestError
 from octavo.execution.faults import told
 from octavo.execution.launch import executor_class
+from octavo.execution.machine import address_space_limit
 from octavo.scheduling.messages import RequestUpdate
 
 LAST_WORDS_S = 1.0
@@ -46,10 +47,23 @@ def main(descriptor: int, config_json: str) -> int:
         EngineProcess(channel, msgspec.json.decode(config_json, type=EngineConfig)).run()
     except OctavoError as error:
         channel.send(encode(Failure(type(error).__name__, str(error))))
+    except MemoryError as error:
+        channel.send(encode(Failure("EngineError", _out_of_memory(error))))
     except Exception:
         channel.send(encode(Failure("EngineError", traceback.format_exc())))
     channel.flush_all(LAST_WORDS_S)
     return 1
+
+
+def _out_of_memory(error: MemoryError) -> str:
+    """What a shortage is told as: a line where a limit is the cause, else where it happened."""
+    limit = address_space_limit()
+    if limit is None:
+        return "".join(traceback.format_exception(error))
+    return (
+        f"the engine has used up the {limit // 2**20:,} MiB of address space that ulimit -v allows: raise it, or lower "
+        "--kv-cache-memory or --num-threads"
+    )
 
 
 class EngineProcess:

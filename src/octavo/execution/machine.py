@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import psutil
 
+from octavo.errors import ConfigError
+
+MIB = 2**20
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 
@@ -34,6 +37,30 @@ def num_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [_quota(group) for group in _groups("cpu", cgroups, own)]
     return max(1, min([cores, *(quota for quota in quotas if quota is not None)]))
+
+
+def address_space_limit() -> int | None:
+    """Bytes of addresses that this process may have (`ulimit -v`); None where there is no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def check_address_space(needed_bytes: float, what: str, or_else: str = "") -> None:
+    """Refuse what takes more addresses than this process may still have.
+
+    Args:
+        what: takes so many, as the error calls it.
+        or_else: what can be done beside raising the limit.
+
+    Raises:
+        ConfigError: it does; the message says how much is needed.
+    """
+    limit, free = address_space_limit(), _free_address_space()
+    if limit is not None and needed_bytes > free:
+        raise ConfigError(
+            f"ulimit -v allows {limit / MIB:,.0f} MiB of address space, and {what} needs about "
+            f"{(limit - free + needed_bytes) / MIB:,.0f} MiB: raise it{or_else}"
+        )
 
 
 class _MemoryLimit(NamedTuple):
@@ -107,7 +134,5 @@ def _number(file: Path) -> int | None:
 
 
 def _free_address_space() -> float:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return float("inf")
-    return float(max(0, limit - psutil.Process().memory_info().vms))
+    limit = address_space_limit()
+    return float("inf") if limit is None else max(0.0, float(limit - psutil.Process().memory_info().vms))
