@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "attention_kernels.h"
 
@@ -76,6 +77,13 @@ struct Norm {
 // As octavo.kernels.operations.ActivationKind: gelu is exact, with the error function; gelu_tanh its usual approximation.
 enum class Activation { relu, gelu, gelu_tanh, silu };
 
+// The highest of some values.
+struct Peak {
+  float value = -std::numeric_limits<float>::infinity();
+  int64_t place = 0;      // of the first of equals
+  bool is_finite = true;  // whether all values are; else the place means nothing
+};
+
 struct KernelTable {
   Form form_for(DataType type) const {
     return type == DataType::int8 ? int8_form : type == DataType::bfloat16 ? bfloat16_form : Form::float32;
@@ -99,6 +107,7 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, float* out, int64_t size);
   // A row of a table, times `scale`.
   void (*embedding)(const PackedWeight&, int64_t row, float scale, float* out);
+  Peak (*peak)(const float* x, int64_t size);
   AttentionKernels attention;
 };
 

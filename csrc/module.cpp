@@ -1,6 +1,7 @@
 // The Python face of the kernels: octavo.kernels._cpu. Only the cpu backend uses it (src/octavo/kernels/cpu.py, recording.py).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -8,6 +9,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -29,6 +31,7 @@ using Integers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::devic
 using IntegerRows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Tables = nb::ndarray<const int64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Places = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
@@ -130,14 +133,17 @@ class BoundProgram {
     program_.run(step);
   }
 
-  void logits(const Weight& weight, const Buffer& buffer, const Integers& rows, const FloatRows& out) {
+  void logits(const Weight& weight, const Buffer& buffer, const Integers& rows, const FloatRows& out,
+              const std::optional<Places>& likeliest) {
     const auto num_rows = static_cast<int64_t>(rows.size());
     if (static_cast<int64_t>(out.shape(0)) != num_rows ||
-        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs) {
-      throw std::invalid_argument("logits need an output of [rows, vocabulary]");
+        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs ||
+        (likeliest && static_cast<int64_t>(likeliest->size()) != num_rows)) {
+      throw std::invalid_argument("logits need an output of [rows, vocabulary], and a place for each row's likeliest token");
     }
     nb::gil_scoped_release unlocked;
-    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(), num_threads_);
+    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(),
+                   likeliest ? likeliest->data() : nullptr, num_threads_);
   }
 
   void set_profiling(bool on) { program_.set_profiling(on); }
@@ -180,7 +186,8 @@ NB_MODULE(_cpu, m) {
       .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
            "tables"_a, "block_tables"_a)
-      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a)
+      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a,
+           "likeliest"_a = nb::none())
       .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
       .def("profile", &BoundProgram::profile);
 

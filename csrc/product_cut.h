@@ -23,29 +23,36 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A product as blocks of rows, whose activations stay in cache, by chunks of panels.
 struct Cut {
-  int64_t num_rows, rows_a_block, num_chunks, panels_a_chunk, num_threads;
+  int64_t num_rows, num_panels, num_threads, rows_a_block, panels_a_chunk, num_chunks;
 
   Cut(const PackedWeight& weight, const Buffer& in, int64_t rows, int threads, int64_t tasks_a_thread = TASKS_A_THREAD)
-      : num_rows(rows), num_threads(threads) {
+      : num_rows(rows), num_panels(weight.num_panels()), num_threads(threads) {
     const int64_t row_bytes = in.form == Form::float32 ? weight.num_inputs * 4 : in.values_stride;
     const int64_t most = std::max<int64_t>(2 * TILE_ROWS, BLOCK_BYTES / row_bytes / TILE_ROWS * TILE_ROWS);
     const int64_t num_blocks = std::max<int64_t>(1, divide_up(rows, most));
     rows_a_block = std::max<int64_t>(1, divide_up(rows, num_blocks));
     const int64_t chunks_wanted = divide_up(threads * tasks_a_thread, num_blocks);
-    panels_a_chunk = std::max<int64_t>(1, weight.num_panels() / chunks_wanted);
+    panels_a_chunk = std::max<int64_t>(1, num_panels / chunks_wanted);
     if (rows < FEW_ROWS) panels_a_chunk = divide_up(panels_a_chunk, PANELS_TOGETHER) * PANELS_TOGETHER;
-    num_chunks = divide_up(weight.num_panels(), panels_a_chunk);
+    num_chunks = divide_up(num_panels, panels_a_chunk);
   }
   int64_t num_tasks() const { return divide_up(num_rows, rows_a_block) * num_chunks; }
-  void run(const KernelTable& kernels, const Product& product, int64_t task) const {
-    const int64_t row = task / num_chunks * rows_a_block, panel = first_panel(task);
-    kernels.product(product, row, std::min(num_rows, row + rows_a_block), panel,
-                    std::min(product.weight->num_panels(), panel + panels_a_chunk),
-                    first_panel(std::min(task + num_threads, num_tasks() - 1)));
+  struct Range {
+    int64_t begin, end;
+  };
+  Range rows(int64_t task) const {
+    const int64_t begin = task / num_chunks * rows_a_block;
+    return {begin, std::min(num_rows, begin + rows_a_block)};
   }
-
- private:
-  int64_t first_panel(int64_t task) const { return task % num_chunks * panels_a_chunk; }
+  Range panels(int64_t task) const {
+    const int64_t begin = task % num_chunks * panels_a_chunk;
+    return {begin, std::min(num_panels, begin + panels_a_chunk)};
+  }
+  void run(const KernelTable& kernels, const Product& product, int64_t task) const {
+    const Range own_rows = rows(task), own_panels = panels(task);
+    kernels.product(product, own_rows.begin, own_rows.end, own_panels.begin, own_panels.end,
+                    panels(std::min(task + num_threads, num_tasks() - 1)).begin);
+  }
 };
 
 // A product of a buffer's rows from `first_row` on; bias and output are to be set.

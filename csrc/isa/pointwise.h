@@ -97,6 +97,50 @@ inline void add(const float* a, const float* b, float* out, int64_t size) {
   }
 }
 
+// Vectors that are compared side by side: a chain of comparisons alone would wait for each of them.
+constexpr int64_t CHAINS = 4;
+// Values among which the highest is found before its place is looked for.
+constexpr int64_t SEARCHED_AT_ONCE = 16 * CHAINS * LANES;
+
+// The highest of up to SEARCHED_AT_ONCE values; `odd` becomes NaN where one of them is not finite.
+inline float highest_of(const float* x, int64_t size, F32x16& odd) {
+  const F32x16 lowest = set1(-__builtin_inff());
+  F32x16 maxima[CHAINS] = {lowest, lowest, lowest, lowest}, differences[CHAINS] = {zero(), zero(), zero(), zero()};
+  int64_t i = 0;
+  for (; i + CHAINS * LANES <= size; i += CHAINS * LANES) {
+    for (int64_t chain = 0; chain < CHAINS; ++chain) {
+      const F32x16 values = load(x + i + chain * LANES);
+      differences[chain] = differences[chain] + (values - values);
+      maxima[chain] = max(maxima[chain], values);
+    }
+  }
+  for (; i < size; i += LANES) {
+    const F32x16 values = load_up_to(x + i, size - i);
+    differences[0] = differences[0] + (values - values);
+    maxima[0] = max(maxima[0], size - i >= LANES ? values : first(static_cast<int>(size - i), values, lowest));
+  }
+  odd = odd + ((differences[0] + differences[1]) + (differences[2] + differences[3]));
+  return max_lane(max(max(maxima[0], maxima[1]), max(maxima[2], maxima[3])));
+}
+
+inline Peak peak(const float* x, int64_t size) {
+  F32x16 odd = zero();
+  Peak found;
+  int64_t begin_of_highest = 0;
+  for (int64_t begin = 0; begin < size; begin += SEARCHED_AT_ONCE) {
+    const float highest = highest_of(x + begin, size - begin < SEARCHED_AT_ONCE ? size - begin : SEARCHED_AT_ONCE, odd);
+    if (highest > found.value) {
+      found.value = highest;
+      begin_of_highest = begin;
+    }
+  }
+  found.is_finite = sum_lanes(odd) == 0.0f;
+  if (!found.is_finite) return found;
+  found.place = begin_of_highest;
+  while (x[found.place] != found.value) ++found.place;
+  return found;
+}
+
 // One output's weights, out of its panel.
 inline void embedding(const PackedWeight& weight, int64_t row, float scale, float* out) {
   const uint8_t* panel = weight.panel(row / PANEL);

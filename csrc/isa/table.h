@@ -33,6 +33,7 @@ inline const KernelTable& table() {
       activation,
       add,
       embedding,
+      peak,
       attention_kernels(),
   };
   return kernels;

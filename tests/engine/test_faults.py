@@ -150,15 +150,42 @@ def test_a_grammar_that_raises_fails_its_own_request(executor, wanted, error):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_logits_that_are_no_finite_numbers_fail_their_own_request(executor, wanted, monkeypatch, value, params):
     runner, faulty = executor.runner, request("cursed", **params)
-    num_prompt, sample_rows = len(faulty.prompt_token_ids), runner._sample_rows
+    num_prompt, choose, logits_of = len(faulty.prompt_token_ids), runner._choose, runner.forward.logits
+    cursed = np.zeros(0, np.int64)
 
-    def sample_broken(rows, num_ahead, logits):
+    def choose_of_broken(rows, num_ahead, places, launched):
+        nonlocal cursed
         is_cursed = [runner.rows.tokens[row, :num_prompt].tolist() == faulty.prompt_token_ids for row in rows]
-        logits[np.flatnonzero(is_cursed & (runner.rows.num_generated(rows) == 2))] = value
-        return sample_rows(rows, num_ahead, logits)
+        cursed = places[is_cursed & (runner.rows.num_generated(rows) == 2)]
+        return choose(rows, num_ahead, places, launched)
 
-    monkeypatch.setattr(runner, "_sample_rows", sample_broken)
+    def broken_logits(places: np.ndarray) -> Any:
+        logits = logits_of(places)
+        logits[np.flatnonzero(np.isin(places, cursed))] = value
+        return logits
+
+    monkeypatch.setattr(runner, "_choose", choose_of_broken)
+    monkeypatch.setattr(runner.forward, "logits", broken_logits)
     assert "finite" in run_beside(executor, faulty, wanted)
+
+
+def test_greedy_rows_without_finite_logits_fail_alone_too(executor, monkeypatch):
+    """All rows are greedy, so their tokens are found while logits are computed."""
+    forward = executor.runner.forward
+    most_likely, calls = forward.most_likely, []
+
+    def broken_at_last(places, fallback):
+        calls.append(len(places))
+        token_ids, broken = most_likely(places, fallback)
+        return token_ids, np.array([1]) if len(calls) == 3 else broken
+
+    monkeypatch.setattr(forward, "most_likely", broken_at_last)
+    engine = engine_of(executor)
+    for number in range(3):
+        engine.add(request(f"greedy {number}", temperature=0))
+    got, errors = run(engine)
+    assert list(errors) == ["greedy 1"]
+    assert [sum(len(own.token_ids) for own in got[name]) for name in sorted(got)] == [8, 2, 8]
 
 
 def test_a_prompt_whose_scores_cannot_be_told_fails_alone(executor, wanted, monkeypatch):

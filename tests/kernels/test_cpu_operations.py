@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from octavo.kernels.interface import ForwardPass
 from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
+from octavo.kernels.sampling.drawing import most_likely
 from octavo.layer_groups import one_group
 
 INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
@@ -393,3 +395,35 @@ def test_the_process_has_one_openmp_runtime() -> None:
 def test_instruction_sets_can_be_asked_for_by_name() -> None:
     assert _cpu.instruction_set("portable") == "portable"
     assert _cpu.instruction_set() in INSTRUCTION_SETS
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("vocab_size", [1, 15, 16, 17, 1023, 1025, 3001])
+def test_the_likeliest_token_is_the_first_of_the_highest_logits(name: str, vocab_size: int) -> None:
+    kernels, generator = kernels_for(name), torch.Generator().manual_seed(vocab_size)
+    for num_values in (1, 3, 10_000):  # few values: many equals
+        logits = torch.randint(-num_values, 0, (70, vocab_size), generator=generator).float()
+        recipe = Recipe(kernels, torch.eye(70), lambda hidden: hidden, 70)
+        recipe.identity = logits.T.contiguous()
+        forward = bind(kernels, recipe)
+        forward.run(batch_of(70))
+        assert torch.equal(forward.logits(np.arange(70)), logits)
+        found, _ = forward.most_likely(np.arange(70), np.zeros(70, np.int64))
+        assert found.tolist() == logits.numpy().argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("odd", [1.0, torch.nan])
+def test_likeliest_tokens_of_logits_that_are_not_finite_are_the_references(name: str, odd: float) -> None:
+    kernels, weights = kernels_for(name), random(2050, 1)
+    weights[77], weights[2049] = 1000, odd
+    recipe = Recipe(kernels, torch.tensor([[1.0], [-1.0], [1e36], [-1e36], [torch.nan], [torch.inf]]), lambda x: x, 1)
+    recipe.identity = weights
+    forward = bind(kernels, recipe)
+    forward.run(batch_of(6))
+    logits, fallback = forward.logits(np.arange(6)).clone(), np.arange(10, 16)
+    found, broken = forward.most_likely(np.arange(6), fallback)
+    wanted, wanted_broken = most_likely(logits, fallback)
+    assert torch.equal(found, wanted)
+    assert broken.tolist() == wanted_broken.tolist() != []
+    assert found[[0, 2, 4]].tolist() == [77, 77, 14]

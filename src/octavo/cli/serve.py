@@ -13,8 +13,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "serve",
         help="serve a model over HTTP, in OpenAI's format",
-        description="Serve a model over HTTP, in OpenAI's format. SIGTERM (or INT, HUP) drains: what runs may finish, new work is "
-        "refused; a second one stops at once.",
+        description="Serve a model over HTTP, in OpenAI's format. SIGTERM (or INT, HUP) drains: what runs may finish, "
+        "new work is refused; a second one stops at once.",
         epilog="example: octavo serve --model smollm2 --port 8000 --kv-cache-memory 4GiB",
     )
     add_config_flags(parser, ServerConfig)

@@ -194,16 +194,11 @@ class ModelRunner:
         rows: IntArray = np.array(plan.sampled_rows, np.int64)
         sampled = sampled_positions(plan, ends) if plan.drafts else None
         if sampled is None:
-            logits = self._logits(plan.logits_from, ends)
+            places = ends[plan.logits_from]
         else:
-            logits, rows = self.forward.logits(sampled.places), rows.repeat(sampled.counts)
-        self.watch.lap("logits")
+            places, rows = sampled.places, rows.repeat(sampled.counts)
         num_ahead: IntArray = np.zeros_like(rows) if sampled is None else sampled.num_ahead
-        if self.ranks.rank == 0:
-            launched.batch, launched.sampled = self._choose(rows, num_ahead, logits, launched.faults)
-            chosen = launched.sampled.token_ids
-        else:
-            chosen = torch.from_numpy(rows.copy()).to(self._device)
+        chosen = self._choose(rows, num_ahead, places, launched)
         token_ids = launched.token_ids = self.ranks.from_first(chosen).cpu().numpy()
         launched.rows = plan.sampled_rows
         num_accepted = np.zeros_like(rows)
@@ -214,48 +209,62 @@ class ModelRunner:
         drawn = token_ids != NO_TOKEN
         self.rows.append(rows[drawn], token_ids[drawn], num_accepted[drawn])
 
-    def _choose(
+    def _choose(self, rows: IntArray, num_ahead: IntArray, places: IntArray, launched: DeviceOutput) -> torch.Tensor:
+        """The tokens of some rows, behind so many drafts, from the logits at these places of the step's flat list.
+        Other ranks than 0 only help to compute logits; what they give means nothing."""
+        is_masked = self.matchers.has_any(rows)
+        plain = None if is_masked or self.ranks.size > 1 else self.sampling.plain_batch(rows, [])
+        if plain is not None:
+            launched.batch, launched.sampled = plain, Sampled(*self.forward.most_likely(places, plain.fallback))
+            self.watch.lap("logits")
+        else:
+            logits = self._logits(places)
+            self.watch.lap("logits")
+            if self.ranks.rank > 0:
+                return torch.zeros(len(places), dtype=torch.int64, device=self._device)
+            launched.batch, launched.sampled = self._sample_well(rows, num_ahead, logits, launched.faults)
+        for row in rows[launched.sampled.broken].tolist():
+            launched.faults.setdefault(row, BROKEN_LOGITS)
+        return launched.sampled.token_ids
+
+    def _sample_well(
         self, rows: IntArray, num_ahead: IntArray, logits: torch.Tensor, faults: dict[int, str]
     ) -> tuple[SamplingBatch, Sampled]:
-        """What is sampled from some rows' logits, behind so many drafts. A row that cannot be sampled is noted among
-        the faults, and what it is given means nothing; the others get what they get without it."""
+        """What is sampled from some rows' logits. A row that cannot be sampled is noted among the faults, and what it
+        is given means nothing; the others get what they get without it."""
 
         def attempt(chosen: Sequence[int]) -> tuple[SamplingBatch, Sampled]:
-            places = np.flatnonzero(np.isin(rows, chosen))
-            return self._sample_rows(rows[places], num_ahead[places], logits[places])
+            own = np.flatnonzero(np.isin(rows, chosen))
+            return self._sample_rows(rows[own], num_ahead[own], logits[own])
 
         try:
-            batch, sampled = self._sample_rows(rows, num_ahead, logits)
+            return self._sample_rows(rows, num_ahead, logits)
         except Exception as error:
             found = find_faulty(attempt, list(dict.fromkeys(rows.tolist())), error)
             if not found:
                 raise
-            faults |= found
-            for row in found:
-                self.sampling.set_row(row, SamplingParams(temperature=0), 0, 0, [])
-                self.matchers.clear_row(row)
-            logits[np.flatnonzero(np.isin(rows, list(found)))] = 0
-            batch, sampled = self._sample_rows(rows, num_ahead, logits)
-        for row in rows[sampled.broken].tolist():
-            faults.setdefault(row, BROKEN_LOGITS)
-        return batch, sampled
+        faults |= found
+        for row in found:
+            self.sampling.set_row(row, SamplingParams(temperature=0), 0, 0, [])
+            self.matchers.clear_row(row)
+        logits[np.flatnonzero(np.isin(rows, list(found)))] = 0
+        return self._sample_rows(rows, num_ahead, logits)
 
     def _sample_rows(self, rows: IntArray, num_ahead: IntArray, logits: torch.Tensor) -> tuple[SamplingBatch, Sampled]:
         masks: list[tuple[int, bytes]] = []
-        if self.matchers.num_rows:
+        if self.matchers.has_any(rows):
             masks = self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids)
         batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
             rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids, masks
         )
         return batch, self.kernels.sample(logits, batch)
 
-    def _logits(self, sources: list[int], ends: IntArray) -> torch.Tensor:
-        """The logits at the ends of the step's rows `sources`, `[len(sources), vocab_size]`; a row may come twice."""
-        distinct = dict.fromkeys(sources)
-        if len(distinct) == len(sources):  # as a rule: only forks share their parent's
-            return self.forward.logits(ends if len(sources) == len(ends) else ends[sources])
-        place = {source: index for index, source in enumerate(distinct)}
-        return self.forward.logits(ends[list(distinct)])[[place[source] for source in sources]]
+    def _logits(self, places: IntArray) -> torch.Tensor:
+        """`[n, vocab_size]`. A place may come twice, as forks share their parent's: it is computed once."""
+        distinct, index = np.unique(places, return_inverse=True)
+        if len(distinct) == len(places):
+            return self.forward.logits(places)
+        return self.forward.logits(distinct)[index]
 
     def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""

@@ -23,6 +23,7 @@ from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
+from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
 from octavo.kernels.sampling.sampler import sample
@@ -100,7 +101,7 @@ class CpuKernels(Kernels):
         return self._recorder.record(OperationCall(operation, widths, weights, arguments))
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
-        """As the reference does, by numpy where that is faster."""
+        """As the reference does."""
         return sample(logits, batch)
 
     def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
@@ -151,11 +152,30 @@ class RecordedForward:
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]` float32, valid until the next call."""
-        if len(tokens) > len(self._logits):
-            self._logits = torch.empty(len(tokens), self._head.num_outputs)
-        logits = self._logits[: len(tokens)]
+        logits = self._room(len(tokens))
         self._program.logits(self._head, self._hidden, tokens, logits.numpy())
         return logits if self._gather is None else self._gather(logits)
+
+    def most_likely(
+        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and the broken: found on the way where this rank has all
+        logits."""
+        if self._gather is not None:
+            return most_likely(self.logits(tokens), fallback)
+        logits, found = self._room(len(tokens)), np.empty(len(tokens), np.int64)
+        self._program.logits(self._head, self._hidden, tokens, logits.numpy(), found)
+        token_ids = torch.from_numpy(found)
+        broken = np.flatnonzero(found < 0)
+        if len(broken):
+            token_ids[broken], own = most_likely(logits[broken], fallback[broken])
+            broken = broken[own]
+        return token_ids, broken
+
+    def _room(self, num_rows: int) -> torch.Tensor:
+        if num_rows > len(self._logits):
+            self._logits = torch.empty(num_rows, self._head.num_outputs)
+        return self._logits[:num_rows]
 
     def seconds_by_operation(self) -> dict[str, float]:
         """Time by operation, that of the step's first thread."""

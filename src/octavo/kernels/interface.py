@@ -31,6 +31,21 @@ class ForwardPass(Protocol):
         """
         ...
 
+    def most_likely(
+        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """The token of the highest logit, ties to the lowest id: what `Kernels.sample` gives for a plain batch.
+        A backend can find it while it computes them.
+
+        Args:
+            tokens: `[n]`, as above.
+            fallback: `[n]`, the token where every one is impossible.
+
+        Returns:
+            `[n]` int64; and the indices in `tokens` where the highest logit is no finite number.
+        """
+        ...
+
     def seconds_by_operation(self) -> dict[str, float]:
         """Where the time of all runs so far has gone; empty for kernels that do not tell."""
         ...

@@ -15,6 +15,7 @@ from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
 from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
+from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
 from octavo.kernels.sampling.sampler import sample
@@ -46,6 +47,12 @@ class EagerForward:
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
         return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
+
+    def most_likely(
+        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and the broken."""
+        return most_likely(self.logits(tokens), fallback)
 
     def seconds_by_operation(self) -> dict[str, float]:
         """Not told."""

@@ -29,8 +29,10 @@ ROUNDING = {torch.float16: 2e-3, torch.float32: 2e-6}
 """About a last bit of numbers up to 4."""
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=ROUNDING[ours.dtype], rtol=ROUNDING[ours.dtype], equal_nan=True)
+def close(ours: torch.Tensor, theirs: torch.Tensor, *others: torch.dtype) -> None:
+    """`others`: what values are rounded to on the way."""
+    rounding = max(ROUNDING[dtype] for dtype in (ours.dtype, *others))
+    torch.testing.assert_close(ours, theirs, atol=rounding, rtol=rounding, equal_nan=True)
 
 
 dtypes = st.sampled_from([torch.float16, torch.float32])
@@ -91,7 +93,7 @@ def test_rms_norm_is_the_references(
     weight = torch.randn(width).to(weight_dtype)
     arguments = (hidden, weight, 1e-5, residual if adds else None)
     for ours, theirs in zip(rms_norm(*arguments), REFERENCE.rms_norm(*arguments), strict=True):
-        close(ours, theirs)
+        close(ours, theirs, weight_dtype)
 
 
 @pytest.mark.parametrize("kind", get_args(ActivationKind))

@@ -31,19 +31,18 @@ Asked = TypeVar("Asked")
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
     """`Kernels.sample`: any device, any floating dtype."""
     if batch.is_plain:
-        token_ids, broken = most_likely(logits, batch.fallback)
-        return Sampled(token_ids, broken=broken)
+        return Sampled(*most_likely(logits, batch.fallback))
     broken = broken_rows(logits)
     beams = batch.beams
     if not len(beams):
         token_ids = _choose(logits, batch)
-        return Sampled(token_ids, _scores(logits, token_ids, batch), broken=broken)
+        return Sampled(token_ids, broken, _scores(logits, token_ids, batch))
     token_ids = torch.full((len(logits),), NO_TOKEN, dtype=torch.int64, device=logits.device)
     drawn = np.setdiff1d(np.arange(len(logits)), beams)
     if len(drawn):
         own = _on_device(drawn, logits)
         token_ids[own] = _choose(logits.index_select(0, own), batch.at(drawn))
-    return Sampled(token_ids, _scores(logits, token_ids, batch), _search(logits, batch), broken)
+    return Sampled(token_ids, broken, _scores(logits, token_ids, batch), _search(logits, batch))
 
 
 def _scores(logits: torch.Tensor, token_ids: torch.Tensor, batch: SamplingBatch) -> Scores | None:
