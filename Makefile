@@ -7,7 +7,7 @@ RUFF := $(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src
 # The editable installation knows modules by name: it is renewed when one comes, goes or moves.
 MODULES := .venv/.modules-$(shell find src -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
-.PHONY: help setup run test lint parity load clean
+.PHONY: help setup run test lint parity load clients clean
 
 help:
 	@echo "make run     set up, then serve smollm2 on http://127.0.0.1:8000"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make parity  compare MT-bench prompts and beam searches on smollm2 and gemma3 with transformers (minutes)"
 	@echo "make load    256 streams for two minutes, 300 disconnects, 1,000 cases from /openapi.json (minutes)"
+	@echo "make clients point litellm, langchain-openai and lm-eval at a server (minutes; installs 1 GB more)"
 	@echo "make clean   remove .venv and caches"
 
 setup: $(READY)
@@ -58,6 +59,10 @@ parity: setup
 
 load: setup
 	$(BIN)/python -m pytest -m load -s tests/e2e tests/server
+
+clients: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[test,clients]"
+	$(BIN)/python -m pytest -m clients tests/clients
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

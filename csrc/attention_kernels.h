@@ -19,6 +19,21 @@ constexpr int64_t CHUNK = 256;
 // Query vectors (queries times the heads that share a KV head) that a tile of a prefill has, at the most.
 constexpr int64_t TILE_VECTORS = 96;
 
+// What of a sequence a layer reads: the kinds of src/octavo/layer_groups.py.
+struct LayerKind {
+  enum class Name { full, window };
+  Name name = Name::full;
+  int64_t size = 0;
+
+  // The first position that a query at `position` sees.
+  __attribute__((always_inline)) int64_t first_seen(int64_t position) const {
+    switch (name) {
+      case Name::window: return position < size ? 0 : position - size + 1;
+      default: return 0;
+    }
+  }
+};
+
 struct AttentionSpec {
   int64_t layer_group = 0;  // whose block tables and slots the layer uses
   int64_t layer = 0;        // its place in the group's records
@@ -26,7 +41,7 @@ struct AttentionSpec {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   float scale = 1;
-  int64_t window = 0;              // 0 sees all
+  LayerKind kind;
   float softcap = 0;               // 0 is none
   const float* query_norm = nullptr;  // [head_dim] or null: the weight of an RMS norm of each query head
   const float* key_norm = nullptr;    // and of each key head

@@ -37,6 +37,8 @@ IMPLIED: dict[str, dict[str, Any]] = {
 """Fields of configs that the format leaves to the architecture (a Gemma's scale follows from the heads' width)."""
 
 UNSAYABLE: set[tuple[str, str]] = {
+    ("LlamaForCausalLM", "yarn rope with DeepSeek's amplitude, not truncated"),
+    ("LlamaForCausalLM", "dynamic rope"),
     ("Qwen2ForCausalLM", "a window in later layers"),
     ("Qwen2ForCausalLM", "a window by the layers' types"),
     ("Qwen3ForCausalLM", "a window in later layers"),
@@ -127,6 +129,17 @@ def _add_rotary(writer: gguf.GGUFWriter, config: Any, name: str) -> None:
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        adders = {
+            "beta_fast": writer.add_rope_scaling_yarn_beta_fast,
+            "beta_slow": writer.add_rope_scaling_yarn_beta_slow,
+            "attention_factor": writer.add_rope_scaling_yarn_attn_factor,
+        }
+        for field in adders.keys() & rope.keys():
+            adders[field](rope[field])
     if rope["rope_type"] == "llama3":
         writer.add_tensor("rope_freqs.weight", _llama3_factors(_head_dim(config), rope))
     if rope["rope_type"] == "longrope":

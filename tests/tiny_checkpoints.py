@@ -47,6 +47,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+
 SLIDING = {"use_sliding_window": True, "sliding_window": 7}
 GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
@@ -89,6 +91,15 @@ FAMILIES: dict[str, Family] = {
             "another activation": {"hidden_act": "gelu"},
             "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}},
             "llama3 rope": {"rope_parameters": LLAMA3},
+            "yarn rope": {"head_dim": 32, "rope_parameters": YARN, "max_position_embeddings": 16},
+            "yarn rope with other turns and a given amplitude": {
+                "rope_parameters": {**YARN, "beta_fast": 3.0, "beta_slow": 0.25, "attention_factor": 1.5}
+            },
+            "yarn rope with DeepSeek's amplitude, not truncated": {
+                "head_dim": 64,
+                "rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False},
+            },
+            "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 3.0}},
         },
     ),
     "MistralForCausalLM": Family(
@@ -97,12 +108,14 @@ FAMILIES: dict[str, Family] = {
             "no window": {},
             "a window": {"sliding_window": 7},
             "explicit head_dim": {"head_dim": 20, "sliding_window": 16},
+            "yarn rope": {"head_dim": 32, "rope_parameters": {**YARN, "beta_fast": 4.0, "beta_slow": 0.5}},
         },
     ),
     "Qwen2ForCausalLM": Family(
         TINY,
         {
             "no window": {"sliding_window": 7, "max_window_layers": 0},
+            "yarn rope, its length by the factor": {"max_position_embeddings": 16, "rope_parameters": YARN},
             "a window in later layers": {**SLIDING, "max_window_layers": 1},
             "a window by the layers' types": {**SLIDING, "layer_types": ["sliding_attention", "full_attention"]},
             "tied embeddings": {"tie_word_embeddings": True},
@@ -113,6 +126,7 @@ FAMILIES: dict[str, Family] = {
         {
             "norms of heads": {},
             "biases": {"attention_bias": True, "rms_norm_eps": 0.1},
+            "yarn rope": {"rope_parameters": {**YARN, "rope_theta": 1e6}},
             "a window in later layers": {**SLIDING, "max_window_layers": 1},
             "tied embeddings": {"tie_word_embeddings": True, "num_key_value_heads": 1},
         },

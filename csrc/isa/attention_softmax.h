@@ -19,7 +19,7 @@ struct Visible {
   int64_t begin, end;
 
   OCTAVO_INLINE Visible(const AttentionSpec& spec, int64_t position, int64_t chunk) {
-    const int64_t start = chunk * CHUNK, oldest = spec.window > 0 ? position - spec.window + 1 - start : 0;
+    const int64_t start = chunk * CHUNK, oldest = spec.kind.first_seen(position) - start;
     begin = oldest > 0 ? oldest : 0;
     end = position + 1 - start < CHUNK ? position + 1 - start : CHUNK;
   }

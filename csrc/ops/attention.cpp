@@ -29,9 +29,9 @@ struct AttentionPlan {
 // Plans of the step that runs, shared by the layers of a program.
 class AttentionPlanner {
  public:
-  // The step's plan for layers of this window and these heads, whatever their group; its address stays.
+  // The step's plan for layers of this kind and these heads, whatever their group; its address stays.
   AttentionPlan& plan(const Step& step, const AttentionSpec& spec, int num_threads) {
-    AttentionPlan& plan = plans_[{spec.window, spec.num_heads, spec.num_kv_heads, spec.head_dim}];
+    AttentionPlan& plan = plans_[{spec.kind.name, spec.kind.size, spec.num_heads, spec.num_kv_heads, spec.head_dim}];
     if (plan.serial == step.serial) return plan;
     plan.serial = step.serial;
     plan.items.clear();
@@ -46,7 +46,7 @@ class AttentionPlanner {
   float* scratch(int thread) { return scratch_[static_cast<size_t>(thread)].data(); }
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+  using Key = std::tuple<LayerKind::Name, int64_t, int64_t, int64_t, int64_t>;
 
   static void grow(std::vector<float>& memory, int64_t floats) {
     if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
@@ -85,8 +85,7 @@ class AttentionPlanner {
     item.first_token = token;
     item.num_queries = 1;
     item.first_position = context - 1;
-    const int64_t oldest = spec.window > 0 ? std::max<int64_t>(0, context - spec.window) : 0;
-    const int64_t first_chunk = oldest / CHUNK, end_chunk = divide_up(context, CHUNK);
+    const int64_t first_chunk = spec.kind.first_seen(context - 1) / CHUNK, end_chunk = divide_up(context, CHUNK);
     const int64_t num_chunks = end_chunk - first_chunk;
     const bool is_shared = num_chunks > chunks_an_item;
     const int64_t num_parts = is_shared ? divide_up(num_chunks, chunks_an_item) : 1;
@@ -116,8 +115,7 @@ class AttentionPlanner {
       item.first_token = first_token + query;
       item.num_queries = std::min(most, num_queries - query);
       item.first_position = context - num_queries + query;
-      const int64_t oldest = spec.window > 0 ? std::max<int64_t>(0, item.first_position - spec.window + 1) : 0;
-      item.chunk_begin = oldest / CHUNK;
+      item.chunk_begin = spec.kind.first_seen(item.first_position) / CHUNK;
       item.chunk_end = divide_up(item.first_position + item.num_queries, CHUNK);
       for (int64_t head = 0; head < spec.num_kv_heads; ++head) {
         item.kv_head_begin = head;
@@ -210,11 +208,10 @@ class AttentionOp final : public Op {
   int64_t tokens_a_task_ = 1;
 };
 
-// How many tokens a token sees, itself among them; 0 is all. The kinds are those of src/octavo/layer_groups.py.
-int64_t window_of(const Arguments& kind) {
+LayerKind read_kind(const Arguments& kind) {
   const auto name = kind.get<std::string>("name");
-  if (name == "Full") return 0;
-  if (name == "Window") return kind.get<int64_t>("size");
+  if (name == "Full") return {};
+  if (name == "Window") return {LayerKind::Name::window, kind.get<int64_t>("size")};
   throw std::invalid_argument("the C++ kernels have no attention of kind '" + name + "': use --kernels reference");
 }
 
@@ -227,7 +224,7 @@ AttentionSpec read_spec(const Call& call, const AttentionTables& tables) {
   spec.num_kv_heads = given.get<int64_t>("num_kv_heads");
   spec.head_dim = given.get<int64_t>("head_dim");
   spec.scale = static_cast<float>(given.get<double>("scale"));
-  spec.window = window_of(given.fields("kind"));
+  spec.kind = read_kind(given.fields("kind"));
   spec.softcap = static_cast<float>(given.get_or<double>("softcap", 0));
   spec.query_norm = tables.query_norm.data.get();
   spec.key_norm = tables.key_norm.data.get();

@@ -54,6 +54,21 @@ class EngineConfig:
     chat_template: str | None = knob(
         None, "Jinja chat template file, where the model's own is missing or unwanted", group="model", metavar="FILE"
     )
+    generation_config: str = knob(
+        "auto",
+        "whose sampling defaults requests get in fields that they leave out: auto is the model's own "
+        "(generation_config.json, or a GGUF file's metadata), none is nobody's (vllm says the same), and a folder with "
+        "a generation_config.json has its own; their max_new_tokens bounds every answer of a server",
+        group="model",
+        metavar="auto|none|FOLDER",
+    )
+    override_generation_config: str | None = knob(
+        None,
+        'JSON object that goes before those defaults: {"temperature": 0.6, "top_p": 0.95}; also top_k, min_p, '
+        "repetition_penalty, max_new_tokens",
+        group="model",
+        metavar="JSON",
+    )
     load_format: LoadFormat = knob(
         "auto",
         "which of a model's weights to read: auto takes safetensors, else torch's own .bin files (no code in them is "

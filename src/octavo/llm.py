@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from octavo.checkpoints.generation_config import read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
@@ -51,8 +53,12 @@ class LLM:
         known = [field.name for field in dataclasses.fields(EngineConfig)]
         if unknown := knobs.keys() - set(known):
             raise ConfigError(f"unknown keyword {', '.join(sorted(unknown))}; LLM takes {', '.join(known)}")
+        if isinstance(override := knobs.get("override_generation_config"), Mapping):
+            knobs["override_generation_config"] = json.dumps(override, default=repr)
         self.config = EngineConfig(model=model, **knobs)
         local = resolve_model(self.config)
+        self.sampling_defaults = read_sampling_defaults(local)
+        """What the model's authors recommend (`generation_config`)."""
         self.tokenizer = load_tokenizer(local)
         executor = executor_class(local)(local, progress=sys.stderr.isatty())
         self.loaded = executor.loaded
@@ -72,6 +78,11 @@ class LLM:
         """A model as the knobs say. Raises as the constructor does."""
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What a call without sampling parameters runs with: the defaults of `generation_config`. Parameters that are
+        given are taken as they are."""
+        return self.sampling_defaults.applied(SamplingParams(), ())
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -82,7 +93,7 @@ class LLM:
 
         Args:
             prompts: one prompt or several; a flat list of token ids is one prompt.
-            sampling_params: one for all, or one for each prompt.
+            sampling_params: one for all, or one for each prompt; `get_default_sampling_params()` by default.
             use_tqdm: show a progress bar on stderr.
 
         Returns:
@@ -174,7 +185,7 @@ class LLM:
     ) -> "_Opened":
         """Tokenize and queue all prompts, or none where one is refused."""
         self._check_process()
-        params = sampling_params if sampling_params is not None else SamplingParams()
+        params = sampling_params if sampling_params is not None else self.get_default_sampling_params()
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if not all(isinstance(own, SamplingParams) for own in each):
             raise RequestError("sampling_params must be a SamplingParams, or a list with one for each prompt")

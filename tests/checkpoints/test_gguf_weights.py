@@ -164,17 +164,35 @@ def test_all_end_tokens_of_the_metadata_end_a_sequence(tmp_path: Path) -> None:
     assert config.checkpoint_dtype == torch.bfloat16
 
 
-def test_the_end_of_a_turn_is_known_by_its_text_where_the_metadata_do_not_say(tmp_path: Path) -> None:
-    metadata = {"tokenizer.ggml.tokens": ["a", "b", "</s>", "<|end|>", "<end_of_turn>"]}
+@pytest.mark.parametrize(
+    ("tokens", "types", "expected"),
+    [
+        (["a", "b", "</s>", "<|end|>", "<end_of_turn>"], [1, 1, 3, 3, 3], (2, 3, 4)),
+        (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [3, 3, 3], (2, 0)),
+        (["<|end_of_text|>", "<|eom_id|>", "a", "<|eot_id|>"], None, (2, 0, 1, 3)),
+        (["<|fim_pad|>", "<|repo_name|>", "a", "<|file_sep|>"], [3, 3, 1, 4], (2, 0, 1, 3)),
+        (["a", "</s>", "<eos>"], [1, 4, 3], (2,)),
+        (["a", "</s>", "b"], [1, 3, 1], (2, 1)),
+        (["<|return|>", "<|end|>", "a", "<|call|>"], [3, 3, 1, 3], (2, 0, 3)),
+        (["<|calls|>", "<|end|>", "a", "<|flush|>"], [3, 3, 1, 3], (2, 0, 3)),
+        (["<|tool_response>", "</s>", "<turn|>"], [3, 3, 3], (2, 0)),
+    ],
+)
+def test_tokens_known_as_ends_by_their_text_end_a_sequence_beside_those_of_the_metadata(
+    tmp_path: Path, tokens: list[str], types: list[int] | None, expected: tuple[int, ...]
+) -> None:
+    metadata: dict[str, Any] = {"tokenizer.ggml.tokens": tokens}
+    if types is not None:
+        metadata["tokenizer.ggml.token_type"] = types
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path), metadata=metadata)
-    assert read_config(locate(str(path))).eos_token_ids == (2, 3, 4)
+    assert read_config(locate(str(path))).eos_token_ids == expected
 
 
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
         ("general.architecture", "zebra", r"zebra.*known ones: llama"),
-        ("llama.rope.scaling.type", "yarn", r"yarn.*default, linear, llama3"),
+        ("llama.rope.scaling.type", "martian", r"martian.*default, linear, llama3"),
         ("llama.rope.dimension_count", 4, r"rope\.dimension_count is 4"),
         ("llama.block_count", [1, 2], "num_hidden_layers"),
     ],

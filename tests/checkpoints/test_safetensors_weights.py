@@ -59,7 +59,12 @@ def test_generation_config_adds_end_of_sequence_ids(tmp_path: Path) -> None:
     assert read_config(locate(str(folder))).eos_token_ids == (2, 5)
 
 
-TOKENIZER = {"added_tokens": [{"id": 96, "content": "<s>"}, {"id": 5, "content": "</s>"}, {"id": 97, "content": "<x>"}]}
+TOKENIZER = {
+    "added_tokens": [{"id": 96, "content": "<s>"}, {"id": 5, "content": "</s>"}, {"id": 97, "content": "<x>"}],
+    "model": {"vocab": {"the": 11}},
+}
+SHORT = {"model": {"vocab": {"a": 0, "b": 1}}}
+UNIGRAM = {"model": {"vocab": [["<unk>", 0.0], ["</s>", 0.0], ["a", -1.5]]}}
 
 
 @pytest.mark.parametrize(
@@ -68,15 +73,20 @@ TOKENIZER = {"added_tokens": [{"id": 96, "content": "<s>"}, {"id": 5, "content":
         ({"tokenizer_config": {"eos_token": "</s>"}}, (5,)),
         ({"tokenizer_config": {"eos_token": {"content": "</s>", "lstrip": False}}}, (5,)),
         ({"special_tokens_map": {"eos_token": "<s>"}}, (96,)),
-        ({"tokenizer_config": {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<s>"}}, (5,)),
+        ({"tokenizer_config": {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<s>"}}, (5, 96)),
         ({"tokenizer_config": {"eos_token": None}, "special_tokens_map": {"eos_token": "<s>"}}, (96,)),
         ({"tokenizer_config": {"eos_token": "<x>"}}, ()),
         ({"tokenizer_config": {"eos_token": "<y>"}}, ()),
+        ({"tokenizer_config": {"eos_token": "the"}}, (11,)),
+        ({"tokenizer": SHORT, "tokenizer_config": {"eos_token": "<y>"}}, (2,)),
+        ({"tokenizer": SHORT, "tokenizer_config": {"eos_token": "<y>", "bos_token": "<z>"}}, (3,)),
+        ({"tokenizer": SHORT, "tokenizer_config": {"eos_token": "<y>"}, "added_tokens": {"<z>": 2, "<y>": 3}}, (3,)),
+        ({"tokenizer": UNIGRAM, "tokenizer_config": {"eos_token": "</s>"}}, (1,)),
         ({"tokenizer_config": {}}, ()),
         ({}, ()),
     ],
 )
-def test_where_no_config_names_an_end_of_sequence_the_tokenizers_is_taken(
+def test_what_the_tokenizers_files_call_the_end_of_a_sequence_ends_it_beside_what_the_configs_name(
     tmp_path: Path, files: dict[str, Any], expected: tuple[int, ...]
 ) -> None:
     folder = make_llama(tmp_path, eos_token_id=None)
@@ -84,10 +94,9 @@ def test_where_no_config_names_an_end_of_sequence_the_tokenizers_is_taken(
         (folder / f"{name}.json").write_text(json.dumps(content))
     assert read_config(locate(str(folder))).eos_token_ids == expected
     change_config(folder, eos_token_id=7)
-    assert read_config(locate(str(folder))).eos_token_ids == (7,)
-    change_config(folder, eos_token_id=None)
-    (folder / "generation_config.json").write_text('{"eos_token_id": 8}')
-    assert read_config(locate(str(folder))).eos_token_ids == (8,)
+    assert read_config(locate(str(folder))).eos_token_ids == (7, *expected)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [8, 5]}')
+    assert read_config(locate(str(folder))).eos_token_ids == tuple(dict.fromkeys((7, 8, 5, *expected)))
 
 
 def test_a_checkpoint_without_a_tokenizer_may_have_no_end_of_sequence(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from octavo.execution.sizing import (
     resolve_max_model_len,
     size_cache,
     size_swap_space,
+    warn_of_bounded_length,
     weight_bytes,
 )
 from octavo.kernels.reference import ReferenceKernels
@@ -81,6 +82,17 @@ def test_weights_that_do_not_fit_are_refused_with_what_would_make_them_smaller()
 def test_more_positions_than_the_model_was_made_for_are_refused() -> None:
     with pytest.raises(ConfigError, match="--max-model-len 1048577 is over the 1048576"):
         resolve_max_model_len(EngineConfig(max_model_len=2**20 + 1), MODEL)
+
+
+def test_a_dynamic_scaling_serves_the_trained_length_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = replace(MODEL, rope_scaling={"rope_type": "dynamic", "factor": 4.0}, max_position_embeddings=128)
+    assert resolve_max_model_len(EngineConfig(), model) == 128
+    with pytest.raises(ConfigError, match=r"--max-model-len 129 is over the 128 .*: its rope scaling 'dynamic'"):
+        resolve_max_model_len(EngineConfig(max_model_len=129), model)
+    warn_of_bounded_length(MODEL)
+    assert not caplog.messages
+    warn_of_bounded_length(model)
+    assert "up to 128 tokens are served" in caplog.text
 
 
 def test_the_cache_is_what_was_asked_for_in_whole_blocks() -> None:

@@ -10,7 +10,7 @@ from octavo.errors import ModelError
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.layers import rotary as rotary_module
 from octavo.layers.build import ModelBuild
-from octavo.layers.rotary import RotaryEmbedding, rotary_frequencies
+from octavo.layers.rotary import RotaryEmbedding, rotary_amplitude, rotary_frequencies
 
 CPU = torch.device("cpu")
 
@@ -100,3 +100,46 @@ def test_llama3_scaling_leaves_short_wavelengths_and_divides_long_ones() -> None
     between = (wavelengths > 8192 / 4) & (wavelengths < 8192)
     assert between.any()
     assert bool(((scaled < plain) & (scaled > plain / 8))[between].all())
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+
+
+def test_yarn_leaves_fast_pairs_and_divides_slow_ones() -> None:
+    plain = rotary_frequencies(128, 10000.0, None, torch.float64, 64)
+    scaled = rotary_frequencies(128, 10000.0, YARN, torch.float64, 64)
+    turns = 4096 * plain / (2 * math.pi)
+    torch.testing.assert_close(scaled[turns > 40], plain[turns > 40])
+    torch.testing.assert_close(scaled[turns < 0.8], plain[turns < 0.8] / 4)
+    assert bool(((scaled < plain) & (scaled > plain / 4))[(turns > 1.3) & (turns < 25)].all())
+
+
+def test_yarn_makes_up_for_its_stretch_by_the_amplitude() -> None:
+    own = 0.1 * math.log(4) + 1
+    for more, expected in [
+        ({}, own),
+        ({"attn_factor": 0.5}, own / 2),
+        ({"attention_factor": 1.25}, 1.25),
+        ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
+        ({"mscale": 0.707}, own),
+        ({"factor": 0.5}, 1.0),
+    ]:
+        assert math.isclose(rotary_amplitude(YARN | more), expected), more
+
+
+@pytest.mark.parametrize(
+    ("scaling", "named"),
+    [
+        (YARN | {"extrapolation_factor": 0.5}, "extrapolation_factor"),
+        (YARN | {"beta_fast": "many"}, "many"),
+        ({"rope_type": "yarn", "factor": 4.0}, "original_max_position_embeddings"),
+        ({"rope_type": "dynamic", "factor": 2.0, "alpha": 1000.0}, "alpha"),
+        (
+            {"rope_type": "martian"},
+            "unknown kind of rope scaling 'martian'; known ones: default, linear.*yarn, dynamic",
+        ),
+    ],
+)
+def test_scaling_that_is_not_computed_is_named(scaling: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        rotary_frequencies(8, 10000.0, scaling, torch.float32, 64)

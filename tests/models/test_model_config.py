@@ -49,6 +49,35 @@ def test_default_rope_is_no_scaling(name: str) -> None:
     assert parse_config({**MINIMAL, name: {"rope_type": "default"}}, "config.json").rope_scaling is None
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+def test_all_spellings_of_yarn_mean_the_same() -> None:
+    spellings: list[dict[str, Any]] = [
+        {"max_position_embeddings": 32, "rope_scaling": {"type": "yarn", **YARN}},
+        {"max_position_embeddings": 32, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        {"max_position_embeddings": 128, "rope_scaling": YARN},
+        {"max_position_embeddings": 128, "rope_parameters": {**YARN, "factor": None}},
+        {"max_position_embeddings": 32, "rope_parameters": {**YARN, "rope_theta": 10000.0}},
+        {
+            "max_position_embeddings": 128,
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {**YARN, "original_max_position_embeddings": 128},
+        },
+    ]
+    for spelling in spellings:
+        config = parse_config(MINIMAL | spelling, "config.json")
+        assert config.max_position_embeddings == 128, spelling
+        assert config.rope_scaling == YARN, spelling
+
+
+@pytest.mark.parametrize("factor", [0, -4.0, "four", [4.0], float("nan"), 10**400, 2.0**60])
+@pytest.mark.parametrize("name", ["factor", "original_max_position_embeddings"])
+def test_a_yarn_that_reaches_no_length_is_named(name: str, factor: object) -> None:
+    with pytest.raises(ModelError, match=r"some/config\.json: YaRN's factor .* must be a length of 1 to"):
+        parse_config({**MINIMAL, "rope_scaling": {**YARN, name: factor}}, "some/config.json")
+
+
 def test_end_of_sequence_ids_of_both_files_are_joined_without_repeats() -> None:
     config = parse_config({**MINIMAL, "eos_token_id": 7}, "config.json", {"eos_token_id": [9, 7, 8]})
     assert config.eos_token_ids == (7, 9, 8)

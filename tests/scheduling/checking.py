@@ -3,6 +3,7 @@ tables."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 
 from octavo.engine.engine import Engine
 from octavo.execution.executor import Capabilities, Capacity, PendingOutput
@@ -11,6 +12,7 @@ from octavo.execution.simulated import SimulatedExecutor, beam_state, hashed_can
 from octavo.layer_groups import LayerGroups, one_group
 from octavo.memory import BlockPool, BlockTable, PagedManager
 from octavo.memory.contiguous import ContiguousManager
+from octavo.scheduling.scheduler import Scheduler
 
 
 def capacity(
@@ -294,3 +296,23 @@ def check_engine(engine: Engine) -> None:
     assert ledger.num_swapped_blocks == len({block for table in saved for block in table.held})
     assert ledger.num_unfilled_slots == ledger.num_reserved_slots + ledger.num_fragmented_slots
     assert 0 <= ledger.num_reserved_slots <= ledger.num_unfilled_slots
+
+
+def check_drafts(engine: Engine) -> None:
+    """The next step preempts the same requests as if there were no drafts, in the steps in flight neither. Both are
+    planned on copies."""
+    if not any(request.is_speculated for request in engine.scheduler.running):
+        return
+    plain = deepcopy(engine.scheduler)
+    for request in plain.running:
+        request.drafts.clear()
+        for sequence in request.sequences:
+            plain._writer.take_back_drafts(sequence)
+    assert _preempts(deepcopy(engine.scheduler)) == _preempts(plain), "drafts are the reason of a preemption"
+
+
+def _preempts(scheduler: Scheduler) -> set[str]:
+    """The requests that planning a step preempts."""
+    running = scheduler.running
+    scheduler.schedule()
+    return {request.request_id for request in running if not request.is_running}

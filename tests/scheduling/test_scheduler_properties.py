@@ -19,7 +19,7 @@ from octavo.outputs import BeamCandidates
 from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
 from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.beam_search import BeamSearch, Hypothesis
-from scheduling.checking import ShadowExecutor, capacity, check_engine, seed_of
+from scheduling.checking import ShadowExecutor, capacity, check_drafts, check_engine, seed_of
 
 GROUPS = [
     one_group(2),
@@ -302,6 +302,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def memory_is_whole(self) -> None:
         if hasattr(self, "traffic"):
             check_engine(self.traffic.engine)
+
+    @invariant()
+    def drafts_preempt_nobody(self) -> None:
+        if hasattr(self, "traffic"):
+            check_drafts(self.traffic.engine)
 
     def teardown(self) -> None:
         if hasattr(self, "traffic"):

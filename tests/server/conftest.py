@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 
+from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
 from octavo.server.app import create_app
@@ -110,9 +111,11 @@ def running_engine(config: EngineConfig = ENGINE) -> Iterator[Background]:
 
 
 @contextmanager
-def serving(background: Background, **knobs: Any) -> Iterator[Server]:
+def serving(
+    background: Background, sampling_defaults: SamplingDefaults | None = None, **knobs: Any
+) -> Iterator[Server]:
     """A server in front of an engine, with its own configuration."""
-    app = create_app(background.front, ENGINE, ServerConfig(**knobs))
+    app = create_app(background.front, ENGINE, ServerConfig(**knobs), sampling_defaults)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     running = asyncio.run_coroutine_threadsafe(uvicorn_server._serve(None), background.loop)
     until(lambda: uvicorn_server.started)

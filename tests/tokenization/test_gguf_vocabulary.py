@@ -130,6 +130,31 @@ def test_llama3_takes_a_word_that_is_a_token_whole(digits: Callable[..., Tokeniz
     assert texts_of(digits(pre="gpt-2"), "999") == ["9", "9", "9"]
 
 
+@pytest.mark.parametrize("name", ["falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"])
+def test_llama3s_pre_tokenizer_is_known_by_the_names_of_all_models_that_have_it(
+    name: str, digits: Callable[..., Tokenizer]
+) -> None:
+    assert texts_of(digits(pre=name), "12345") == ["<s>", "123", "4", "5"]
+    assert texts_of(digits(pre=name, add_bos=False), "999") == ["999"]
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        *(("qwen2", name) for name in ("kormo", "f2llmv2", "hunyuan", "solar-open", "grok-2")),
+        *(("gpt-4o", name) for name in ("kanana2", "talkie", "minimax-m2")),
+        *(("gpt-2", name) for name in ("exaone4", "gigachat", "a.x-4.0", "mellum", "jais", "trillion")),
+        *(("dbrx", name) for name in ("glm4", "chatglm-bpe")),
+        ("smollm", "minerva-7b"),
+    ],
+)
+def test_another_name_of_a_known_pre_tokenizer_gives_its_tokens(
+    other: str, name: str, digits: Callable[..., Tokenizer], varied_texts: list[str]
+) -> None:
+    expected = [digits(pre=other).encode(text) for text in varied_texts]
+    assert [digits(pre=name).encode(text) for text in varied_texts] == expected
+
+
 def test_an_unknown_pre_tokenizer_is_refused_with_the_known_ones(digits: Callable[..., Tokenizer]) -> None:
     with pytest.raises(ModelError, match=r"'martian'; the known ones are .*llama-bpe.*smollm"):
         digits(pre="martian")
@@ -142,6 +167,16 @@ def test_bos_and_eos_go_around_a_text_where_the_file_says_so(digits: Callable[..
     assert texts_of(digits(pre="llama-bpe"), "1") == ["<s>", "1"]
     assert texts_of(digits(pre="llama-bpe", add_bos=False), "1") == ["1"]
     assert digits(pre="gpt-2", add_bos=True).encode("1", add_special_tokens=False) == digits(pre="gpt-2").encode("1")
+
+
+def test_an_end_that_the_file_leaves_unmarked_is_found_whole_and_not_shown(
+    write_gguf: GGUFMaker, tmp_path: Path
+) -> None:
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|im_end|>", "<|endoftext|>", "ab"]
+    write_gguf(tmp_path / "ends.gguf", model="gpt2", pre="qwen2", tokens=tokens, merges=["a b"], bos=257, eos=257)
+    tokenizer = Tokenizer.from_gguf(tmp_path / "ends.gguf")
+    assert texts_of(tokenizer, "a<|im_end|><|endoftext|>") == ["a", "<|im_end|>", "<|endoftext|>"]
+    assert tokenizer.decode(tokenizer.encode("a<|im_end|><|endoftext|>")) == "a"
 
 
 def test_templates_know_the_files_special_tokens(digits: Callable[..., Tokenizer]) -> None:

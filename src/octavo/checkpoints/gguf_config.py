@@ -7,6 +7,7 @@ from typing import Any
 from gguf import MODEL_ARCH
 from gguf.quants import dequantize
 
+from octavo.checkpoints.gguf_ends import end_token_ids
 from octavo.checkpoints.gguf_header import GGUFHeader
 from octavo.errors import ModelError
 
@@ -43,7 +44,17 @@ _GPT2_FIELDS = {
     "context_length": "n_positions",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
-_ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+_YARN_FIELDS = {
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.attn_factor": "attn_factor",
+    "rope.scaling.yarn_attn_factor": "attention_factor",
+    "rope.scaling.yarn_ext_factor": "extrapolation_factor",
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+    "rope.scaling.yarn_log_multiplier": "mscale_all_dim",
+}
+"""YaRN's fields of config.json; `attn_factor`, which multiplies the amplitude that follows from the others, is
+llama.cpp's alone."""
 _GEMMA3_LOCAL_THETA = 10000.0
 _GEMMA3_PERIOD = 6
 """Every sixth layer of a Gemma 3 attends to everything, unless the file says otherwise."""
@@ -94,19 +105,12 @@ def config_fields(header: GGUFHeader) -> Fields:
     fields["tie_word_embeddings"] = "output.weight" not in tensors
     fields["attention_bias"] = "blk.0.attn_q.bias" in tensors
     fields["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
-    fields["eos_token_id"] = _end_ids(metadata)
+    fields["eos_token_id"] = end_token_ids(metadata)
     try:
         fields["architectures"] = [architecture.refine(fields, own, header)]
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{header.path} has metadata that are missing or not usable: {error!r:.200}") from error
     return fields
-
-
-def _end_ids(metadata: Fields) -> list[int]:
-    """The tokens that end an answer. Older files do not say which token ends a turn: it is known by its text."""
-    ids = [metadata[key] for kind in ("eos", "eot", "eom") if (key := f"tokenizer.ggml.{kind}_token_id") in metadata]
-    tokens = metadata.get("tokenizer.ggml.tokens", [])
-    return ids + [tokens.index(token) for token in _ENDS_OF_TURN if token in tokens]
 
 
 def _llama(fields: Fields, own: Fields, header: GGUFHeader) -> str:
@@ -181,7 +185,10 @@ def _add_rotary(fields: Fields, own: Fields, header: GGUFHeader) -> None:
     fields["rope_scaling"] = None
     if kind != "none":
         factor = own.get("rope.scaling.factor", own.get("rope.scale_linear"))
-        fields["rope_scaling"] = {"rope_type": kind, "factor": factor}
+        further = {name: own[key] for key, name in _YARN_FIELDS.items() if key in own} if kind == "yarn" else {}
+        fields["rope_scaling"] = {"rope_type": kind, "factor": factor, **further}
+        if kind == "yarn" and "mscale_all_dim" in further:
+            fields["rope_scaling"]["mscale"] = 1.0
     elif ROTARY_FACTORS[0] in header.tensors:
         fields["rope_scaling"] = {"rope_type": "frequency_factors", "factors": _factors(header, ROTARY_FACTORS[0])}
 

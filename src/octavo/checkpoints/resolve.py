@@ -13,6 +13,7 @@ SMALL_FILES = (
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 )
 """What is read of a model beside its weights and its vocabulary."""

@@ -98,6 +98,7 @@ def _processor() -> tuple[str, set[str]]:
 def _print_model(config: EngineConfig) -> None:
     import torch
 
+    from octavo.checkpoints.generation_config import generation_folder
     from octavo.checkpoints.locate import locate
     from octavo.checkpoints.resolve import resolve_model
     from octavo.execution.machine import free_memory_bytes
@@ -115,7 +116,7 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.models.registry import build_model
 
     checkpoint = locate(resolve_model(config, weights=False).model)
-    model = read_config(checkpoint)
+    model = read_config(checkpoint, generation_folder(config))
     dtype = resolve_dtype(config.dtype, model)
     max_model_len = resolve_max_model_len(config, model)
     device = torch.device("cpu")

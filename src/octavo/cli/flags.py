@@ -59,13 +59,13 @@ def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Co
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     """Flags for the sampling parameters that people set by hand."""
-    group = parser.add_argument_group("sampling")
+    group = parser.add_argument_group("sampling", "--generation-config goes before these defaults.")
     hints, defaults = get_type_hints(SamplingParams), SamplingParams()
     for name, text in _SAMPLING_HELP.items():
         default = getattr(defaults, name)
         kind = {"action": "append"} if name == "stop" else _kind(hints[name])
         names = ["-n"] if name == "n" else [flag(name)]
-        group.add_argument(*names, dest=name, default=default, help=_help(text, default), **kind)
+        group.add_argument(*names, dest=name, default=None, help=_help(text, default), **kind)
 
 
 def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
@@ -74,7 +74,12 @@ def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
     Raises:
         RequestError: a value is out of its range.
     """
-    return SamplingParams(**{name: getattr(arguments, name) for name in _SAMPLING_HELP})
+    return SamplingParams(**{name: getattr(arguments, name) for name in given_sampling(arguments)})
+
+
+def given_sampling(arguments: argparse.Namespace) -> list[str]:
+    """The names of the sampling parameters that the flags set."""
+    return [name for name in _SAMPLING_HELP if getattr(arguments, name) is not None]
 
 
 def _kind(hint: Any) -> dict[str, Any]:

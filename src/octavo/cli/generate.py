@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from octavo.cli.flags import add_config_flags, add_sampling_flags, read_config_flags, sampling_params
+from octavo.cli.flags import add_config_flags, add_sampling_flags, given_sampling, read_config_flags, sampling_params
 from octavo.cli.streams import StreamPrinter
 from octavo.config import EngineConfig
 from octavo.errors import RequestError
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     with LLM.configured(config) as llm:
         print(f"{config.model} ready in {time.monotonic() - start_s:.1f} s", file=sys.stderr)
         prompts = [_prompt(llm, text, arguments.chat) for text in texts]
-        _stream(llm, prompts, params)
+        _stream(llm, prompts, llm.sampling_defaults.applied(params, given_sampling(arguments)))
 
 
 def _read_prompt() -> str:

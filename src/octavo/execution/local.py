@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from octavo.checkpoints.generation_config import generation_folder
 from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
@@ -21,6 +22,7 @@ from octavo.execution.sizing import (
     resolve_max_model_len,
     size_cache,
     size_swap_space,
+    warn_of_bounded_length,
 )
 from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
@@ -67,7 +69,7 @@ class LocalExecutor:
         device = torch.device("cpu")
         config = resolve_model(config)
         checkpoint = locate(config.model)
-        self.model_config = read_config(checkpoint)
+        self.model_config = read_config(checkpoint, generation_folder(config))
         known = Grammars(grammars, self.model_config.vocab_size)
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
@@ -76,6 +78,7 @@ class LocalExecutor:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
+        warn_of_bounded_length(self.model_config)
         build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
         weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(free_memory_bytes))
         model = load_model(

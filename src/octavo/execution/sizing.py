@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MIB = 2**20
 LOADING_BYTES = 64 * MIB
 """Addresses that loading takes beside the weights and their copies."""
+UNSTRETCHED = "its rope scaling 'dynamic' would change cached keys as a sequence grows past it"
 
 
 def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
@@ -75,11 +76,26 @@ def resolve_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
     if config.max_model_len is None:
         return model.max_position_embeddings
     if config.max_model_len > model.max_position_embeddings:
+        why = f": {UNSTRETCHED}" if _is_unstretched(model) else ""
         raise ConfigError(
             f"--max-model-len {config.max_model_len} is over the {model.max_position_embeddings} tokens "
-            f"that {config.model} was made for"
+            f"that {config.model} was made for{why}"
         )
     return config.max_model_len
+
+
+def warn_of_bounded_length(model: ModelConfig) -> None:
+    """Say in the log where sequences end before the length that the model's rotary positions could be stretched to."""
+    if _is_unstretched(model):
+        logger.warning(
+            "sequences of up to %d tokens are served, the length that the model was trained for: %s",
+            model.max_position_embeddings,
+            UNSTRETCHED,
+        )
+
+
+def _is_unstretched(model: ModelConfig) -> bool:
+    return model.rope_scaling is not None and model.rope_scaling["rope_type"] == "dynamic"
 
 
 def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:

@@ -73,23 +73,22 @@ def rotary_frequencies(
     if kind not in _SCALINGS:
         raise ModelError(f"unknown kind of rope scaling {kind!r}; known ones: default, {', '.join(_SCALINGS)}")
     with _errors_named(scaling):
-        return _SCALINGS[kind](frequencies, scaling, max_positions)
+        return _SCALINGS[kind](frequencies, {"rope_theta": theta, **scaling}, max_positions)
 
 
 def rotary_amplitude(scaling: Scaling | None) -> float:
-    """What cosines and sines are multiplied by: 1, but for longrope, where it grows with the model's length.
+    """What cosines and sines are multiplied by: 1, but for longrope and YaRN, where it grows with the stretch.
 
     Raises:
         ModelError: a field is missing or not usable.
     """
-    if scaling is None or scaling.get("rope_type") != "longrope":
+    kind = None if scaling is None else scaling.get("rope_type")
+    if scaling is None or kind not in _AMPLITUDES:
         return 1.0
     with _errors_named(scaling):
         if scaling.get("attention_factor") is not None:
             return float(scaling["attention_factor"])
-        original = float(scaling["original_max_position_embeddings"])
-        factor = float(scaling.get("factor") or scaling["max_position_embeddings"] / original)
-        return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+        return _AMPLITUDES[kind](scaling)
 
 
 @contextmanager
@@ -129,6 +128,53 @@ def _longrope(frequencies: torch.Tensor, scaling: Scaling, max_positions: int) -
     return _divided(frequencies, scaling["long_factor" if is_long else "short_factor"])
 
 
+def _longrope_amplitude(scaling: Scaling) -> float:
+    original = float(scaling["original_max_position_embeddings"])
+    factor = float(scaling.get("factor") or scaling["max_position_embeddings"] / original)
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+
+
+def _yarn(frequencies: torch.Tensor, scaling: Scaling, _: int) -> torch.Tensor:
+    """YaRN (Peng et al., 2023): pairs of dimensions that turn `beta_fast` times or more within the original length are
+    left alone, those that turn less than `beta_slow` times are divided by `factor`, those between blended."""
+    if float(scaling.get("extrapolation_factor") or 1) != 1:
+        raise ValueError("an extrapolation_factor other than 1 is not computed")
+    rotary_dim, original = 2 * len(frequencies), float(scaling["original_max_position_embeddings"])
+
+    def pair_that_turns(times: float) -> float:
+        return rotary_dim * math.log(original / (2 * math.pi * times)) / (2 * math.log(float(scaling["rope_theta"])))
+
+    first = pair_that_turns(float(scaling.get("beta_fast") or 32))
+    last = pair_that_turns(float(scaling.get("beta_slow") or 1))
+    if scaling.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, rotary_dim - 1)
+    width = last - first or 0.001
+    stretched = ((torch.arange(len(frequencies), dtype=frequencies.dtype) - first) / width).clamp(0, 1)
+    return frequencies / float(scaling["factor"]) * stretched + frequencies * (1 - stretched)
+
+
+def _yarn_amplitude(scaling: Scaling) -> float:
+    """Makes up for the flatter attention over longer contexts (section 3.4). `mscale` and `mscale_all_dim` are
+    DeepSeek's, `attn_factor` is a further factor."""
+    factor = float(scaling["factor"])
+
+    def growth(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    mscale, mscale_all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    amplitude = growth(float(mscale)) / growth(float(mscale_all_dim)) if mscale and mscale_all_dim else growth(1.0)
+    return amplitude * float(scaling.get("attn_factor") or 1)
+
+
+def _dynamic(frequencies: torch.Tensor, scaling: Scaling, _: int) -> torch.Tensor:
+    """NTK-aware scaling that grows with a sequence: none up to the length that the model was trained for, which is as
+    far as sequences go here (`resolve_max_model_len`). Cached keys could not follow it further."""
+    if scaling.get("alpha") is not None:
+        raise ValueError("alpha, which scales sequences of every length, is not computed")
+    return frequencies
+
+
 def _divided(frequencies: torch.Tensor, divisors: Sequence[float]) -> torch.Tensor:
     return frequencies / torch.tensor(divisors, dtype=frequencies.dtype)
 
@@ -137,5 +183,8 @@ _SCALINGS: dict[str, Callable[[torch.Tensor, Scaling, int], torch.Tensor]] = {
     "linear": _linear,
     "llama3": _llama3,
     "longrope": _longrope,
+    "yarn": _yarn,
+    "dynamic": _dynamic,
     "frequency_factors": _frequency_factors,
 }
+_AMPLITUDES: dict[str, Callable[[Scaling], float]] = {"longrope": _longrope_amplitude, "yarn": _yarn_amplitude}

@@ -10,6 +10,7 @@ import torch
 
 from octavo.errors import ModelError
 from octavo.kernels.operations import ActivationKind
+from octavo.models.rope_fields import MAX_POSITIONS, read_rope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class ModelConfig:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
-    """The longest sequence the model was made for, in tokens."""
+    """The longest sequence the model was made for, in tokens; with YaRN, what its factor makes of the original."""
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
@@ -87,7 +88,7 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
 Layers = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
 Heads = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
 Width = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
-Positions = Annotated[int, msgspec.Meta(ge=1, le=2**27)]
+Positions = Annotated[int, msgspec.Meta(ge=1, le=MAX_POSITIONS)]
 WindowSize = Annotated[int, msgspec.Meta(ge=0, le=2**27)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -111,6 +112,7 @@ class _Fields(msgspec.Struct, kw_only=True):
     rope_theta: Annotated[float, msgspec.Meta(gt=0)] | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
+    original_max_position_embeddings: Positions | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -155,7 +157,7 @@ def parse_config(
     except msgspec.ValidationError as error:
         raise ModelError(f"{source} does not describe a model: {error}") from error
     num_kv_heads = fields.num_key_value_heads or fields.num_attention_heads
-    rope_theta, rope_scaling = _rope(fields, source)
+    rope = read_rope(raw, fields.max_position_embeddings, source)
     config = ModelConfig(
         architecture=fields.architectures[0],
         vocab_size=fields.vocab_size,
@@ -165,10 +167,10 @@ def parse_config(
         num_attention_heads=fields.num_attention_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=fields.head_dim or fields.hidden_size // fields.num_attention_heads,
-        max_position_embeddings=fields.max_position_embeddings,
+        max_position_embeddings=rope.max_positions,
         rms_norm_eps=fields.rms_norm_eps,
-        rope_theta=rope_theta,
-        rope_scaling=rope_scaling,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         tie_word_embeddings=fields.tie_word_embeddings,
         attention_bias=fields.attention_bias,
         mlp_bias=fields.mlp_bias,
@@ -179,20 +181,6 @@ def parse_config(
     )
     _check_heads(config, source)
     return config
-
-
-def _rope(fields: _Fields, source: str) -> tuple[float, dict[str, Any] | None]:
-    """Theta and scaling: transformers 5 has both in `rope_parameters`, 4 has two fields, and once wrote `type`."""
-    scaling = {**(fields.rope_scaling or {}), **(fields.rope_parameters or {})}
-    theta = scaling.pop("rope_theta", fields.rope_theta or 10000.0)
-    scaling.pop("partial_rotary_factor", None)
-    if not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
-        raise ModelError(f"{source}: rope_theta must be a number above 0, got {theta!r:.80}")
-    kind = scaling.pop("rope_type", None) or scaling.get("type") or "default"
-    scaling.pop("type", None)
-    if not isinstance(kind, str) or any(isinstance(value, dict) for value in scaling.values()):
-        raise ModelError(f"{source}: rope_parameters must be of one kind for all layers, got {scaling}")
-    return float(theta), None if kind == "default" else {"rope_type": kind, **scaling}
 
 
 def _dtype(name: str, source: str) -> torch.dtype:

@@ -16,9 +16,10 @@ from octavo.checkpoints.folder import has_weights, open_folder
 from octavo.checkpoints.gguf import GGUFTensors
 from octavo.checkpoints.gguf_config import config_fields
 from octavo.checkpoints.gguf_header import read_header
-from octavo.checkpoints.json_files import read_json, tokenizer_eos_ids
+from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.checkpoints.locate import Checkpoint
 from octavo.checkpoints.source import HuggingFaceTensors, TensorSource
+from octavo.checkpoints.special_tokens import tokenizer_end_ids
 from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
 from octavo.layers.build import ModelBuild
@@ -31,16 +32,26 @@ SHOWN_NAMES = 5
 """Tensor names in an error; the rest are counted."""
 
 
-def read_config(checkpoint: Checkpoint) -> ModelConfig:
+def read_config(checkpoint: Checkpoint, generation_folder: Path | None = None) -> ModelConfig:
     """The config of a checkpoint, checked to be one that can be run.
+
+    Args:
+        checkpoint: where it is.
+        generation_folder: where the generation_config.json is whose end-of-sequence ids are added, in place of the
+            checkpoint's own folder.
 
     Raises:
         ModelError: it cannot be read, its architecture is unknown, or it asks for what the architecture does not do.
     """
     if checkpoint.format == "gguf":
         source = str(checkpoint.path)
-        return config_of(translated(config_fields(read_header(*checkpoint.pieces)), source), source)
-    return _folder_config(checkpoint.path)
+        fields = translated(config_fields(read_header(*checkpoint.pieces)), source)
+        return config_of(fields, source, None if generation_folder is None else _generation_fields(generation_folder))
+    return _folder_config(checkpoint.path, _generation_fields(generation_folder or checkpoint.path))
+
+
+def _generation_fields(folder: Path) -> dict[str, Any]:
+    return read_optional_object(folder / "generation_config.json")
 
 
 def resolve_dtype(name: str, config: ModelConfig) -> torch.dtype:
@@ -104,18 +115,14 @@ def load_model(
     return model
 
 
-def _folder_config(folder: Path) -> ModelConfig:
+def _folder_config(folder: Path, generation: dict[str, Any]) -> ModelConfig:
     raw = read_json(folder / "config.json", dict[str, Any])
-    generation_path = folder / "generation_config.json"
-    generation = read_json(generation_path, dict[str, Any]) if generation_path.is_file() else None
     if raw.get("dtype") is None and raw.get("torch_dtype") is None and has_weights(folder):
         raw["dtype"] = open_folder(folder, "auto").dtype_name()
     source = str(folder / "config.json")
     config = config_of(translated(raw, source), source, generation)
-    if config.eos_token_ids:
-        return config
-    own = (token_id for token_id in tokenizer_eos_ids(folder) if token_id < config.vocab_size)
-    return replace(config, eos_token_ids=tuple(own))
+    own = (token_id for token_id in tokenizer_end_ids(folder) if token_id < config.vocab_size)
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *own))))
 
 
 def _open_source(

@@ -15,18 +15,31 @@ class Allotment(NamedTuple):
     num_new: list[tuple[SequenceState, int]]
     samples: bool
 
+    @property
+    def num_tokens(self) -> int:
+        """Of all its sequences."""
+        return sum(num_new for _, num_new in self.num_new)
+
 
 def allot(request: Request, max_tokens: int, memory: KVManager) -> Allotment:
     """A request samples when all its sequences reach their ends in this step; else it goes as far as `max_tokens` go,
     without any last token."""
     if request.is_decoding:
-        if request.drafts:
-            return Allotment(request, _with_drafts(request, max_tokens - len(request.sequences)), True)
         return Allotment(request, [(sequence, 1) for sequence in request.sequences], True)
     whole = _distribute(request, max_tokens, memory, hold_back=0)
     if whole is not None:
         return Allotment(request, whole, True)
     return Allotment(request, _distribute(request, max_tokens, memory, hold_back=1) or [], False)
+
+
+def with_drafts(allotment: Allotment, max_drafts: int) -> Allotment:
+    """The allotment of a request that decodes, with as many of its sequences' drafts as there is room for."""
+    num_new = []
+    for sequence, num_own in allotment.num_new:
+        num_drafts = min(max_drafts, len(allotment.request.drafts.get(sequence, ())))
+        max_drafts -= num_drafts
+        num_new.append((sequence, num_own + num_drafts))
+    return allotment._replace(num_new=num_new)
 
 
 def num_blocks_needed(allotment: Allotment, memory: KVManager) -> int:
@@ -42,16 +55,6 @@ def num_blocks_needed(allotment: Allotment, memory: KVManager) -> int:
         for sequence, num_new in allotment.num_new
         if num_new
     )
-
-
-def _with_drafts(request: Request, max_drafts: int) -> list[tuple[SequenceState, int]]:
-    """One token for each sequence, and as many of its drafts as there is room for."""
-    num_new = []
-    for sequence in request.sequences:
-        num_drafts = min(max_drafts, len(request.drafts.get(sequence, ())))
-        max_drafts -= num_drafts
-        num_new.append((sequence, 1 + num_drafts))
-    return num_new
 
 
 def _distribute(

@@ -42,7 +42,11 @@ def _advance(
     drop: Callable[[SequenceState], None],
 ) -> None:
     """Let a search choose among its beams' candidates. The blocks of beams that are dropped are free at once; one that
-    is kept several times goes on in its own sequence and in forks of it."""
+    is kept several times goes on in its own sequence and in forks of it.
+
+    `search.advance` takes the candidates of all beams, the best beam's first, and returns the beams of the next step in
+    that order: each by the place of the beam that it extends, and the token that it adds.
+    """
     beams = sorted(candidates, key=lambda beam: beam.rank)
     kept = search.advance([candidates[beam] for beam in beams])
     parents = {extension.parent for extension in kept}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from octavo.memory import KVManager
 from octavo.scheduling import recall
 from octavo.scheduling.admission import Limits
-from octavo.scheduling.allotment import Allotment, allot, num_blocks_needed
+from octavo.scheduling.allotment import Allotment, allot, num_blocks_needed, with_drafts
 from octavo.scheduling.plan_writer import PlanWriter
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
@@ -39,13 +39,21 @@ class Chooser:
     back (found blocks, and those from the swap space), and gives back what a request holds that it preempts."""
 
     def __init__(
-        self, limits: Limits, memory: KVManager, queues: Queues, preemption: Preemption, writer: PlanWriter
+        self,
+        limits: Limits,
+        memory: KVManager,
+        queues: Queues,
+        preemption: Preemption,
+        writer: PlanWriter,
+        *,
+        may_draft: bool,
     ) -> None:
         self._limits = limits
         self._memory = memory
         self._queues = queues
         self._preemption = preemption
         self._writer = writer
+        self._may_draft = may_draft
 
     def choose(self) -> list[Allotment]:
         """What each request does in the next step, in order of arrival. Where one was preempted nobody is admitted."""
@@ -55,6 +63,8 @@ class Chooser:
         allotments = self._choose_running(budget)
         if self._memory.totals.num_preemptions == num_preemptions:
             self._choose_waiting(budget, allotments)
+        if self._may_draft:
+            self._choose_drafts(budget, allotments)
         return allotments
 
     def _choose_running(self, budget: Budget) -> list[Allotment]:
@@ -67,10 +77,6 @@ class Chooser:
                 continue
             allotment = allot(request, budget.chunk_tokens + request.num_places, self._memory)
             needed = num_blocks_needed(allotment, self._memory)
-            if request.drafts and self._is_too_much(needed, budget):
-                request.drafts.clear()
-                allotment = allot(request, budget.chunk_tokens + request.num_places, self._memory)
-                needed = num_blocks_needed(allotment, self._memory)
             while needed > budget.free_blocks:
                 victim = self._queues.latest
                 budget.free_blocks += self._preempt(victim, needed_by=request)
@@ -101,18 +107,29 @@ class Chooser:
             self._charge(budget, allotment, num_blocks_needed(allotment, self._memory))
             allotments.append(allotment)
 
-    def _is_too_much(self, num_blocks: int, budget: Budget) -> bool:
-        """Whether drafts that take so many blocks would be the reason that a request is preempted: they go before the
-        blocks that each running sequence may need for its next token, and before what is promised."""
+    def _choose_drafts(self, budget: Budget, allotments: list[Allotment]) -> None:
+        """Let requests compute the drafts of their sequences in what everyone else has left: so drafts preempt nobody.
+
+        What is promised, and the blocks that each running sequence may need for its next token, stay free: the next
+        step may be planned before it is known which drafts were accepted.
+        """
         num_next = self._queues.num_running_sequences * len(self._limits.demand.layer_groups.groups)
-        return num_blocks > max(0, budget.free_blocks - budget.promised_blocks - num_next)
+        spare_blocks = max(0, budget.free_blocks - budget.promised_blocks - num_next)
+        for place, allotment in enumerate(allotments):
+            if not allotment.request.drafts:
+                continue
+            longer = with_drafts(allotment, budget.chunk_tokens)
+            num_blocks = num_blocks_needed(longer, self._memory) - num_blocks_needed(allotment, self._memory)
+            if num_blocks <= spare_blocks:
+                spare_blocks -= num_blocks
+                budget.chunk_tokens -= longer.num_tokens - allotment.num_tokens
+                allotments[place] = longer
 
     def _charge(self, budget: Budget, allotment: Allotment, num_blocks: int) -> None:
         request = allotment.request
         budget.free_blocks -= num_blocks
-        if request.drafts or not request.is_decoding:
-            num_tokens = sum(num_new for _, num_new in allotment.num_new)
-            budget.chunk_tokens -= max(0, num_tokens - request.num_places)
+        if not request.is_decoding:
+            budget.chunk_tokens -= max(0, allotment.num_tokens - request.num_places)
             budget.promised_blocks += max(0, request.num_blocks_missing(self._limits.demand) - num_blocks)
 
     def _reserve(self, request: Request) -> bool:

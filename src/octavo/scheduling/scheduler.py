@@ -52,7 +52,7 @@ class Scheduler:
         self._pins = Pins(memory)
         self._writer = PlanWriter(memory)
         self._preemption = Preemption(preemption_mode, memory.block_bytes)
-        self._chooser = Chooser(limits, memory, self.queues, self._preemption, self._writer)
+        self._chooser = Chooser(limits, memory, self.queues, self._preemption, self._writer, may_draft=max_drafts > 0)
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
         self._max_drafts = max_drafts

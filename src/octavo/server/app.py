@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
 from octavo.knobs import flag, parse_size
 from octavo.server import health, metrics
@@ -16,7 +17,9 @@ from octavo.server.request_log import RequestLog
 from octavo.server.serving import Serving
 
 
-def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> FastAPI:
+def create_app(
+    front: Front, engine: EngineConfig, config: ServerConfig, sampling_defaults: SamplingDefaults | None = None
+) -> FastAPI:
     """The HTTP application in front of a connected engine.
 
     Its state has `serving`, what endpoints work with, and `is_draining`, which turns new work away once it is set.
@@ -25,6 +28,7 @@ def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> Fast
         front: connected.
         engine: what the engine was started with.
         config: the server's own knobs.
+        sampling_defaults: for what requests leave out; None are the engine's own.
     """
     app = FastAPI(
         title="Octavo",
@@ -36,7 +40,14 @@ def create_app(front: Front, engine: EngineConfig, config: ServerConfig) -> Fast
     )
     open_requests = OpenRequests(config.max_queued_requests)
     app.state.is_draining = False
-    app.state.serving = Serving(front, engine, config, open_requests, Metrics(front.client, open_requests))
+    app.state.serving = Serving(
+        front,
+        engine,
+        config,
+        open_requests,
+        Metrics(front.client, open_requests),
+        sampling_defaults or SamplingDefaults(),
+    )
     for module in (models, chat_completions, completions, health, metrics):
         app.include_router(module.router)
     install_handlers(app)

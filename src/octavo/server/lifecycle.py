@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from octavo.checkpoints.generation_config import SamplingDefaults, read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.client import EngineClient
@@ -123,6 +124,7 @@ async def _serve(
     from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 
     clock.lap("import the front")
+    defaults = read_sampling_defaults(local)
     tokenizer = load_tokenizer(local)
     pins = [(read_pinned_prefix(path, tokenizer), path) for path in engine.pin_prefix]
     clock.lap("load the tokenizer")
@@ -140,7 +142,7 @@ async def _serve(
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config)
+    app = create_app(Front(client, tokenizer, ready, engine.seed), engine, config, defaults)
     server = Server(
         uvicorn.Config(
             app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=FLUSH_TIMEOUT_S
@@ -149,7 +151,7 @@ async def _serve(
     ending = _Ending(client, server, app, config.drain_timeout)
     with ending.watching():
         clock.lap("open the port")
-        print(summary(engine, ready, listener, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
+        print(summary(engine, ready, listener, defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True)
         await server.serve(sockets=[listener])
     return ending.status
 
@@ -215,7 +217,12 @@ class _Ending:
 
 
 def summary(
-    engine: EngineConfig, ready: Ready, listener: socket.socket, front_s: dict[str, float], total_s: float
+    engine: EngineConfig,
+    ready: Ready,
+    listener: socket.socket,
+    defaults: SamplingDefaults,
+    front_s: dict[str, float],
+    total_s: float,
 ) -> str:
     """The table printed when the server is up."""
     limits = ready.limits
@@ -232,6 +239,7 @@ def summary(
         "serves": f"{num_slots:,} tokens at once: {at_full_length:,} sequences of the full "
         f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
         "kernels": ready.kernels,
+        "sampling": f"defaults of requests: {defaults}; --generation-config changes them",
         "ready after": f"{total_s:.1f} s: {phases}; beside it the engine: {engine_phases}",
         "listening": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
     }

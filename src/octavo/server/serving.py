@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig, ServerConfig
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
@@ -21,6 +22,8 @@ class Serving:
     config: ServerConfig
     open_requests: OpenRequests
     metrics: Metrics
+    sampling_defaults: SamplingDefaults
+    """For what requests leave out."""
     created: int = field(default_factory=lambda: int(time.time()))
     """When the server started, in Unix seconds."""
 

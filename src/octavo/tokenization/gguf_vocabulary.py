@@ -7,6 +7,7 @@ from typing import Any
 from gguf.constants import Keys, TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from octavo.checkpoints.gguf_ends import end_token_ids
 from octavo.checkpoints.gguf_header import read_header
 from octavo.errors import ModelError
 from octavo.tokenization.vocabulary import Vocabulary
@@ -28,18 +29,59 @@ GPT4O_SPLIT = (
     r"|\p{N}{1,3}" + _BEHIND_WORDS
 )
 
+LLAMA3_NAMES = [
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+]
+"""What converters call LLaMA 3's pre-tokenizer, after the models that they met it in."""
+QWEN2_NAMES = [
+    "qwen2",
+    "deepseek-r1-qwen",
+    "kormo",
+    "f2llmv2",
+    "megrez",
+    "stablelm2",
+    "hunyuan",
+    "solar-open",
+    "grok-2",
+]
+GPT4O_NAMES = ["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"]
+GPT2_NAMES = [
+    "gpt-2",
+    "phi-2",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+    "granite-docling",
+    "exaone4",
+    "gigachat",
+    "a.x-4.0",
+    "mellum",
+    "jina-es",
+    "jina-de",
+]
+SMOLLM_NAMES = ["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"]
+
 SPLITS_BY_NAME: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_SPLIT,)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"), (QWEN2_SPLIT,)),
+    **dict.fromkeys([*LLAMA3_NAMES, "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], (LLAMA3_SPLIT,)),
+    **dict.fromkeys(QWEN2_NAMES, (QWEN2_SPLIT,)),
     "tekken": (TEKKEN_SPLIT,),
-    **dict.fromkeys(("gpt-4o", "llama4"), (GPT4O_SPLIT,)),
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), (GPT2_SPLIT,)),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", GPT2_SPLIT)),
+    **dict.fromkeys(GPT4O_NAMES, (GPT4O_SPLIT,)),
+    **dict.fromkeys(GPT2_NAMES, (GPT2_SPLIT,)),
+    **dict.fromkeys(SMOLLM_NAMES, (r"\p{N}", GPT2_SPLIT)),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 """The patterns behind each `tokenizer.ggml.pre`, as in llama.cpp: each splits the pieces that the one before left."""
 
-WHOLE_WORD_NAMES = ("llama-bpe", "llama3", "llama-v3", "tekken")
+WHOLE_WORD_NAMES = (*LLAMA3_NAMES, "tekken")
 """Here words that are tokens are taken whole, and a text begins with BOS unless the file says otherwise."""
 
 PHI3_PLAIN = ("<unk>", "<s>", "<|endoftext|>")
@@ -167,19 +209,20 @@ def _merges_from_scores(tokens: list[str], metadata: dict[str, Any]) -> list[tup
 
 
 def _add_marked_tokens(backend: Tokenizer, metadata: dict[str, Any]) -> None:
-    """Control, unknown and user-defined tokens are taken whole wherever a text has them; the first two are special.
+    """Control, unknown and user-defined tokens are taken whole wherever a text has them, and so are those that end an
+    answer, which some files leave unmarked. All but the user-defined ones are special.
 
-    Runs of spaces are not: merges make them.
+    Runs of spaces are not taken whole: merges make them.
     """
-    special = (TokenType.CONTROL, TokenType.UNKNOWN)
+    special, ends = (TokenType.CONTROL, TokenType.UNKNOWN), set(end_token_ids(metadata))
     is_phi3 = metadata.get("general.architecture") == "phi3" and metadata[Keys.Tokenizer.MODEL] == "llama"
-    backend.add_tokens(
-        [
-            AddedToken(token, normalized=False, special=kind in special, rstrip=is_phi3 and token not in PHI3_PLAIN)
-            for token, kind in zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)
-            if kind in special or (kind == TokenType.USER_DEFINED and token.strip(" ▁"))
-        ]
-    )
+    marked = []
+    for token_id, (token, kind) in enumerate(zip(metadata[Keys.Tokenizer.LIST], _types(metadata), strict=True)):
+        is_special = kind in special or token_id in ends
+        if is_special or (kind == TokenType.USER_DEFINED and token.strip(" ▁")):
+            strips = is_phi3 and token not in PHI3_PLAIN
+            marked.append(AddedToken(token, normalized=False, special=is_special, rstrip=strips))
+    backend.add_tokens(marked)
 
 
 def _add_bos_and_eos(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> None:

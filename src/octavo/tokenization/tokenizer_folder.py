@@ -1,6 +1,5 @@
 """Reading the vocabulary of a local Hugging Face folder: tokenizer.json or GPT-2's two files, and those beside them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,11 @@ import msgspec
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from octavo.checkpoints.json_files import read_optional_object
+from octavo.checkpoints.special_tokens import AddedToken, SpecialTokens, read_special_tokens
 from octavo.errors import ModelError
 from octavo.tokenization.vocabulary import Vocabulary
 
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 BYTE_LEVEL_FILES = ("vocab.json", "merges.txt")
 """What checkpoints of GPT-2's and OPT's time have in place of a tokenizer.json."""
 _BYTE_LEVEL_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
@@ -23,20 +23,40 @@ class _NamedTemplate(msgspec.Struct):
 
 
 def read_tokenizer_folder(folder: Path) -> Vocabulary:
-    """Read tokenizer.json and, where there, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
+    """Read tokenizer.json and, where there, tokenizer_config.json, special_tokens_map.json, added_tokens.json and
+    chat_template.jinja.
 
     Raises:
         ModelError: there is no tokenizer.json, and none can be made of what is there, or a file cannot be read as what
             it should be.
     """
-    config = _read_json(folder / "tokenizer_config.json")
-    special_tokens = _special_tokens(_read_json(folder / "special_tokens_map.json") | config)
+    config = read_optional_object(folder / "tokenizer_config.json")
+    special = read_special_tokens(folder)
     has_files = all((folder / name).is_file() for name in BYTE_LEVEL_FILES)
     if has_files and config.get("tokenizer_class") in _BYTE_LEVEL_CLASSES and not (folder / "tokenizer.json").is_file():
-        backend = _byte_level_backend(folder, config, special_tokens)
+        backend = _byte_level_backend(folder, config)
+        _add_tokens(backend, special)
+        _add_bos(backend, config, special)
     else:
         backend = _read_backend(folder / "tokenizer.json")
-    return Vocabulary(backend=backend, special_tokens=special_tokens, chat_template=_chat_template(folder, config))
+        _add_tokens(backend, special)
+    return Vocabulary(backend=backend, special_tokens=special.roles, chat_template=_chat_template(folder, config))
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
+    """Add what the files beside the vocabulary declare, and make special what they name as such. A token that is there
+    keeps its id."""
+    backend.add_tokens([_added(token) for token in special.declared])
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    named = [known.get(token.content) or _added(token) for token in special.named]
+    for token in named:
+        token.special = True
+    backend.add_tokens(named)
+
+
+def _added(token: AddedToken) -> tokenizers.AddedToken:
+    flags = {name: value for name, value in msgspec.structs.asdict(token).items() if value is not None}
+    return tokenizers.AddedToken(**flags)
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -54,7 +74,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _byte_level_backend(folder: Path, config: dict[str, Any], special_tokens: dict[str, str]) -> tokenizers.Tokenizer:
+def _byte_level_backend(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE, as transformers' GPT2Tokenizer makes it of the same files."""
     vocab, merges = (folder / name for name in BYTE_LEVEL_FILES)
     try:
@@ -63,35 +83,14 @@ def _byte_level_backend(folder: Path, config: dict[str, Any], special_tokens: di
         raise ModelError(f"{vocab} and merges.txt cannot be read as a tokenizer: {error}") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=config.get("add_prefix_space") is True)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(dict.fromkeys(special_tokens.values())))
-    bos = special_tokens.get("bos_token")
-    if config.get("add_bos_token") and bos is not None:
-        bos_id = backend.token_to_id(bos)
-        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, bos_id)])
     return backend
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """A special token is written as its text or as an object with the text under `content`."""
-    texts = {}
-    for role in SPECIAL_TOKENS:
-        token = config.get(role)
-        text = token.get("content") if isinstance(token, dict) else token
-        if isinstance(text, str):
-            texts[role] = text
-    return texts
+def _add_bos(backend: tokenizers.Tokenizer, config: dict[str, Any], special: SpecialTokens) -> None:
+    bos = special.roles.get("bos_token")
+    if config.get("add_bos_token") and bos is not None:
+        bos_id = backend.token_to_id(bos)
+        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, bos_id)])
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:

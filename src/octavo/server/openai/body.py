@@ -116,6 +116,11 @@ class SamplingBody(BaseModel):
         return max(self.num_answers, self.best_of or 1)
 
     @property
+    def given_params(self) -> frozenset[str]:
+        """The fields of sampling that the request brings."""
+        return frozenset(name for name in SamplingParams.__struct_fields__ if getattr(self, name, None) is not None)
+
+    @property
     def wants_usage_chunk(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 

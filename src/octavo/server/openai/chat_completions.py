@@ -93,7 +93,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     serving.check_model(body.model)
     body.check_supported()
     check_caps(serving.config, n=body.num_answers, best_of=body.best_of, stop=body.stop, logit_bias=body.logit_bias)
-    params = body.params()
+    params = serving.sampling_defaults.applied(body.params(), body.given_params)
     text, token_ids = await serving.front.tokenize_chat(
         body.messages, body.add_generation_prompt is not False, **body.template_variables
     )

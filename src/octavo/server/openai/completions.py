@@ -93,7 +93,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
         logit_bias=body.logit_bias,
         num_prompts=len(prompts),
     )
-    params = body.params()
+    params = serving.sampling_defaults.applied(body.params(), body.given_params)
     tokenized = [await _tokenized(serving.front, prompt) for prompt in prompts]
     await run.start(serving, context, tokenized, params, body.cache_salt)
     answer = _TextAnswer(serving, context, body)
