@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(REPOSITORY.parent / "shared"),
         help="folder with data/ and peers/ (workloads and prompts)",
     )
+    parser.addoption(
+        "--endings", type=int, default=8, help="random moments at which tests/dropin/test_endings.py ends servers"
+    )
 
 
 @pytest.fixture(scope="session")

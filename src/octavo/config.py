@@ -211,7 +211,8 @@ class EngineConfig:
     )
     num_threads: int | None = knob(
         None,
-        "threads for the CPU kernels of all processes; torch's choice by default (one a core, or OMP_NUM_THREADS)",
+        "threads for the CPU kernels of all processes; by default one a core, or OMP_NUM_THREADS, but no more than "
+        "the cores that a container's quota leaves",
         group="machine",
         metavar="N",
         at_least=1,
@@ -373,6 +374,13 @@ class ServerConfig:
     step_timeout: float = knob(
         120.0,
         "seconds without a step while requests wait, after which /health fails",
+        group="server",
+        metavar="SECONDS",
+        at_least=0,
+    )
+    ready_timeout: float = knob(
+        10.0,
+        "seconds without a step while requests wait, after which /ready fails, so that others get the requests",
         group="server",
         metavar="SECONDS",
         at_least=0,

@@ -30,6 +30,10 @@ class EngineError(OctavoError, RuntimeError):
     """The engine is not able to go on: a broken invariant or a dead executor."""
 
 
+class FailedRequestError(OctavoError, RuntimeError):
+    """A request failed in the middle of its work; the engine goes on with the others."""
+
+
 class LostRankError(EngineError):
     """A rank waits in vain for another one of its model, which has ended."""
 

@@ -13,15 +13,15 @@ from octavo.checkpoints.generation_config import read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.errors import EngineError, RequestError
+from octavo.errors import RequestError
 from octavo.execution.launch import executor_class
-from octavo.inputs import Prompt, as_list, read_prompt
+from octavo.inputs import Prompt, as_list
 from octavo.memory import Ledger
 from octavo.metrics.offline import OfflineMetrics
 from octavo.output_assembler import OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import BeamSearchParams, SamplingParams
-from octavo.scheduling.messages import EngineRequest, request_seed
+from octavo.shared_engine import OpenRequests, SharedEngine
 from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 from octavo.vllm.beams import beam_sequences
@@ -37,7 +37,8 @@ Message = Mapping[str, Any]
 
 
 class LLM:
-    """A language model for offline work, from one thread.
+    """A language model for offline work. Several threads may call it: their requests run together, and each gets what
+    it gets alone. A process that was forked off after it was made may not.
 
         llm = LLM(model="smollm2", kv_cache_memory="1GiB")
         for out in llm.generate(["The capital of France is"], SamplingParams(temperature=0.8, max_tokens=64)):
@@ -65,8 +66,7 @@ class LLM:
         for path in self.config.pin_prefix:
             self.engine.pin(read_pinned_prefix(path, self.tokenizer), path)
         self._metrics = OfflineMetrics(self.engine, self.config.model)
-        self._num_requests = 0
-        self._open_requests: dict[str, OpenRequests] = {}
+        self.shared = SharedEngine(self.engine, self.tokenizer, self._metrics, self.config.seed or 0)
 
     @classmethod
     def configured(cls, config: EngineConfig) -> Self:
@@ -129,6 +129,7 @@ class LLM:
         Raises:
             RequestError: as for `generate`, or the template refuses the messages.
         """
+        self.shared.check_process()
         check_call(keywords, "LLM.chat")
         is_batch = isinstance(messages, list | tuple) and any(isinstance(each, list | tuple) for each in messages)
         conversations = messages if is_batch else [messages]
@@ -189,7 +190,7 @@ class LLM:
         Raises:
             RequestError: as for `generate`, when the first is asked for.
         """
-        yield from self._steps(self._open(as_list(prompts), sampling_params))
+        yield from self.shared.steps(self._open(as_list(prompts), sampling_params))
 
     def get_tokenizer(self) -> "NamedTokenizer":
         """The tokenizer with the methods that `transformers` has: `encode`, `decode`, `apply_chat_template`."""
@@ -212,12 +213,16 @@ class LLM:
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
-        return self.engine.ledger()
+        with self.shared.turn():
+            return self.engine.ledger()
 
     def close(self) -> None:
-        """Give the weights and the KV cache back to the system, and end the processes of chat templates."""
-        self.tokenizer.close()
-        self.engine.close()
+        """Give the weights and the KV cache back to the system, and end the processes of chat templates. In a forked
+        process that is the other's to do."""
+        if self.shared.is_own:
+            self.tokenizer.close()
+            with self.shared.turn():
+                self.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,8 +236,9 @@ class LLM:
 
     def _open(
         self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> "OpenRequests":
+    ) -> OpenRequests:
         """Tokenize and queue all prompts, or none where one is refused."""
+        self.shared.check_process()
         params = sampling_params if sampling_params is not None else self.get_default_sampling_params()
         given = [params] if isinstance(params, SamplingParams) else list(params)
         if not all(isinstance(own, SamplingParams) for own in given):
@@ -248,104 +254,25 @@ class LLM:
         try:
             for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
                 try:
-                    self.queue(opened, prompt, own)
+                    self.shared.queue(opened, prompt, own)
                 except RequestError as error:
                     raise RequestError(f"prompt {number}: {error}") from error
         except BaseException:
-            self._abort(opened)
+            self.shared.abort(opened)
             raise
         return opened
 
-    def queue(self, opened: "OpenRequests", prompt: Prompt, params: SamplingParams) -> str:
-        """Tokenize a prompt and hand it to the engine, with these requests. Returns its name there.
-
-        Raises:
-            RequestError: it can never be served here.
-        """
-        read = read_prompt(prompt, self.tokenizer)
-        arrival_s = time.monotonic()
-        request_id, seed = str(self._num_requests), request_seed(self.config.seed or 0, self._num_requests)
-        bad_words = self.tokenizer.bad_words(params.bad_words or ())
-        self.engine.add(
-            EngineRequest(
-                request_id,
-                read.token_ids,
-                params,
-                arrival_s,
-                seed,
-                cache_salt=read.cache_salt,
-                bad_words=bad_words,
-            )
-        )
-        self._metrics.note_start(request_id, params)
-        self._num_requests += 1
-        opened.assemblers[request_id] = OutputAssembler(
-            self.tokenizer, request_id, read.text, read.token_ids, params, arrival_s
-        )
-        self._open_requests[request_id] = opened
-        return request_id
-
-    def _steps(self, opened: "OpenRequests") -> Iterator[OutputAssembler]:
-        """Step the engine until these requests are over; whoever leaves early leaves nothing behind."""
-        left = set(opened.assemblers)
-        try:
-            while left:
-                while not opened.ready:
-                    self.step()
-                assembler = next(iter(opened.ready))
-                del opened.ready[assembler]
-                if assembler.finished:
-                    left.remove(assembler.request_id)
-                yield assembler
-        finally:
-            self._abort(opened)
-
-    def step(self) -> None:
-        """One step for all open requests; another stream's find their news where that stream looks when it goes on."""
-        if not self.engine.has_unfinished:
-            raise EngineError("requests were dropped: they were aborted from elsewhere, or a step failed")
-        for update in self.engine.step():
-            opened = self._open_requests[update.request_id]
-            assembler = opened.assemblers[update.request_id]
-            for index in assembler.apply(update):
-                self.engine.abort(update.request_id, index)
-            self._metrics.note_update(assembler, update)
-            opened.ready[assembler] = None
-
-    def drop(self, opened: "OpenRequests", request_id: str) -> None:
-        """End a request, whatever its state, and forget it."""
-        assembler = opened.assemblers.pop(request_id)
-        opened.ready.pop(assembler, None)
-        self._end(assembler)
-
-    def _end(self, assembler: OutputAssembler) -> None:
-        self.engine.abort(assembler.request_id)
-        self._open_requests.pop(assembler.request_id, None)
-        self._metrics.note_end(assembler)
-
-    def _abort(self, opened: "OpenRequests") -> None:
-        for assembler in opened.assemblers.values():
-            self._end(assembler)
-
-    def _run(self, opened: "OpenRequests", use_tqdm: bool) -> list[RequestOutput]:
+    def _run(self, opened: OpenRequests, use_tqdm: bool) -> list[RequestOutput]:
         num_tokens, start_s = 0, time.monotonic()
         try:
             total = len(opened.assemblers)
             with tqdm(total=total, desc="Requests", unit="request", disable=not use_tqdm, dynamic_ncols=True) as bar:
-                for assembler in self._steps(opened):
+                for assembler in self.shared.steps(opened):
                     num_tokens += sum(len(delta.token_ids) for delta in assembler.take_delta())
                     if assembler.finished:
                         rate = num_tokens / (time.monotonic() - start_s)
                         bar.set_postfix_str(f"{rate:.0f} output tokens/s", refresh=False)
                         bar.update()
         finally:
-            self._abort(opened)
+            self.shared.abort(opened)
         return [assembler.output for assembler in opened.assemblers.values()]
-
-
-@dataclasses.dataclass(slots=True)
-class OpenRequests:
-    """Requests that are waited for together, as those of one call are, and those of them that have something new."""
-
-    assemblers: dict[str, OutputAssembler] = dataclasses.field(default_factory=dict)
-    ready: dict[OutputAssembler, None] = dataclasses.field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Turning the engine's token updates of one request into what its caller gets, text included."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
 from octavo.tokenization.stop_strings import StopChecker
 from octavo.tokenization.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class OutputAssembler:
         self._token_text = tokenizer.token_text
         if special_stops is None:
             special_stops = tokenizer.special_stops(params)
+        self._lock = threading.Lock()
+        """Updates may come in one thread while another takes what there is."""
         self._sequences = [_Sequence(tokenizer, index, params, special_stops) for index in range(params.n)]
         self._output = RequestOutput(
             request_id=request_id,
@@ -66,8 +72,9 @@ class OutputAssembler:
     @property
     def output(self) -> RequestOutput:
         """Everything so far, always the same object. Reading it joins the whole texts; `take_delta` does not."""
-        for sequence in self._sequences:
-            sequence.join_text()
+        with self._lock:
+            for sequence in self._sequences:
+                sequence.join_text()
         return self._output
 
     @property
@@ -81,10 +88,18 @@ class OutputAssembler:
             The indices of sequences that a stop text ended now while the engine goes on with them:
             the caller aborts them there.
         """
+        with self._lock:
+            return self._apply(update)
+
+    def _apply(self, update: RequestUpdate) -> list[int]:
         self._note_metrics(update)
         if update.prompt_logprobs is not None:
             scored = [_logprobs_by_token(entry, self._token_text) for entry in update.prompt_logprobs]
             self._output.prompt_logprobs = [None, *scored]
+        if update.error is not None:
+            logger.error("request %s failed in the engine: %s", self.request_id, update.error)
+            for sequence in self._sequences:
+                sequence.fail()
         to_abort = []
         for news in update.sequences:
             sequence = self._sequences[news.index]
@@ -102,7 +117,8 @@ class OutputAssembler:
 
         Joined, the deltas of a sequence are its text and tokens in `output`.
         """
-        deltas = (sequence.take_delta() for sequence in self._sequences)
+        with self._lock:
+            deltas = [sequence.take_delta() for sequence in self._sequences]
         return [delta for delta in deltas if delta is not None]
 
     def _note_metrics(self, update: RequestUpdate) -> None:
@@ -156,6 +172,12 @@ class _Sequence:
             self._pieces.append(self._stop_checker.finish())
             self.output.finish_reason, self.output.stop_reason = update.finish_reason, update.stop_token_id
         return False
+
+    def fail(self) -> None:
+        """The request has failed: what there is stays, unless the sequence is over already."""
+        if self.output.finish_reason is None:
+            self._pieces.append(self._stop_checker.finish())
+            self.output.finish_reason = "error"
 
     def join_text(self) -> None:
         self.output.text = "".join(self._pieces)

@@ -5,7 +5,8 @@ from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+"""`error` is a request that failed in the engine, and it alone; the log says why."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -15,9 +15,10 @@ import pytest
 from octavo.config import EngineConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import EngineLoad
-from octavo.errors import EngineError, ModelError, OctavoError, RequestError
+from octavo.errors import EngineError, FailedRequestError, ModelError, OctavoError, RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
+from octavo.scheduling.messages import RequestUpdate
 from tiny_checkpoints import make_llama
 
 ENDLESS = 8000
@@ -86,6 +87,18 @@ def test_a_refused_request_fails_alone(config):
             with pytest.raises(RequestError, match="min_tokens=9000"):
                 await tokens_of(bad)
             assert len((await tokens_of(good))[0]) <= 5
+
+    run(main())
+
+
+def test_a_request_that_fails_in_the_engine_fails_its_own_stream(config):
+    async def main() -> None:
+        async with connected(config) as client:
+            good, bad = (client.submit(request(name, max_tokens=20, ignore_eos=True)) for name in ("good", "bad"))
+            client._deliver(RequestUpdate("bad", [], error="IndexError: a cursed row"))
+            with pytest.raises(FailedRequestError, match="a cursed row"):
+                await tokens_of(bad)
+            assert len((await tokens_of(good))[0]) == 20
 
     run(main())
 

@@ -157,17 +157,16 @@ class Failing:
 
 
 @pytest.mark.parametrize("fail_in", ["submit", "result", "mask"])
-@pytest.mark.parametrize("error", [MemoryError("no memory"), KeyboardInterrupt()])
-def test_an_error_in_a_step_drops_every_request_and_leaves_the_engine_as_new(executor, fail_in, error):
-    engine = Engine(Failing(executor, error, fail_in), max_num_seqs=16, max_num_batched_tokens=64)
+def test_an_interrupted_step_drops_every_request_and_leaves_the_engine_as_new(executor, fail_in):
+    engine = Engine(Failing(executor, KeyboardInterrupt(), fail_in), max_num_seqs=16, max_num_batched_tokens=64)
     first = request("first", [1, 2, 3], max_tokens=6, n=3, ignore_eos=True)
     fresh = Engine(executor, max_num_seqs=16, max_num_batched_tokens=64)
     fresh.add(first)
     wanted = run(fresh)
-    failing = Grammar("failing", type(error).__name__) if fail_in == "mask" else None
+    failing = Grammar("failing", "KeyboardInterrupt") if fail_in == "mask" else None
     engine.add(msgspec.structs.replace(first, grammar=failing))
     engine.add(request("second", [4] * 30, max_tokens=6, n=2, ignore_eos=True))
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt):
         run(engine)
     assert not engine.has_unfinished
     assert engine.ledger().num_used_blocks == 0

@@ -22,6 +22,7 @@ from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
 from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest
+from octavo.scheduling.messages import RequestUpdate
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS
 
@@ -91,6 +92,25 @@ def test_rank_0_follows_grammars_that_it_imports(folder: Path, monkeypatch: pyte
     ours, theirs = (outputs(each, request) for each in (ranks, alone))
     assert ours == theirs
     assert [[token % 2 for token in token_ids] for token_ids in ours.values()] == [[1, 0] * 4] * 3
+    ranks.close()
+
+
+def test_a_row_that_fails_on_rank_0_fails_its_own_request_and_no_rank_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_grammars.__file__).parent))
+    ranks = MultiProcessExecutor(config(folder), grammars=KINDS)
+    engine = Engine(ranks, max_num_seqs=16, max_num_batched_tokens=64)
+    params = SamplingParams(n=2, max_tokens=8, ignore_eos=True)
+    engine.add(EngineRequest("well", PROMPT, params, 0.0, seed=1))
+    engine.add(EngineRequest("cursed", PROMPT, params, 0.0, seed=2, grammar=Grammar("failing", "ValueError")))
+    updates: list[RequestUpdate] = []
+    while engine.has_unfinished:
+        updates += engine.step()
+    assert {update.request_id for update in updates if update.error} == {"cursed"}
+    well = [own for update in updates if update.request_id == "well" for own in update.sequences]
+    assert {own.index: own.finish_reason for own in well if own.finish_reason} == {0: "length", 1: "length"}
+    assert outputs(ranks, EngineRequest("next", PROMPT, params, 0.0, seed=1))
     ranks.close()
 
 

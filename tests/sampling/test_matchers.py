@@ -87,7 +87,7 @@ def test_a_row_used_again_keeps_nothing_of_the_one_before(matchers: RowMatchers)
     matchers.set_row(1, THREES)
     matchers.copy_row(0, 1)
     matchers.clear_row(7)
-    assert matchers.num_rows == 0
+    assert not matchers.has_any(np.arange(4))
 
 
 def test_a_matcher_that_has_failed_is_not_met_again(monkeypatch: pytest.MonkeyPatch, matchers: RowMatchers) -> None:

@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-import sys
 
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig, ServerConfig
 from octavo.errors import ConfigError
+from octavo.server.signals import end_at_once_on_signals
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,8 +14,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "serve",
         help="serve a model over HTTP, in OpenAI's format",
-        description="Serve a model over HTTP, in OpenAI's format. SIGTERM drains: what runs may finish, new work is "
-        "refused; a second one stops at once.",
+        description="Serve a model over HTTP, in OpenAI's format. SIGTERM (or INT, HUP) drains: what runs may finish, "
+        "new work is refused; a second one stops at once.",
         epilog="example: octavo serve smollm2 --port 8000 --kv-cache-memory 4GiB",
     )
     parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model MODEL")
@@ -25,18 +25,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve; the process ends with the server's exit status.
+    """Serve; the process ends with the server.
 
     Raises:
         OctavoError: the server could not start.
     """
+    end_at_once_on_signals()
     arguments.model = _model(arguments)
     config, engine = read_config_flags(arguments, ServerConfig), read_config_flags(arguments, EngineConfig)
     for name in ("octavo.server", "octavo.requests"):
         logging.getLogger(name).setLevel(logging.INFO)
     from octavo.server.lifecycle import serve
 
-    sys.exit(serve(engine, config))
+    serve(engine, config)
 
 
 def _model(arguments: argparse.Namespace) -> str:

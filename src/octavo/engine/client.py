@@ -1,21 +1,18 @@
 """The front's end of an engine in another process."""
 
 import asyncio
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Self
 
 import msgspec
-import zmq
-import zmq.asyncio
+import psutil
 
+from octavo import lifeline
 from octavo.config import EngineConfig
+from octavo.engine.channel import Unframer, framed
 from octavo.engine.pace import AdmissionPace
 from octavo.engine.wire import (
     Abort,
@@ -24,19 +21,17 @@ from octavo.engine.wire import (
     Pinned,
     Ready,
     Refusal,
-    Shutdown,
     Submit,
     Updates,
     decode_event,
     encode,
 )
-from octavo.errors import EngineError, OctavoError, RequestError, error_named
+from octavo.errors import EngineError, FailedRequestError, OctavoError, RequestError, error_named
+from octavo.execution.machine import address_space_limit
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.policy import Policy
 
-EXIT_WAIT_S = 5.0
-"""How long a process that was told to stop may take before it is killed."""
 MAX_WAITING_TOKENS = 16384
 """Of a request: those that the engine has given and nobody has taken. A reader further behind loses its request, so
 that what waits for readers that never read stays small."""
@@ -118,27 +113,23 @@ class EngineClient:
 
     def __init__(self, config: EngineConfig) -> None:
         """Start the process; it loads the model while the caller goes on with its own start."""
-        self._folder = tempfile.mkdtemp(prefix="octavo-")
-        commands, events = (f"ipc://{self._folder}/{name}" for name in ("commands", "events"))
-        self._context = zmq.asyncio.Context()
-        self._commands = zmq.Context(self._context).socket(zmq.PUSH)
-        self._events = self._context.socket(zmq.PULL)
-        for socket, address in ((self._commands, commands), (self._events, events)):
-            socket.set_hwm(0)
-            socket.bind(address)
-        module = [sys.executable, "-m", "octavo.engine.process"]
-        arguments = [commands, events, msgspec.json.encode(config).decode()]
         self._config = config
         self._policy = Policy()
         self._pace = AdmissionPace()
-        self._process = subprocess.Popen([*module, *arguments], stdin=subprocess.PIPE, start_new_session=True)
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            descriptor = theirs.fileno()
+            arguments = [str(descriptor), msgspec.json.encode(config).decode()]
+            self._process = lifeline.start("octavo.engine.process", arguments, [descriptor])
+        self._transport: asyncio.Transport | None = None
         self._streams: dict[str, RequestStream] = {}
         self._failure: OctavoError | None = None
         self._ready: asyncio.Future[Ready] | None = None
         self._pinned: asyncio.Future[Pinned] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._mourning: asyncio.Task[None] | None = None
         self.load: EngineLoad | None = None
         """What the engine last said that it is doing."""
+        self._busy_since_s = 0.0
         self.last_report_s: float | None = None
         """When that was, in the loop's time."""
         self.on_death: Callable[[OctavoError], None] = lambda error: None
@@ -152,10 +143,7 @@ class EngineClient:
         """
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        listening = loop.create_task(self._listen())
-        listening.add_done_callback(self._stopped_listening)
-        self._tasks.append(listening)
-        threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
+        self._transport, _ = await loop.create_connection(lambda: _Events(self._take, self._lost), sock=self._socket)
         return await self._ready
 
     async def pin(self, token_ids: list[int], name: str) -> Limits:
@@ -193,6 +181,21 @@ class EngineClient:
         """What the engine died of, if it has."""
         return self._failure
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the engine process (SIGSTOP): it gets on with nothing until it is continued."""
+        try:
+            return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds that requests have been open without any step; 0 where none is."""
+        if not self._streams:
+            return 0.0
+        return asyncio.get_running_loop().time() - max(self._busy_since_s, self.last_report_s or 0.0)
+
     def submit(self, request: EngineRequest) -> RequestStream:
         """Hand a request to the engine.
 
@@ -204,6 +207,8 @@ class EngineClient:
         message = encode(Submit(request))
         rank = self._policy.rank(request.arrival_s, len(request.prompt_token_ids))
         stream = RequestStream(request.request_id, request.params.n, rank)
+        if not self._streams:
+            self._busy_since_s = asyncio.get_running_loop().time()
         self._streams[request.request_id] = stream
         self._send(message)
         return stream
@@ -221,60 +226,58 @@ class EngineClient:
         self._send(encode(Abort(stream.request_id, index)))
 
     async def close(self) -> None:
-        """Stop the engine process, drop what is left, remove the sockets."""
-        for task in self._tasks:
-            task.cancel()
+        """End the engine process, and with it its own; it has nothing to lose but what is dropped here."""
         self._failure = self._failure or EngineError("the engine has been shut down")
         self._fail_streams(self._failure)
-        self._send(encode(Shutdown()))
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
         if self._process.stdin is not None:
             self._process.stdin.close()
-        try:
-            await asyncio.to_thread(self._process.wait, EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
-        self._commands.close(linger=0)
-        self._events.close(linger=0)
-        self._context.term()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._transport is not None:
+            self._transport.close()
+        self._socket.close()
 
     def _send(self, command: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(framed(command))
+
+    def _take(self, message: bytes) -> None:
+        """Take an event of the engine's. One that cannot be read would leave somebody waiting for ever."""
         try:
-            self._commands.send(command, zmq.NOBLOCK)
-        except zmq.Again:  # the queue has no bound, so this says that nobody is at the other end
-            self._die(EngineError("the engine process is gone"))
-
-    async def _listen(self) -> None:
-        """Take the engine's events in order."""
-        loop = asyncio.get_running_loop()
-        while True:
-            event = decode_event(await self._events.recv())
-            self.last_report_s = loop.time()
-            if isinstance(event, Updates):
-                self.load = event.load
-                self._pace.learn(event.load.num_begun, event.load.num_waiting, time.monotonic())
-                for update in event.updates:
-                    self._deliver(update)
-            elif isinstance(event, Refusal):
-                stream = self._streams.pop(event.request_id, None)
-                if stream is not None:
-                    stream.fail(error_named(event.kind, event.message))
-            elif isinstance(event, Ready):
-                config, longest = self._config, event.limits.max_model_len
-                self._policy = Policy(config.scheduling_policy, config.overtaking_time, longest)
-                if self._ready is not None and not self._ready.done():
-                    self._ready.set_result(event)
-            elif isinstance(event, Pinned):
-                if self._pinned is not None and not self._pinned.done():
-                    self._pinned.set_result(event)
-            else:
-                self._die(error_named(event.kind, event.message))
-
-    def _stopped_listening(self, listening: asyncio.Task[None]) -> None:
-        """An event that cannot be read leaves everybody waiting for ever: the engine is as good as dead."""
-        if not listening.cancelled() and (error := listening.exception()) is not None:
+            event = decode_event(message)
+        except msgspec.DecodeError as error:
             self._die(EngineError(f"the engine process said what cannot be understood: {error!r:.300}"))
+            return
+        self.last_report_s = asyncio.get_running_loop().time()
+        if isinstance(event, Updates):
+            self.load = event.load
+            self._pace.learn(event.load.num_begun, event.load.num_waiting, time.monotonic())
+            for update in event.updates:
+                self._deliver(update)
+        elif isinstance(event, Refusal):
+            stream = self._streams.pop(event.request_id, None)
+            if stream is not None:
+                stream.fail(error_named(event.kind, event.message))
+        elif isinstance(event, Ready):
+            config, longest = self._config, event.limits.max_model_len
+            self._policy = Policy(config.scheduling_policy, config.overtaking_time, longest)
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_result(event)
+        elif isinstance(event, Pinned):
+            if self._pinned is not None and not self._pinned.done():
+                self._pinned.set_result(event)
+        else:
+            self._die(error_named(event.kind, event.message))
+
+    def _lost(self) -> None:
+        """The engine's end of the socket is closed: all that it said has been heard."""
+        self._mourning = asyncio.get_running_loop().create_task(self._tell_of_the_end())
+
+    async def _tell_of_the_end(self) -> None:
+        status = await asyncio.to_thread(self._process.wait)
+        limit = address_space_limit()
+        hint = "" if limit is None else f"; ulimit -v allows it {limit // 2**20:,} MiB of address space: raise that"
+        self._die(EngineError(f"the engine process ended with status {status}{hint}"))
 
     def _deliver(self, update: RequestUpdate) -> None:
         stream = self._streams.get(update.request_id)
@@ -283,19 +286,13 @@ class EngineClient:
         if stream.is_left_behind:
             self.abort(stream)
             stream.fail(RequestError(f"the answer's reader is over {MAX_WAITING_TOKENS} tokens behind: read faster"))
+        if update.error is not None:
+            del self._streams[update.request_id]
+            stream.fail(FailedRequestError(update.error))
             return
         stream.put(update)
         if stream.is_over:
             del self._streams[update.request_id]
-
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread: wait for the process to end. What it said last is heard first."""
-        status = self._process.wait()
-        error = EngineError(f"the engine process ended with status {status}")
-        try:
-            loop.call_soon_threadsafe(lambda: loop.call_later(0.2, self._die, error))
-        except RuntimeError:
-            return  # the loop is closed: the front is ending too
 
     def _die(self, error: OctavoError) -> None:
         if self._failure is not None:
@@ -311,3 +308,19 @@ class EngineClient:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
+
+
+class _Events(asyncio.Protocol):
+    """Hands over the engine's messages as they come, and tells of its end."""
+
+    def __init__(self, take: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+        self._take = take
+        self._lost = lost
+        self._unframer = Unframer()
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._unframer.messages(data):
+            self._take(message)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost()

@@ -1,5 +1,6 @@
 """The step loop: plan, submit, update."""
 
+import logging
 from collections import deque
 from typing import Self
 
@@ -7,6 +8,7 @@ from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCach
 from octavo.engine.wire import EngineLoad
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, PendingOutput
+from octavo.execution.faults import told
 from octavo.memory import Ledger, make_demand, make_manager
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
@@ -14,6 +16,11 @@ from octavo.scheduling.plan_writer import ScheduledStep
 from octavo.scheduling.policy import Policy
 from octavo.scheduling.scheduler import Scheduler
 from octavo.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STEPS = 8
+"""Steps in a row that may fail before the engine gives up. Steps in which single rows fail go well."""
 
 
 class Engine:
@@ -73,6 +80,10 @@ class Engine:
         """The ledger of the step that held the most blocks so far."""
         self.watch = Stopwatch("schedule", "execute", "update")
         self._in_flight: deque[tuple[ScheduledStep, PendingOutput]] = deque()
+        self._executing: ScheduledStep | None = None
+        """The step that the executor is given or waited for, while it is."""
+        self._num_failed_steps = 0
+        """In a row."""
 
     @classmethod
     def configured(cls, executor: Executor, config: EngineConfig) -> Self:
@@ -118,7 +129,9 @@ class Engine:
         except RequestError as error:
             raise ConfigError(f"--pin-prefix {name}: {error}") from error
         while self.has_unfinished:
-            self.step()
+            for update in self.step():
+                if update.error is not None:
+                    raise EngineError(f"--pin-prefix {name} could not be computed: {update.error}")
         self.scheduler.hold_pin(pinned)
 
     @property
@@ -146,15 +159,41 @@ class Engine:
     def step(self) -> list[RequestUpdate]:
         """Plan and submit a step; once as many are in flight as the executor takes, collect the oldest.
 
-        Whatever is raised on the way, Ctrl-C included, leaves counts ahead of what has run: then every request is
-        dropped, and the engine is as new.
+        A step that fails ends the requests that have a part in it, or in one in flight; the others go on.
+
+        Raises:
+            EngineError: the executor can run no step any more, or `MAX_FAILED_STEPS` in a row have failed. As after
+                anything else that is raised, Ctrl-C for one, every request is dropped and the engine is as new.
         """
         try:
-            return self._step()
+            try:
+                updates = self._step()
+            except Exception as error:
+                return self._failed_step(error)
         except BaseException:
             self._in_flight.clear()
+            self._executing = None
             self.scheduler.reset()
             raise
+        self._num_failed_steps = 0
+        return updates
+
+    def _failed_step(self, error: Exception) -> list[RequestUpdate]:
+        """End the requests of a step that has failed. Where the books themselves have failed, those are all that have
+        begun."""
+        self.executor.check()
+        self._num_failed_steps += 1
+        if self._num_failed_steps >= MAX_FAILED_STEPS:
+            raise EngineError(
+                f"{self._num_failed_steps} steps in a row have failed, the last one with {told(error)}"
+            ) from error
+        logger.error("a step failed, and its requests with it", exc_info=error)
+        executing, self._executing = self._executing, None
+        in_flight = [scheduled for scheduled, _ in self._in_flight]
+        self._in_flight.clear()
+        if executing is None:
+            return self.scheduler.fail_begun(told(error))
+        return self.scheduler.fail_steps([executing, *in_flight], told(error))
 
     def _step(self) -> list[RequestUpdate]:
         self.watch.start()
@@ -163,9 +202,11 @@ class Engine:
         if self.scheduler.memory.num_used_blocks > self.fullest.num_used_blocks:
             self.fullest = self.ledger()
         if not scheduled.plan.is_empty:
+            self._executing = scheduled
             self._in_flight.append((scheduled, self.executor.submit(scheduled.plan)))
             self.num_steps += 1
             if len(self._in_flight) < self.executor.depth:
+                self._executing = None
                 return []
         if not self._in_flight:
             if self.has_unfinished:
@@ -175,7 +216,9 @@ class Engine:
                 )
             return []
         oldest, pending = self._in_flight.popleft()
+        self._executing = oldest
         output = pending.result()
+        self._executing = None
         self.watch.lap("execute")
         updates = self.scheduler.update(oldest, output)
         self.watch.lap("update")

@@ -1,75 +1,83 @@
-"""An engine in a process of its own: `python -m octavo.engine.process COMMANDS EVENTS CONFIG`."""
+"""An engine in a process of its own: `python -m octavo.engine.process DESCRIPTOR CONFIG`."""
 
-import signal
+import logging
+import select
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 
 import msgspec
-import zmq
 
+from octavo import lifeline
 from octavo.config import EngineConfig
+from octavo.engine.channel import Channel
 from octavo.engine.engine import Engine
 from octavo.engine.wire import (
     Abort,
-    Command,
     Event,
     Failure,
     Pin,
     Pinned,
     Ready,
     Refusal,
-    Shutdown,
     Submit,
     Updates,
     decode_command,
     encode,
 )
 from octavo.errors import OctavoError, RequestError
+from octavo.execution.faults import told
 from octavo.execution.launch import executor_class
+from octavo.execution.machine import address_space_limit
+from octavo.scheduling.messages import RequestUpdate
+
+LAST_WORDS_S = 1.0
+"""How long the front may take to hear what the engine has failed of."""
+
+logger = logging.getLogger(__name__)
 
 
-def main(commands_address: str, events_address: str, config_json: str) -> int:
-    """Load the model, say so, and serve until told to stop or until the front is gone. Returns 1 after a failure."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    context = zmq.Context()
-    commands, events = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    for socket in (commands, events):
-        socket.set_hwm(0)
-    commands.connect(commands_address)
-    events.connect(events_address)
+def main(descriptor: int, config_json: str) -> int:
+    """Load the model, say so, and serve until the front is gone. Returns 1 after a failure."""
+    lifeline.hold()
+    channel = Channel(socket.socket(fileno=descriptor))
     try:
-        EngineProcess(commands, events, msgspec.json.decode(config_json, type=EngineConfig)).run()
+        EngineProcess(channel, msgspec.json.decode(config_json, type=EngineConfig)).run()
     except OctavoError as error:
-        events.send(encode(Failure(type(error).__name__, str(error))))
-        return 1
+        channel.send(encode(Failure(type(error).__name__, str(error))))
+    except MemoryError as error:
+        channel.send(encode(Failure("EngineError", _out_of_memory(error))))
     except Exception:
-        events.send(encode(Failure("EngineError", traceback.format_exc())))
-        return 1
-    finally:
-        context.destroy(linger=1000)
-    return 0
+        channel.send(encode(Failure("EngineError", traceback.format_exc())))
+    channel.flush_all(LAST_WORDS_S)
+    return 1
+
+
+def _out_of_memory(error: MemoryError) -> str:
+    """What a shortage is told as: a line where a limit is the cause, else where it happened."""
+    limit = address_space_limit()
+    if limit is None:
+        return "".join(traceback.format_exception(error))
+    return (
+        f"the engine has used up the {limit // 2**20:,} MiB of address space that ulimit -v allows: raise it, or lower "
+        "--kv-cache-memory or --num-threads"
+    )
 
 
 class EngineProcess:
-    """Feeds an engine from one socket and reports to another. It steps while there is work, and sleeps otherwise."""
+    """Feeds an engine from a channel and reports there. It steps while there is work, and sleeps otherwise."""
 
-    def __init__(self, commands: "zmq.Socket[bytes]", events: "zmq.Socket[bytes]", config: EngineConfig) -> None:
-        self._commands = commands
-        self._events = events
-        self._poller = zmq.Poller()
-        self._poller.register(commands, zmq.POLLIN)
-        # The front holds the other end of standard input: it reads as closed once the front is gone, however it went.
-        self._poller.register(sys.stdin.fileno(), zmq.POLLIN)
+    def __init__(self, channel: Channel, config: EngineConfig) -> None:
+        self._channel = channel
         start_s = time.monotonic()
         make_executor = executor_class(config)
         imported_s = time.monotonic()
         executor = make_executor(config, progress=sys.stderr.isatty())
         self._engine = Engine.configured(executor, config)
+        self._poller = select.poll()
         for descriptor in executor.sockets:
-            self._poller.register(descriptor, zmq.POLLIN)
+            self._poller.register(descriptor, select.POLLIN)
         phases_s = {"import torch": imported_s - start_s, "load the model": time.monotonic() - imported_s}
         self._send(
             Ready(
@@ -85,30 +93,28 @@ class EngineProcess:
         self._send(Updates([], self._engine.load))
 
     def run(self) -> None:
-        """Serve until `Shutdown` comes or the front is gone."""
+        """Serve. Returns where the front closes the channel."""
         while True:
-            ready = dict(self._poller.poll(0 if self._engine.has_unfinished else None))
-            if sys.stdin.fileno() in ready:
-                return
-            if not ready.keys().isdisjoint(self._engine.executor.sockets):
+            if not self._wait().isdisjoint(self._engine.executor.sockets):
                 self._engine.executor.check()
+            self._channel.flush()
             is_changed = False
-            for command in self._received():
-                if isinstance(command, Shutdown):
-                    return
-                is_changed |= self._obey(command)
+            try:
+                for message in self._channel.received():
+                    is_changed |= self._obey(decode_command(message))
+            except EOFError:
+                return
             is_changed |= self._expire()
             if self._engine.has_unfinished:
                 self._send(Updates(self._engine.step(), self._engine.load))
             elif is_changed:
                 self._send(Updates([], self._engine.load))
 
-    def _received(self) -> Iterator[Command]:
-        while True:
-            try:
-                yield decode_command(self._commands.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return
+    def _wait(self) -> set[int]:
+        """The descriptors with news; without work, not before there are any."""
+        wanted = select.POLLIN | (select.POLLOUT if self._channel.is_behind else 0)
+        self._poller.register(self._channel.fileno(), wanted)
+        return {descriptor for descriptor, _ in self._poller.poll(0 if self._engine.has_unfinished else None)}
 
     def _obey(self, command: Submit | Abort | Pin) -> bool:
         """Carry out a command; True where it changed something."""
@@ -123,6 +129,10 @@ class EngineProcess:
         except RequestError as error:
             self._send(Refusal(command.request.request_id, str(error)))
             return False
+        except Exception as error:  # nothing has been allocated for it
+            logger.error("a request could not be queued", exc_info=error)
+            self._send(Updates([RequestUpdate(command.request.request_id, [], error=told(error))], self._engine.load))
+            return False
         return True
 
     def _expire(self) -> bool:
@@ -135,8 +145,8 @@ class EngineProcess:
         return bool(expired)
 
     def _send(self, event: Event) -> None:
-        self._events.send(encode(event))
+        self._channel.send(encode(event))
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2]))

@@ -28,11 +28,7 @@ class Pin(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What an error calls it."""
 
 
-class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Drop what is left and exit."""
-
-
-Command = Submit | Abort | Pin | Shutdown
+Command = Submit | Abort | Pin
 """From the front to the engine."""
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from octavo.config import EngineConfig
 from octavo.execution.executor import Executor
+from octavo.execution.machine import check_address_space
 from octavo.sampling.grammars import BUILT_IN
 
 
@@ -22,9 +23,18 @@ class ExecutorClass(Protocol):
         ...
 
 
+LIBRARIES_BYTES = 800 * 2**20
+"""Addresses that the libraries of one process take, about."""
+
+
 def executor_class(config: EngineConfig) -> ExecutorClass:
     """The local executor for one process, which is this one, and the multi-process executor for more; call it with the
-    config. Only the first loads torch."""
+    config. Only the first loads torch.
+
+    Raises:
+        ConfigError: this process may not have the addresses for it.
+    """
+    check_address_space(LIBRARIES_BYTES, "a process that runs a model")
     if config.tensor_parallel_size > 1:
         from octavo.execution.multiprocess import MultiProcessExecutor
 

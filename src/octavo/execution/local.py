@@ -13,7 +13,7 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
 from octavo.execution.drafts import Drafter
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
-from octavo.execution.machine import free_memory_bytes
+from octavo.execution.machine import free_memory_bytes, num_cores
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
 from octavo.execution.plan import Plan
 from octavo.execution.sizing import (
@@ -148,5 +148,6 @@ class LocalExecutor:
 
 
 def threads_of_a_rank(config: EngineConfig) -> int:
-    """Threads for the kernels of one process: the machine's, shared out evenly, and at least one."""
-    return max(1, (config.num_threads or torch.get_num_threads()) // config.tensor_parallel_size)
+    """Threads for the kernels of one process: the machine's, as far as this process may use them, shared out evenly,
+    and at least one."""
+    return max(1, (config.num_threads or min(torch.get_num_threads(), num_cores())) // config.tensor_parallel_size)

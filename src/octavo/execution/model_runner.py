@@ -1,5 +1,6 @@
 """Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from octavo.execution.drafts import Drafter, accepted_positions, join_positions, sampled_positions
+from octavo.execution.faults import BROKEN_LOGITS, find_faulty
 from octavo.execution.plan import NewRow, Plan, StepOutput
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedBatch, StepBuffers
@@ -18,6 +20,7 @@ from octavo.sampling.grammars import NO_GRAMMARS, Grammars
 from octavo.sampling.matchers import RowMatchers
 from octavo.sampling.table import SamplingTable
 from octavo.sampling.told import row_candidates, row_logprobs, told_logprobs
+from octavo.sampling_params import SamplingParams
 from octavo.stopwatch import Stopwatch
 
 SCORED_AT_ONCE = 256
@@ -52,6 +55,8 @@ class DeviceOutput:
     """The rows that are sampled."""
     accepted: list[range] | None = None
     """The positions whose tokens each of them gets; None where each has one position."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """What went wrong with a row, of those rows that failed."""
     compute_s: float = 0.0
     move_s: float = 0.0
 
@@ -115,7 +120,9 @@ class ModelRunner:
     def collect(self, launched: DeviceOutput) -> StepOutput:
         """Wait for a step and tell what it gave."""
         self.watch.start()
-        output = StepOutput([], compute_s=launched.compute_s, move_s=launched.move_s)
+        output = StepOutput(
+            [], faults=list(launched.faults.items()), compute_s=launched.compute_s, move_s=launched.move_s
+        )
         parts = iter(launched.scores)
         for count in launched.num_parts:
             chunks = [next(parts) for _ in range(count)]
@@ -191,42 +198,67 @@ class ModelRunner:
             places = ends[plan.logits_from]
         else:
             places, rows = sampled.places, rows.repeat(sampled.counts)
-        num_ahead: IntArray | int = 0 if sampled is None else sampled.num_ahead
-        masks = self._masks(rows, num_ahead)
-        batch = launched.batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
-            rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids, masks
-        )
-        launched.sampled = self._sample_at(places, batch)
-        token_ids = launched.token_ids = self.ranks.from_first(launched.sampled.token_ids).cpu().numpy()
+        num_ahead: IntArray = np.zeros_like(rows) if sampled is None else sampled.num_ahead
+        chosen = self._choose(rows, num_ahead, places, launched)
+        token_ids = launched.token_ids = self.ranks.from_first(chosen).cpu().numpy()
         launched.rows = plan.sampled_rows
         num_accepted = np.zeros_like(rows)
         if sampled is not None:
             launched.accepted = accepted_positions(plan, sampled.counts, token_ids.tolist())
             last = [own[-1] for own in launched.accepted]
             rows, token_ids, num_accepted = rows[last], token_ids[last], sampled.num_ahead[last]
-        if not batch.is_plain:
-            drawn = token_ids != NO_TOKEN
-            rows, token_ids, num_accepted = rows[drawn], token_ids[drawn], num_accepted[drawn]
-        self.rows.append(rows, token_ids, num_accepted)
+        drawn = token_ids != NO_TOKEN
+        self.rows.append(rows[drawn], token_ids[drawn], num_accepted[drawn])
 
-    def _masks(self, rows: IntArray, num_ahead: IntArray | int) -> list[tuple[int, bytes]]:
-        """What grammars allow next in the sampled rows, behind so many drafts. Rank 0 alone samples."""
-        if self.ranks.rank > 0 or not self.matchers.num_rows:
-            return []
-        return self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids)
-
-    def _sample_at(self, places: IntArray, batch: SamplingBatch) -> Sampled:
-        """From the logits at these places of the step's flat list. Other ranks than 0 only help to compute logits; what
-        they give means nothing."""
-        if batch.is_plain and self.ranks.rank == 0:
-            token_ids = self.forward.most_likely(places, batch.fallback)
+    def _choose(self, rows: IntArray, num_ahead: IntArray, places: IntArray, launched: DeviceOutput) -> torch.Tensor:
+        """The tokens of some rows, behind so many drafts, from the logits at these places of the step's flat list.
+        Other ranks than 0 only help to compute logits; what they give means nothing."""
+        is_masked = self.matchers.has_any(rows)
+        plain = None if is_masked or self.ranks.size > 1 else self.sampling.plain_batch(rows, [])
+        if plain is not None:
+            launched.batch, launched.sampled = plain, Sampled(*self.forward.most_likely(places, plain.fallback))
             self.watch.lap("logits")
-            return Sampled(token_ids)
-        logits = self.forward.logits(places) if batch.is_plain else self._logits(places)
-        self.watch.lap("logits")
-        if self.ranks.rank > 0:
-            return Sampled(torch.zeros(len(places), dtype=torch.int64, device=self._device))
-        return self.kernels.sample(logits, batch)
+        else:
+            logits = self._logits(places)
+            self.watch.lap("logits")
+            if self.ranks.rank > 0:
+                return torch.zeros(len(places), dtype=torch.int64, device=self._device)
+            launched.batch, launched.sampled = self._sample_well(rows, num_ahead, logits, launched.faults)
+        for row in rows[launched.sampled.broken].tolist():
+            launched.faults.setdefault(row, BROKEN_LOGITS)
+        return launched.sampled.token_ids
+
+    def _sample_well(
+        self, rows: IntArray, num_ahead: IntArray, logits: torch.Tensor, faults: dict[int, str]
+    ) -> tuple[SamplingBatch, Sampled]:
+        """What is sampled from some rows' logits. A row that cannot be sampled is noted among the faults, and what it
+        is given means nothing; the others get what they get without it."""
+
+        def attempt(chosen: Sequence[int]) -> tuple[SamplingBatch, Sampled]:
+            own = np.flatnonzero(np.isin(rows, chosen))
+            return self._sample_rows(rows[own], num_ahead[own], logits[own])
+
+        try:
+            return self._sample_rows(rows, num_ahead, logits)
+        except Exception as error:
+            found = find_faulty(attempt, list(dict.fromkeys(rows.tolist())), error)
+            if not found:
+                raise
+        faults |= found
+        for row in found:
+            self.sampling.set_row(row, SamplingParams(temperature=0), 0, 0, [])
+            self.matchers.clear_row(row)
+        logits[np.flatnonzero(np.isin(rows, list(found)))] = 0
+        return self._sample_rows(rows, num_ahead, logits)
+
+    def _sample_rows(self, rows: IntArray, num_ahead: IntArray, logits: torch.Tensor) -> tuple[SamplingBatch, Sampled]:
+        masks: list[tuple[int, bytes]] = []
+        if self.matchers.has_any(rows):
+            masks = self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids)
+        batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
+            rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids, masks
+        )
+        return batch, self.kernels.sample(logits, batch)
 
     def _logits(self, places: IntArray) -> torch.Tensor:
         """`[n, vocab_size]`. A place may come twice, as forks share their parent's: it is computed once."""
@@ -246,6 +278,9 @@ class ModelRunner:
         for offset in range(0, len(targets), SCORED_AT_ONCE):
             chunk = targets[offset : offset + SCORED_AT_ONCE]
             logits = self.forward.logits(np.arange(first + offset, first + offset + len(chunk)))
-            if self.ranks.rank == 0:
-                launched.scores.append((self.kernels.score(logits, chunk.unsqueeze(1), num_top), num_top))
-                launched.num_parts[-1] += 1
+            if self.ranks.rank == 0 and row not in launched.faults:
+                try:
+                    launched.scores.append((self.kernels.score(logits, chunk.unsqueeze(1), num_top), num_top))
+                    launched.num_parts[-1] += 1
+                except Exception as error:
+                    launched.faults |= find_faulty(lambda _: None, [row], error)

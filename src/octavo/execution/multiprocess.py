@@ -5,16 +5,13 @@ output and for the end of any rank at once, an interrupted step does no harm to 
 """
 
 import contextlib
-import shutil
+import os
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from pathlib import Path
 
+from octavo import lifeline
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import EngineError, LostRankError, OctavoError, error_named
@@ -55,15 +52,15 @@ class MultiProcessExecutor:
 
     def __init__(self, config: EngineConfig, *, progress: bool = False, grammars: Mapping[str, str] = BUILT_IN) -> None:
         config = resolve_model(config)
-        self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))
         self._ranks: list[RankProcess] = []
         self._num_running = 0
         """Steps whose output has not come. Not 0 in `submit` where Ctrl-C ended the wait for the last one."""
         self._failure: OctavoError | None = None
         try:
-            for rank in range(config.tensor_parallel_size):
-                start = Start(config, rank, str(self._folder / "rendezvous"), progress, dict(grammars))
-                self._ranks.append(RankProcess(start))
+            with open(os.memfd_create("octavo-rendezvous")) as rendezvous:
+                for rank in range(config.tensor_parallel_size):
+                    start = Start(config, rank, rendezvous.fileno(), progress, dict(grammars))
+                    self._ranks.append(RankProcess(start))
             self.capacity, self.loaded = self._started()
         except BaseException:
             self.close()
@@ -190,23 +187,18 @@ class MultiProcessExecutor:
             rank.process.kill()
         for rank in self._ranks:
             rank.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class RankProcess:
-    """A rank's process and the socket to it. The process ends when its standard input closes, as it does with us."""
+    """A rank's process and the socket to it."""
 
     def __init__(self, start: Start) -> None:
         self.rank = start.rank
         self.socket, theirs = Pipe()
         """Readable when there is news: a report, or the process's end."""
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "octavo.execution.rank", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the engine
-            )
+            descriptor = theirs.fileno()
+            self.process = lifeline.start("octavo.execution.rank", [str(descriptor)], [descriptor, start.rendezvous])
         self.send(encode(start))
 
     def send(self, message: bytes) -> None:

@@ -100,6 +100,12 @@ class Plan(msgspec.Struct, array_like=True):
     """Indices in `rows` whose prompt positions are scored for prompt_logprobs."""
 
     @property
+    def touched_rows(self) -> set[int]:
+        """The rows that get anything in this step: states, tokens, or their beginning."""
+        begun = [*(new.row for new in self.added), *(fork.row for fork in self.forked)]
+        return {*self.rows, *self.sampled_rows, *begun, *(row for row, _ in self.chosen)}
+
+    @property
     def is_empty(self) -> bool:
         """True where nothing is computed and nothing changes for the runner."""
         return not self.rows and self == Plan()
@@ -118,6 +124,8 @@ class StepOutput(msgspec.Struct, array_like=True):
     """(index in `sampled_rows`, what may come next) of each row that is a beam."""
     drafts: list[list[int]] = []
     """For each of `sampled_rows`, guesses at the tokens that follow those given. Empty where nothing is guessed."""
+    faults: list[tuple[int, str]] = []
+    """(row, what went wrong) of each row that failed in a step that went well for the others."""
     compute_s: float = 0.0
     """Seconds that the step took without its moves."""
     move_s: float = 0.0

@@ -1,7 +1,6 @@
 """One rank of a model that several processes hold: `python -m octavo.execution.rank DESCRIPTOR`.
 
-The process loads its share as a local executor does, and follows the plans that come. It lives as long as its standard
-input is open, which the executor holds: however that one ends, no rank is left behind.
+The process loads its share as a local executor does, and follows the plans that come. It ends with the executor's.
 """
 
 import datetime
@@ -9,10 +8,10 @@ import logging
 import os
 import socket
 import sys
-import threading
 import traceback
 from multiprocessing.connection import Connection
 
+from octavo import lifeline
 from octavo.errors import OctavoError
 from octavo.execution.rank_messages import (
     Done,
@@ -33,7 +32,7 @@ PATIENCE = datetime.timedelta(days=1)
 
 def main(descriptor: int) -> None:
     """Take orders from a socket until the executor is gone, or until this rank or another fails."""
-    threading.Thread(target=_end_with_the_executor, daemon=True).start()
+    lifeline.hold()
     orders = Connection(descriptor)
     start = decode_start(orders.recv_bytes())
     try:
@@ -45,11 +44,6 @@ def main(descriptor: int) -> None:
         orders.send_bytes(encode(Failed("EngineError", message)))
     sys.stderr.flush()
     os._exit(1)  # at once: what waits in a collective would keep the interpreter from ending
-
-
-def _end_with_the_executor() -> None:
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(0)
 
 
 def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
@@ -81,9 +75,8 @@ def _join(start: Start) -> None:
     if loopback is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback
     size = start.config.tensor_parallel_size
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{start.rendezvous}", rank=start.rank, world_size=size, timeout=PATIENCE
-    )
+    file = f"file:///proc/self/fd/{start.rendezvous}"
+    distributed.init_process_group("gloo", init_method=file, rank=start.rank, world_size=size, timeout=PATIENCE)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     config: EngineConfig
     rank: int
-    rendezvous: str
-    """A file, not there yet, through which the ranks find each other."""
+    rendezvous: int
+    """Descriptor of an empty file in memory, through which the ranks find each other."""
     progress: bool
     grammars: dict[str, str]
     """The kinds of grammars to know: where each is imported from."""

@@ -8,6 +8,7 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.execution.machine import check_address_space
 from octavo.kernels.cache import CacheShape
 from octavo.knobs import parse_size
 from octavo.layer_groups import Full, LayerGroups, group_layers
@@ -20,6 +21,8 @@ from octavo.models.registry import CausalLM, build_model
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
+LOADING_BYTES = 64 * MIB
+"""Addresses that loading takes beside the weights and their copies."""
 UNSTRETCHED = "its rope scaling 'dynamic' would change cached keys as a sequence grows past it"
 
 
@@ -45,6 +48,10 @@ def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuil
     """
     build = replace(build, max_model_len=resolve_max_model_len(config, model))
     weights, tables = _weight_and_table_bytes(model, build)
+    # A weight is there twice while it is converted and packed; the allocator keeps what comes free.
+    loading = 2 * weights + tables + LOADING_BYTES
+    or_else = ", use --quantization int8 or choose a smaller model (--model)"
+    check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
     if weights + tables > free_bytes:
         stored = "int8" if build.quantization == "int8" else str(build.dtype).removeprefix("torch.")
         ways = [

@@ -156,8 +156,11 @@ class RecordedForward:
         self._program.logits(self._head, self._hidden, tokens, logits.numpy())
         return logits if self._gather is None else self._gather(logits)
 
-    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> torch.Tensor:
-        """`[n]` indices of the step's tokens -> `[n]` int64: found on the way where this rank has all logits."""
+    def most_likely(
+        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and the broken: found on the way where this rank has all
+        logits."""
         if self._gather is not None:
             return most_likely(self.logits(tokens), fallback)
         logits, found = self._room(len(tokens)), np.empty(len(tokens), np.int64)
@@ -165,8 +168,9 @@ class RecordedForward:
         token_ids = torch.from_numpy(found)
         broken = np.flatnonzero(found < 0)
         if len(broken):
-            token_ids[broken] = most_likely(logits[broken], fallback[broken])
-        return token_ids
+            token_ids[broken], own = most_likely(logits[broken], fallback[broken])
+            broken = broken[own]
+        return token_ids, broken
 
     def _room(self, num_rows: int) -> torch.Tensor:
         if num_rows > len(self._logits):

@@ -29,10 +29,9 @@ class RowMatchers:
         self._grammars: dict[int, Grammar] = {}
         self._states: dict[int, _State] = {}
 
-    @property
-    def num_rows(self) -> int:
-        """Rows that have a grammar."""
-        return len(self._grammars)
+    def has_any(self, rows: Indices) -> bool:
+        """Whether one of these rows has a grammar."""
+        return bool(self._grammars) and not self._grammars.keys().isdisjoint(rows.tolist())
 
     def set_row(self, row: int, grammar: Grammar | None) -> None:
         """Start a row."""

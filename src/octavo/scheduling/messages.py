@@ -64,3 +64,5 @@ class RequestUpdate(msgspec.Struct, array_like=True):
     """All of them, once: entry i is about prompt token i + 1."""
     first_scheduled_s: float | None = None
     memory: MemoryUse = MemoryUse()
+    error: str | None = None
+    """What the request failed of: all its sequences are over, and nothing follows."""

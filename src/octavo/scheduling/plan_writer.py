@@ -1,6 +1,7 @@
 """The one writer of plans: whatever changes between two steps, from an admission to the tokens that are sampled, goes
 into the next plan through it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from octavo.execution.plan import ForkedRow, NewRow, Plan, TableEdit
@@ -93,6 +94,12 @@ class PlanWriter:
         """After an error: of what has happened since the last plan the next one tells only whose sequence is over."""
         self._step = ScheduledStep(Plan(removed=self._step.plan.removed))
         self._forked, self._chosen = {}, {}
+
+    def repeat_changes(self, lost: Sequence[Plan]) -> None:
+        """After steps that may not have run, whose requests are over: the next plan tells again whose sequence is over
+        and who has lost its blocks. Both may be told twice."""
+        self._step.plan.removed[:0] = [row for plan in lost for row in plan.removed]
+        self._step.plan.released[:0] = [row for plan in lost for row in plan.released]
 
     # A step's own entries, in the half of planning that allocates.
 

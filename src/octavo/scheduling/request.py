@@ -12,7 +12,7 @@ from octavo.memory import BlockTable, Demand
 from octavo.outputs import MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
-from octavo.scheduling.sequence import SequenceState, common_tokens
+from octavo.scheduling.sequence import NO_ROW, SequenceState, common_tokens
 
 
 class RequestState(Enum):
@@ -128,6 +128,11 @@ class Request:
     @property
     def is_running(self) -> bool:
         return self.state is RequestState.RUNNING
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has ever run: then executors know it."""
+        return any(sequence.row != NO_ROW for sequence in self.sequences)
 
     @property
     def reads_cache(self) -> bool:

@@ -2,6 +2,7 @@
 one iteration at a time (paper, sections 4.3 to 4.5)."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
@@ -158,14 +159,55 @@ class Scheduler:
                 expired.append(request.message)
         return expired
 
+    def fail_steps(self, steps: Sequence[ScheduledStep], why: str) -> list[RequestUpdate]:
+        """Fail the requests that have a part in steps that were planned and of which no output comes. What the plans
+        say of others is said again."""
+        touched = {row for step in steps for row in step.plan.touched_rows}
+        swapped = {row for step in steps if step.plan.swap_out for row in step.plan.released}
+        updates = []
+        for request in [*self.queues.running, *self.queues.waiting]:
+            rows = {sequence.row for sequence in request.sequences}
+            is_swapped = any(sequence.saved is not None for sequence in request.sequences)
+            if rows & touched or (is_swapped and rows & swapped):
+                updates.append(self._fail(request, why))
+        self._writer.repeat_changes([step.plan for step in steps])
+        return updates
+
+    def fail_begun(self, why: str) -> list[RequestUpdate]:
+        """Fail every request that has begun and forget all of the memory but the pins, after an error in the books
+        themselves. Requests that have held nothing yet go on waiting."""
+        begun = [*self.queues.running, *(request for request in self.queues.waiting if request.has_begun)]
+        updates = [self._fail(request, why) for request in begun]
+        self.memory.restart()
+        self._writer.forget_changes()
+        return updates
+
     def reset(self) -> None:
-        """Drop every request and all that is known of the memory but the pins, after an error in the middle of a
-        step."""
+        """Drop every request and all that is known of the memory but the pins."""
         for request in [*self.queues.running, *self.queues.waiting]:
             self.abort(request.request_id)
         self._deadlines.clear()
         self.memory.restart()
         self._writer.forget_changes()
+
+    def _fail(self, request: Request, why: str) -> RequestUpdate:
+        """End a request that has failed."""
+        update = RequestUpdate(
+            request.request_id, [], first_scheduled_s=request.first_scheduled_s, memory=request.memory_use, error=why
+        )
+        for sequence in list(request.sequences):
+            self._finish(sequence, "error")
+        return update
+
+    def _fail_rows(self, step: ScheduledStep, faults: list[tuple[int, str]]) -> list[RequestUpdate]:
+        """Fail the requests of rows that have failed in a step, each once."""
+        if not faults:
+            return []
+        plan = step.plan
+        of_row = {plan.rows[index]: request for index, (request, _) in zip(plan.scored, step.scored, strict=True)}
+        of_row |= {row: own.request for row, own in zip(plan.sampled_rows, step.sampled, strict=True)}
+        failed = {of_row[row]: why for row, why in reversed(faults)}
+        return [self._fail(request, why) for request, why in failed.items() if request.sequences]
 
     def schedule(self) -> ScheduledStep:
         """Plan the next step: first decide who runs, by counting blocks and preempting; only then allocate. Counts
@@ -196,7 +238,9 @@ class Scheduler:
 
         The order matters. Tokens are taken and drafts truncated before blocks are made findable, as these are named by
         their tokens. Memory is settled before sequences end or beams fork, as both need it as the step has left it.
+        Requests that have failed end before all of it: nothing of them is made findable.
         """
+        failed = self._fail_rows(step, output.faults)
         for (request, start), scores in zip(step.scored, output.prompt_logprobs, strict=True):
             if request.scores is not None:
                 request.scores.take(start, scores)
@@ -205,7 +249,7 @@ class Scheduler:
         self._settle_memory(step)
         for sequence, reason in ended:
             self._finish(sequence, reason)
-        return updates + advance_searches(step, output, self._writer, partial(self._finish, reason="abort"))
+        return failed + updates + advance_searches(step, output, self._writer, partial(self._finish, reason="abort"))
 
     def _take_tokens(
         self, step: ScheduledStep, output: StepOutput

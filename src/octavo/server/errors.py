@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from octavo.errors import ContextLengthError, OctavoError, QueueTimeError, RequestError
+from octavo.errors import ContextLengthError, FailedRequestError, OctavoError, QueueTimeError, RequestError
 
 RETRY_AFTER_S = 1
 """What a client is told to wait that comes at a bad time."""
@@ -114,6 +114,11 @@ def api_error(error: Exception) -> ApiError:
         return _of_validation([{**each, "loc": each["loc"][1:]} for each in error.errors()])
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), code=_CODES.get(error.status_code), headers=error.headers)
+    if isinstance(error, FailedRequestError):
+        logger.error("a request failed in the engine: %s", error)
+        return ApiError(
+            500, "the engine failed on this request, and on it alone; its log says why", code="internal_error"
+        )
     if isinstance(error, OctavoError):
         logger.error("a request failed with the engine: %s", error)
         return ApiError(503, "the engine has stopped; the server's log says why", code="engine_stopped")

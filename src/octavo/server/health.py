@@ -1,12 +1,10 @@
 """/live, /ready and /health: is the process up, would it take a request now, is the engine getting on."""
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from octavo.knobs import flag
-from octavo.server.serving import Serving, serving_of
+from octavo.server.serving import serving_of
 
 router = APIRouter()
 
@@ -19,14 +17,14 @@ async def live() -> dict[str, str]:
 
 @router.get("/ready", summary="New requests are taken")
 async def ready(request: Request) -> JSONResponse:
-    """Well while the engine is ready and the server is not shutting down."""
-    return _answer(_why_not_ready(request))
+    """Well while the engine is ready and gets on, and the server is not shutting down."""
+    return _answer(_why_not_ready(request) or _why_stuck(request, "ready_timeout"))
 
 
 @router.get("/health", summary="The engine is getting on with its work")
 async def health(request: Request) -> JSONResponse:
-    """Well while new requests are taken and those there are make progress."""
-    return _answer(_why_not_ready(request) or _why_stuck(serving_of(request)))
+    """Well while new requests are taken and those there are make progress, however slow."""
+    return _answer(_why_not_ready(request) or _why_stuck(request, "step_timeout"))
 
 
 def _why_not_ready(request: Request) -> str | None:
@@ -37,15 +35,14 @@ def _why_not_ready(request: Request) -> str | None:
     return None
 
 
-def _why_stuck(serving: Serving) -> str | None:
-    """Requests are open, and the engine has said nothing of any step for too long."""
-    client, limit_s = serving.front.client, serving.config.step_timeout
-    if not client.num_open or client.last_report_s is None:
-        return None
-    silent_s = asyncio.get_running_loop().time() - client.last_report_s
+def _why_stuck(request: Request, knob: str) -> str | None:
+    """Requests are open, and the engine has said nothing of any step for longer than a knob of seconds says."""
+    serving = serving_of(request)
+    client, limit_s = serving.front.client, getattr(serving.config, knob)
+    silent_s = client.silent_s
     if silent_s <= limit_s:
         return None
-    return f"{client.num_open} requests are open and no step has ended for {silent_s:.0f} s ({flag('step_timeout')})"
+    return f"{client.num_open} requests are open and no step has ended for {silent_s:.0f} s ({flag(knob)})"
 
 
 def _answer(problem: str | None) -> JSONResponse:

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -20,6 +19,7 @@ from octavo.engine.wire import Ready
 from octavo.errors import OctavoError
 from octavo.memory import most_at_once
 from octavo.server.listener import check_exposure, connection_limit, open_listeners
+from octavo.server.signals import end_at_once_on_signals, end_signals, leave
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 MIB = 2**20
 RENDER_TIMEOUT_S = 1
 """Seconds after a signal in which conversations still become prompts: a template may hang on every one that waits."""
-DRAINING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(engine: EngineConfig, config: ServerConfig) -> int:
-    """Serve until a signal or the engine's death. Returns the exit status: 0 after a drain, 1 after anything else.
+def serve(engine: EngineConfig, config: ServerConfig) -> NoReturn:
+    """Serve until a signal or the engine's death. The process ends with status 0 after a drain, 1 after anything else.
 
     Raises:
         ConfigError: the address cannot or must not be listened on, or a knob keeps the engine from starting.
@@ -49,7 +48,7 @@ def serve(engine: EngineConfig, config: ServerConfig) -> int:
         local = resolve_model(engine)
         if local != engine:
             clock.lap("find the model's files")
-        return asyncio.run(_with_engine(listeners, max_connections, engine, local, config, clock))
+        asyncio.run(_with_engine(listeners, max_connections, engine, local, config, clock))
 
 
 async def _with_engine(
@@ -59,12 +58,13 @@ async def _with_engine(
     local: EngineConfig,
     config: ServerConfig,
     clock: "_Clock",
-) -> int:
+) -> NoReturn:
     client = EngineClient(local)
     try:
-        return await _serve(client, listeners, max_connections, engine, local, config, clock)
+        status = await _serve(client, listeners, max_connections, engine, local, config, clock)
     finally:
         await client.close()
+    leave(status)
 
 
 class _Clock:
@@ -143,17 +143,16 @@ class _Ending:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Listen for signals and for the engine's death."""
-        loop = asyncio.get_running_loop()
+        loop, numbers = asyncio.get_running_loop(), end_signals()
         self._client.on_death = self._end_with_engine
-        # What is ignored stays so: nohup starts a server that outlives its terminal.
-        heard = [number for number in DRAINING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        for number in heard:
+        for number in numbers:
             loop.add_signal_handler(number, self._signalled)
         try:
             yield
         finally:
-            for number in heard:
+            for number in numbers:
                 loop.remove_signal_handler(number)
+            end_at_once_on_signals()
 
     @property
     def _num_open(self) -> int:
@@ -177,7 +176,7 @@ class _Ending:
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._drain_timeout_s
-        while self._num_open and time.monotonic() < deadline:
+        while self._num_open and time.monotonic() < deadline and not self._client.is_stopped:
             await asyncio.sleep(0.02)
         self._stop(force=self._num_open > 0, status=self.status)
 

@@ -5,10 +5,11 @@ from typing import Any, Self
 
 from octavo.errors import RequestError
 from octavo.inputs import Prompt
-from octavo.llm import LLM, OpenRequests
+from octavo.llm import LLM
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import RequestOutputKind, SamplingParams
+from octavo.shared_engine import OpenRequests
 from octavo.vllm.engine_args import EngineArgs
 from octavo.vllm.keywords import check_call
 from octavo.vllm.tokenizer import NamedTokenizer
@@ -63,7 +64,7 @@ class LLMEngine:
         if request_id in self._own_ids:
             raise RequestError(f"request_id {request_id!r} is that of a request that is not over")
         params = params.clone()
-        own_id = self.llm.queue(self._opened, prompt, params)
+        own_id = self.llm.shared.queue(self._opened, prompt, params)
         self._own_ids[request_id], self._names[own_id], self._kinds[own_id] = own_id, request_id, params.output_kind
         return request_id
 
@@ -76,14 +77,10 @@ class LLMEngine:
         if not self.has_unfinished_requests():
             return []
         try:
-            # A call of the LLM's own may have stepped these requests, even to their end.
-            if not self._opened.ready:
-                self.llm.step()
+            ready = self.llm.shared.take_ready(self._opened)
         except BaseException:
             self.abort_request(list(self._own_ids))
             raise
-        ready = list(self._opened.ready)
-        self._opened.ready.clear()
         outputs = [self._told(assembler) for assembler in ready]
         return [output for output in outputs if output is not None]
 
@@ -113,7 +110,7 @@ class LLMEngine:
         if output is not None:
             output.request_id = self._names[own_id]
         if assembler.finished:
-            self.llm.drop(self._opened, own_id)
+            self.llm.shared.drop(self._opened, own_id)
             self._forget(own_id)
         return output
 

@@ -21,7 +21,7 @@ def test_greedy_ties_go_to_the_lowest_id_wherever_they_are(dtype: torch.dtype) -
     firsts = torch.arange(40) * 113
     for row, first in enumerate(firsts.tolist()):
         logits[row, first::37] = 3
-    assert torch.equal(most_likely(logits, np.zeros(40, np.int64)), firsts)
+    assert torch.equal(most_likely(logits, np.zeros(40, np.int64))[0], firsts)
 
 
 def make_keys(count: int, *, seed: int = 1, first_position: int = 0) -> torch.Tensor:
@@ -159,5 +159,7 @@ def test_rows_without_a_finite_maximum_are_repaired_and_the_others_left_alone() 
 def test_greedy_rows_are_repaired_too() -> None:
     inf, nan = torch.inf, torch.nan
     logits = torch.tensor([[nan, 3, 4], [nan, nan, -inf], [1, inf, 0], [2, 1, 0]])
-    assert most_likely(logits, np.array([0, 1, 0, 2])).tolist() == [2, 1, 1, 0]
+    token_ids, broken = most_likely(logits, np.array([0, 1, 0, 2]))
+    assert token_ids.tolist() == [2, 1, 1, 0]
+    assert broken.tolist() == [0, 1, 2]
     assert logits[0].isnan().any(), "the caller's logits are not changed"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.kernels.sampling.drawing import draw, make_finite, most_likely
+from octavo.kernels.sampling.drawing import broken_rows, draw, make_finite, most_likely
 from octavo.kernels.sampling.interface import (
     NO_TOKEN,
     Indices,
@@ -31,17 +31,18 @@ Asked = TypeVar("Asked")
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
     """`Kernels.sample`: any device, any floating dtype."""
     if batch.is_plain:
-        return Sampled(most_likely(logits, batch.fallback))
+        return Sampled(*most_likely(logits, batch.fallback))
+    broken = broken_rows(logits)
     beams = batch.beams
     if not len(beams):
         token_ids = _choose(logits, batch)
-        return Sampled(token_ids, _scores(logits, token_ids, batch))
+        return Sampled(token_ids, broken, _scores(logits, token_ids, batch))
     token_ids = torch.full((len(logits),), NO_TOKEN, dtype=torch.int64, device=logits.device)
     drawn = np.setdiff1d(np.arange(len(logits)), beams)
     if len(drawn):
         own = _on_device(drawn, logits)
         token_ids[own] = _choose(logits.index_select(0, own), batch.at(drawn))
-    return Sampled(token_ids, _scores(logits, token_ids, batch), _search(logits, batch))
+    return Sampled(token_ids, broken, _scores(logits, token_ids, batch), _search(logits, batch))
 
 
 def _scores(logits: torch.Tensor, token_ids: torch.Tensor, batch: SamplingBatch) -> Scores | None:
@@ -62,7 +63,9 @@ def _search(logits: torch.Tensor, batch: SamplingBatch) -> TopTokens:
     exact = own.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     make_finite(exact, _on_device(beams.fallback, logits))
     logprobs = exact.log_softmax(dim=-1)
-    _edit(logprobs, beams)
+    if beams.edits:
+        _edit(logprobs, beams)
+        logprobs.masked_fill_(logprobs.isnan(), -torch.inf)
     token_ids = top_tokens(logprobs, min(int(beams.parameters["num_candidates"].max()), logits.shape[1]))
     scores, asking = None, beams.scored_beams
     if len(asking):
@@ -78,11 +81,11 @@ def _choose(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     is_copied[list(batch.edits)] = True
     copied, plain = np.flatnonzero(is_copied), np.flatnonzero(~is_copied)
     if not len(copied):
-        return most_likely(logits, batch.fallback)
+        return most_likely(logits, batch.fallback)[0]
     token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     if len(plain):
         own = _on_device(plain, logits)
-        token_ids[own] = most_likely(logits.index_select(0, own), batch.fallback[plain])
+        token_ids[own] = most_likely(logits.index_select(0, own), batch.fallback[plain])[0]
     chosen = _on_device(copied, logits)
     exact = logits.index_select(0, chosen).to(torch.promote_types(logits.dtype, torch.float32))
     token_ids[chosen] = _choose_from_copy(exact, batch.at(copied))
