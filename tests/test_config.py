@@ -8,9 +8,10 @@ from typing import get_args, get_type_hints
 import pytest
 
 from octavo.cli.flags import add_config_flags, add_sampling_flags, read_config_flags, sampling_params
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.knobs import Size, flag, knobs, parse_size
+from octavo.server_config import ServerConfig
 
 
 @pytest.mark.parametrize(

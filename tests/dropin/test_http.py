@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from octavo.config import ServerConfig
 from octavo.errors import ConfigError
 from octavo.server.listener import open_listeners
+from octavo.server_config import ServerConfig
 from server.conftest import Server
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"

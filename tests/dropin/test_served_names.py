@@ -8,7 +8,7 @@ from cli.commands import octavo
 from octavo.cli.flags import read_config_flags
 from octavo.cli.main import build_parser
 from octavo.cli.serve import _model
-from octavo.config import ServerConfig
+from octavo.server_config import ServerConfig
 
 
 def test_every_served_name_answers_and_the_first_is_told(serve: Any) -> None:

@@ -10,8 +10,9 @@ import torch
 from cli.commands import octavo
 from octavo import LLM, AsyncLLM, BeamSearchParams, EngineArgs, LLMEngine, RequestOutputKind, SamplingParams
 from octavo.cli.flags import add_config_flags, read_config_flags
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError, RequestError
+from octavo.server_config import ServerConfig
 from octavo.vllm.engine_args import engine_knobs
 from octavo.vllm.flags import FlexibleArgumentParser
 from octavo.vllm.keywords import ENGINE, MAPPED

@@ -16,12 +16,13 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 
 from octavo.checkpoints.generation_config import SamplingDefaults
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.engine.client import EngineClient
 from octavo.server.app import create_app
 from octavo.server.front import Front
 from octavo.server.http_server import HttpServer
 from octavo.server.listener import connection_limit, open_listeners
+from octavo.server_config import ServerConfig
 from octavo.tokenization.loading import load_tokenizer
 
 ENGINE = EngineConfig(model="smollm2", dtype="float32", kv_cache_memory="192MiB", max_model_len=512)

@@ -7,9 +7,10 @@ from functools import partial
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.knobs import flag, knobs
 from octavo.sampling_params import SamplingParams
+from octavo.server_config import ServerConfig
 from octavo.vllm.engine_args import engine_knobs
 from octavo.vllm.flags import add_keyword_flags, given_keywords, server_knobs
 from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, SERVER, spelled

@@ -4,9 +4,10 @@ import argparse
 import logging
 
 from octavo.cli.flags import add_config_flags, read_config_flags
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.server.signals import end_at_once_on_signals
+from octavo.server_config import ServerConfig
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -5,7 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
 from octavo.checkpoints.generation_config import SamplingDefaults
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
@@ -19,6 +19,7 @@ from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
 from octavo.server.routing import Routing
 from octavo.server.serving import Serving, served_names
+from octavo.server_config import ServerConfig
 
 BODY_LIMITS = ("max_body_bytes", "max_total_body_bytes")
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import uvicorn
 
-from octavo.config import ServerConfig
 from octavo.server.http_protocol import ConnectionLimits, HttpProtocol
 from octavo.server.listener import BACKLOG
+from octavo.server_config import ServerConfig
 
 ACCEPTS_AT_ONCE = 8
 """Connections accepted in one turn of the loop. Those beyond --max-connections take files until they are closed, two

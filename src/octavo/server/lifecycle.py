@@ -13,13 +13,14 @@ import msgspec
 
 from octavo.checkpoints.generation_config import SamplingDefaults, read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.wire import Ready
 from octavo.errors import OctavoError
 from octavo.memory import most_at_once
 from octavo.server.listener import check_exposure, connection_limit, open_listeners
 from octavo.server.signals import end_at_once_on_signals, end_signals, leave
+from octavo.server_config import ServerConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

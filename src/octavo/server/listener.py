@@ -6,8 +6,8 @@ import ipaddress
 import resource
 import socket
 
-from octavo.config import ServerConfig
 from octavo.errors import ConfigError
+from octavo.server_config import ServerConfig
 
 BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""

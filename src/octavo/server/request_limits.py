@@ -5,11 +5,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from octavo.config import ServerConfig
 from octavo.knobs import flag
 from octavo.scheduling.admission import Limits, check_prompt_length
 from octavo.server.errors import ApiError
 from octavo.server.request_context import context_of
+from octavo.server_config import ServerConfig
 
 
 class OpenRequests:

@@ -7,11 +7,12 @@ from starlette.requests import Request
 
 from octavo import __version__
 from octavo.checkpoints.generation_config import SamplingDefaults
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import EngineConfig
 from octavo.metrics.requests import Metrics
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
 from octavo.server.request_limits import OpenRequests
+from octavo.server_config import ServerConfig
 
 
 @dataclass(frozen=True, slots=True)
