@@ -380,7 +380,7 @@ def test_an_async_engine_ends_aborted_left_and_refused_requests():
 
     asyncio.run(main())
     # Another loop may use the same engine.
-    asyncio.run(refused("max_tokens", prompt="Hi", sampling_params=SamplingParams(max_tokens=600), request_id="d"))
+    asyncio.run(refused("maximum context length", prompt=[1] * 600, sampling_params=SamplingParams(), request_id="d"))
     assert engine._engine.llm.ledger().num_used_blocks == 0
     engine.shutdown()
     with pytest.raises(EngineError, match="shut down"):

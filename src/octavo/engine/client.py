@@ -286,6 +286,7 @@ class EngineClient:
         if stream.is_left_behind:
             self.abort(stream)
             stream.fail(RequestError(f"the answer's reader is over {MAX_WAITING_TOKENS} tokens behind: read faster"))
+            return
         if update.error is not None:
             del self._streams[update.request_id]
             stream.fail(FailedRequestError(update.error))
