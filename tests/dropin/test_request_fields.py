@@ -1,5 +1,6 @@
 """Each field of a request is carried out, refused by name, or means nothing."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -306,6 +307,6 @@ def test_servers_without_a_seed_answer_differently(server: Server) -> None:
     for seed in (None, None, 7, 7):
         requests: list[EngineRequest] = []
         own = Front(SimpleNamespace(submit=requests.append), front.tokenizer, front.ready, seed)  # type: ignore[arg-type]
-        own.generate("a", [1], own.prepare(drawn))
+        own.generate("a", [1], asyncio.run(own.prepare(drawn)))
         seeds.add(requests[0].seed)
     assert len(seeds) == 3
