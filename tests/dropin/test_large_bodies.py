@@ -122,6 +122,7 @@ def test_a_list_of_prompts_may_be_as_long_as_the_queue(server: Server, serve: An
         (b'{"prompt": "\xff", "user": "' + b"x" * 70_000 + b'"}', "is not UTF-8"),
         (b'{"prompt": "a", "temperature": 1e999, "user": "' + b"x" * 70_000 + b'"}', "finite"),
         (b'{"prompt": "a", "temperature": 1e999}', "finite"),
+        (b'{"prompt": "a", "n": ' + b"9" * 5_000 + b"}", "too many digits"),
         (b'{"prompt": "\xff"}', "is not UTF-8"),
         (b'["' + b"x" * 70_000 + b'"]', "JSON object"),
     ],
