@@ -109,7 +109,7 @@ def test_chat_goes_on_with_a_half_written_answer(smollm2):
 
 def test_chat_takes_template_variables_by_their_name_only(smollm2):
     for unknown in ({"priority": [0]}, {"add_generation_promt": False}, {"enable_thinking": False}):
-        with pytest.raises(TypeError, match=next(iter(unknown))):
+        with pytest.raises(RequestError, match=next(iter(unknown))):
             smollm2.chat(HI, GREEDY, use_tqdm=False, **unknown)
     shown = {"chat_template": "{{ style }}", "chat_template_kwargs": {"style": "brief"}}
     assert smollm2.chat(HI, GREEDY, use_tqdm=False, **shown)[0].prompt == "brief"
@@ -193,7 +193,7 @@ def test_an_idle_model_uses_no_processor_time(smollm2):
         ("", {}, "the prompt is empty"),
         ([[]], {}, "the prompt is empty"),
         ([[1] * 2048], {}, "2048.*--max-model-len"),
-        ([[1] * 2000], {"max_tokens": 100}, "max_tokens is 100.*--max-model-len"),
+        ([[1] * 2000], {"min_tokens": 100, "max_tokens": 100}, "min_tokens=100 is over the 48 tokens that fit"),
         ([[1, 49152]], {}, "token id 49152.*0 to 49151"),
         ([[-5]], {}, "token id -5"),
         ("Hi", {"n": 257}, "n=257.*256.*--max-num-seqs"),

@@ -83,7 +83,10 @@ def test_requests_stream_their_tokens_side_by_side(config):
 def test_a_refused_request_fails_alone(config):
     async def main() -> None:
         async with connected(config) as client:
-            good, bad = client.submit(request("good", max_tokens=5)), client.submit(request("bad", min_tokens=9_000))
+            good, bad = (
+                client.submit(request("good", max_tokens=5)),
+                client.submit(request("bad", min_tokens=9_000, max_tokens=None)),
+            )
             with pytest.raises(RequestError, match="min_tokens=9000"):
                 await tokens_of(bad)
             assert len((await tokens_of(good))[0]) <= 5

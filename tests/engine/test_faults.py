@@ -13,7 +13,13 @@ from octavo.engine.engine import MAX_FAILED_STEPS, Engine
 from octavo.errors import EngineError
 from octavo.execution.local import LocalExecutor
 from octavo.kernels.sampling.interface import SamplingBatch
-from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
+from octavo.sampling_params import (
+    MAX_REPETITION_PENALTY,
+    MIN_REPETITION_PENALTY,
+    BeamSearchParams,
+    Grammar,
+    SamplingParams,
+)
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.messages import SequenceUpdate
 from scheduling.checking import check_engine
@@ -131,7 +137,7 @@ def test_beams_that_cannot_be_searched_fail_their_own_request(executor, wanted, 
     assert run_beside(executor, beams_of_two(), wanted) == "IndexError: cursed beams"
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1e-320])
+@pytest.mark.parametrize("penalty", [MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY])
 def test_beams_whose_penalty_makes_no_numbers_of_masked_tokens_take_allowed_ones(executor, penalty):
     engine = engine_of(executor)
     engine.add(beams_of_two(allowed_token_ids=[5, 6], repetition_penalty=penalty))
