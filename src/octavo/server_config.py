@@ -62,7 +62,10 @@ class ServerConfig:
     max_n: int = knob(64, "cap on a request's n", group="server limits", metavar="N", at_least=1)
     max_body_bytes: Size = knob("8MiB", "cap on a request's body", group="server limits", metavar="SIZE")
     max_tokenize_bytes: Size = knob(
-        "1MiB", "cap on the UTF-8 bytes of a text for /tokenize", group="server limits", metavar="SIZE"
+        "1MiB",
+        "cap on the UTF-8 bytes of a text for /tokenize, or that truncate_prompt_tokens cuts",
+        group="server limits",
+        metavar="SIZE",
     )
     max_total_body_bytes: Size = knob(
         "256MiB",

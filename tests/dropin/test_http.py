@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import logging
 import socket
+import time
 from typing import Any
 
 import httpx
@@ -228,3 +230,18 @@ def test_answers_are_http_that_httpx_understands(server: Server) -> None:
     with server.http() as http:
         answer = http.post(COMPLETE, json={"prompt": "a", "max_tokens": 1}, headers={"expect": "100-continue"})
     assert answer.status_code == httpx.codes.OK
+
+
+@pytest.mark.parametrize("key", [None, "key"], ids=["while it is read", "once it is answered"])
+def test_a_chunk_that_is_no_http_ends_the_request_and_fills_no_log(serve: Any, caplog: Any, key: str | None) -> None:
+    fields = ("Host: a", "Content-Type: application/json", "Transfer-Encoding: chunked")
+    head = "\r\n".join((f"POST {COMPLETE} HTTP/1.1", *fields, "", ""))
+    with serve(api_key=(key,) if key else ()) as server, server.http() as http:
+        for pause_s in (0.0, 0.2):
+            with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=10) as client:
+                client.sendall(head.encode())
+                time.sleep(pause_s)
+                client.sendall(b"ZZ\r\n")
+                assert client.recv(1000).startswith(b"HTTP/1.1 4")
+        assert http.get("/live").status_code == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

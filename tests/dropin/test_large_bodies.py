@@ -1,8 +1,11 @@
 """Whatever a body holds, the server goes on answering others while it reads it."""
 
 import json
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -62,6 +65,8 @@ def of(**fields: Any) -> bytes:
         (COMPLETE, of(prompt="a", logit_bias={str(token): 1 for token in range(600_000)}), "lists, objects and texts"),
         (COMPLETE, of(**{f"field_{number}": number for number in range(300_000)}), "lists, objects and texts"),
         (COMPLETE, b'{"prompt":' + b"[" * 50_000 + b'],"x":"' + b"y" * 100_000 + b'"}', "nested too deeply"),
+        (COMPLETE, of(prompt="a", bad_words=["a b" * 160_000] * 16), "a text of bad_words has at least"),
+        (COMPLETE, of(prompt=" " * 8_000_000, truncate_prompt_tokens=5), "--max-tokenize-bytes"),
         (CHAT, of(messages=[1] * 1_000_000), "messages: Input should be a valid dictionary"),
         (CHAT, of(messages=[{"role": "user", "content": "a" * 4_000_000}]), "maximum context length is 512 tokens"),
     ],
@@ -117,6 +122,7 @@ def test_a_list_of_prompts_may_be_as_long_as_the_queue(server: Server, serve: An
         (b'{"prompt": "\xff", "user": "' + b"x" * 70_000 + b'"}', "is not UTF-8"),
         (b'{"prompt": "a", "temperature": 1e999, "user": "' + b"x" * 70_000 + b'"}', "finite"),
         (b'{"prompt": "a", "temperature": 1e999}', "finite"),
+        (b'{"prompt": "a", "n": ' + b"9" * 5_000 + b"}", "too many digits"),
         (b'{"prompt": "\xff"}', "is not UTF-8"),
         (b'["' + b"x" * 70_000 + b'"]', "JSON object"),
     ],
@@ -127,3 +133,23 @@ def test_what_is_wrong_with_a_body_is_told_at_any_size(server: Server, content: 
         answer = http.post(COMPLETE, content=content, headers=JSON)
     assert answer.status_code == 400
     assert named in answer.json()["error"]["message"]
+
+
+def test_long_texts_do_not_fill_the_memory(server: Server) -> None:
+    """Each of the threads that tokenize keeps what its longest text took: about 180 MiB here."""
+    content = of(prompt="a b1" * 250_000)
+    with server.http() as http:
+        assert http.post("/tokenize", content=content, headers=JSON).status_code == 200
+        before = resident_mib()
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(4):
+                asked = [threads.submit(http.post, "/tokenize", content=content, headers=JSON)]
+                # Work beside it, so that no text meets the thread of the one before.
+                asked += [threads.submit(http.post, COMPLETE, json={"prompt": "a", "max_tokens": 1}) for _ in range(3)]
+                assert {each.result().status_code for each in asked} == {200}
+    assert resident_mib() - before < 300
+
+
+def resident_mib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20

@@ -1,5 +1,6 @@
 """Each field of a request is carried out, refused by name, or means nothing."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,14 @@ def test_a_field_that_nobody_knows_is_ignored(server: Server, path: str, name: s
         ("mirostat", 2),
         ("mirostat", True),
         ("max_new_tokens", 5),
+        ("min_length", 5),
+        ("max_length", 5),
+        ("num_return_sequences", 2),
+        ("stopping_strings", ["a"]),
+        ("banned_tokens", [5]),
+        ("bad_words_ids", [[5]]),
+        ("suppress_tokens", [5]),
+        ("extra_body", {"top_k": 1}),
         ("n_predict", 5),
         ("stop_sequences", ["a"]),
         ("typical_p", 0.5),
@@ -306,6 +315,6 @@ def test_servers_without_a_seed_answer_differently(server: Server) -> None:
     for seed in (None, None, 7, 7):
         requests: list[EngineRequest] = []
         own = Front(SimpleNamespace(submit=requests.append), front.tokenizer, front.ready, seed)  # type: ignore[arg-type]
-        own.generate("a", [1], own.prepare(drawn))
+        own.generate("a", [1], asyncio.run(own.prepare(drawn)))
         seeds.add(requests[0].seed)
     assert len(seeds) == 3

@@ -64,6 +64,16 @@ def test_a_line_tells_the_model_as_the_request_calls_it(serve: Any, log: Any) ->
     assert {line["path"]: line["model"] for line in lines_of(log)} == {COMPLETE: "good", "/v1/models": None}
 
 
+def test_names_of_any_length_leave_a_short_line(serve: Any, log: Any) -> None:
+    with serve() as server, server.http() as http:
+        http.post(COMPLETE, json={"model": "m" * 1_000_000, "prompt": "a"})
+        http.post("/tokenize", json={"model": "m" * 1_000_000, "prompt": "a"})
+        http.get("/v1/models/" + "m" * 20_000)
+        soon(lambda: len(lines_of(log)) == 3)
+    assert max(len(record.message) for record in log.records if record.name == "octavo.requests") < 2000
+    assert lines_of(log)[0]["model"].endswith("(999744 characters more)")
+
+
 def test_probes_that_are_well_leave_no_line_and_others_do(serve: Any, log: Any) -> None:
     with serve() as server, server.http() as http:
         for path in ("/live", "/ready", "/health", "/metrics"):

@@ -117,7 +117,14 @@ def test_a_text_over_the_cap_is_refused_by_its_bytes(serve: Any) -> None:
     with serve(max_tokenize_bytes="1KB") as server, server.http() as http:
         assert answer_to(http, "/tokenize", prompt="a" * 1000)["count"] > 0
         for text in ("a" * 1001, "日" * 334):
-            assert "--max-tokenize-bytes" in error_to(http, "/tokenize", {"prompt": text})["message"]
+            conversation = [{"role": "user", "content": text}]
+            for path, body in (
+                ("/tokenize", {"prompt": text}),
+                ("/tokenize", {"messages": conversation}),
+                ("/v1/completions", {"prompt": text, "truncate_prompt_tokens": 3}),
+                ("/v1/chat/completions", {"messages": conversation, "truncate_prompt_tokens": -1}),
+            ):
+                assert "--max-tokenize-bytes" in error_to(http, path, body)["message"]
 
 
 def test_tokenizing_a_long_text_keeps_nobody_waiting(http: httpx.Client, server: Server) -> None:

@@ -98,7 +98,8 @@ class PagedManager:
 
     def num_copies_to_write(self, writers: Iterable[tuple[BlockTable, int, bool]]) -> int:
         """Blocks for copy-on-write when several tables are written to in one step: every writer to a shared block
-        copies it, but the last of its sharers.
+        copies it, but the last of its sharers. A parent that writes before its children fork from it keeps it: they
+        share it after that.
 
         Args:
             writers: (table, the position written first, whether the writer is to fork from the table there).
@@ -120,7 +121,8 @@ class PagedManager:
         """Give the next `num_tokens` tokens of a sequence their slots.
 
         Blocks are taken one at a time, as tokens need them. A partly filled last block that others share is copied
-        first: no two sequences ever write one block. The last of its sharers to write keeps the original.
+        first: no two sequences ever write one block. The last of its sharers to write keeps the original;
+        so does a parent that writes before its children fork from it.
 
         Returns:
             The change of the table, or None where the tokens fit into the last blocks as they are.

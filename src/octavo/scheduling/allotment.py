@@ -48,7 +48,7 @@ def num_blocks_needed(allotment: Allotment, memory: KVManager) -> int:
     for sequence, num_new in allotment.num_new:
         if sequence.parent is not None or sequence.table.num_tokens + num_new > sequence.table.num_writable:
             needed += memory.num_blocks_to_append((sequence.parent or sequence).table, sequence.num_computed, num_new)
-    if len(allotment.num_new) == 1:
+    if len(allotment.num_new) == 1:  # no other sequence of the request has the block that it writes into
         return needed
     return needed + memory.num_copies_to_write(
         ((sequence.parent or sequence).table, sequence.num_computed, sequence.parent is not None)
@@ -86,7 +86,8 @@ def _distribute(
 
 def _can_fork(sequence: SequenceState, reach: dict[SequenceState, int], memory: KVManager) -> bool:
     """Whether the parent holds, by the end of this step, the tokens to share; a part of a block that must be copied at
-    once, before it."""
+    once, before it. Then the parent does not fork in this step itself: one block would be a copy's source and
+    another's destination."""
     parent = sequence.parent
     if parent is None or reach.get(parent, -1) < sequence.fork_at:
         return False

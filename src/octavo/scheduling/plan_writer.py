@@ -23,8 +23,9 @@ class ScheduledStep:
     scored: list[tuple[Request, int]] = field(default_factory=list)
     """In the order of `plan.scored`: the request and the first position."""
     filled: list[tuple[SequenceState, BlockTable, int, int]] = field(default_factory=list)
-    """Blocks that are full once the step has run: a sequence's, by first logical block and the one after the last. The
-    table is empty by then if the sequence has lost its blocks."""
+    """Blocks that are full once the step has run, those of drafts included: a sequence's, by first logical block and
+    the one after the last. The table is shorter by then if drafts were taken back, and empty if the sequence has lost
+    its blocks."""
     drafted: dict[int, BlockTable] = field(default_factory=dict)
     """By the index in `sampled`, the tables of sequences that have slots for drafts: what is not accepted is taken back
     once the step has run."""
@@ -55,7 +56,8 @@ class PlanWriter:
         self._step.plan.released += [sequence.row for sequence in request.sequences if sequence.table.num_blocks]
 
     def take_back_drafts(self, sequence: SequenceState) -> None:
-        """Take back the slots of the sequence's drafts that are not its tokens, if it has any, and tell the runner."""
+        """Take back the slots of the sequence's drafts that are not its tokens, if it has any, and tell the runner. A
+        sequence's last token has no slot until it is computed: more slots than that are drafts'."""
         table = sequence.table
         if table.num_tokens >= sequence.num_tokens:
             self._memory.truncate(table, sequence.num_tokens - 1)

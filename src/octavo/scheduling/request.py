@@ -70,8 +70,8 @@ class Request:
     """Those not finished. A sequence's parent stands before it."""
     state: RequestState = RequestState.WAITING
     is_decoding: bool = False
-    """Every sequence has all its states but its last token's, in its table or the saved one: one token each makes the
-    next step. Set when a step that samples is planned."""
+    """Every sequence has all its states but its last token's, in its table, its parent's or the saved one: one token
+    each makes the next step. Set when a step that samples is planned."""
     prefix_root: bytes | None = None
     """Where its blocks' digests begin; None where the prefix cache takes none of its blocks."""
     pinned_digests: list[bytes] = field(default_factory=list)

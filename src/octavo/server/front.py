@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +13,7 @@ import msgspec
 
 from octavo.engine.client import EngineClient, RequestStream
 from octavo.engine.wire import Ready
+from octavo.errors import RequestError
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
@@ -44,7 +44,9 @@ class Front:
         self.ready = ready
         self._seed = secrets.randbits(63) if seed is None else seed
         self._num_requests = 0
-        self._long_text = asyncio.Lock()
+        # One thread: long texts neither keep short ones waiting nor fill the memory, of which the allocator keeps as
+        # much as a text needed for each thread that ever tokenized one.
+        self._long_texts = ThreadPoolExecutor(1, thread_name_prefix="long-text")
         # Of their own: a template that hangs keeps nobody waiting but other conversations.
         self._rendering = ThreadPoolExecutor(NUM_PROCESSES, thread_name_prefix="render")
 
@@ -58,26 +60,27 @@ class Front:
         limits = self.ready.limits
         return limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len)
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True, is_cut: bool = False) -> list[int]:
+    async def tokenize(self, text: str, add_special_tokens: bool = True, max_bytes: int | None = None) -> list[int]:
         """Token ids of a text, made off the event loop.
 
         Args:
-            is_cut: not all of them have to fit into the model's context.
+            max_bytes: of a text in UTF-8 whose tokens do not all have to fit into the model's context; None where
+                they have to.
 
         Raises:
             ContextLengthError: the text is too long for the model, whatever its tokens are.
-            RequestError: the text is not valid Unicode.
+            RequestError: the text is not valid Unicode, or over `max_bytes`.
         """
-        return await self._tokenize(Rendered(text), add_special_tokens, is_cut)
+        return await self._tokenize(Rendered(text), add_special_tokens, max_bytes)
 
     async def tokenize_chat(
-        self, conversation: Conversation, add_special_tokens: bool = False, is_cut: bool = False
+        self, conversation: Conversation, add_special_tokens: bool = False, max_bytes: int | None = None
     ) -> tuple[str, list[int]]:
         """A conversation in the model's chat template, as text and as token ids, made off the event loop.
 
         Args:
             add_special_tokens: beside those that the template writes.
-            is_cut: as `tokenize`.
+            max_bytes: as `tokenize`.
 
         Raises:
             ContextLengthError: as `tokenize`.
@@ -85,15 +88,20 @@ class Front:
         """
         rendering = asyncio.get_running_loop().run_in_executor(self._rendering, self.tokenizer.render, conversation)
         prompt = await rendering
-        return prompt.plain, await self._tokenize(prompt, add_special_tokens, is_cut)
+        return prompt.plain, await self._tokenize(prompt, add_special_tokens, max_bytes)
 
-    async def _tokenize(self, prompt: Rendered, add_special_tokens: bool, is_cut: bool) -> list[int]:
-        """Long texts are tokenized one at a time, so that they neither keep short ones waiting nor fill the memory."""
-        async with self._long_text if len(prompt.text) > LONG_TEXT else nullcontext():
-            return await asyncio.to_thread(self._encode, prompt, add_special_tokens, is_cut)
+    async def _tokenize(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None) -> list[int]:
+        """Long texts are tokenized one at a time."""
+        threads = self._long_texts if len(prompt.text) > LONG_TEXT else None
+        encoding = asyncio.get_running_loop().run_in_executor(
+            threads, self._encode, prompt, add_special_tokens, max_bytes
+        )
+        return await encoding
 
-    def _encode(self, prompt: Rendered, add_special_tokens: bool, is_cut: bool) -> list[int]:
-        if len(prompt.text) > LONG_TEXT and not is_cut:
+    def _encode(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None) -> list[int]:
+        if max_bytes is not None:
+            _check_bytes(prompt.plain, max_bytes)
+        elif len(prompt.text) > LONG_TEXT:
             check_prompt_length(self.tokenizer.least_tokens(prompt.plain), self.ready.limits, "at least ")
         return self.tokenizer.encode_rendered(prompt, add_special_tokens)
 
@@ -105,18 +113,32 @@ class Front:
         """
         resolve_max_tokens(token_ids, params, self.ready.limits)
 
-    def prepare(self, params: SamplingParams) -> "PreparedParams":
-        """What the prompts of one request share.
+    async def prepare(self, params: SamplingParams) -> "PreparedParams":
+        """What the prompts of one request share, made off the event loop.
 
         Raises:
-            RequestError: a bad word is not valid Unicode.
+            RequestError: a bad word is not valid Unicode, or longer than any answer.
         """
+        threads = self._long_texts if sum(map(len, params.bad_words or ())) > LONG_TEXT else None
+        return await asyncio.get_running_loop().run_in_executor(threads, self._prepare, params)
+
+    def _prepare(self, params: SamplingParams) -> "PreparedParams":
+        self._check_bad_words(params.bad_words or [])
         # Stop texts are looked for here, where the text is.
         most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
         max_tokens = None if params.max_tokens is None else min(params.max_tokens, most)
         for_engine = msgspec.structs.replace(params, stop=None, bad_words=None, max_tokens=max_tokens)
         bad_words = self.tokenizer.bad_words(params.bad_words or ())
         return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params))
+
+    def _check_bad_words(self, words: list[str]) -> None:
+        most = self.ready.limits.max_model_len
+        for word in words:
+            if len(word) > LONG_TEXT and (least := self.tokenizer.least_tokens(word)) > most:
+                raise RequestError(
+                    f"a text of bad_words has at least {least} tokens, and this model's maximum context length is "
+                    f"{most} tokens: no answer could hold it, leave it out"
+                )
 
     def generate(
         self,
@@ -199,3 +221,12 @@ class Generation:
     def _apply(self, update: RequestUpdate) -> None:
         for index in self._assembler.apply(update):
             self._client.abort(self._stream, index)
+
+
+def _check_bytes(text: str, most: int) -> None:
+    num_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    if num_bytes > most:
+        raise RequestError(
+            f"the prompt has {num_bytes} bytes, over this server's cap of {most} on texts that need not fit into the "
+            "model's context: raise --max-tokenize-bytes"
+        )

@@ -144,8 +144,15 @@ class HttpProtocol(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the form of other errors."""
-        self._refuse(ApiError(400, msg, code="invalid_http"))
+        """Answer what is no HTTP, in the form of other errors. A request whose body it was ends as when its client
+        leaves, and one that is being answered already gets no second answer."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(ApiError(400, msg, code="invalid_http"))
+        else:
+            self.abort()
 
     @property
     def _socket(self) -> socket.socket:

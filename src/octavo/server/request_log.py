@@ -22,6 +22,9 @@ QUIET_PATHS = ("/live", "/ready", "/health", "/metrics")
 MAX_TEXT = 8192
 """Characters (or token ids) that the log shows of each prompt and each answer."""
 
+MAX_NAME = 256
+"""Characters that the log shows of a path and of a model's name: a client can make them as long as it likes."""
+
 logger = logging.getLogger("octavo.requests")
 
 
@@ -110,10 +113,10 @@ def _record(context: RequestContext, outputs: list[RequestOutput]) -> dict[str, 
         "request_id": context.request_id,
         "tenant": context.tenant,
         "method": context.method,
-        "path": context.path,
+        "path": _shortened(context.path, MAX_NAME),
         "status": context.status or CLIENT_LEFT,
         **refused,
-        "model": context.model,
+        "model": None if context.model is None else _shortened(context.model, MAX_NAME),
         "complete": context.is_answered,
         "prompt_tokens": sum(len(output.prompt_token_ids) for output in outputs),
         "cached_tokens": sum(output.metrics.memory.num_cached_tokens for output in outputs),
@@ -139,10 +142,10 @@ def _texts(outputs: list[RequestOutput]) -> dict[str, Any]:
     return {"prompts": [_shortened(prompt) for prompt in prompts], "texts": [_shortened(text) for text in texts]}
 
 
-def _shortened(said: str | list[int]) -> str | list[int | str]:
+def _shortened(said: str | list[int], most: int = MAX_TEXT) -> str | list[int | str]:
     if isinstance(said, str):
-        return said if len(said) <= MAX_TEXT else f"{said[:MAX_TEXT]} … ({len(said) - MAX_TEXT} characters more)"
-    return [*said] if len(said) <= MAX_TEXT else [*said[:MAX_TEXT], f"{len(said) - MAX_TEXT} more"]
+        return said if len(said) <= most else f"{said[:most]} … ({len(said) - most} characters more)"
+    return [*said] if len(said) <= most else [*said[:most], f"{len(said) - most} more"]
 
 
 def _one_line(record: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from octavo import __version__
 from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig
+from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
@@ -43,6 +44,11 @@ class Serving:
     def system_fingerprint(self) -> str:
         """What an answer depends on beside its request: the version, the model and the form of its weights."""
         return f"octavo-{__version__}-{self.model_name}-{self.front.ready.dtype}"
+
+    @property
+    def max_tokenize_bytes(self) -> int:
+        """Cap on the UTF-8 bytes of a text that is tokenized without having to fit into the model's context."""
+        return parse_size(self.config.max_tokenize_bytes, 2**40, flag("max_tokenize_bytes"))
 
     def check_model(self, name: str | None) -> None:
         """Refuse a request for another model. One that names none, or "", is for this one.

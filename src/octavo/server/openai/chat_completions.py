@@ -88,7 +88,7 @@ async def create_chat_completion(request: Request) -> Response:
     text, token_ids = await serving.front.tokenize_chat(
         body.conversation(body.messages, serving.config.allow_request_templates),
         bool(body.add_special_tokens),
-        body.truncate_prompt_tokens is not None,
+        None if body.truncate_prompt_tokens is None else serving.max_tokenize_bytes,
     )
     prompt = run.Prompt(text, token_ids).truncated(body, params, serving)
     await run.start(serving, context, [prompt], params, body.cache_salt)

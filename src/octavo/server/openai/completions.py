@@ -140,8 +140,8 @@ async def _tokenized(
         if not prompt:
             raise ApiError(400, "prompt is missing, and this model has no token that begins a document", param="prompt")
     if isinstance(prompt, str):
-        is_cut = body.truncate_prompt_tokens is not None
-        token_ids = await front.tokenize(prompt, body.add_special_tokens is not False, is_cut)
+        max_bytes = None if body.truncate_prompt_tokens is None else serving.max_tokenize_bytes
+        token_ids = await front.tokenize(prompt, body.add_special_tokens is not False, max_bytes)
         return run.Prompt(prompt, token_ids).truncated(body, params, serving)
     return run.Prompt(None, prompt).truncated(body, params, serving)
 

@@ -68,8 +68,10 @@ def json_object(body: bytes) -> dict[str, Any]:
         raise _invalid(f"byte {error.start} is not {error.encoding.upper()} ({error.reason})") from error
     except RecursionError as error:
         raise _invalid("it is nested too deeply") from error
-    except (ValueError, msgspec.DecodeError) as error:
+    except (json.JSONDecodeError, msgspec.DecodeError) as error:
         raise _invalid(str(error)) from error
+    except ValueError as error:  # the interpreter converts whole numbers only up to a length
+        raise _invalid("a number in it has too many digits") from error
     if not isinstance(content, dict):
         raise ApiError(400, "the body must be a JSON object")
     return content

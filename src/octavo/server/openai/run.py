@@ -62,7 +62,7 @@ async def start(
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
         _check_wait(serving, prompts, limit_s)
-    prepared = await asyncio.to_thread(serving.front.prepare, params)
+    prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
         generation = serving.front.generate(

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from octavo import __version__
-from octavo.knobs import flag, parse_size
 from octavo.server.errors import ApiError
 from octavo.server.openai.answers import Detokenized, Tokens
 from octavo.server.openai.body import FirstError, Text, TokenIds
@@ -130,21 +129,15 @@ async def _token_ids(serving: Serving, body: TokenizeBody) -> list[int]:
     """Made off the event loop, as for a completion.
 
     Raises:
-        ApiError: the text is over the cap.
-        RequestError: the messages are malformed or the template refuses them.
+        RequestError: the text is over the cap, or the messages are malformed or the template refuses them.
     """
     if body.prompt is not None:
-        _check_size(serving, body.prompt)
-        return await serving.front.tokenize(body.prompt, body.add_special_tokens is not False, is_cut=True)
+        return await serving.front.tokenize(
+            body.prompt, body.add_special_tokens is not False, serving.max_tokenize_bytes
+        )
     tools = {"tools": body.tools} if body.tools else {}
     conversation = body.conversation(body.messages or [], serving.config.allow_request_templates, **tools)
-    _, token_ids = await serving.front.tokenize_chat(conversation, bool(body.add_special_tokens), is_cut=True)
+    _, token_ids = await serving.front.tokenize_chat(
+        conversation, bool(body.add_special_tokens), serving.max_tokenize_bytes
+    )
     return token_ids
-
-
-def _check_size(serving: Serving, text: str) -> None:
-    cap = parse_size(serving.config.max_tokenize_bytes, 2**40, flag("max_tokenize_bytes"))
-    num_bytes = len(text) if text.isascii() else len(text.encode())
-    if num_bytes > cap:
-        told = f"prompt has {num_bytes} bytes, over this server's cap of {cap}: raise --max-tokenize-bytes"
-        raise ApiError(400, told, param="prompt")
