@@ -213,16 +213,12 @@ class LLM:
 
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
-        with self.shared.turn():
-            return self.engine.ledger()
+        return self.shared.ledger()
 
     def close(self) -> None:
         """Give the weights and the KV cache back to the system, and end the processes of chat templates. In a forked
         process that is the other's to do."""
-        if self.shared.is_own:
-            self.tokenizer.close()
-            with self.shared.turn():
-                self.engine.close()
+        self.shared.close()
 
     def __enter__(self) -> Self:
         return self

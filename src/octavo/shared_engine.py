@@ -5,12 +5,14 @@ import contextlib
 import dataclasses
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError
 from octavo.inputs import Prompt, read_prompt
+from octavo.memory import Ledger
 from octavo.metrics.offline import OfflineMetrics
 from octavo.output_assembler import OutputAssembler
 from octavo.sampling_params import SamplingParams
@@ -46,6 +48,7 @@ class SharedEngine:
         self._doomed: deque[OpenRequests] = deque()
         """Requests that are to be aborted at the end of the present turn."""
         self._process_id = os.getpid()
+        weakref.finalize(self, _end, engine, self._turns, self._process_id)
 
     @property
     def is_own(self) -> bool:
@@ -149,6 +152,19 @@ class SharedEngine:
             with self.turn():
                 pass
 
+    def ledger(self) -> Ledger:
+        """The account of the KV memory at this moment."""
+        with self.turn():
+            return self._engine.ledger()
+
+    def close(self) -> None:
+        """Give the weights and the KV cache back to the system, and end the processes of chat templates. Requests from
+        now on are refused. In a forked process that is the other's to do."""
+        if self.is_own:
+            self._tokenizer.close()
+            with self.turn():
+                self._engine.close()
+
     def _next_ready(self, opened: OpenRequests) -> OutputAssembler | None:
         """One of these requests that has something new, as `take_ready`."""
         with self.turn():
@@ -175,3 +191,12 @@ class SharedEngine:
         self._engine.abort(assembler.request_id)
         self._opened.pop(assembler.request_id, None)
         self._metrics.note_end(assembler)
+
+
+def _end(engine: Engine, turns: Turns, process_id: int) -> None:
+    """Close an engine that nobody has closed, when it is forgotten or Python exits. Python ends daemon threads wherever
+    they are, and the process is aborted with them where that is in a kernel: so the step that runs is waited for, and
+    there is none after it."""
+    if os.getpid() == process_id:
+        turns.stop()
+        engine.close()

@@ -41,6 +41,13 @@ class Turns:
                     self._queue.popleft()
                     self._changed.notify_all()
 
+    def stop(self) -> None:
+        """Wait for this thread's turn and keep it: whoever waits or asks from now on waits for ever."""
+        own = threading.get_ident()
+        with self._changed:
+            self._queue.append(own)
+            self._changed.wait_for(lambda: self._queue[0] == own)
+
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:

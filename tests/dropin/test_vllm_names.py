@@ -381,7 +381,7 @@ def test_an_async_engine_ends_aborted_left_and_refused_requests():
     asyncio.run(main())
     # Another loop may use the same engine.
     asyncio.run(refused("maximum context length", prompt=[1] * 600, sampling_params=SamplingParams(), request_id="d"))
-    assert engine._engine.llm.ledger().num_used_blocks == 0
+    assert engine._engine._shared.ledger().num_used_blocks == 0
     engine.shutdown()
     with pytest.raises(EngineError, match="shut down"):
         asyncio.run(engine.check_health())

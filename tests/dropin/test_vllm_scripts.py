@@ -99,7 +99,7 @@ conversation = [
 ]
 [output] = llm.chat(conversation, sampling_params, use_tqdm=False)
 print("Prompt:", repr(output.prompt))
-print("Tokens:", len(output.outputs[0].token_ids), llm.llm_engine.llm.config.max_num_seqs)
+print("Tokens:", len(output.outputs[0].token_ids), llm.llm_engine.config.max_num_seqs)
 outputs = llm.chat([conversation for _ in range(3)], sampling_params, use_tqdm=True)
 print("Batch:", len(outputs))
 tokenizer = llm.get_tokenizer()

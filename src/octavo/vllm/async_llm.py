@@ -88,7 +88,7 @@ class AsyncLLM:
         if self._thread.is_alive():
             self._commands.put(None)
             self._thread.join()
-            self._engine.llm.close()
+            self._engine.close()
 
     def _check_alive(self) -> None:
         if not self._thread.is_alive():

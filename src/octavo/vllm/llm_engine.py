@@ -25,7 +25,10 @@ class LLMEngine:
     """
 
     def __init__(self, llm: LLM) -> None:
-        self.llm = llm
+        # Not the LLM, which has this engine: it is gone when its user lets it go.
+        self.config = llm.config
+        self._shared = llm.shared
+        self._tokenizer = llm.tokenizer
         self._opened = OpenRequests()
         self._own_ids: dict[str, str] = {}
         """The `LLM`'s names of requests by the caller's, and the other way round."""
@@ -64,7 +67,7 @@ class LLMEngine:
         if request_id in self._own_ids:
             raise RequestError(f"request_id {request_id!r} is that of a request that is not over")
         params = params.clone()
-        own_id = self.llm.shared.queue(self._opened, prompt, params)
+        own_id = self._shared.queue(self._opened, prompt, params)
         self._own_ids[request_id], self._names[own_id], self._kinds[own_id] = own_id, request_id, params.output_kind
         return request_id
 
@@ -77,7 +80,7 @@ class LLMEngine:
         if not self.has_unfinished_requests():
             return []
         try:
-            ready = self.llm.shared.take_ready(self._opened)
+            ready = self._shared.take_ready(self._opened)
         except BaseException:
             self.abort_request(list(self._own_ids))
             raise
@@ -102,7 +105,11 @@ class LLMEngine:
 
     def get_tokenizer(self) -> NamedTokenizer:
         """The model's, as `LLM.get_tokenizer` gives it."""
-        return self.llm.get_tokenizer()
+        return NamedTokenizer(self._tokenizer)
+
+    def close(self) -> None:
+        """Give the model's memory back, as `LLM.close` does."""
+        self._shared.close()
 
     def _told(self, assembler: OutputAssembler) -> RequestOutput | None:
         own_id = assembler.request_id
@@ -110,7 +117,7 @@ class LLMEngine:
         if output is not None:
             output.request_id = self._names[own_id]
         if assembler.finished:
-            self.llm.shared.drop(self._opened, own_id)
+            self._shared.drop(self._opened, own_id)
             self._forget(own_id)
         return output
 
