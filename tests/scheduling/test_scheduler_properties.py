@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -151,18 +152,19 @@ class Traffic:
             grammar=Grammar("json") if number % 3 == 0 else None,
         )
         limits = self.engine.scheduler.limits
-        servable = (
-            limits.demand.of_request(num_prompt, num_prompt + max_tokens, n) <= limits.num_blocks
-            and n <= min(limits.max_num_seqs, limits.max_num_batched_tokens)
-            and num_prompt + max_tokens <= limits.max_model_len
+        room = sum(
+            num_prompt + more <= limits.max_model_len
+            and limits.demand.of_request(num_prompt, num_prompt + more, n) <= limits.num_blocks
+            for more in range(1, max_tokens + 1)
         )
-        if not servable:
+        if room == 0 or n > min(limits.max_num_seqs, limits.max_num_batched_tokens):
             with pytest.raises(RequestError):
                 self.engine.add(request)
             self.num_refused += 1
             return
         self.engine.add(request)
-        self.requests[request.request_id] = request
+        cut = msgspec.structs.replace(params, max_tokens=room)
+        self.requests[request.request_id] = msgspec.structs.replace(request, params=cut)
         self.got[request.request_id] = {index: [] for index in range(n)}
         self.open[request.request_id] = set(range(n))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from octavo.scheduling.messages import EngineRequest
+from octavo.tokenization.spelled_tokens import Rendered
 from octavo.tokenization.tokenizer import Tokenizer
 from server.conftest import Server, send, until
 
@@ -65,15 +66,15 @@ def test_leaving_while_the_prompt_is_tokenized_never_reaches_the_engine(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, allowed = threading.Event(), threading.Event()
-    encode = Tokenizer.encode
+    encode = Tokenizer.encode_rendered
 
-    def held(self: Tokenizer, text: str, **options: Any) -> list[int]:
+    def held(self: Tokenizer, prompt: Rendered, add_special_tokens: bool) -> list[int]:
         begun.set()
         allowed.wait()
-        return encode(self, text, **options)
+        return encode(self, prompt, add_special_tokens)
 
     submitted: list[EngineRequest] = []
-    monkeypatch.setattr(Tokenizer, "encode", held)
+    monkeypatch.setattr(Tokenizer, "encode_rendered", held)
     monkeypatch.setattr(server.front.client, "submit", submitted.append)
     connection = send(server, LONG)
     begun.wait()

@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import msgspec
 
+from octavo.errors import RequestError
 from octavo.evaluation.workloads import Work, renewed
 from octavo.llm import LLM
 from octavo.sampling_params import SamplingParams
+from octavo.scheduling.admission import resolve_max_tokens
 
 STREAM_PROMPT, STREAM_OUTPUT, STREAM_REPEATS = 32, 256, 3
 WARM_UP_REQUESTS, WARM_UP_OUTPUT = 2, 8
@@ -69,6 +71,7 @@ def measure(
         RequestError: a request of the workload does not fit.
     """
     vocab_size = llm.engine.executor.capacity.vocab_size
+    _check_fits(llm, work)
     _Run(llm, produced, clock).generate(
         renewed([Work(w.ids, WARM_UP_OUTPUT) for w in work[:WARM_UP_REQUESTS]], 0, vocab_size)
     )
@@ -89,6 +92,21 @@ def measure(
         load_s=round(load_s, 1),
     )
     return figures, run.moments
+
+
+def _check_fits(llm: LLM, work: list[Work]) -> None:
+    """The engine would cut what a request may generate, and a benchmark would measure something else.
+
+    Raises:
+        RequestError: a request of the workload does not fit.
+    """
+    for number, each in enumerate(work):
+        room = resolve_max_tokens([0] * len(each.ids), SamplingParams(max_tokens=None), llm.engine.scheduler.limits)
+        if room < each.out:
+            raise RequestError(
+                f"prompt {number}: its {len(each.ids)} tokens leave room for {room} of {each.out} output tokens: "
+                "raise --max-model-len or --kv-cache-memory"
+            )
 
 
 class _Run:

@@ -92,9 +92,10 @@ class ReservedDemand(msgspec.Struct, frozen=True, tag=True):
             num_prompt: its prompt's tokens.
             num_tokens: the prompt's and the output's, as far as the policy knows it.
         """
+        num_output = max(1, num_tokens - num_prompt)
         reserved = {
             "max": self.max_model_len,
-            "pow2": num_prompt + (1 << (num_tokens - num_prompt - 1).bit_length()),
+            "pow2": num_prompt + (1 << (num_output - 1).bit_length()),
             "oracle": num_tokens,
         }[self.policy]
         num_blocks = -(-min(reserved, self.max_model_len) // self.block_size)
