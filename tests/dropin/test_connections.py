@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from octavo.engine.client import RequestStream
+from octavo.engine.stream import RequestStream
 from octavo.errors import RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
@@ -178,7 +178,7 @@ def test_a_reader_that_never_reads_loses_its_request(serve: Any, monkeypatch: py
 
 
 def test_a_reader_too_many_tokens_behind_loses_its_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.engine.client.MAX_WAITING_TOKENS", 20)
+    monkeypatch.setattr("octavo.engine.stream.MAX_WAITING_TOKENS", 20)
     client, params = server.front.client, SamplingParams(max_tokens=400, n=4, ignore_eos=True)
 
     async def submit() -> RequestStream:

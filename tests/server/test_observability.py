@@ -10,7 +10,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from octavo.engine.client import RequestStream
+from octavo.engine.stream import RequestStream
 from octavo.scheduling.messages import EngineRequest
 from server.conftest import ENGINE, Server, running_engine, send, serving, until
 

@@ -3,9 +3,7 @@
 import asyncio
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Self
 
 import msgspec
 import psutil
@@ -14,6 +12,7 @@ from octavo import lifeline
 from octavo.config import EngineConfig
 from octavo.engine.channel import Unframer, framed
 from octavo.engine.pace import AdmissionPace
+from octavo.engine.stream import RequestStream
 from octavo.engine.wire import (
     Abort,
     EngineLoad,
@@ -26,83 +25,11 @@ from octavo.engine.wire import (
     decode_event,
     encode,
 )
-from octavo.errors import EngineError, FailedRequestError, OctavoError, RequestError, error_named
+from octavo.errors import EngineError, FailedRequestError, OctavoError, error_named
 from octavo.execution.machine import address_space_limit
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.policy import Policy
-
-MAX_WAITING_TOKENS = 16384
-"""Of a request: those that the engine has given and nobody has taken. A reader further behind loses its request, so
-that what waits for readers that never read stays small."""
-
-
-class RequestStream:
-    """A request's updates as they come. Iterating ends with the request; it raises what ended it otherwise."""
-
-    def __init__(self, request_id: str, num_sequences: int, rank: float = 0.0) -> None:
-        self.request_id = request_id
-        self.rank = rank
-        """Its place in the engine's queue (`Policy`)."""
-        self.has_begun = False
-        """An update has come."""
-        self._open = set(range(num_sequences))
-        self._updates: deque[RequestUpdate] = deque()
-        self._num_waiting_tokens = 0
-        self._error: OctavoError | None = None
-        self._news = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        return not self._open or self._error is not None
-
-    @property
-    def is_left_behind(self) -> bool:
-        """Nobody takes the updates."""
-        return self._num_waiting_tokens > MAX_WAITING_TOKENS
-
-    def put(self, update: RequestUpdate) -> None:
-        """Take an update."""
-        self.has_begun = True
-        self._open -= {sequence.index for sequence in update.sequences if sequence.finish_reason is not None}
-        self._updates.append(update)
-        self._num_waiting_tokens += _num_tokens(update)
-        self._news.set()
-
-    def close_sequence(self, index: int) -> None:
-        """Count a sequence as over that was aborted."""
-        self._open.discard(index)
-        self._news.set()
-
-    def fail(self, error: OctavoError) -> None:
-        self._error = error
-        self._news.set()
-
-    def take_ready(self) -> list[RequestUpdate]:
-        """The updates that have come and were not taken, without waiting."""
-        ready = list(self._updates)
-        self._updates.clear()
-        self._num_waiting_tokens = 0
-        return ready
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RequestUpdate:
-        while not self._updates:
-            if self._error is not None:
-                raise self._error
-            if not self._open:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        update = self._updates.popleft()
-        self._num_waiting_tokens -= _num_tokens(update)
-        return update
-
-
-def _num_tokens(update: RequestUpdate) -> int:
-    return sum(len(sequence.token_ids) for sequence in update.sequences)
 
 
 class EngineClient:
@@ -285,7 +212,7 @@ class EngineClient:
             return
         if stream.is_left_behind:
             self.abort(stream)
-            stream.fail(RequestError(f"the answer's reader is over {MAX_WAITING_TOKENS} tokens behind: read faster"))
+            stream.fail_left_behind()
             return
         if update.error is not None:
             del self._streams[update.request_id]

@@ -11,7 +11,8 @@ from typing import Self
 
 import msgspec
 
-from octavo.engine.client import EngineClient, RequestStream
+from octavo.engine.client import EngineClient
+from octavo.engine.stream import RequestStream
 from octavo.engine.wire import Ready
 from octavo.errors import RequestError
 from octavo.output_assembler import Delta, OutputAssembler
