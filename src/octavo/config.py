@@ -145,7 +145,13 @@ class EngineConfig:
         metavar="SIZE",
         at_least=0,
     )
-    max_num_seqs: int = knob(256, "sequences that run in one step", group="scheduling", metavar="N", at_least=1)
+    max_num_seqs: int = knob(
+        256,
+        "sequences that run in one step; further samples of a request wait for its first",
+        group="scheduling",
+        metavar="N",
+        at_least=1,
+    )
     max_num_batched_tokens: int = knob(
         2048,
         "tokens computed in one step; longer prompts are cut into chunks",

@@ -15,6 +15,8 @@ MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """Seeds are of 64 bits, with a sign."""
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 1e-6, 1e6
 """Logits that are divided or multiplied by these stay normal numbers in float32."""
+MAX_SAMPLES = 65_536
+"""Of one prompt: books are kept of each from the beginning, whether it runs or waits."""
 ALL_TOKENS = -1
 """In place of a number of likeliest tokens: the whole vocabulary."""
 
@@ -190,7 +192,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
             return not isinstance(value, bool) and _is_finite(value)
 
         whole = _is_whole
-        check(whole(self.n, 1), "n", "a whole number of at least 1")
+        check(whole(self.n, 1, MAX_SAMPLES), "n", f"a whole number of 1 to {MAX_SAMPLES}")
         check(finite("temperature") and self.temperature >= 0, "temperature", "a finite number of at least 0")
         check(whole(self.top_k, -1), "top_k", "a whole number of at least 1, or 0 or -1 for all")
         check(finite("top_p") and 0 <= self.top_p <= 1, "top_p", "between 0 and 1")
@@ -261,7 +263,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
 
     @property
     def num_sequences(self) -> int:
-        """The most sequences that run at once for it."""
+        """The sequences of its answer: samples, or a search's beams."""
         return self.n if self.beams is None else self.beams.width
 
     @property

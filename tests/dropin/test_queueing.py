@@ -1,6 +1,7 @@
 """--max-queue-time: whoever is accepted begins in time, and whoever would not is told so at once."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -100,3 +101,27 @@ def test_a_stream_that_is_refused_by_the_engine_has_a_status_of_its_own(
         answer = http.post("/v1/completions", json={"prompt": [10**9], "stream": True})
     assert answer.status_code == 400
     assert "token id" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_samples_beyond_max_num_seqs_queue_and_more_beams_are_refused(narrow: Background, stream: bool) -> None:
+    ask = {"prompt": "The sea is", "max_tokens": 6, "seed": 5, "temperature": 1.0, "n": 3, "stream": stream}
+    with serving(narrow) as server, server.http() as http:
+        texts = texts_of(http.post("/v1/completions", json=ask))
+        assert len({*texts}) == 3, "other samples"
+        assert texts[:1] == texts_of(http.post("/v1/completions", json=ask | {"n": 1})), "the same stream of chance"
+        refused = http.post("/v1/completions", json=ask | {"use_beam_search": True, "temperature": 0})
+    assert refused.status_code == 400
+    assert "--max-num-seqs" in refused.json()["error"]["message"]
+
+
+def texts_of(answer: httpx.Response) -> list[str]:
+    """The texts of an answer's choices, in one piece or in a stream."""
+    if "text/event-stream" not in answer.headers["content-type"]:
+        return [choice["text"] for choice in answer.json()["choices"]]
+    texts: dict[int, str] = {}
+    for line in answer.text.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    return [texts[index] for index in sorted(texts)]

@@ -196,7 +196,7 @@ def test_an_idle_model_uses_no_processor_time(smollm2):
         ([[1] * 2000], {"min_tokens": 100, "max_tokens": 100}, "min_tokens=100 is over the 48 tokens that fit"),
         ([[1, 49152]], {}, "token id 49152.*0 to 49151"),
         ([[-5]], {}, "token id -5"),
-        ("Hi", {"n": 257}, "n=257.*256.*--max-num-seqs"),
+        ("Hi", {"n": 65_537}, "n must be .* 1 to 65536, got 65537"),
         ("Hi", {"logprobs": 21}, "logprobs=21.*20.*--max-logprobs"),
         ([["a"]], {}, "a prompt is a text"),
         ([{"text": "Hi"}], {}, "prompt_token_ids"),

@@ -260,7 +260,10 @@ def check_engine(engine: Engine) -> None:
     for queue in (running, waiting):
         assert [r.rank for r in queue] == sorted(r.rank for r in queue), "somebody stands before one of a lower rank"
     if scheduler.policy.name == "fcfs":
-        arrivals = [r.message.arrival_s for r in running + waiting]
+        comes_whole = [
+            r for r in running + waiting if limits.num_at_once(r.message.params) == r.message.params.num_sequences
+        ]
+        arrivals = [r.message.arrival_s for r in comes_whole]
         assert arrivals == sorted(arrivals), "a later arrival runs before an earlier one"
     if isinstance(memory, ContiguousManager):
         check_runs(memory, [s.table for r in running for s in r.sequences])

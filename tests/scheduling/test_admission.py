@@ -31,7 +31,6 @@ LIMITS = Limits(
     [
         ([], {}, "the prompt is empty"),
         ([1] * 512, {}, r"512 tokens.*--max-model-len"),
-        ([1], {"n": 9}, r"n=9.*8.*--max-num-seqs"),
         ([1] * 511, {"n": 8}, r"n=8.*39 KV blocks.*pool has 33.*--kv-cache-memory"),
         ([1, 100], {}, r"token id 100.*0 to 99"),
         ([1, -1], {}, r"token id -1"),
@@ -87,10 +86,15 @@ def test_what_no_row_can_have_is_refused_with_what_it_can(wants: dict[str, Any],
     assert [capabilities.adapter_number(name) for name in (None, "legal", "french")] == [0, 1, 2]
 
 
-def test_more_sequences_than_the_token_budget_are_refused() -> None:
+def test_more_beams_than_the_token_budget_are_refused() -> None:
     limits = dataclasses.replace(LIMITS, max_num_batched_tokens=4)
-    with pytest.raises(RequestError, match=r"n=5.*4.*--max-num-batched-tokens"):
-        resolve_max_tokens([1], SamplingParams(n=5), limits)
+    with pytest.raises(RequestError, match=r"beam_width=5.*4.*--max-num-batched-tokens"):
+        resolve_max_tokens([1], BeamSearchParams(beam_width=5).sampling_params(), limits)
+
+
+def test_samples_beyond_those_that_run_at_once_need_no_room() -> None:
+    eight, thousand = (resolve_max_tokens([1] * 100, SamplingParams(n=n, max_tokens=None), LIMITS) for n in (8, 1000))
+    assert eight == thousand
 
 
 def test_without_max_tokens_the_most_that_fit_are_allowed() -> None:

@@ -19,7 +19,7 @@ BLOCK_BYTES = 1000
 def held(num_blocks: int, num_swap_blocks: int = 10) -> tuple[Request, PagedManager]:
     """A request that holds so many full blocks of 16, and the memory."""
     memory = paged(num_blocks, 16, num_swap_blocks=num_swap_blocks)
-    request = Request.create(EngineRequest("a", [1], SamplingParams(), 0.0), 1000, frozenset(), memory.new_table)
+    request = Request.create(EngineRequest("a", [1], SamplingParams(), 0.0), 1000, frozenset(), 1, memory.new_table)
     memory.append(request.sequences[0].table, 16 * num_blocks)
     return request, memory
 

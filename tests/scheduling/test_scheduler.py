@@ -158,9 +158,35 @@ def test_aborting_the_sequence_that_computes_the_prompt_leaves_it_to_another():
     assert sum(len(plan.sampled_rows) for plan in harness.executor.plans) == 2 * 8
 
 
+def test_samples_beyond_max_num_seqs_run_when_those_before_them_are_over():
+    harness = Harness(max_num_seqs=3)
+    harness.add("five", 20, max_tokens=4, n=5)
+    harness.finish()
+    samples = [len(plan.sampled_rows) for plan in harness.executor.plans if plan.rows]
+    assert [count for count in samples if count] == [3] * 4 + [2] * 4
+    first = next(plan for plan in harness.executor.plans[2:] if plan.added)
+    assert first.starts[0] == 16, "the prompt's full blocks were found"
+
+
+def test_aborting_a_request_or_a_sample_reaches_those_that_have_not_begun():
+    harness = Harness(max_num_seqs=2)
+    harness.add("five", 6, max_tokens=4, n=5)
+    harness.step()
+    assert harness.engine.abort("five", 3)
+    assert not harness.engine.abort("five", 3)
+    harness.finish()
+    samples = [len(plan.sampled_rows) for plan in harness.executor.plans if plan.rows]
+    assert samples == [2] * 8
+    harness.add("more", 6, n=5)
+    harness.step()
+    assert harness.engine.abort("more")
+    assert not harness.engine.has_unfinished
+    assert harness.used_blocks == 0
+
+
 def test_a_removed_parents_children_share_what_both_shared_with_it():
     message = EngineRequest("a", list(range(10)), SamplingParams(n=4), 0.0)
-    request = Request.create(message, 20, frozenset(), partial(BlockTable.empty, 1))
+    request = Request.create(message, 20, frozenset(), 4, partial(BlockTable.empty, 1))
     root, *children = request.sequences
     for child, shared in zip(children, (6, 9, 4), strict=True):
         child.fork_at = shared

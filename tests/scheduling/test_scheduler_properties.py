@@ -152,12 +152,14 @@ class Traffic:
             grammar=Grammar("json") if number % 3 == 0 else None,
         )
         limits = self.engine.scheduler.limits
+        most = min(limits.max_num_seqs, limits.max_num_batched_tokens)
+        num_at_once = n if asked.searches else min(n, most)
         room = sum(
             num_prompt + more <= limits.max_model_len
-            and limits.demand.of_request(num_prompt, num_prompt + more, n) <= limits.num_blocks
+            and limits.demand.of_request(num_prompt, num_prompt + more, num_at_once) <= limits.num_blocks
             for more in range(1, max_tokens + 1)
         )
-        if room == 0 or n > min(limits.max_num_seqs, limits.max_num_batched_tokens):
+        if room == 0 or num_at_once > most:
             with pytest.raises(RequestError):
                 self.engine.add(request)
             self.num_refused += 1

@@ -48,8 +48,6 @@ def run(arguments: argparse.Namespace) -> None:
     texts = arguments.prompts or [_read_prompt()]
     if not all(texts):
         raise RequestError("the prompt is empty: give some text")
-    if params.n > config.max_num_seqs:
-        raise RequestError(f"-n {params.n} is over the {config.max_num_seqs} sequences of --max-num-seqs")
     from octavo.llm import LLM
 
     start_s = time.monotonic()

@@ -28,6 +28,13 @@ class Limits:
     demand: Demand
     capabilities: Capabilities = field(default_factory=Capabilities)
 
+    def num_at_once(self, params: SamplingParams) -> int:
+        """Sequences of a request that run at once: a search's beams all, samples as many as a step takes. The further
+        ones begin when those are over."""
+        if params.beams is not None:
+            return params.beams.width
+        return min(params.n, self.max_num_seqs, self.max_num_batched_tokens)
+
 
 def check_wants(message: EngineRequest, capabilities: Capabilities) -> None:
     """Check that the executor knows the task, the adapter and the kind of grammar that a request names.
@@ -73,11 +80,11 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
     """
     check_prompt_length(len(prompt_token_ids), limits)
     _check_token_ids(prompt_token_ids, params, limits)
-    num_prompt, n = len(prompt_token_ids), params.num_sequences
+    num_prompt, n = len(prompt_token_ids), limits.num_at_once(params)
     field = "n" if params.beams is None else "beam_width"
     if n > limits.max_num_seqs:
         raise RequestError(
-            f"{field}={n} sequences are more than can run at once ({limits.max_num_seqs}): lower {field} or raise "
+            f"{field}={n} beams run at once, and --max-num-seqs is {limits.max_num_seqs}: lower {field} or raise "
             f"--max-num-seqs"
         )
     if n > limits.max_num_batched_tokens:
@@ -87,11 +94,11 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
         )
     most = limits.demand.longest(num_prompt, n, limits.num_blocks, limits.max_model_len)
     if most <= num_prompt:
+        needed = limits.demand.of_request(num_prompt, num_prompt + 1, n)
         raise ContextLengthError(
             f"This model's maximum context length is {limits.max_model_len} tokens. A prompt of {num_prompt} "
-            f"tokens with {field}={n} can need {limits.demand.of_request(num_prompt, num_prompt + 1, n)} KV blocks of "
-            f"{limits.block_size} tokens, and the pool has {limits.num_blocks}: lower {field}, shorten the prompt, or "
-            "raise --kv-cache-memory"
+            f"tokens with {field}={n} at once can need {needed} KV blocks of {limits.block_size} tokens, and the pool "
+            f"has {limits.num_blocks}: lower {field}, shorten the prompt, or raise --kv-cache-memory"
         )
     room = most - num_prompt
     max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)

@@ -68,6 +68,8 @@ class Request:
     """Chooses the tokens where the request asks for beams. Its sequences are the beams then, one at first."""
     sequences: list[SequenceState] = field(default_factory=list)
     """Those not finished. A sequence's parent stands before it."""
+    later: list[int] = field(default_factory=list)
+    """The indices of samples beyond those that may run at once: they begin when `sequences` are over."""
     state: RequestState = RequestState.WAITING
     is_decoding: bool = False
     """Every sequence has all its states but its last token's, in its table, its parent's or the saved one: one token
@@ -95,9 +97,10 @@ class Request:
         message: EngineRequest,
         max_tokens: int,
         eos_token_ids: frozenset[int],
+        num_at_once: int,
         new_table: Callable[[int], BlockTable],
     ) -> "Request":
-        """A waiting request: its first sequence will compute the prompt, the others fork from it."""
+        """A waiting request, of which at most `num_at_once` samples run at once."""
         params, num_prompt = message.params, len(message.prompt_token_ids)
         request = cls(
             request_id=message.request_id,
@@ -111,12 +114,21 @@ class Request:
             request.scores = PromptScores(num_prompt)
         if params.beams is not None:
             request.search = BeamSearch(params.beams, max_tokens, request.stop_token_ids)
-        for index in range(params.n if request.search is None else 1):
-            sequence = SequenceState(request, index, new_table(request.max_len), num_prompt)
-            if index:
-                sequence.parent, sequence.fork_at = request.sequences[0], num_prompt
-            request.sequences.append(sequence)
+        request.later = list(range(params.n if request.search is None else 1))
+        request.begin_later(num_at_once, new_table)
         return request
+
+    def begin_later(self, num_at_once: int, new_table: Callable[[int], BlockTable]) -> None:
+        """Wait with the next samples: the first of them will compute the prompt, the others fork from it. Nothing else
+        of the request may be left."""
+        begun, self.later = self.later[:num_at_once], self.later[num_at_once:]
+        num_prompt = len(self.prompt_token_ids)
+        for index in begun:
+            sequence = SequenceState(self, index, new_table(self.max_len), num_prompt)
+            if self.sequences:
+                sequence.parent, sequence.fork_at = self.sequences[0], num_prompt
+            self.sequences.append(sequence)
+        self.state, self.is_decoding = RequestState.WAITING, False
 
     @property
     def num_places(self) -> int:

@@ -108,7 +108,8 @@ class Scheduler:
         if message.params.max_tokens is not None:  # as it is: any number is taken, and plans hold 64 bits
             params = msgspec.structs.replace(message.params, max_tokens=max_tokens)
             message = msgspec.structs.replace(message, params=params)
-        request = Request.create(message, max_tokens, self._eos_token_ids, self.memory.new_table)
+        num_at_once = self.limits.num_at_once(message.params)
+        request = Request.create(message, max_tokens, self._eos_token_ids, num_at_once, self.memory.new_table)
         rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
         request.rank = (rank, self._num_added)
         self._num_added += 1
@@ -141,10 +142,12 @@ class Scheduler:
         request = self.queues.find(request_id)
         if request is None or (request.search is not None and index is not None):
             return False
+        later = request.later
+        request.later = [] if index is None else [each for each in later if each != index]
         ended = [s for s in request.sequences if index is None or s.index == index]
         for sequence in ended:
             self._finish(sequence, "abort")
-        return bool(ended)
+        return bool(ended) or len(request.later) < len(later)
 
     def expire(self, now_s: float) -> list[EngineRequest]:
         """Drop the requests that were to begin by now and have not. Nothing has been allocated for them.
@@ -195,6 +198,7 @@ class Scheduler:
         update = RequestUpdate(
             request.request_id, [], first_scheduled_s=request.first_scheduled_s, memory=request.memory_use, error=why
         )
+        request.later = []
         for sequence in list(request.sequences):
             self._finish(sequence, "error")
         return update
@@ -302,7 +306,7 @@ class Scheduler:
 
     def _finish(self, sequence: SequenceState, reason: FinishReason) -> None:
         """End a sequence: its blocks go back to the memory, its row to the runner, and with the last one its request is
-        over."""
+        over, or waits with the samples that are still to begin."""
         request, num_places = sequence.request, sequence.request.num_places
         sequence.finish_reason = reason
         self.memory.free(sequence.table)
@@ -311,3 +315,6 @@ class Scheduler:
         self._writer.end(sequence)
         request.remove(sequence, self.memory.can_fork)
         self.queues.shrink(request, num_places)
+        if not request.sequences and request.later:
+            request.begin_later(self.limits.num_at_once(request.message.params), self.memory.new_table)
+            self.queues.add(request)
