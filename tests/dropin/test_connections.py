@@ -224,6 +224,26 @@ def test_what_is_no_http_is_told_so(server: Server) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize("beginning", ["HTTP/1.1\r\nConnection: close", "HTTP/1.0", "chunk"])
+def test_a_client_that_reads_when_it_has_sent_all_finds_its_refusal(serve: Any, beginning: str) -> None:
+    """Closing while bytes of the client's come would reset the connection, and lose what was answered."""
+    body, status = b" " * 9_000_000, b"413"
+    with serve(max_body_bytes="1MB") as server, connect(server) as connection:
+        if beginning == "chunk":
+            request, body, status = (
+                head(COMPLETE, 0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"),
+                b"x" * 9_000_000,
+                b"400",
+            )
+        else:
+            request = head(COMPLETE, len(body)).replace(b"HTTP/1.1", beginning.encode(), 1)
+        connection.sendall(request + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = received(connection)
+        assert answer.split(b" ")[1] == status
+        until(lambda: not clients(server))
+
+
 def test_stopping_ends_unfinished_requests_at_once(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     with contextlib.ExitStack() as opened, serve() as server:
         opened.enter_context(unfinished(server, COMPLETE, 100))

@@ -82,3 +82,25 @@ def test_every_reference_leads_somewhere_and_what_is_never_sent_is_not_told(desc
     assert answers.keys() == {"application/json", "text/event-stream"}
     assert description["paths"]["/metrics"]["get"]["responses"]["200"]["content"].keys() == {"text/plain"}
     assert description["paths"][COMPLETE]["post"]["requestBody"]["required"] is True
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "tool", "tool_call_id": "call_1", "content": "3"},
+    ],
+)
+def test_messages_are_described(server: Server, description: dict[str, Any], message: dict[str, Any]) -> None:
+    """So that what is made from the description, a client or a test, reaches the model."""
+    described = {"$ref": "#/components/schemas/ChatBody", "components": description["components"]}
+    validator = jsonschema_rs.validator_for(described)
+    body = {"messages": [MESSAGES[0], message], "max_tokens": 1}
+    validator.validate(body)
+    with server.http() as http:
+        assert http.post(CHAT, json=body).status_code == 200
+        for wrong in ({"content": "a"}, {"role": "user", "content": 5}, {"role": "user", "content": [{"text": "a"}]}):
+            assert not validator.is_valid({"messages": [wrong]})
+            assert http.post(CHAT, json={"messages": [wrong]}).status_code == 400

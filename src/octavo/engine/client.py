@@ -158,6 +158,8 @@ class EngineClient:
         self._fail_streams(self._failure)
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
+        if self._mourning is not None:
+            await self._mourning
         if self._process.stdin is not None:
             self._process.stdin.close()
         if self._transport is not None:
@@ -198,7 +200,8 @@ class EngineClient:
 
     def _lost(self) -> None:
         """The engine's end of the socket is closed: all that it said has been heard."""
-        self._mourning = asyncio.get_running_loop().create_task(self._tell_of_the_end())
+        if self._failure is None:
+            self._mourning = asyncio.get_running_loop().create_task(self._tell_of_the_end())
 
     async def _tell_of_the_end(self) -> None:
         status = await asyncio.to_thread(self._process.wait)

@@ -12,6 +12,7 @@ import h11
 import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from octavo.server.closing import GracefulTransport
 from octavo.server.errors import ApiError
 
 DISCARD_S = 5.0
@@ -88,7 +89,8 @@ class HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, in place of an idler one where there are too many."""
-        super().connection_made(cast(asyncio.Transport, transport))
+        graceful = GracefulTransport(cast(asyncio.Transport, transport), self._client_sends)
+        super().connection_made(cast(asyncio.Transport, graceful))
         # An answer's last packet must not wait until the client has acknowledged the one before.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._note_phase()
@@ -104,11 +106,15 @@ class HttpProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of requests."""
+        if self._lingers:
+            return
         super().data_received(data)
         self._note_phase()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. Once its request is whole it may still wait for the answer."""
+        if self._lingers:
+            return False
         if self._phase is not Phase.ANSWERING:
             self.loop.call_soon(self._note_phase)  # once asyncio has closed it
             return False
@@ -158,6 +164,14 @@ class HttpProtocol(H11Protocol):
     def _socket(self) -> socket.socket:
         return cast(socket.socket, self.transport.get_extra_info("socket"))
 
+    @property
+    def _lingers(self) -> bool:
+        """Answered and closed but for what the client still sends."""
+        return cast(GracefulTransport, self.transport).lingers
+
+    def _client_sends(self) -> bool:
+        return self.conn.their_state is h11.SEND_BODY
+
     def _note_phase(self) -> None:
         phase = self._current_phase()
         if phase is self._phase:
@@ -169,11 +183,13 @@ class HttpProtocol(H11Protocol):
         self._phase_timer = None if limit_s is None else self.loop.call_later(limit_s, self.abort)
 
     def _current_phase(self) -> Phase:
+        if self._lingers:
+            return Phase.DISCARDING
         if self.transport.is_closing():
             return Phase.CLOSING
         if self.cycle is not None and not self.cycle.response_complete:
             return Phase.RECEIVING if self.cycle.more_body else Phase.ANSWERING
-        if self.conn.their_state is h11.SEND_BODY:
+        if self._client_sends():
             return Phase.DISCARDING
         return Phase.HEAD if self.conn.trailing_data[0] else Phase.IDLE
 
@@ -200,7 +216,7 @@ class HttpProtocol(H11Protocol):
         response = h11.Response(status_code=error.status, headers=list(headers.items()), reason=reason)
         for event in (response, h11.Data(data=content), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        cast(GracefulTransport, self.transport).linger()
         self._note_phase()
 
     def _tell_that_there_are_too_many(self) -> None:

@@ -2,14 +2,39 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from octavo.server.errors import ApiError
 from octavo.server.openai.body import FirstError, Text
 from octavo.server.openai.foreign_fields import unsupported
 from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
 
-Messages = Annotated[list[dict[str, Any]], FirstError()]
+_PART = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["text", "input_text", "output_text", "refusal"]},
+        "text": {"type": "string"},
+        "refusal": {"type": "string"},
+    },
+    "required": ["type"],
+}
+_MESSAGE = {
+    "type": "object",
+    "properties": {
+        "role": {"type": "string", "pattern": r"^[\w.-]{1,64}$", "examples": ["system", "user", "assistant", "tool"]},
+        "content": {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}],
+            "description": "null or absent in turns of assistants and tools only",
+        },
+        "name": {"type": ["string", "null"]},
+        "tool_call_id": {"type": ["string", "null"]},
+    },
+    "required": ["role"],
+    "description": "and whatever else the chat template knows",
+}
+Objects = Annotated[list[dict[str, Any]], FirstError()]
+Messages = Annotated[Objects, WithJsonSchema({"type": "array", "items": _MESSAGE, "minItems": 1})]
+"""`tokenization.conversation` checks them, for chats that do not come over HTTP, too."""
 
 
 class ConversationFields(BaseModel):
@@ -19,7 +44,7 @@ class ConversationFields(BaseModel):
     continue_final_message: bool | None = Field(None, description="go on with the last message; opens no new one")
     chat_template: Text | None = Field(None, description="in place of the model's; with --allow-request-templates")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
-    documents: Messages | None = Field(None, description="for chat templates that show documents")
+    documents: Objects | None = Field(None, description="for chat templates that show documents")
 
     def check_conversation(self) -> None:
         """Refuse fields that exclude each other.
