@@ -45,12 +45,13 @@ lint: setup
 	@echo "== ruff"; $(RUFF)
 	@echo "== mypy"; $(BIN)/mypy
 
-# mypy runs beside the tests, which leave a core idle for much of their time; what it finds is told at the end.
+# A worker for each core, each with whole modules. Threads that wait must sleep then: spinning they keep the others'
+# from working. mypy runs beside the tests; what it finds is told at the end.
 test: setup
 	@echo "== ruff"; $(RUFF)
 	@echo "== tests, and mypy beside them"; \
 	found=$$(mktemp); $(BIN)/mypy > $$found 2>&1 & mypy=$$!; \
-	$(BIN)/python -m pytest; tests=$$?; \
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile; tests=$$?; \
 	wait $$mypy; types=$$?; echo "== mypy"; cat $$found; rm $$found; exit $$((tests | types))
 
 parity: setup
