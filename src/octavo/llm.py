@@ -211,6 +211,11 @@ class LLM:
 
         return read_metrics(self._metrics.registry)
 
+    def reset_prefix_cache(self) -> bool:
+        """Forget what past prompts have left in the prefix cache, but for pinned prefixes, so that none is faster for
+        having been seen. False, and nothing is forgotten, where another thread's requests are not over."""
+        return self.shared.reset_prefix_cache()
+
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
         return self.shared.ledger()

@@ -128,10 +128,7 @@ class SharedEngine:
 
     def take_ready(self, opened: OpenRequests) -> list[OutputAssembler]:
         """All of these requests that have something new. Without any, a step is made, and there may be none yet."""
-        with self.turn():
-            # A step of another call's may have served these requests, even to their end.
-            if not opened.ready:
-                self._step()
+        with self._turn_with_news(opened):
             ready = list(opened.ready)
             opened.ready.clear()
             return ready
@@ -152,6 +149,11 @@ class SharedEngine:
             with self.turn():
                 pass
 
+    def reset_prefix_cache(self) -> bool:
+        """As `Engine.reset_prefix_cache`."""
+        with self.turn():
+            return self._engine.reset_prefix_cache()
+
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
         with self.turn():
@@ -165,11 +167,18 @@ class SharedEngine:
             with self.turn():
                 self._engine.close()
 
-    def _next_ready(self, opened: OpenRequests) -> OutputAssembler | None:
-        """One of these requests that has something new, as `take_ready`."""
+    @contextlib.contextmanager
+    def _turn_with_news(self, opened: OpenRequests) -> Iterator[None]:
+        """A turn that begins with a step, unless a step of another call's has served these requests, even to their
+        end."""
         with self.turn():
             if not opened.ready:
                 self._step()
+            yield
+
+    def _next_ready(self, opened: OpenRequests) -> OutputAssembler | None:
+        """One of these requests that has something new, as `take_ready`."""
+        with self._turn_with_news(opened):
             assembler = next(iter(opened.ready), None)
             if assembler is not None:
                 del opened.ready[assembler]

@@ -347,6 +347,25 @@ def test_an_engine_stepped_by_hand_shares_its_steps_with_the_llms_own_calls(smol
     assert smollm2.ledger().num_used_blocks == 0
 
 
+def test_the_prefix_cache_can_be_reset_between_calls(smollm2):
+    prompt, params = "Octavo keeps keys and values in blocks. " * 20, SamplingParams(temperature=0, max_tokens=1)
+
+    def num_cached() -> int:
+        [output] = smollm2.generate(prompt, params, use_tqdm=False)
+        return int(output.num_cached_tokens)
+
+    assert smollm2.reset_prefix_cache()
+    assert num_cached() == 0
+    assert num_cached() > 100
+    assert smollm2.llm_engine.reset_prefix_cache()
+    assert num_cached() == 0
+    engine: LLMEngine = smollm2.llm_engine
+    engine.add_request("a", prompt, params)
+    assert not smollm2.reset_prefix_cache(), "a request is not over"
+    engine.abort_request(["a"])
+    assert num_cached() > 100
+
+
 def test_an_async_engine_ends_aborted_left_and_refused_requests():
     engine = AsyncLLM.from_engine_args(EngineArgs(model="smollm2", kv_cache_memory="64MiB", max_model_len=512))
     long = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)

@@ -224,6 +224,14 @@ class Engine:
         self.watch.lap("update")
         return updates
 
+    def reset_prefix_cache(self) -> bool:
+        """Forget what past requests have left in memory for others to find, but for the pins. False, and nothing is
+        forgotten, where requests are not over."""
+        if self.has_unfinished:
+            return False
+        self.scheduler.reset()
+        return True
+
     def ledger(self) -> Ledger:
         """The account of the KV memory at this moment."""
         return self.scheduler.ledger()

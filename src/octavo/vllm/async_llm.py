@@ -75,6 +75,10 @@ class AsyncLLM:
         """End a request; its `generate` ends with an output whose `finish_reason` is "abort"."""
         self._commands.put(lambda: self._abort(request_id, None))
 
+    async def reset_prefix_cache(self) -> bool:
+        """As `LLM.reset_prefix_cache`."""
+        return await asyncio.to_thread(self._engine.reset_prefix_cache)
+
     async def get_tokenizer(self) -> NamedTokenizer:
         """The model's, as `LLM.get_tokenizer` gives it."""
         return self._engine.get_tokenizer()

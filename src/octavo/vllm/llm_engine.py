@@ -103,6 +103,10 @@ class LLMEngine:
     def get_num_unfinished_requests(self) -> int:
         return len(self._own_ids)
 
+    def reset_prefix_cache(self) -> bool:
+        """As `LLM.reset_prefix_cache`."""
+        return self._shared.reset_prefix_cache()
+
     def get_tokenizer(self) -> NamedTokenizer:
         """The model's, as `LLM.get_tokenizer` gives it."""
         return NamedTokenizer(self._tokenizer)

@@ -182,7 +182,7 @@ class SamplingBody(BaseModel):
 
     @property
     def num_sequences(self) -> int:
-        """The most that run at once for a prompt."""
+        """Those that are generated for a prompt."""
         return max(self.num_answers, self.best_of or 1)
 
     @property
@@ -235,6 +235,14 @@ class SamplingBody(BaseModel):
             )
         if self.best_of is not None and self.best_of < self.num_answers:
             raise ApiError(400, f"best_of={self.best_of} beams are fewer than n={self.num_answers}", param="best_of")
+
+    def params(self) -> SamplingParams:
+        """As the engine takes them.
+
+        Raises:
+            RequestError: a value is out of its range.
+        """
+        raise NotImplementedError
 
     def sampling_params(self, *, max_tokens: int | None, logprobs: int | None, **others: Any) -> SamplingParams:
         """The fields that were given, as the engine takes them.

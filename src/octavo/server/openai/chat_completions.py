@@ -30,10 +30,8 @@ from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.conversation_fields import ConversationFields, Messages
 from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.foreign_fields import REFUSED, Neutral
-from octavo.server.openai.json_body import read_body
 from octavo.server.openai.logprobs import PositionLogprobs, TokenNames, chat_logprobs, prompt_logprobs
 from octavo.server.request_context import RequestContext, context_of
-from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
 
 router = APIRouter()
@@ -79,12 +77,7 @@ class ChatBody(ConversationFields, SamplingBody):
 async def create_chat_completion(request: Request) -> Response:
     """One answer or several to a conversation, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
-    body = await read_body(request, ChatBody)
-    context.model = body.model
-    serving.check_model(body.model)
-    body.check_supported()
-    check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    params = serving.sampling_defaults.applied(body.params(), body.given_params)
+    body, params = await run.read(request, ChatBody)
     text, token_ids = await serving.front.tokenize_chat(
         body.conversation(body.messages, serving.config.allow_request_templates),
         bool(body.add_special_tokens),

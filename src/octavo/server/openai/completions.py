@@ -26,10 +26,8 @@ from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, Sampli
 from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.foreign_fields import REFUSED, Neutral, unsupported
-from octavo.server.openai.json_body import read_body
 from octavo.server.openai.logprobs import TextLogprobsWriter, TokenNames, joined, prompt_logprobs
 from octavo.server.request_context import RequestContext, context_of
-from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -117,12 +115,7 @@ class CompletionBody(SamplingBody):
 async def create_completion(request: Request) -> Response:
     """One continuation or several of each prompt, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
-    body = await read_body(request, CompletionBody)
-    context.model = body.model
-    serving.check_model(body.model)
-    body.check_supported()
-    check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    params = serving.sampling_defaults.applied(body.params(), body.given_params)
+    body, params = await run.read(request, CompletionBody)
     tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
     await run.start(serving, context, tokenized, params, body.cache_salt)
     answer = _TextAnswer(serving, context, body)

@@ -1,11 +1,13 @@
-"""From tokenized prompts to the deltas of their generations: what all endpoints that generate share."""
+"""From a body and its tokenized prompts to the deltas of their generations: what all endpoints that generate share."""
 
 import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from starlette.requests import Request
 
 from octavo.metrics.requests import Metrics
 from octavo.output_assembler import Delta
@@ -14,8 +16,12 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
 from octavo.server.openai.body import SamplingBody
-from octavo.server.request_context import RequestContext
-from octavo.server.serving import Serving
+from octavo.server.openai.json_body import read_body
+from octavo.server.request_context import RequestContext, context_of
+from octavo.server.request_limits import check_num_answers
+from octavo.server.serving import Serving, serving_of
+
+Body = TypeVar("Body", bound=SamplingBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,23 @@ class PromptDeltas(NamedTuple):
 
     prompt_index: int
     deltas: list[Delta]
+
+
+async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams]:
+    """A request's body, and what it asks of sampling.
+
+    Raises:
+        ApiError: it is wrong, too large or asks for what cannot be done.
+        pydantic.ValidationError: a field is wrong.
+        RequestError: a value is out of its range.
+    """
+    serving = serving_of(request)
+    body = await read_body(request, kind)
+    context_of(request).model = body.model
+    serving.check_model(body.model)
+    body.check_supported()
+    check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
+    return body, serving.sampling_defaults.applied(body.params(), body.given_params)
 
 
 async def start(
