@@ -4,6 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from octavo.tokenization.tokenizer import Tokenizer
@@ -44,4 +45,8 @@ def smollm2(smollm2_path: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def smollm2_oracle(smollm2_path: Path) -> PreTrainedTokenizerBase:
     oracle: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
+    # transformers does not know the file's pre-tokenizer "smollm"; this is the one in the model's tokenizer.json.
+    oracle.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     return oracle

@@ -48,14 +48,8 @@ def test_smollm2_encodes_as_transformers_does(
 def test_smollm2_splits_digits_as_its_published_tokenizer_does(
     smollm2: Tokenizer, smollm2_oracle: PreTrainedTokenizerBase
 ) -> None:
-    # transformers does not know the file's pre-tokenizer "smollm"; this is the one in the model's tokenizer.json.
-    published = tokenizers.Tokenizer.from_str(smollm2_oracle.backend_tokenizer.to_str())
-    published.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    for text in ["a  12", "x   3.14\n\n  7 ", "  2024-05-06  1e9", "½ ²³ ٣٤ Ⅷ"]:
-        assert smollm2.encode(text) == published.encode(text).ids, text
-    assert smollm2.encode("a  12") != smollm2_oracle.encode("a  12")
+    for text in ["a  12", "x   3.14\n\n  7 ", "  2024-05-06  1e9", "½ ²³ ٣٤ Ⅷ", "user\n 0"]:
+        assert smollm2.encode(text) == smollm2_oracle.encode(text), text
 
 
 def test_smollm2_knows_its_special_tokens_and_size(smollm2: Tokenizer) -> None:
