@@ -126,6 +126,33 @@ def test_a_forked_process_is_told_to_make_its_own(llm: LLM, call: str) -> None:
     assert ask(llm, 1) == ask(llm, 1)
 
 
+def test_a_forked_process_makes_a_model_that_runs_or_is_told_what_would(tmp_path: Path) -> None:
+    """Threads of OpenMP's that have run before a fork are not there behind it: waiting for them would never end."""
+    folder = str(make_llama(tmp_path))
+    answers = multiprocessing.get_context("fork").SimpleQueue()
+
+    def asked(num_threads: int) -> list[list[int]]:
+        with LLM(folder, tokenizer="smollm2", kv_cache_memory="1MiB", num_threads=num_threads) as llm:
+            return ask(llm, 1)
+
+    def work() -> None:
+        try:
+            asked(2)
+        except EngineError as error:
+            answers.put((str(error), asked(1)))
+
+    before = asked(2)
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(30)
+    child.kill()
+    assert child.exitcode == 0
+    told, after = answers.get()
+    assert after == before
+    assert "spawn" in told
+    assert "num_threads" in told
+
+
 def test_two_ranks_serve_several_threads(tmp_path: Path) -> None:
     with LLM(str(make_llama(tmp_path)), tokenizer="smollm2", kv_cache_memory="1MiB", tensor_parallel_size=2) as llm:
         wanted = [ask(llm, number) for number in range(10)]

@@ -1,6 +1,7 @@
 """The local executor: a model, or one rank's share of it, its KV cache and its runner in this very process."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -32,6 +33,9 @@ from octavo.sampling.grammars import BUILT_IN, Grammars
 
 logger = logging.getLogger(__name__)
 
+_threaded_processes: set[int] = set()
+"""Ids of the processes, this one and those that it is a fork of, that have run a model on several threads."""
+
 
 class LocalExecutor:
     """Loads the model and runs plans on the CPU, each when it is submitted.
@@ -46,6 +50,7 @@ class LocalExecutor:
         ModelError: the model cannot be found, downloaded or read.
         ConfigError: the model, its length or its cache does not fit, and the message names the flag to change; or a
             kind of grammars cannot be imported.
+        EngineError: this process is a fork of one whose threads it would wait for.
     """
 
     sockets: Sequence[int] = ()
@@ -65,7 +70,9 @@ class LocalExecutor:
                 f"this command runs the model in one process, and --tensor-parallel-size is "
                 f"{config.tensor_parallel_size}: leave it at 1"
             )
-        torch.set_num_threads(threads_of_a_rank(config))
+        num_threads = threads_of_a_rank(config)
+        _check_threads(num_threads)
+        torch.set_num_threads(num_threads)
         device = torch.device("cpu")
         config = resolve_model(config)
         checkpoint = locate(config.model)
@@ -145,6 +152,23 @@ class LocalExecutor:
     def close(self) -> None:
         """Drop the weights and the cache."""
         self._runner = None
+
+
+def _check_threads(num_threads: int) -> None:
+    """Note that this process runs several threads, unless it would wait for ever: a fork believes that it has the
+    threads of OpenMP that the other process has started.
+
+    Raises:
+        EngineError: it would.
+    """
+    if num_threads == 1:
+        return
+    if _threaded_processes - {os.getpid()}:
+        raise EngineError(
+            f"process {os.getpid()} is a fork of one that has run a model on several threads, and cannot run "
+            f'{num_threads} itself: start it with multiprocessing\'s "spawn", or set num_threads to 1'
+        )
+    _threaded_processes.add(os.getpid())
 
 
 def threads_of_a_rank(config: EngineConfig) -> int:
