@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 from octavo.server.front import Front
+from octavo.server.serving import Serving
 from server.conftest import Server
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
@@ -293,7 +295,13 @@ def test_choices_say_what_stopped_them_and_answers_what_made_them(server: Server
     answer = ask(server, CHAT, max_tokens=1)
     assert answer["choices"][0]["stop_reason"] is None
     assert "smollm2" in answer["system_fingerprint"]
-    assert "float32" in answer["system_fingerprint"]
+    assert answer["system_fingerprint"].endswith("-float32")
+
+
+def test_the_fingerprint_tells_quantized_weights_from_others(server: Server) -> None:
+    serving: Serving = server.app.state.serving
+    int8 = replace(serving, engine=replace(serving.engine, quantization="int8"))
+    assert int8.system_fingerprint == f"{serving.system_fingerprint}-int8"
 
 
 @pytest.mark.parametrize("path", [COMPLETE, CHAT])

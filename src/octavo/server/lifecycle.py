@@ -206,8 +206,9 @@ def summary(
     cache_mib = limits.num_blocks * ready.block_bytes / MIB
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in front_s.items())
     engine_phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ready.phases_s.items())
+    quantized = "" if engine.quantization == "none" else f" and {engine.quantization}"
     rows = {
-        "model": f"{engine.model} in {ready.dtype}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
+        "model": f"{engine.model} in {ready.dtype}{quantized}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
         "KV cache": f"{limits.num_blocks:,} blocks of {limits.block_size} tokens, {cache_mib:,.0f} MiB",
         "swap space": f"{ready.num_swap_blocks:,} blocks, {ready.num_swap_blocks * ready.block_bytes / MIB:,.0f} MiB",
         "serves": f"{num_slots:,} tokens at once: {at_full_length:,} sequences of the full "

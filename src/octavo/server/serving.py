@@ -43,7 +43,10 @@ class Serving:
     @property
     def system_fingerprint(self) -> str:
         """What an answer depends on beside its request: the version, the model and the form of its weights."""
-        return f"octavo-{__version__}-{self.model_name}-{self.front.ready.dtype}"
+        form = self.front.ready.dtype
+        if self.engine.quantization != "none":
+            form += f"-{self.engine.quantization}"
+        return f"octavo-{__version__}-{self.model_name}-{form}"
 
     @property
     def max_tokenize_bytes(self) -> int:
