@@ -70,6 +70,8 @@ def test_all_origins_can_be_allowed(serve: Any) -> None:
         ("localhost:3000", "http://localhost:3000"),
         ("chat.example", "http://localhost:3000"),
         ("http://a:port", "http://localhost:3000"),
+        ("https://*.example", "http://localhost:3000"),
+        ("http://localhost:3000,http://localhost:3001", "http://localhost:3000"),
     ],
 )
 def test_an_origin_that_no_browser_sends_is_refused_at_start(origin: str, instead: str) -> None:
