@@ -65,6 +65,12 @@ def test_a_template_that_takes_the_first_part_sees_the_text() -> None:
     assert render("{{ messages[0].content[0].text }}", [{"role": "user", "content": "hello world"}]) == "hello world"
 
 
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+def test_a_template_that_takes_the_first_part_finds_an_empty_one(role: str) -> None:
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content[0].text }};{% endfor %}"
+    assert render(source, [{"role": role, "content": ""}, USER]) == f"{role}: ;user: Hi;"
+
+
 def test_each_role_gets_its_own_form() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' %}{% for c in m.content %}{{ c.text }}{% endfor %}"

@@ -95,16 +95,17 @@ def _message(name: str, message: object, forms: Forms) -> dict[str, Any]:
         content = given.pop("refusal", None)
     if content is None and role in _ROLES_WITHOUT_TEXT:
         content = ""
-    given["content"] = _content(f"{name}.content", content, forms.of_content(role))
+    given["content"] = _content(f"{name}.content", content, forms.of_content(role), role in _ROLES_WITHOUT_TEXT)
     if "tool_calls" in given:
         given["tool_calls"] = _tool_calls(f"{name}.tool_calls", given["tool_calls"], forms.takes_mapping())
     return given
 
 
-def _content(name: str, content: object, forms: frozenset[ContentForm]) -> str | list[dict[str, str]]:
-    """In the form that it was given in, if the template takes it."""
+def _content(name: str, content: object, forms: frozenset[ContentForm], may_lack: bool) -> str | list[dict[str, str]]:
+    """In the form that it was given in, if the template takes it. Where a turn may lack content, an empty text is no
+    part; elsewhere it is one, for templates that take the first."""
     if isinstance(content, str):
-        return content if "text" in forms else [_text_part(content)] if content else []
+        return content if "text" in forms else [] if may_lack and not content else [_text_part(content)]
     if not isinstance(content, list | tuple):
         raise RequestError(f"{name} must be a text or a list of text parts, got {type(content).__name__}")
     texts = [_text_of_part(f"{name}[{index}]", part) for index, part in enumerate(content)]
