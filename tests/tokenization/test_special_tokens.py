@@ -45,6 +45,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "roles of the model's own": {
         "tokenizer_config": {"extra_special_tokens": {"image_token": "<tool>"}, "video_token": "<x>"}
     },
+    "roles of the model's own in an object": {
+        "tokenizer_config": {"model_specific_special_tokens": {"image_token": "<tool>"}}
+    },
     "all roles": {
         "tokenizer_config": {
             "mask_token": "<z>",

@@ -113,6 +113,7 @@ def _named(fields: Fields) -> list[AddedToken]:
         fields.get("extra_special_tokens") or fields.get("additional_special_tokens") or [], list[Any] | dict[str, Any]
     )
     own = {role: token for role, token in fields.items() if role.endswith("_token") and role not in ROLES}
+    own |= msgspec.convert(fields.get("model_specific_special_tokens") or {}, dict[str, Any])
     others = [*own.values(), *extra.values()] if isinstance(extra, dict) else [*extra, *own.values()]
     given = [fields.get(role) for role in ROLES] + others
     return [_special(token) for token in given if _text(token)]
