@@ -176,6 +176,7 @@ def test_all_end_tokens_of_the_metadata_end_a_sequence(tmp_path: Path) -> None:
         (["<|return|>", "<|end|>", "a", "<|call|>"], [3, 3, 1, 3], (2, 0, 3)),
         (["<|calls|>", "<|end|>", "a", "<|flush|>"], [3, 3, 1, 3], (2, 0, 3)),
         (["<|tool_response>", "</s>", "<turn|>"], [3, 3, 3], (2, 0)),
+        (["<｜end▁of▁sentence｜>", "a", "b"], [3, 1, 1], (2, 0)),
     ],
 )
 def test_tokens_known_as_ends_by_their_text_end_a_sequence_beside_those_of_the_metadata(

@@ -4,7 +4,7 @@ from typing import Any
 
 from gguf.constants import Keys, TokenType
 
-TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "[EOS]")
+TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>", "[EOS]")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<EOT>", "_<EOT>", "[EOT]")
 MESSAGE_ENDS = ("<|eom_id|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>")
 """Where a model waits for what a tool returns, or has said all."""
