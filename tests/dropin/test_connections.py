@@ -244,6 +244,20 @@ def test_a_client_that_reads_when_it_has_sent_all_finds_its_refusal(serve: Any, 
         until(lambda: not clients(server))
 
 
+@pytest.mark.parametrize(("path", "status"), [(COMPLETE, b"413"), ("/nowhere", b"404")])
+def test_a_client_that_is_answered_before_it_may_send_is_told_to_connect_anew(
+    serve: Any, path: str, status: bytes
+) -> None:
+    """Its next request would be taken for the body that it has announced."""
+    with serve(max_body_bytes="1MB") as server, connect(server) as connection:
+        connection.settimeout(2)
+        expecting = head(path, 9_000_000).replace(b"Host: x", b"Host: x\r\nExpect: 100-continue")
+        connection.sendall(expecting)
+        answer = received(connection)
+    assert answer.split(b" ")[1] == status
+    assert b"connection: close" in answer.lower()
+
+
 def test_stopping_ends_unfinished_requests_at_once(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     with contextlib.ExitStack() as opened, serve() as server:
         opened.enter_context(unfinished(server, COMPLETE, 100))

@@ -12,6 +12,7 @@ from octavo.server import health, metrics
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
+from octavo.server.expectation import Expectation
 from octavo.server.front import Front
 from octavo.server.openai import chat_completions, completions, models, tokenization
 from octavo.server.openai.contract import describe
@@ -89,3 +90,4 @@ def _add_layers(app: FastAPI, serving: Serving) -> None:
             allow_private_network=True,
             expose_headers=["x-request-id", "retry-after"],
         )
+    app.add_middleware(Expectation)
