@@ -168,8 +168,8 @@ class LLM:
         Raises:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
-        given = [params] if isinstance(params, BeamSearchParams) else list(params)
-        if not all(isinstance(each, BeamSearchParams) for each in given):
+        given = [params] if isinstance(params, BeamSearchParams) else params
+        if not isinstance(given, Sequence) or not all(isinstance(each, BeamSearchParams) for each in given):
             raise RequestError("params must be a BeamSearchParams, or a list with one for each prompt")
         each = [own.sampling_params() for own in given]
         check_call(keywords, "LLM.beam_search")

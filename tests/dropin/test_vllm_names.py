@@ -404,3 +404,9 @@ def test_an_async_engine_ends_aborted_left_and_refused_requests():
     engine.shutdown()
     with pytest.raises(EngineError, match="shut down"):
         asyncio.run(engine.check_health())
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), None, {"beam_width": 2}, [SamplingParams()]])
+def test_a_beam_search_without_its_own_parameters_is_refused(smollm2, params):
+    with pytest.raises(RequestError, match="params must be a BeamSearchParams"):
+        smollm2.beam_search("Hi", params, use_tqdm=False)
