@@ -88,9 +88,7 @@ def test_a_busy_server_of_two_ranks_ends_whole(model: Path, tmp_path: Path, ends
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a process namespace")
-@pytest.mark.parametrize(
-    ("number", "moment_s"), [(signal.SIGTERM, 1.5), (signal.SIGTERM, None), (signal.SIGHUP, 2.0)]
-)
+@pytest.mark.parametrize(("number", "moment_s"), [(signal.SIGTERM, 1.5), (signal.SIGTERM, None), (signal.SIGHUP, 2.0)])
 def test_the_first_process_of_a_container_hears_signals(
     model: Path, tmp_path: Path, number: signal.Signals, moment_s: float | None
 ) -> None:
