@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 5)))
 RUFF := $(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src tests benchmarks
 # The editable installation knows modules by name: it is renewed when one comes, goes or moves.
 MODULES := .venv/.modules-$(shell find src -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
@@ -45,13 +46,13 @@ lint: setup
 	@echo "== ruff"; $(RUFF)
 	@echo "== mypy"; $(BIN)/mypy
 
-# A worker for each core, each with whole modules. Threads that wait must sleep then: spinning they keep the others'
-# from working. mypy runs beside the tests; what it finds is told at the end.
+# Modules run side by side, one more than there are cores, as tests wait for servers and for bounds to pass. Threads that
+# wait must sleep then: spinning they keep the others' from working. mypy runs beside the tests; what it finds is told at the end.
 test: setup
 	@echo "== ruff"; $(RUFF)
 	@echo "== tests, and mypy beside them"; \
 	found=$$(mktemp); $(BIN)/mypy > $$found 2>&1 & mypy=$$!; \
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile; tests=$$?; \
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile; tests=$$?; \
 	wait $$mypy; types=$$?; echo "== mypy"; cat $$found; rm $$found; exit $$((tests | types))
 
 parity: setup

@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="folder with data/ and peers/ (workloads and prompts)",
     )
     parser.addoption(
-        "--endings", type=int, default=8, help="random moments at which tests/dropin/test_endings.py ends servers"
+        "--endings", type=int, default=4, help="random moments at which tests/dropin/test_endings.py ends servers"
     )
 
 

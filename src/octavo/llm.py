@@ -26,7 +26,7 @@ from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
 from octavo.vllm.beams import beam_sequences
 from octavo.vllm.engine_args import engine_knobs
-from octavo.vllm.keywords import check_call
+from octavo.vllm.keywords import METHODS, check_call
 
 if TYPE_CHECKING:
     from octavo.vllm.llm_engine import LLMEngine
@@ -168,8 +168,8 @@ class LLM:
         Raises:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
-        given = [params] if isinstance(params, BeamSearchParams) else list(params)
-        if not all(isinstance(each, BeamSearchParams) for each in given):
+        given = [params] if isinstance(params, BeamSearchParams) else params
+        if not isinstance(given, Sequence) or not all(isinstance(each, BeamSearchParams) for each in given):
             raise RequestError("params must be a BeamSearchParams, or a list with one for each prompt")
         each = [own.sampling_params() for own in given]
         check_call(keywords, "LLM.beam_search")
@@ -224,6 +224,13 @@ class LLM:
         """Give the weights and the KV cache back to the system, and end the processes of chat templates. In a forked
         process that is the other's to do."""
         self.shared.close()
+
+    if not TYPE_CHECKING:  # a type checker is to find what is not there
+
+        def __getattr__(self, name: str) -> Any:
+            if name in METHODS:
+                raise AttributeError(f"{type(self).__name__}.{name} is vLLM's and not here: {METHODS[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __enter__(self) -> Self:
         return self

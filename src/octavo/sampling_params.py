@@ -57,12 +57,14 @@ class _Parameters(msgspec.StructMeta):
         Raises:
             RequestError: a keyword that nobody knows, or a value that cannot be had.
         """
+        if args:
+            raise RequestError(f"{self.__name__} takes its fields by name, as in {self.__struct_fields__[0]}=2")
         foreign = {name: keywords.pop(name) for name in sorted(keywords.keys() - set(self.__struct_fields__))}
         if unknown := foreign.keys() - self.foreign.keys():
-            fields = ", ".join(self.__struct_fields__)
+            fields = ", ".join(name for name in self.__struct_fields__ if name != "beams")
             raise RequestError(f"unknown field {', '.join(sorted(unknown))}; {self.__name__} takes {fields}")
         check_keywords(foreign, self.foreign)
-        return super().__call__(*args, **keywords)
+        return super().__call__(**keywords)
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -216,6 +218,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
                 field,
                 "a whole number of at least 0, or -1 for all tokens",
             )
+        for field in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+            check(isinstance(getattr(self, field), bool), field, "True or False")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         for field, texts in (("stop", stops), ("bad_words", self.bad_words or [])):
             check(

@@ -88,14 +88,16 @@ def test_a_busy_server_of_two_ranks_ends_whole(model: Path, tmp_path: Path, ends
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a process namespace")
-@pytest.mark.parametrize(
-    ("number", "moment_s"), [(signal.SIGTERM, 1.5), (signal.SIGTERM, START_S), (signal.SIGHUP, 2.0)]
-)
+@pytest.mark.parametrize(("number", "moment_s"), [(signal.SIGTERM, 1.5), (signal.SIGTERM, None), (signal.SIGHUP, 2.0)])
 def test_the_first_process_of_a_container_hears_signals(
-    model: Path, tmp_path: Path, number: signal.Signals, moment_s: float
+    model: Path, tmp_path: Path, number: signal.Signals, moment_s: float | None
 ) -> None:
+    """As it starts, and as it serves."""
     server = Mortal(model, tmp_path, as_first_process=True)
-    time.sleep(moment_s)
+    if moment_s is None:
+        server.serve()
+    else:
+        time.sleep(moment_s)
     server.front.send_signal(number)
     server.check_gone()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -200,11 +201,26 @@ def test_sampling_params_default_as_vllms_and_take_its_keywords():
         ({"detokenize": False}, "detokenize"),
         ({"max_new_tokens": 5}, "unknown field max_new_tokens"),
         ({"output_kind": "delta"}, "output_kind must be a RequestOutputKind"),
+        ({"ignore_eos": "no"}, "ignore_eos must be True or False, got 'no'"),
+        ({"skip_special_tokens": "false"}, "skip_special_tokens must be True or False"),
+        ({"include_stop_str_in_output": 1}, "include_stop_str_in_output must be True or False"),
     ],
 )
 def test_sampling_fields_that_cannot_be_had_are_refused_by_name(fields, words):
     with pytest.raises(RequestError, match=words):
         SamplingParams(**fields)
+
+
+def test_fields_are_given_by_name():
+    with pytest.raises(RequestError, match="SamplingParams takes its fields by name"):
+        SamplingParams(*[0.5])
+
+
+def test_methods_of_vllms_that_are_not_there_say_why(smollm2):
+    for name, words in (("embed", "this engine generates text"), ("sleep", "close()"), ("nothing", "no attribute")):
+        assert not hasattr(smollm2, name)
+        with pytest.raises(AttributeError, match=re.escape(words)):
+            getattr(smollm2, name)
 
 
 def test_a_beam_search_at_a_temperature_is_refused():
@@ -285,8 +301,16 @@ def test_the_tokenizer_has_transformers_names(smollm2):
     assert len(tokenizer) == tokenizer.vocab_size == 49152
     rendered = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     assert rendered.endswith("assistant\n")
-    with pytest.raises(RequestError, match="outside the vocabulary"):
-        tokenizer.decode([10**6])
+    assert tokenizer("Hi<|im_end|>").input_ids == tokenizer("Hi<|im_end|>")["input_ids"] == ids
+    assert tokenizer(["Hi", "Ho ho"])["attention_mask"] == [[1], [1, 1]]
+    assert tokenizer.batch_decode([ids, ids[:1]]) == ["Hi<|im_end|>", "Hi"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["Hi", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(ids[0]) == "Hi"
+    with pytest.raises(RequestError, match="leave out padding, return_tensors"):
+        tokenizer("Hi", return_tensors="pt", padding=True)
+    for outside in (tokenizer.decode, tokenizer.convert_ids_to_tokens):
+        with pytest.raises(RequestError, match="outside the vocabulary"):
+            outside([10**6])
     with pytest.raises(RequestError, match="return_tensors of 'pt'"):
         tokenizer.apply_chat_template(MESSAGES, return_tensors="pt")
 
@@ -404,3 +428,9 @@ def test_an_async_engine_ends_aborted_left_and_refused_requests():
     engine.shutdown()
     with pytest.raises(EngineError, match="shut down"):
         asyncio.run(engine.check_health())
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), None, {"beam_width": 2}, [SamplingParams()]])
+def test_a_beam_search_without_its_own_parameters_is_refused(smollm2, params):
+    with pytest.raises(RequestError, match="params must be a BeamSearchParams"):
+        smollm2.beam_search("Hi", params, use_tqdm=False)

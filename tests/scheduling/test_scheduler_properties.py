@@ -322,7 +322,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.traffic.finish()
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestSchedulerMachine = SchedulerMachine.TestCase
 
 

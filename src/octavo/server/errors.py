@@ -94,7 +94,10 @@ def install_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _answer)
 
 
-async def _answer(_: Request, error: Exception) -> Response:
+async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        asked = f"{request.method} {request.url.path}"
+        error = HTTPException(error.status_code, f"there is no {asked} here; /openapi.json has what is", error.headers)
     return api_error(error).response()
 
 

@@ -33,7 +33,7 @@ def engine_knobs(keywords: Mapping[str, Any], spelling: Spelling = str) -> dict[
     foreign = {name: value for name, value in given.items() if name in known and name not in KNOBS}
     idle = check_keywords(foreign, known, ConfigError, spelling)
     if idle:
-        logger.warning("%s: vLLM's, and without effect here", ", ".join(map(spelling, idle)))
+        logger.warning("%s: of vLLM, changing nothing here", ", ".join(map(spelling, idle)))
     for name in MAPPED.keys() & given.keys():
         _MEANINGS[name](given[name], values, spelling)
     return values

@@ -63,7 +63,7 @@ def server_knobs(arguments: argparse.Namespace, keywords: Mapping[str, Keyword])
         raise ConfigError("--enable-log-requests and --disable-log-requests contradict each other: give one of them")
     foreign = {name: value for name, value in given.items() if name not in LOGGING}
     if idle := check_keywords(foreign, keywords, ConfigError, flag):
-        logger.warning("%s: vLLM's, and without effect here", ", ".join(map(flag, idle)))
+        logger.warning("%s: of vLLM, changing nothing here", ", ".join(map(flag, idle)))
     return {"log_requests": wishes.pop()} if wishes else {}
 
 

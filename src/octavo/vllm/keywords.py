@@ -198,11 +198,19 @@ TEMPLATE: dict[str, Keyword] = {
 """Of a tokenizer's `apply_chat_template`, beside a template's variables."""
 
 SPELLINGS: dict[str, dict[str, str]] = {
-    "dtype": {"half": "float16", "float": "float32"},
+    "dtype": {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"},
     "load_format": {"pt": "bin", "hf": "auto"},
 }
 """vLLM's words for values of knobs."""
 
+
+METHODS = {
+    **dict.fromkeys(("embed", "encode", "score", "classify", "reward"), _NO_POOLING),
+    **dict.fromkeys(("collective_rpc", "apply_model"), _NO_CODE),
+    **dict.fromkeys(("sleep", "wake_up"), "close() gives the memory back"),
+    **dict.fromkeys(("start_profile", "stop_profile"), "octavo bench step tells where a step's time goes"),
+}
+"""Of vLLM's `LLM`, which are not there: what to know of each."""
 
 SECRETS = ("hf_token",)
 """Keywords whose values no message tells."""
