@@ -178,7 +178,7 @@ def _check_origin(origin: str) -> None:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or not parts.scheme or "*" in host:
+    if not host or not parts.scheme or set("*, ") & set(host):
         raise ConfigError(f"--allowed-origin is {origin!r}: write scheme and host, http://localhost:3000 say, or *")
     shown_port = "" if port in (None, {"http": 80, "https": 443}.get(parts.scheme)) else f":{port}"
     as_sent = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{shown_port}"

@@ -71,6 +71,7 @@ def test_all_origins_can_be_allowed(serve: Any) -> None:
         ("chat.example", "http://localhost:3000"),
         ("http://a:port", "http://localhost:3000"),
         ("https://*.example", "http://localhost:3000"),
+        ("https://a.example, https://b.example", "http://localhost:3000"),
         ("http://localhost:3000,http://localhost:3001", "http://localhost:3000"),
     ],
 )

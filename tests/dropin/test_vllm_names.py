@@ -17,6 +17,7 @@ from octavo.server_config import ServerConfig
 from octavo.vllm.engine_args import engine_knobs
 from octavo.vllm.flags import FlexibleArgumentParser
 from octavo.vllm.keywords import ENGINE, MAPPED
+from tiny_checkpoints import make_llama
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -388,6 +389,13 @@ def test_the_prefix_cache_can_be_reset_between_calls(smollm2):
     assert not smollm2.reset_prefix_cache(), "a request is not over"
     engine.abort_request(["a"])
     assert num_cached() > 100
+
+
+def test_a_closed_model_has_no_prefix_cache_to_reset(tmp_path):
+    with LLM(str(make_llama(tmp_path)), tokenizer="smollm2", kv_cache_memory="1MiB", num_threads=1) as llm:
+        pass
+    with pytest.raises(EngineError, match="closed"):
+        llm.reset_prefix_cache()
 
 
 def test_an_async_engine_ends_aborted_left_and_refused_requests():

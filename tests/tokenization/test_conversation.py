@@ -71,6 +71,15 @@ def test_a_template_that_takes_the_first_part_finds_an_empty_one(role: str) -> N
     assert render(source, [{"role": role, "content": ""}, USER]) == f"{role}: ;user: Hi;"
 
 
+@pytest.mark.parametrize("part", ["content[0].text", "(content | first).text", "content[-1]['text']"])
+def test_a_template_that_takes_one_part_loses_no_other(part: str) -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    source = f"{{% set content = messages[0].content %}}{{{{ {part} }}}}"
+    assert render(source, [{"role": "user", "content": parts}]) == "one\ntwo"
+    or_text = f"{{% set content = messages[0].content %}}{{{{ content if content is string else {part} }}}}"
+    assert render(or_text, [{"role": "user", "content": parts}]) == "one\ntwo"
+
+
 def test_each_role_gets_its_own_form() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' %}{% for c in m.content %}{{ c.text }}{% endfor %}"
@@ -211,7 +220,8 @@ def test_a_final_message_is_left_open_as_transformers_leaves_it(
 ) -> None:
     shown = "m.content | trim" if trims else "m.content"
     if as_parts:
-        shown = "(m.content if m.content is string else m.content[-1].text)" + (" | trim" if trims else "")
+        joined = "m.content | map(attribute='text') | join"
+        shown = f"(m.content if m.content is string else {joined})" + (" | trim" if trims else "")
     source = f"{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ {shown} }}}}</end>{{% endfor %}}"
     content: Any = [{"type": "text", "text": "a"}, {"type": "text", "text": text}] if as_parts else text
     messages = [USER, {"role": "assistant", "content": content}]

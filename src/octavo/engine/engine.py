@@ -226,7 +226,12 @@ class Engine:
 
     def reset_prefix_cache(self) -> bool:
         """Forget what past requests have left in memory for others to find, but for the pins. False, and nothing is
-        forgotten, where requests are not over."""
+        forgotten, where requests are not over.
+
+        Raises:
+            EngineError: the engine has been closed.
+        """
+        self.executor.check()
         if self.has_unfinished:
             return False
         self.scheduler.reset()

@@ -34,14 +34,17 @@ class ContentForms:
     def _content_forms(self, role: str) -> frozenset[ContentForm]:
         """Those in which the template shows a message's text, and shows it as text."""
         forms: tuple[ContentForm, ...] = ("text", "parts")
-        taken = frozenset(form for form in forms if self._shows(role, form))
-        if taken:
+        if taken := frozenset(form for form in forms if self._shows(role, form)):
             return taken
+        if self._shows(role, "part"):
+            return frozenset(("part",))
         return frozenset(("text",)) if role == "user" else self.of_content("user")
 
     def _shows(self, role: str, form: ContentForm) -> bool:
-        prompt = self._try(self._around({"role": role, "content": _in_form(_PROBE, form)}))
-        return prompt is not None and _PROBE in prompt and not _DUMPED_PART.search(prompt)
+        texts = [_PROBE, _PROBE[::-1]] if form == "parts" else [_PROBE]
+        content = _PROBE if form == "text" else [_part(text) for text in texts]
+        prompt = self._try(self._around({"role": role, "content": content}))
+        return prompt is not None and all(text in prompt for text in texts) and not _DUMPED_PART.search(prompt)
 
     def _takes_mapping(self) -> bool:
         """A template that shows a mapping as Python writes it, or fails on one, may be written for JSON text."""
@@ -73,7 +76,7 @@ class ContentForms:
         return {"role": "user", "content": self._plain("user", "Hi")}
 
     def _plain(self, role: str, text: str) -> Any:
-        return _in_form(text, "text" if "text" in self.of_content(role) else "parts")
+        return text if "text" in self.of_content(role) else [_part(text)]
 
     def _try(self, messages: Sequence[dict[str, Any]]) -> str | None:
         try:
@@ -82,5 +85,5 @@ class ContentForms:
             return None
 
 
-def _in_form(text: str, form: ContentForm) -> Any:
-    return text if form == "text" else [{"type": "text", "text": text}]
+def _part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

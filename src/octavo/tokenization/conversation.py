@@ -10,7 +10,8 @@ from octavo.errors import RequestError
 
 RESERVED_VARIABLES = ("self", "messages", "add_generation_prompt", "continue_final_message", "chat_template")
 """Template variables that are set from elsewhere."""
-ContentForm = Literal["text", "parts"]
+ContentForm = Literal["text", "parts", "part"]
+"""`part` is a list of which only the first part is shown."""
 _ROLE = re.compile(r"[\w.-]{1,64}")
 _TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Where each kind of part has its text."""
@@ -109,7 +110,10 @@ def _content(name: str, content: object, forms: frozenset[ContentForm], may_lack
     if not isinstance(content, list | tuple):
         raise RequestError(f"{name} must be a text or a list of text parts, got {type(content).__name__}")
     texts = [_text_of_part(f"{name}[{index}]", part) for index, part in enumerate(content)]
-    return [_text_part(text) for text in texts] if "parts" in forms else "\n".join(texts)
+    if "parts" in forms:
+        return [_text_part(text) for text in texts]
+    joined = "\n".join(texts)
+    return joined if "text" in forms else [_text_part(joined)]
 
 
 def _text_part(text: str) -> dict[str, str]:
