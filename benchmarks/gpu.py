@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from octavo.kernels.attention import AttentionSpec
-from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.reference import ReferenceKernels, rotary
 from octavo.kernels.triton import attention
@@ -34,7 +34,7 @@ from octavo.kernels.triton.activation import activation_and_mul
 from octavo.kernels.triton.attention import Tiling, paged_attention
 from octavo.kernels.triton.copy import copy_blocks
 from octavo.kernels.triton.kv_write import write_kv
-from octavo.kernels.triton.layout import BatchExtent, vectors
+from octavo.kernels.triton.layout import vectors
 from octavo.kernels.triton.norm import rms_norm
 from octavo.layer_groups import FULL, LayerKind, Window, one_group
 
@@ -64,6 +64,11 @@ class Bench:
             one = CacheShape(1, one_group(NUM_LAYERS), BLOCK_SIZE, NUM_KV_HEADS, HEAD_DIM, DTYPE)
             self._cache = make_cache(self.device, self.pool_gib * GIB // one.block_bytes, NUM_LAYERS)
         return self._cache
+
+    def drop_cache(self) -> None:
+        """Give the pool's memory back."""
+        self._cache = None
+        torch.cuda.empty_cache()
 
     def seconds(self, calls: list[Callable[[], object]], repeats: int = 20) -> float:
         """The median time of one call, in a CUDA graph of all of them: the host's part is not in it."""
@@ -425,6 +430,16 @@ def sweep(
     attention.CHUNK = 256
 
 
+def engine_part(bench: Bench) -> Iterator[tuple[str, Any]]:
+    """A whole engine; the pool's memory is given back for it. It needs psutil and tqdm besides."""
+    from gpu_engine import engine_figures
+
+    if not bench.copy_rate:
+        ceilings_part(bench)
+    bench.drop_cache()
+    yield from engine_figures(bench.device.type, bench.copy_rate)
+
+
 PARTS: dict[str, Callable[[Bench], Any]] = {
     "device": device_part,
     "checks": checks_part,
@@ -433,6 +448,7 @@ PARTS: dict[str, Callable[[Bench], Any]] = {
     "decode": decode_part,
     "prefill": prefill_part,
     "operations": operations_part,
+    "engine": engine_part,
     "sweep": sweep_part,
 }
 

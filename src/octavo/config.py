@@ -11,7 +11,8 @@ DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
-KernelName = Literal["auto", "cpu", "reference"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+KernelName = Literal["auto", "cpu", "triton", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 SchedulingPolicy = Literal["fcfs", "shortest-first"]
@@ -202,8 +203,13 @@ class EngineConfig:
         metavar="N",
         at_least=-1,
     )
+    device: DeviceName = knob(
+        "auto", "where the model runs; auto is cuda where torch finds a GPU, and cpu elsewhere", group="machine"
+    )
     kernels: KernelName = knob(
-        "auto", "cpu is C++, reference plain torch; auto takes the best that can serve", group="machine"
+        "auto",
+        "cpu is C++, triton for CUDA GPUs, reference plain torch; auto takes the best that can serve",
+        group="machine",
     )
     tensor_parallel_size: int = knob(
         1,

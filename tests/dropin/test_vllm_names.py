@@ -37,7 +37,7 @@ def config(**keywords) -> EngineConfig:
         ({"enable_prefix_caching": True}, {}),
         ({"enable_prefix_caching": False}, {"prefix_cache_scope": "off"}),
         ({"kv_cache_memory_bytes": 2**26}, {"kv_cache_memory": 2**26}),
-        ({"tokenizer_mode": "auto", "device": "cpu", "runner": "generate", "task": "auto", "hf_overrides": {}}, {}),
+        ({"tokenizer_mode": "auto", "runner": "generate", "task": "auto", "hf_overrides": {}}, {}),
         ({"pipeline_parallel_size": 1, "enable_lora": False, "logprobs_mode": "raw_logprobs"}, {}),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing(caplog):
         ({"pipeline_parallel_size": 2}, "pipeline_parallel_size of 2.*tensor_parallel_size"),
         ({"data_parallel_size": 4}, "data_parallel_size of 4"),
         ({"tokenizer_mode": "mistral"}, "tokenizer_mode of 'mistral'"),
-        ({"device": "cuda"}, "device of 'cuda'.*processor"),
+        ({"device": "tpu"}, "--device is 'tpu'; it is one of auto, cpu, cuda"),
         ({"runner": "pooling"}, "runner of 'pooling'"),
         ({"task": "embed"}, "task of 'embed'"),
         ({"skip_tokenizer_init": True}, "skip_tokenizer_init"),

@@ -134,7 +134,7 @@ def test_memory_flags_are_totals_of_all_ranks() -> None:
     for ranks in (1, 2, 4):
         config = EngineConfig(kv_cache_memory=str(40 * BLOCK_BYTES), swap_space="100%", tensor_parallel_size=ranks)
         cache = size_cache(config, MODEL, GROUPS, torch.float32, 256, 50 * BLOCK_BYTES)
-        swap = size_swap_space(config, cache, 50 * BLOCK_BYTES)
+        swap = size_swap_space(config, cache, 50 * BLOCK_BYTES - ranks * cache.num_bytes)
         shares[ranks] = (cache.num_kv_heads, cache.block_bytes, cache.num_blocks, swap.num_blocks)
     assert shares == {
         1: (2, BLOCK_BYTES, 40, 10),

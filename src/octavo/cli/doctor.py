@@ -101,7 +101,7 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.checkpoints.generation_config import generation_folder
     from octavo.checkpoints.locate import locate
     from octavo.checkpoints.resolve import resolve_model
-    from octavo.execution.machine import free_memory_bytes
+    from octavo.execution.device import free_bytes, resolve_device
     from octavo.execution.sizing import (
         check_weights_fit,
         layer_groups_of,
@@ -119,12 +119,12 @@ def _print_model(config: EngineConfig) -> None:
     model = read_config(checkpoint, generation_folder(config))
     dtype = resolve_dtype(config.dtype, model)
     max_model_len = resolve_max_model_len(config, model)
-    device = torch.device("cpu")
+    device = resolve_device(config)
     cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
     choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
     ranks = TensorParallel(0, config.tensor_parallel_size)
     build = ModelBuild(dtype, device, choice.kernels, ranks, config.quantization)
-    weights, free = weight_bytes(model, build), free_memory_bytes()
+    weights, free = weight_bytes(model, build), free_bytes(device)
     _print_section(
         f"Model {config.model}",
         {

@@ -12,6 +12,7 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
+from octavo.execution.device import free_bytes, resolve_device
 from octavo.execution.drafts import Drafter
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.machine import free_memory_bytes, num_cores
@@ -38,7 +39,7 @@ _threaded_processes: set[int] = set()
 
 
 class LocalExecutor:
-    """Loads the model and runs plans on the CPU, each when it is submitted.
+    """Loads the model and runs plans on the device, each when it is submitted.
 
     Args:
         ranks: this process's place among those that run the model together, each in a local executor that is given the
@@ -73,7 +74,7 @@ class LocalExecutor:
         num_threads = threads_of_a_rank(config)
         _check_threads(num_threads)
         torch.set_num_threads(num_threads)
-        device = torch.device("cpu")
+        device = resolve_device(config)
         config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint, generation_folder(config))
@@ -87,7 +88,7 @@ class LocalExecutor:
         max_model_len = resolve_max_model_len(config, self.model_config)
         warn_of_bounded_length(self.model_config)
         build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
-        weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(free_memory_bytes))
+        weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(partial(free_bytes, device)))
         model = load_model(
             self.model_config,
             build,
@@ -96,11 +97,13 @@ class LocalExecutor:
             seed=config.seed or 0,
             progress=progress,
         )
-        free_bytes = ranks.smallest(free_memory_bytes)
+        num_free = ranks.smallest(partial(free_bytes, device))
         layer_groups = layer_groups_of(model, max_model_len)
-        shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, free_bytes)
+        shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, num_free)
+        # Of a cache in the host's memory the pages are not in use yet, so that they still count as free.
+        num_host_free = num_free - shape.num_bytes * ranks.size if device.type == "cpu" else free_memory_bytes()
         cache = kernels.allocate_cache(shape, device)
-        swap_shape = size_swap_space(config, shape, free_bytes)
+        swap_shape = size_swap_space(config, shape, num_host_free)
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         limits = RunnerLimits(
             max_model_len=max_model_len,

@@ -173,11 +173,13 @@ def size_cache(
 
 
 def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) -> CacheShape:
-    """A rank's part of the swap space that `--swap-space` buys beside a cache, which is not in use yet: its pages are
-    still free.
+    """A rank's part of the swap space that `--swap-space` buys beside a cache.
 
     It is never larger than the cache. As nothing new is admitted before all that was moved out is back, more is seldom
     of use; where it is full, a request is recomputed.
+
+    Args:
+        free_bytes: of the host's memory, that the cache leaves.
 
     Raises:
         ConfigError: this is more than is free.
@@ -185,7 +187,7 @@ def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) ->
     if config.preemption_mode == "recompute":
         return replace(cache, num_blocks=0)
     block_bytes = cache.block_bytes * config.tensor_parallel_size
-    free_bytes = max(0, free_bytes - cache.num_blocks * block_bytes)
+    free_bytes = max(0, free_bytes)
     wanted_bytes = parse_size(config.swap_space, free_bytes, "--swap-space", least=0)
     num_blocks = min(wanted_bytes // block_bytes, cache.num_blocks)
     if num_blocks * block_bytes > free_bytes:

@@ -7,7 +7,7 @@ import torch
 
 from octavo.execution.plan import NO_ADAPTER, Plan
 from octavo.execution.row_tables import IntArray, RowTables
-from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.batch import BatchExtent, RaggedBatch
 
 
 class StagedBatch(NamedTuple):
@@ -75,9 +75,12 @@ class StepBuffers:
         np.multiply(table.blocks[:, rows, logical], table.block_size, out=to.slots)
         np.add(to.slots, offsets, out=to.slots)
         adapters = [table.adapters.get(row, NO_ADAPTER) for row in plan.rows] if table.adapters else None
-        return StagedBatch(self._on_device(to, table, adapters), to.query_starts[1:] - 1)
+        extent = BatchExtent(int(to.context_lens.max()), max(plan.num_new), min(plan.num_new))
+        return StagedBatch(self._on_device(to, table, adapters, extent), to.query_starts[1:] - 1)
 
-    def _on_device(self, layout: _Layout, table: RowTables, adapters: list[int] | None) -> RaggedBatch:
+    def _on_device(
+        self, layout: _Layout, table: RowTables, adapters: list[int] | None, extent: BatchExtent
+    ) -> RaggedBatch:
         batch = layout.staged.to(self._device, non_blocking=True)
         token_ids, positions, slots, query_starts, context_lens, rows = batch.split_with_sizes(layout.sizes)
         return RaggedBatch(
@@ -89,6 +92,7 @@ class StepBuffers:
             tables=rows,
             block_tables=table.block_tables.to(self._device, non_blocking=True),
             adapters=None if adapters is None else torch.tensor(adapters, device=self._device),
+            extent=extent,
         )
 
     def _lay_out(self, num_tokens: int, num_rows: int) -> _Layout:

@@ -1,7 +1,9 @@
 """The registry of kernel backends: which one serves a device and its dtypes, and why."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
@@ -27,6 +29,8 @@ class Backend:
     why_not: Callable[[Needs], str | None]
     """Why it cannot serve these needs, as half a sentence; None where it can."""
     load: Callable[[], Kernels]
+    only_named: Callable[[Needs], bool] = lambda needs: False
+    """Whether `auto` passes it over, as there it is for tests alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,22 @@ def _why_not_cpu(needs: Needs) -> str | None:
     return why_not_built()
 
 
+def _load_triton() -> Kernels:
+    from octavo.kernels.triton.kernels import TritonKernels
+
+    return TritonKernels()
+
+
+def _why_not_triton(needs: Needs) -> str | None:
+    if needs.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "are for CUDA GPUs (on a CPU they run with TRITON_INTERPRET=1, for tests)"
+    if torch.float64 in (needs.dtype, needs.cache_dtype):
+        return "have no float64"
+    if needs.cache_dtype == torch.int8:
+        return "have no int8 KV cache yet"
+    return "need triton, which is not installed" if find_spec("triton") is None else None
+
+
 def why_not_built() -> str | None:
     """Why the C++ extension cannot be loaded, as half a sentence; None where it can."""
     try:
@@ -70,6 +90,7 @@ def why_not_built() -> str | None:
 
 BACKENDS: list[Backend] = [
     Backend("cpu", why_not=_why_not_cpu, load=_load_cpu),
+    Backend("triton", why_not=_why_not_triton, load=_load_triton, only_named=lambda needs: needs.device.type == "cpu"),
     Backend("reference", why_not=lambda needs: None, load=_load_reference),
 ]
 """Best first: the first that can serve is chosen. The reference is last, as it runs anywhere."""
@@ -83,7 +104,7 @@ def select_kernels(needs: Needs, name: str = "auto") -> KernelChoice:
     """
     refused: list[str] = []
     for backend in BACKENDS:
-        if name not in ("auto", backend.name):
+        if name not in ("auto", backend.name) or (name == "auto" and backend.only_named(needs)):
             continue
         reason = backend.why_not(needs)
         if reason is None:

@@ -6,6 +6,18 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class BatchExtent:
+    """What a launch must know of a ragged batch on the host. It comes from the plan: no launch waits for the device."""
+
+    longest_context: int
+    """The largest of `RaggedBatch.context_lens`, or any number above it."""
+    most_new: int
+    """The most new tokens of one row, or any number above it."""
+    fewest_new: int = 1
+    """The fewest new tokens of one row, or any number below it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RaggedBatch:
     """The tokens of one step: a flat list, and for each row how many are new and where its KV lives.
 
@@ -35,3 +47,5 @@ class RaggedBatch:
     windows of all of a row's new tokens: such blocks may be another sequence's by now."""
     adapters: torch.Tensor | None = None
     """`[num_rows]` int64: the number of each row's adapter, 0 for none. None where no row in the engine has one."""
+    extent: BatchExtent | None = None
+    """None where the host has not told: backends that need it then wait for the device."""

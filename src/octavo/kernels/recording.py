@@ -81,7 +81,8 @@ class ForwardRecorder:
 
     def __init__(self, instruction_set: str, cache: KVCache) -> None:
         self.program = _cpu.Program(instruction_set, torch.get_num_threads())
-        batch = RaggedBatch(**{field.name: Activation.of(field.name) for field in fields(RaggedBatch)})
+        names = [field.name for field in fields(RaggedBatch) if field.name != "extent"]
+        batch = RaggedBatch(**{name: Activation.of(name) for name in names})
         self.context = ForwardContext(cache, batch, metadata=None)
         """What the model's forward is run with."""
         self._packed: dict[int, tuple[Weight, _cpu.Weight]] = {}

@@ -33,16 +33,21 @@ ACTIVATIONS: dict[ActivationKind, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class EagerForward:
-    """A model that is run operation by operation."""
+    """A model that is run operation by operation.
 
-    def __init__(self, model: Model, cache: KVCache) -> None:
+    Args:
+        prepare: makes of a batch what all layers' attention shares (`ForwardContext.metadata`).
+    """
+
+    def __init__(self, model: Model, cache: KVCache, prepare: Callable[[RaggedBatch, KVCache], object]) -> None:
         self._model = model
         self._cache = cache
+        self._prepare = prepare
         self._hidden = torch.empty(0)
 
     def run(self, batch: RaggedBatch) -> None:
         """The forward pass; keeps the hidden states."""
-        self._hidden = self._model(ForwardContext(self._cache, batch, prepare(batch, self._cache)))
+        self._hidden = self._model(ForwardContext(self._cache, batch, self._prepare(batch, self._cache)))
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
@@ -79,7 +84,7 @@ class ReferenceKernels(Kernels):
 
     def bind(self, model: Model, cache: KVCache) -> ForwardPass:
         """The model as it is."""
-        return EagerForward(model, cache)
+        return EagerForward(model, cache, prepare)
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """`[num_tokens]` int64 -> `[num_tokens, in_features]`, zeros for the ids of other ranks."""

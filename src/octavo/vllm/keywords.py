@@ -68,7 +68,6 @@ ENGINE: dict[str, Keyword] = {
     ),
     "tokenizer_mode": Keyword(str, ("auto", "hf"), "the tokenizer is the model's own"),
     "config_format": Keyword(str, ("auto", "hf"), "a model's config.json is read"),
-    "device": Keyword(str, ("auto", "cpu"), "models run on the processor"),
     "runner": Keyword(str, ("auto", "generate"), _NO_POOLING),
     "task": Keyword(str, ("auto", "generate"), _NO_POOLING),
     "convert": Keyword(str, ("auto", "none"), _NO_POOLING),

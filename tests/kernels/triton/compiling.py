@@ -20,13 +20,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from octavo.kernels.attention import AttentionSpec
-from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.triton import activation, attention, kv_write, norm
 from octavo.kernels.triton import copy as copy_kernel
 from octavo.kernels.triton.copy import copy_blocks
 from octavo.kernels.triton.kv_write import write_kv
-from octavo.kernels.triton.layout import BatchExtent
 from octavo.layer_groups import Window, one_group
 
 H100 = GPUTarget("cuda", 90, 32)

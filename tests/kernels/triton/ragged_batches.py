@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from octavo.kernels.attention import AttentionSpec
-from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors
-from octavo.kernels.triton.layout import BatchExtent, vectors
+from octavo.kernels.triton.layout import vectors
 from octavo.layer_groups import FULL, LayerKind, Window, group_layers
 
 CPU = torch.device("cpu")

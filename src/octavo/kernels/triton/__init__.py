@@ -1,5 +1,4 @@
-"""Triton kernels for the paged layout. No engine uses them yet: they are no backend in the registry.
+"""Triton kernels for the paged layout, and the backend that runs models on them.
 
-What there is: attention over ragged batches, the write of new K and V, block copies, RMS norm, activation-and-multiply.
-What a backend lacks still: the other operations of `kernels.interface`, int8 and fp8 caches, sampling, CUDA graphs.
+What it lacks still: int8 and fp8 caches, sampling of its own, CUDA graphs.
 """

@@ -6,10 +6,10 @@ from math import e, log2
 import torch
 
 from octavo.kernels.attention import AttentionSpec
-from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.triton.attention_kernel import attend, merge_chunks
-from octavo.kernels.triton.layout import BatchExtent, power_of_2, vectors
+from octavo.kernels.triton.layout import power_of_2, vectors
 
 CHUNK = 256
 """Tokens of context that are reduced on their own. Chunks are merged in their order, so that neither the batch nor the

@@ -1,6 +1,4 @@
-"""How Triton's kernels lay out a record, and the numbers that a launch needs of it."""
-
-from dataclasses import dataclass
+"""How Triton's kernels lay out a record."""
 
 import torch
 
@@ -9,18 +7,6 @@ from octavo.kernels.cache import KVCache
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Of caches that these kernels read and write."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchExtent:
-    """What a launch must know of a ragged batch on the host. It comes from the plan: no launch waits for the device."""
-
-    longest_context: int
-    """The largest of `RaggedBatch.context_lens`, or any number above it."""
-    most_new: int
-    """The most new tokens of one row, or any number above it."""
-    fewest_new: int = 1
-    """The fewest new tokens of one row, or any number below it."""
 
 
 def vectors(cache: KVCache) -> torch.Tensor:

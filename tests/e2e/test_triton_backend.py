@@ -1,0 +1,100 @@
+"""The engine on the Triton backend, in Triton's interpreter: its tokens are the reference's, whatever happens."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+from octavo import BeamSearchParams, SamplingParams
+from octavo.config import EngineConfig, PreemptionMode
+from octavo.engine.engine import Engine
+from octavo.errors import ConfigError
+from octavo.execution.local import LocalExecutor
+from octavo.memory.ledger import Totals
+from octavo.scheduling.messages import EngineRequest
+from tiny_checkpoints import make_checkpoint
+
+BLOCK_SIZE, VOCAB_SIZE = 4, 97
+COMMON: dict[str, Any] = {"dtype": "float32", "block_size": BLOCK_SIZE, "max_num_batched_tokens": 16, "max_num_seqs": 8}
+
+
+def work() -> list[EngineRequest]:
+    """Greedy, drawn, n = 2 and beams, of which two begin alike."""
+    kinds = [
+        SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, logprobs=2),
+        SamplingParams(temperature=0.9, top_p=0.9, max_tokens=9, seed=7, ignore_eos=True),
+        SamplingParams(n=2, temperature=1.2, top_k=30, max_tokens=8, seed=11, ignore_eos=True),
+        BeamSearchParams(beam_width=2, max_tokens=7).sampling_params(),
+    ]
+    return [
+        EngineRequest(
+            str(number), [(7 * (number // 2) + 5 * place) % VOCAB_SIZE for place in range(9 + 6 * number)], kind, 0.0, 1
+        )
+        for number, kind in enumerate(kinds)
+    ]
+
+
+def run(folder: Path, kernels: str, mode: PreemptionMode, num_blocks: int) -> tuple[dict[str, list[list[int]]], Totals]:
+    """What the work gets, and what has happened in memory."""
+    config = EngineConfig(
+        model=str(folder),
+        kernels=kernels,  # type: ignore[arg-type]
+        kv_cache_memory=num_blocks * block_bytes(folder),
+        swap_space="1MiB",
+        preemption_mode=mode,
+        **COMMON,
+    )
+    executor = LocalExecutor(config)
+    engine = Engine.configured(executor, config)
+    for request in work():
+        engine.add(request)
+    got: dict[str, dict[int, list[int]]] = {}
+    while engine.has_unfinished:
+        for update in engine.step():
+            assert update.error is None
+            for sequence in update.sequences:
+                got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
+    totals = engine.ledger().totals
+    executor.close()
+    return {name: [tokens for _, tokens in sorted(own.items())] for name, own in got.items()}, totals
+
+
+def block_bytes(folder: Path) -> int:
+    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **COMMON))
+    size = probe.capacity.block_bytes
+    probe.close()
+    return size
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Gemma3ForCausalLM"])
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+def test_the_tokens_are_those_of_the_reference(
+    tmp_path: Path, one_thread: None, architecture: str, mode: PreemptionMode
+) -> None:
+    """Gemma's layers have windows, norms of heads and softcaps."""
+    folder = make_checkpoint(tmp_path, architecture)
+    expected, _ = run(folder, "reference", mode, 200)
+    got, totals = run(folder, "triton", mode, 26)
+    assert got == expected
+    assert totals.num_preemptions > 0
+    assert (totals.num_swaps > 0) == (mode == "swap")
+    assert totals.num_hit_tokens > 0
+
+
+def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    for knobs, words in (({"kv_cache_dtype": "int8"}, "no int8 KV cache"), ({"dtype": "float64"}, "no float64")):
+        with pytest.raises(ConfigError, match=words):
+            LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | knobs))
+
+
+def test_a_gpu_that_is_not_there_is_told_with_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"--device cuda, and torch finds no GPU.*--device cpu"):
+        LocalExecutor(EngineConfig(model=str(folder), device="cuda"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ConfigError, match="'triton' are for CUDA GPUs"):
+        LocalExecutor(EngineConfig(model=str(folder), kernels="triton"))
