@@ -117,18 +117,20 @@ class SharedEngine:
         left = set(opened.assemblers)
         try:
             while left:
-                assembler = self._next_ready(opened)
-                if assembler is None:
-                    continue
-                if assembler.finished:
-                    left.remove(assembler.request_id)
-                yield assembler
+                for assembler in self.take_ready(opened):
+                    opened.ready.pop(assembler, None)  # what another thread's step gave it meanwhile is taken with it
+                    if assembler.finished:
+                        left.discard(assembler.request_id)
+                    yield assembler
         finally:
             self.abort(opened)
 
     def take_ready(self, opened: OpenRequests) -> list[OutputAssembler]:
         """All of these requests that have something new. Without any, a step is made, and there may be none yet."""
-        with self._turn_with_news(opened):
+        with self.turn():
+            # A step of another call's may have served these requests, even to their end.
+            if not opened.ready:
+                self._step()
             ready = list(opened.ready)
             opened.ready.clear()
             return ready
@@ -166,23 +168,6 @@ class SharedEngine:
             self._tokenizer.close()
             with self.turn():
                 self._engine.close()
-
-    @contextlib.contextmanager
-    def _turn_with_news(self, opened: OpenRequests) -> Iterator[None]:
-        """A turn that begins with a step, unless a step of another call's has served these requests, even to their
-        end."""
-        with self.turn():
-            if not opened.ready:
-                self._step()
-            yield
-
-    def _next_ready(self, opened: OpenRequests) -> OutputAssembler | None:
-        """One of these requests that has something new, as `take_ready`."""
-        with self._turn_with_news(opened):
-            assembler = next(iter(opened.ready), None)
-            if assembler is not None:
-                del opened.ready[assembler]
-            return assembler
 
     def _step(self) -> None:
         """One step for all requests; those of others find their news where they are looked for."""

@@ -31,7 +31,7 @@ LIMITS = Limits(
     [
         ([], {}, "the prompt is empty"),
         ([1] * 512, {}, r"512 tokens.*--max-model-len"),
-        ([1] * 511, {"n": 8}, r"n=8.*39 KV blocks.*pool has 33.*--kv-cache-memory"),
+        ([1] * 511, {"n": 8}, r"n=8.*39 KV blocks.*has 33.*--kv-cache-memory"),
         ([1, 100], {}, r"token id 100.*0 to 99"),
         ([1, -1], {}, r"token id -1"),
         ([1], {"stop_token_ids": [500]}, r"stop_token_ids.*500"),
@@ -51,7 +51,9 @@ def test_a_request_that_cannot_run_is_refused_with_numbers_and_flag(
 
 def test_a_prompt_over_the_context_is_told_in_the_words_that_clients_look_for() -> None:
     for prompt, num_blocks in (([1] * 512, 64), ([1] * 400, 25)):
-        with pytest.raises(ContextLengthError, match="This model's maximum context length is 512 tokens"):
+        with pytest.raises(
+            ContextLengthError, match=r"This model's maximum context length is 512 tokens\..*prompt is too long"
+        ):
             resolve_max_tokens(prompt, SamplingParams(), dataclasses.replace(LIMITS, num_blocks=num_blocks))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from octavo.metrics.histogram import TokenHistogram
 from octavo.metrics.load import LoadCollector, OpenCount, ReportsLoad
 from octavo.output_assembler import Delta
 from octavo.outputs import RequestMetrics, RequestOutput
@@ -56,11 +57,13 @@ class Metrics:
         self._first_token_s = self._histogram(
             "time_to_first_token_seconds", "From a request's arrival to its first token.", FIRST_TOKEN_BUCKETS_S
         )
-        between = "Between a request's tokens; its parallel sequences get theirs together."
-        self._token_s = [
-            self._histogram(name, between, TOKEN_BUCKETS_S)
-            for name in ("inter_token_latency_seconds", "time_per_output_token_seconds")
-        ]
+        self._token_s = TokenHistogram(
+            ["vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"],
+            "Between a request's tokens; its parallel sequences get theirs together.",
+            self._labels,
+            TOKEN_BUCKETS_S,
+        )
+        self.registry.register(self._token_s)
         self._phases_s = {
             name: self._histogram(name, help, REQUEST_BUCKETS_S)
             for name, help in (
@@ -97,8 +100,7 @@ class Metrics:
         """Count new tokens, and the time since the same request's last ones where there were any."""
         self._generation_tokens.inc(sum(len(delta.token_ids) for delta in deltas))
         if gap_s is not None:
-            for histogram in self._token_s:
-                histogram.observe(gap_s)
+            self._token_s.observe(gap_s)
 
     def note_end(self, output: RequestOutput, arrival_s: float) -> None:
         """Count a request that is over, or that was left: of the latter how it ended only."""

@@ -65,8 +65,8 @@ def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "") -> N
     """
     if num_prompt >= limits.max_model_len:
         raise ContextLengthError(
-            f"This model's maximum context length is {limits.max_model_len} tokens. The prompt has "
-            f"{measure}{num_prompt} tokens, and one is generated at least: shorten it or raise --max-model-len"
+            f"This model's maximum context length is {limits.max_model_len} tokens. The prompt is too long: it has "
+            f"{measure}{num_prompt} tokens, and one is generated at least; shorten it or raise --max-model-len"
         )
 
 
@@ -96,9 +96,9 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
     if most <= num_prompt:
         needed = limits.demand.of_request(num_prompt, num_prompt + 1, n)
         raise ContextLengthError(
-            f"This model's maximum context length is {limits.max_model_len} tokens. A prompt of {num_prompt} "
-            f"tokens with {field}={n} at once can need {needed} KV blocks of {limits.block_size} tokens, and the pool "
-            f"has {limits.num_blocks}: lower {field}, shorten the prompt, or raise --kv-cache-memory"
+            f"This model's maximum context length is {limits.max_model_len} tokens. The prompt is too long for the "
+            f"pool: {num_prompt} tokens with {field}={n} at once can need {needed} KV blocks of {limits.block_size} "
+            f"tokens, and it has {limits.num_blocks}; lower {field}, shorten the prompt, or raise --kv-cache-memory"
         )
     room = most - num_prompt
     max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)

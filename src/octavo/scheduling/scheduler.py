@@ -263,19 +263,21 @@ class Scheduler:
         updates: list[RequestUpdate] = []
         ended: list[tuple[SequenceState, FinishReason]] = []
         last: Request | None = None
-        logprobs, drafts = output.logprobs, output.drafts
+        logprobs, drafts, drafted = output.logprobs, output.drafts, step.drafted
         for i, (sequence, token_ids) in enumerate(zip(step.sampled, output.token_ids, strict=True)):
             if sequence.finish_reason is not None or not token_ids:
                 continue  # over in the meantime, or a beam: its candidates come apart
-            update = SequenceUpdate(sequence.index, token_ids, logprobs=logprobs[i] if logprobs else None)
+            update = SequenceUpdate(sequence.index, token_ids)
+            if logprobs:
+                update.logprobs = logprobs[i]
             if sequence.request is not last:
                 last = sequence.request
                 updates.append(last.begin_update())
             updates[-1].sequences.append(update)
             if sequence.take_tokens(update) and update.finish_reason is not None:
                 ended.append((sequence, update.finish_reason))
-            if i in step.drafted:
-                self._accept_drafts(sequence, step.drafted[i], len(update.token_ids) - 1)
+            if drafted and i in drafted:
+                self._accept_drafts(sequence, drafted[i], len(update.token_ids) - 1)
             if drafts:
                 sequence.keep_drafts(drafts[i])
         return updates, ended

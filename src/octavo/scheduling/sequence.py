@@ -76,13 +76,13 @@ class SequenceState:
             Whether it ended.
         """
         request, outputs = self.request, self.output_token_ids
-        params = request.message.params
+        most = request.max_len - len(request.prompt_token_ids)
         for count, token in enumerate(update.token_ids, 1):
             outputs.append(token)
-            if token in request.stop_token_ids and len(outputs) > params.min_tokens:
+            if token in request.stop_token_ids and len(outputs) > request.message.params.min_tokens:
                 update.finish_reason = "stop"
-                update.stop_token_id = token if token in (params.stop_token_ids or ()) else None
-            elif len(request.prompt_token_ids) + len(outputs) >= request.max_len:
+                update.stop_token_id = token if token in (request.message.params.stop_token_ids or ()) else None
+            elif len(outputs) >= most:
                 update.finish_reason = "length"
             else:
                 continue
