@@ -81,8 +81,10 @@ class ForwardRecorder:
 
     def __init__(self, instruction_set: str, cache: KVCache) -> None:
         self.program = _cpu.Program(instruction_set, torch.get_num_threads())
-        names = [field.name for field in fields(RaggedBatch) if field.name != "extent"]
-        batch = RaggedBatch(**{name: Activation.of(name) for name in names})
+        inputs: dict[str, Any] = {
+            field.name: Activation.of(field.name) for field in fields(RaggedBatch) if field.name != "extent"
+        }
+        batch = RaggedBatch(**inputs)
         self.context = ForwardContext(cache, batch, metadata=None)
         """What the model's forward is run with."""
         self._packed: dict[int, tuple[Weight, _cpu.Weight]] = {}

@@ -92,12 +92,9 @@ def compile_all(dtype: torch.dtype, head_dim: int) -> None:
     windowed = dataclasses.replace(spec, kind=Window(1024), softcap=50.0)
     for num_new in (1, 500):
         num_tokens = 4 * num_new
-        batch = RaggedBatch(
-            *(
-                _indices(*sizes)
-                for sizes in ((num_tokens,), (num_tokens,), (1, num_tokens), (5,), (4,), (4,), (1, 4, 128))
-            )
-        )
+        sizes = ((num_tokens,), (num_tokens,), (1, num_tokens), (5,), (4,), (4,), (1, 4, 128))
+        arrays: list[Any] = [_indices(*each) for each in sizes]
+        batch = RaggedBatch(*arrays)
         query = write_kv(torch.empty(num_tokens, 48 * head_dim, dtype=dtype, device="meta"), cache, batch, spec)
         for each in (spec, windowed):
             attention.paged_attention(query, cache, batch, each, BatchExtent(2048, num_new))
