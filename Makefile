@@ -47,7 +47,8 @@ lint: setup
 	@echo "== mypy"; $(BIN)/mypy
 
 # Modules run side by side, one more than there are cores, as tests wait for servers and for bounds to pass; in order of
-# their names, as the last are short ones. Threads that wait must sleep then: spinning they keep the others' from working. mypy runs beside the tests; what it finds is told at the end.
+# their names, as the last are short ones. Threads that wait must sleep then: spinning they keep the others' from
+# working. mypy runs beside the tests; what it finds is told at the end.
 test: setup
 	@echo "== ruff"; $(RUFF)
 	@echo "== tests, and mypy beside them"; \

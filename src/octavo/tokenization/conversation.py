@@ -12,8 +12,8 @@ RESERVED_VARIABLES = ("self", "messages", "add_generation_prompt", "continue_fin
 """Template variables that are set from elsewhere."""
 ContentForm = Literal["text", "parts", "part"]
 """`part` is a list of which only the first part is shown."""
-_ROLE = re.compile(r"[\w.-]{1,64}")
-_TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+ROLE = re.compile(r"[\w.-]{1,64}")
+TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Where each kind of part has its text."""
 _ROLES_WITHOUT_TEXT = ("assistant", "tool", "function")
 """Their turns may have no content: a call of a tool, and a tool that says nothing."""
@@ -84,7 +84,7 @@ def _message(name: str, message: object, forms: Forms) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise RequestError(f"{name} must be an object with role and content, got {type(message).__name__}")
     role = message.get("role")
-    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+    if not isinstance(role, str) or not ROLE.fullmatch(role):
         shown = repr(role[:80] if isinstance(role, str) else role)
         raise RequestError(f"{name}.role must be a text such as 'user', got {shown}; it has letters, digits, _ . and -")
     for key, remedy in _UNSUPPORTED.items():
@@ -124,7 +124,7 @@ def _text_of_part(name: str, part: object) -> str:
     if not isinstance(part, Mapping):
         raise RequestError(f'{name} must be {{"type": "text", "text": ...}}, got {type(part).__name__}')
     kind = part.get("type")
-    key = _TEXT_KEYS.get(kind) if isinstance(kind, str) else None
+    key = TEXT_KEYS.get(kind) if isinstance(kind, str) else None
     if key is None:
         raise RequestError(f"{name}.type is {str(kind)[:80]!r}; this engine takes only 'text' parts")
     text = part.get(key)

@@ -1,5 +1,6 @@
 """What the bodies of completion requests share: the fields of sampling and streaming, and what is refused."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -80,7 +81,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = Field(None, description="with include_usage: the usage so far in every chunk")
 
 
-class SamplingBody(BaseModel):
+class SamplingBody(BaseModel, ABC):
     """Fields that completions and chat completions have in common. Unknown ones are ignored, as clients send new
     ones; those known to change the answer without being carried out are refused."""
 
@@ -236,13 +237,13 @@ class SamplingBody(BaseModel):
         if self.best_of is not None and self.best_of < self.num_answers:
             raise ApiError(400, f"best_of={self.best_of} beams are fewer than n={self.num_answers}", param="best_of")
 
+    @abstractmethod
     def params(self) -> SamplingParams:
         """As the engine takes them.
 
         Raises:
             RequestError: a value is out of its range.
         """
-        raise NotImplementedError
 
     def sampling_params(self, *, max_tokens: int | None, logprobs: int | None, **others: Any) -> SamplingParams:
         """The fields that were given, as the engine takes them.

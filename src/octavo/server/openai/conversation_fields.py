@@ -7,21 +7,20 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from octavo.server.errors import ApiError
 from octavo.server.openai.body import FirstError, Text
 from octavo.server.openai.foreign_fields import unsupported
-from octavo.tokenization.conversation import RESERVED_VARIABLES, Conversation
+from octavo.tokenization.conversation import RESERVED_VARIABLES, ROLE, TEXT_KEYS, Conversation
 
 _PART = {
     "type": "object",
     "properties": {
-        "type": {"enum": ["text", "input_text", "output_text", "refusal"]},
-        "text": {"type": "string"},
-        "refusal": {"type": "string"},
+        "type": {"enum": [*TEXT_KEYS]},
+        **{key: {"type": "string"} for key in TEXT_KEYS.values()},
     },
     "required": ["type"],
 }
 _MESSAGE = {
     "type": "object",
     "properties": {
-        "role": {"type": "string", "pattern": r"^[\w.-]{1,64}$", "examples": ["system", "user", "assistant", "tool"]},
+        "role": {"type": "string", "pattern": f"^{ROLE.pattern}$", "examples": ["system", "user", "assistant", "tool"]},
         "content": {
             "anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}],
             "description": "null or absent in turns of assistants and tools only",
