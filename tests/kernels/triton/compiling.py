@@ -28,8 +28,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-MOST_STACK = 128
-"""Bytes of a thread's stack. Pointers spilled outside a loop cost nothing; spilled sums would be many times that."""
+MOST_STACK = 192
+"""Bytes of a thread's stack, a fifth of what it has in registers. Pointers and masks spilled outside a loop cost next
+to nothing; spilled sums of a tile would be more than this."""
 MOST_SHARED = 227 << 10
 """Bytes of shared memory that a program on an H100 may have."""
 MOST_PROGRAMS = (2**31 - 1, 2**16 - 1, 2**16 - 1)

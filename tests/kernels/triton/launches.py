@@ -28,17 +28,16 @@ VOCAB_SIZE = 128_256
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS = (576, 4096, 5120)
 """Of hidden states: SmolLM2's, LLaMA-3-8B's and LLaMA-2-13B's."""
-STEPS = (
+Step = tuple[str, int, int, int]
+"""What it is called, rows, new tokens of each, context."""
+STEPS: tuple[Step, ...] = (
     ("decode", 7, 1, 300),
-    ("decode", 1, 1, 300),
-    ("decode", 16, 1, 5000),
     ("decode of one chunk", 7, 1, 200),
     ("drafts", 7, 3, 300),
     ("prefill", 3, 500, 700),
-    ("prefill", 1, 512, 512),
 )
-"""What it is called, rows, new tokens of each, context. Triton makes other kernels for numbers that are 1 or divisible
-by 16, so some are."""
+SPECIAL_STEPS: tuple[Step, ...] = (("decode", 1, 1, 300), ("decode", 16, 1, 5000), ("prefill", 1, 512, 512))
+"""Triton compiles a kernel again for numbers that are 1 or divisible by 16."""
 SAMPLED: dict[str, SamplingParams] = {
     "greedy": SamplingParams(temperature=0),
     "drawn": SamplingParams(temperature=0.8),
@@ -83,6 +82,7 @@ class Shape:
     """Share of a head that is rotated."""
     normalises: bool = False
     """Whether query and key heads have norms."""
+    steps: tuple[Step, ...] = STEPS
 
     def __str__(self) -> str:
         told = [name_of(self.dtype)]
@@ -133,7 +133,7 @@ class Shape:
     def cases(self) -> Iterator[Case]:
         """Steps with their KV writes, and copies of blocks."""
         kernels = TritonKernels()
-        for name, num_rows, num_new, context in STEPS:
+        for name, num_rows, num_new, context in self.steps:
             told = f"{name} of {num_rows} x {context}, {self}"
             yield told, partial(self._attend, kernels, num_rows, num_new, context)
         cache, ids = self.cache, meta(3)
@@ -242,7 +242,8 @@ QUICK: list[Job] = [
 def all_jobs() -> list[Job]:
     """`QUICK`, and as many more that each two values of different axes are together in one."""
     widths = [Widths(*each) for each in product(FLOATS, WIDTHS)]
-    return list(dict.fromkeys([*QUICK, *covering_shapes(), *widths, *map(Sampling, FLOATS)]))
+    special = Shape(steps=SPECIAL_STEPS)
+    return list(dict.fromkeys([*QUICK, special, *covering_shapes(), *widths, *map(Sampling, FLOATS)]))
 
 
 def covering_shapes() -> list[Shape]:
