@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,8 @@ import triton
 
 import octavo.kernels.triton as package
 from kernels.triton.compiling import Check, Compiled, Waiting, compile_launches, launched_kernels
-from kernels.triton.launches import QUICK, Job, all_jobs
+from kernels.triton.launches import QUICK, all_jobs
+from kernels.triton.shapes import AXES, Job, Shape
 
 
 def compile_job(job: Job) -> list[Compiled | Waiting]:
@@ -43,11 +43,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: all cores)")
     arguments = parser.parse_args()
     start_s = time.perf_counter()
-    jobs = QUICK if arguments.quick else all_jobs()
-    for refusal, count in Counter(job.refusal for job in jobs if job.refusal).items():
-        print(f"{count} shapes are refused: {refusal}")
+    for refusal in dict.fromkeys(Shape(**each).refusal for each in AXES["numbers"]):
+        if refusal is not None:
+            print(f"refused, and not compiled: {refusal}")
     check = Check(launched_kernels(package))
-    for found in compile_jobs([job for job in jobs if job.refusal is None], arguments.jobs):
+    for found in compile_jobs(QUICK if arguments.quick else all_jobs(), arguments.jobs):
         if isinstance(found, Compiled):
             check.compiled.append(found)
         print(found, flush=True)

@@ -1,43 +1,24 @@
-"""Classes of shapes in which the Triton backend launches its kernels, and these launches, on tensors without memory."""
+"""All that the Triton backend launches, in its shapes, on tensors without memory."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, product
-from typing import Any, Protocol, get_args
+from itertools import product
+from typing import get_args
 
 import numpy as np
 import torch
 
-from octavo.errors import ConfigError
-from octavo.kernels import Needs, select_kernels
-from octavo.kernels.attention import AttentionSpec, ForwardContext
-from octavo.kernels.batch import BatchExtent, RaggedBatch
-from octavo.kernels.cache import CacheShape, KVCache
-from octavo.kernels.operations import ActivationKind
+from kernels.triton.shapes import FLOATS, SPECIAL_STEPS, Case, Job, Shape, covering_shapes, meta, name_of
+from octavo.kernels.operations import ActivationKind, Weight
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.triton.kernels import TritonKernels
-from octavo.kernels.triton.layout import vectors
-from octavo.layer_groups import FULL, Window, one_group
 from octavo.sampling.table import SamplingTable
 from octavo.sampling_params import SamplingParams
 
-MAX_MODEL_LEN = 8192
-NUM_BLOCKS = 64
 VOCAB_SIZE = 128_256
-FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS = (576, 4096, 5120)
 """Of hidden states: SmolLM2's, LLaMA-3-8B's and LLaMA-2-13B's."""
-Step = tuple[str, int, int, int]
-"""What it is called, rows, new tokens of each, context."""
-STEPS: tuple[Step, ...] = (
-    ("decode", 7, 1, 300),
-    ("decode of one chunk", 7, 1, 200),
-    ("drafts", 7, 3, 300),
-    ("prefill", 3, 500, 700),
-)
-SPECIAL_STEPS: tuple[Step, ...] = (("decode", 1, 1, 300), ("decode", 16, 1, 5000), ("prefill", 1, 512, 512))
-"""Triton compiles a kernel again for numbers that are 1 or divisible by 16."""
 SAMPLED: dict[str, SamplingParams] = {
     "greedy": SamplingParams(temperature=0),
     "drawn": SamplingParams(temperature=0.8),
@@ -46,117 +27,6 @@ SAMPLED: dict[str, SamplingParams] = {
     "allowed tokens": SamplingParams(temperature=0, allowed_token_ids=[3, 4, 5], min_tokens=9),
 }
 
-Case = tuple[str, Callable[[], object]]
-"""A name, and a call that launches kernels."""
-
-
-class Job(Protocol):
-    """Launches that differ from those of other jobs in what their kernels are compiled for."""
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the backend does not serve it; None where it does."""
-        ...
-
-    def cases(self) -> Iterator[Case]:
-        """The launches."""
-        ...
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a model and its cache the kernels of attention and blocks are compiled for."""
-
-    dtype: torch.dtype = torch.bfloat16
-    """Of activations."""
-    cache_dtype: torch.dtype | None = None
-    """None is that of activations."""
-    head_dim: int = 128
-    block_size: int = 16
-    num_kv_heads: int = 8
-    group: int = 4
-    """Query heads that share a KV head."""
-    window: int | None = None
-    softcap: float | None = None
-    rotary: float = 1.0
-    """Share of a head that is rotated."""
-    normalises: bool = False
-    """Whether query and key heads have norms."""
-    steps: tuple[Step, ...] = STEPS
-
-    def __str__(self) -> str:
-        told = [name_of(self.dtype)]
-        if self.cache_dtype is not None:
-            told += [f"{name_of(self.cache_dtype)} cache"]
-        told += [f"{self.num_kv_heads} x {self.group} heads of {self.head_dim}", f"blocks of {self.block_size}"]
-        told += [f"window {self.window}"] * (self.window is not None)
-        told += [f"softcap {self.softcap}"] * (self.softcap is not None)
-        told += [f"rotary {self.rotary}"] * (self.rotary != 1.0)
-        told += ["head norms"] * self.normalises
-        return ", ".join(told)
-
-    @property
-    def spec(self) -> AttentionSpec:
-        """The attention of a layer."""
-        rotated = int(self.head_dim * self.rotary)
-        norm = meta(self.head_dim, dtype=self.dtype) if self.normalises else None
-        return AttentionSpec(
-            layer=3,
-            num_heads=self.num_kv_heads * self.group,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            scale=self.head_dim**-0.5,
-            kind=FULL if self.window is None else Window(self.window),
-            softcap=self.softcap,
-            cos_sin=meta(MAX_MODEL_LEN, rotated, dtype=torch.float32) if rotated else None,
-            query_norm=norm,
-            key_norm=norm,
-        )
-
-    @property
-    def cache(self) -> KVCache:
-        """Of four layers."""
-        dtype = self.cache_dtype or self.dtype
-        shape = CacheShape(NUM_BLOCKS, one_group(4), self.block_size, self.num_kv_heads, self.head_dim, dtype)
-        return KVCache(shape, meta(NUM_BLOCKS, shape.block_bytes, dtype=torch.uint8))
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the backend does not serve it; None where it does."""
-        try:
-            select_kernels(Needs(torch.device("cuda"), self.dtype, self.cache_dtype or self.dtype), "triton")
-            vectors(self.cache)
-        except ConfigError as error:
-            return str(error)
-        return None
-
-    def cases(self) -> Iterator[Case]:
-        """Steps with their KV writes, and copies of blocks."""
-        kernels = TritonKernels()
-        for name, num_rows, num_new, context in self.steps:
-            told = f"{name} of {num_rows} x {context}, {self}"
-            yield told, partial(self._attend, kernels, num_rows, num_new, context)
-        cache, ids = self.cache, meta(3)
-        space = dataclasses.replace(cache, shape=dataclasses.replace(cache.shape, num_blocks=NUM_BLOCKS // 2))
-        yield f"block copy, {self}", partial(kernels.copy_blocks, cache, cache, ids, ids)
-        yield f"swap, {self}", partial(kernels.copy_blocks, cache, space, ids, ids)
-
-    def _attend(self, kernels: TritonKernels, num_rows: int, num_new: int, context: int) -> None:
-        num_tokens, spec, cache = num_rows * num_new, self.spec, self.cache
-        extent = BatchExtent(context, num_new, num_new)
-        batch = RaggedBatch(
-            token_ids=meta(num_tokens),
-            positions=meta(num_tokens),
-            slots=meta(1, num_tokens),
-            query_starts=meta(num_rows + 1),
-            context_lens=meta(num_rows),
-            tables=meta(num_rows),
-            block_tables=meta(1, 256, MAX_MODEL_LEN // self.block_size),
-            extent=extent,
-        )
-        width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
-        kernels.attention(meta(num_tokens, width, dtype=self.dtype), ForwardContext(cache, batch, extent), spec)
-
 
 @dataclass(frozen=True)
 class Widths:
@@ -164,7 +34,6 @@ class Widths:
 
     dtype: torch.dtype
     width: int
-    refusal = None
 
     def __str__(self) -> str:
         return f"{name_of(self.dtype)}, width {self.width}"
@@ -177,7 +46,6 @@ class Widths:
         yield f"embedding, {self}", partial(kernels.embedding, ids, matrix)
         yield f"part of a scaled embedding, {self}", partial(kernels.embedding, ids, matrix, 2.0, first_id=640)
         yield f"sum, {self}", partial(kernels.add, hidden, hidden)
-        yield f"product, {self}", partial(kernels.linear, hidden, matrix)
         for name, residual in (("", None), ("residual and ", hidden)):
             yield f"{name}RMS norm, {self}", partial(kernels.rms_norm, hidden, norm, 1e-5, residual)
             yield f"{name}layer norm, {self}", partial(kernels.layer_norm, hidden, norm, norm, 1e-5, residual)
@@ -185,9 +53,31 @@ class Widths:
         for kind in get_args(ActivationKind):
             yield f"{kind}, {self}", partial(kernels.activation, hidden, kind)
             yield f"{kind} and product, {self}", partial(kernels.activation_and_mul, hidden, kind)
-        router, inner = meta(8, self.width, dtype=dtype), meta(2 * 96, self.width, dtype=dtype)
-        outer = meta(self.width, 96, dtype=dtype)
-        yield f"experts, {self}", partial(kernels.experts, hidden, router, [inner] * 8, [outer] * 8, 2, "silu")
+        yield from self._products(kernels)
+
+    def _products(self, kernels: TritonKernels) -> Iterator[Case]:
+        """With few and with many rows, whose products are cut differently."""
+        router, kinds = meta(8, self.width, dtype=self.dtype), ("plain weights", "int8 weights")
+        for num_rows, kind in product((3, 5000), kinds):
+            hidden = meta(num_rows, self.width, dtype=self.dtype)
+            told = f"{num_rows} rows, {kind}, {self}"
+            weight = self._weight(kind, 6400, self.width)
+            inner, outer = self._weight(kind, 2 * 96, self.width), self._weight(kind, self.width, 96)
+            yield f"product of {told}", partial(kernels.linear, hidden, weight)
+            yield (
+                f"product with a bias of {told}",
+                partial(kernels.linear, hidden, weight, meta(6400, dtype=self.dtype)),
+            )
+            yield f"experts of {told}", partial(kernels.experts, hidden, router, [inner] * 8, [outer] * 8, 2, "silu")
+        yield (
+            f"embedding, int8, {self}",
+            partial(kernels.embedding, meta(3), self._weight("int8 weights", 640, self.width)),
+        )
+
+    def _weight(self, kind: str, num_outputs: int, num_inputs: int) -> Weight:
+        if kind == "plain weights":
+            return meta(num_outputs, num_inputs, dtype=self.dtype)
+        return QuantizedWeight(num_outputs, num_inputs, torch.device("meta"), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -195,7 +85,6 @@ class Sampling:
     """A token a row, and what is told of tokens, for logits of one dtype."""
 
     dtype: torch.dtype
-    refusal = None
 
     def __str__(self) -> str:
         return name_of(self.dtype)
@@ -214,21 +103,6 @@ class Sampling:
             yield f"{name} tokens, {self}", partial(kernels.sample, logits, batch)
 
 
-AXES: dict[str, list[dict[str, Any]]] = {
-    "numbers": [
-        *({"dtype": dtype} for dtype in FLOATS),
-        *({"cache_dtype": dtype} for dtype in (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)),
-    ],
-    "head": [{"head_dim": size} for size in (64, 80, 96, 128, 192, 256)],
-    "block": [{"block_size": size} for size in (16, 32, 48, 64, 128, 256)],
-    "heads": [
-        {"num_kv_heads": kv_heads, "group": group} for kv_heads, group in ((32, 1), (8, 4), (4, 7), (1, 8), (1, 32))
-    ],
-    "seen": [{"window": window, "softcap": softcap} for window in (None, 1024, 100) for softcap in (None, 30.0)],
-    "rotation": [{"rotary": rotary, "normalises": norms} for rotary in (1.0, 0.5, 0.0) for norms in (False, True)],
-}
-"""Values of what differs between models. Those that go together are in one axis."""
-
 QUICK: list[Job] = [
     Shape(),
     Shape(dtype=torch.float16, head_dim=256, window=1024, softcap=30.0),
@@ -244,37 +118,3 @@ def all_jobs() -> list[Job]:
     widths = [Widths(*each) for each in product(FLOATS, WIDTHS)]
     special = Shape(steps=SPECIAL_STEPS)
     return list(dict.fromkeys([*QUICK, special, *covering_shapes(), *widths, *map(Sampling, FLOATS)]))
-
-
-def covering_shapes() -> list[Shape]:
-    """As few shapes, about, in which each value of an axis is once with each value of every other one."""
-    left = {
-        frozenset(((one, first), (other, second)))
-        for one, other in combinations(AXES, 2)
-        for first, second in product(range(len(AXES[one])), range(len(AXES[other])))
-    }
-    shapes = []
-    while left:
-        chosen = dict(min(left, key=sorted))
-        for name in [name for name in AXES if name not in chosen]:
-            news = [_num_in(left, (name, place), chosen) for place in range(len(AXES[name]))]
-            chosen[name] = news.index(max(news))
-        left -= {frozenset(pair) for pair in combinations(chosen.items(), 2)}
-        fields = [AXES[name][place] for name, place in chosen.items()]
-        shapes.append(Shape(**{key: value for each in fields for key, value in each.items()}))
-    return shapes
-
-
-def _num_in(left: set[frozenset[tuple[str, int]]], value: tuple[str, int], chosen: dict[str, int]) -> int:
-    """How many pairs that are left a value makes with those chosen."""
-    return sum(frozenset((value, one)) in left for one in chosen.items())
-
-
-def meta(*sizes: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    """A tensor without memory."""
-    return torch.empty(sizes, dtype=dtype, device="meta")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """Without the torch."""
-    return str(dtype).removeprefix("torch.")
