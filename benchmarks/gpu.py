@@ -56,15 +56,18 @@ class Worker:
 
     def run(self, part: Part, limit_s: float, report: Report) -> None:
         """Run a part, for so many seconds at the most."""
-        start_s, connection = time.monotonic(), self._connected()
+        start_s, connection, failed = time.monotonic(), self._connected(), False
         try:
             connection.send((part.function, limit_s, report.told))
             while connection.poll(max(0.0, start_s + limit_s - time.monotonic())):
                 message = connection.recv()
                 if message is None:
                     report.add(part.name, "seconds", round(time.monotonic() - start_s, 1))
+                    if failed:  # after a fault of the device nothing in that process would work
+                        self.end()
                     return
                 report.add(part.name, *message)
+                failed |= message[0] == "error"
             report.add(part.name, "cut", f"it outlasted its {limit_s:.0f} s")
         except (EOFError, OSError):
             report.add(part.name, "died", f"the process ended after {time.monotonic() - start_s:.0f} s")

@@ -1,5 +1,6 @@
 """What the parts share: the device, its memory for blocks, a loaded model, the ceilings, and how calls are timed."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -83,8 +84,22 @@ class Bench:
         if self._served is not None:
             self._served.close()
             self._served = None
+        gc.collect()
         if self.is_cuda:
             torch.cuda.empty_cache()
+
+    def tried(self, call: Callable[[], Any]) -> Any:
+        """What a call gives, or why it fails, so that other checks have their turn.
+
+        Raises:
+            RuntimeError: the device is of no use any more.
+        """
+        try:
+            return call()
+        except Exception as error:
+            if self.is_cuda:
+                torch.cuda.synchronize()
+            return f"{type(error).__name__}: {error}"[:300]
 
     def seconds(self, calls: list[Callable[[], object]], repeats: int | None = None) -> float:
         """The median time of one call, in a CUDA graph of all of them: the host's part is not in it."""

@@ -19,7 +19,7 @@ class Part:
 
 PARTS = (
     Part("device", "device.told", 0, 40),
-    Part("kernel_checks", "kernel_checks.run", 20, 75),
+    Part("kernel_checks", "kernel_checks.run", 20, 100),
     Part("engine_checks", "engine_checks.run", 20, 75),
     Part("ceilings", "ceilings.run", 5, 30),
     Part("scattered", "ceilings.scattered", 5, 30),
@@ -30,9 +30,9 @@ PARTS = (
     Part("idle", "steps.idle", 5, 60),
     Part("prefill", "steps.prefill", 5, 60),
     Part("throughput", "throughput.llama_3_8b", 15, 75),
+    Part("swap", "swap.run", 10, 45),
     Part("paged_or_reserved", "throughput.opt_13b", 45, 120),
     Part("throughput_13b", "throughput.llama_2_13b", 30, 75),
-    Part("swap", "swap.run", 10, 45),
     Part("peers", "peers.run", 2, 120),
     Part("sweep", "attention.sweep", 30, 300, is_default=False),
 )

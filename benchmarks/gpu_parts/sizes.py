@@ -124,6 +124,7 @@ class Sizes:
     """Of requests like ShareGPT's."""
     window_s: float = 25.0
     """In which a backlog's throughput is read."""
+    warm_up_s: float = 4.0
     swap_block_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     swap_tokens: int = 256
 
@@ -188,6 +189,7 @@ TOY = Sizes(
     paper_pool_bytes=1 << 16,
     length_scale=0.05,
     window_s=2.0,
+    warm_up_s=0.0,
     swap_block_sizes=(16, 32),
     swap_tokens=40,
 )

@@ -13,8 +13,6 @@ from octavo.evaluation.workloads import Work, draw_workload, renewed
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 
-WARM_UP_REQUESTS = 8
-
 
 def llama_3_8b(bench: Bench) -> Iterator[tuple[str, Any]]:
     """Most of the device's memory for KV."""
@@ -71,7 +69,7 @@ def _ratio(told: dict[str, dict[str, Any]], name: str, key: str) -> float | None
 def _measured(bench: Bench, served: Served, ways: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     sizes, vocab_size = bench.sizes, served.executor.capacity.vocab_size
     drawn = draw_workload("sharegpt", sizes.num_requests, sizes.length_scale, 0)
-    _Backlog(served.engine(), renewed(drawn[:WARM_UP_REQUESTS], 99, vocab_size)).run(window_s=5.0)
+    _Backlog(served.engine(), renewed(drawn, 99, vocab_size)).run(sizes.warm_up_s)  # compiles, and captures graphs
     for number, way in enumerate(ways):
         window_s = min(sizes.window_s, bench.left_s / (len(ways) - number) - 2)
         work = renewed(drawn, number, vocab_size)
@@ -135,7 +133,7 @@ class _Backlog:
         """Until all are over, or for so many seconds; what is left is aborted."""
         engine, counts = self._engine, self._counts
         start_s = last_s = time.perf_counter()
-        while engine.has_unfinished and last_s - start_s < window_s:
+        while engine.has_unfinished and last_s - start_s <= window_s:
             for update in engine.step():
                 if update.error is not None:
                     raise RuntimeError(update.error)
