@@ -6,9 +6,9 @@ from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Model
-from octavo.kernels.operations import ActivationKind
+from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
-from octavo.kernels.triton import activation, attention, copy, kv_write, norm
+from octavo.kernels.triton import activation, attention, copy, embedding, kv_write, norm
 
 
 class TritonKernels(ReferenceKernels):
@@ -39,11 +39,27 @@ class TritonKernels(ReferenceKernels):
         """The model as it is."""
         return EagerForward(model, cache, _extent)
 
+    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
+        """Rows by their ids, in one launch."""
+        return embedding.embedding(ids.contiguous(), weight, scale, first_id=first_id)
+
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add `residual` and normalise, in one launch."""
         return norm.rms_norm(hidden.contiguous(), weight, eps, None if residual is None else residual.contiguous())
+
+    def layer_norm(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        eps: float,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `residual` and normalise, in one launch."""
+        residual = None if residual is None else residual.contiguous()
+        return norm.layer_norm(hidden.contiguous(), weight, bias, eps, residual)
 
     def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`, in one launch."""
