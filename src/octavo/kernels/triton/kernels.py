@@ -7,8 +7,9 @@ from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Model
 from octavo.kernels.operations import ActivationKind, Weight
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
-from octavo.kernels.triton import activation, attention, copy, embedding, kv_write, norm
+from octavo.kernels.triton import activation, attention, copy, embedding, kv_write, norm, products
 
 
 class TritonKernels(ReferenceKernels):
@@ -42,6 +43,13 @@ class TritonKernels(ReferenceKernels):
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """Rows by their ids, in one launch."""
         return embedding.embedding(ids.contiguous(), weight, scale, first_id=first_id)
+
+    def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: torch's product, or two launches where the weight
+        is quantized."""
+        if isinstance(weight, QuantizedWeight):
+            return products.linear(hidden.contiguous(), weight, bias)
+        return super().linear(hidden, weight, bias)
 
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
