@@ -1,5 +1,6 @@
 """The engine on the Triton backend, in Triton's interpreter: its tokens are the reference's, whatever happens."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from kernels.triton.fp8_casts import right_fp8_casts
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
@@ -36,19 +38,26 @@ def work() -> list[EngineRequest]:
     ]
 
 
-def run(folder: Path, kernels: str, mode: PreemptionMode, num_blocks: int) -> tuple[dict[str, list[list[int]]], Totals]:
-    """What the work gets, and what has happened in memory."""
+def run(
+    folder: Path,
+    kernels: str,
+    mode: PreemptionMode,
+    num_blocks: int,
+    requests: Sequence[EngineRequest] | None = None,
+    **knobs: Any,
+) -> tuple[dict[str, list[list[int]]], Totals]:
+    """What the work gets, or these requests, and what has happened in memory."""
     config = EngineConfig(
         model=str(folder),
         kernels=kernels,  # type: ignore[arg-type]
         kv_cache_memory=num_blocks * block_bytes(folder),
         swap_space="1MiB",
         preemption_mode=mode,
-        **COMMON,
+        **COMMON | knobs,
     )
     executor = LocalExecutor(config)
     engine = Engine.configured(executor, config)
-    for request in work():
+    for request in requests or work():
         engine.add(request)
     got: dict[str, dict[int, list[int]]] = {}
     while engine.has_unfinished:
@@ -81,6 +90,24 @@ def test_the_tokens_are_those_of_the_reference(
     assert totals.num_preemptions > 0
     assert (totals.num_swaps > 0) == (mode == "swap")
     assert totals.num_hit_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization"),
+    [("MixtralForCausalLM", "int8"), ("GPT2LMHeadModel", "none"), ("OPTForCausalLM", "fp8")],
+)
+def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
+    tmp_path: Path, one_thread: None, architecture: str, quantization: str
+) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    requests = [EngineRequest(str(count), list(range(count)), params, 0.0, 1) for count in (3, 9)]
+    with right_fp8_casts():
+        expected, got = (
+            run(folder, kernels, "recompute", 50, requests, quantization=quantization)[0]
+            for kernels in ("reference", "triton")
+        )
+    assert got == expected
 
 
 def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:

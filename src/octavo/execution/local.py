@@ -81,7 +81,7 @@ class LocalExecutor:
         known = Grammars(grammars, self.model_config.vocab_size)
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels

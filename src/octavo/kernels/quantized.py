@@ -29,6 +29,11 @@ EXACT_INPUTS = (1 << 24) // 127**2
 """So many products of int8 values have a sum that float32 holds exactly, whatever the order."""
 
 
+def format_of(dtype: torch.dtype) -> Format:
+    """The format whose numbers are stored as `dtype`."""
+    return next(how for how in FORMATS.values() if how.dtype == dtype)
+
+
 class QuantizedWeight(nn.Module):
     """A matrix `[out_features, in_features]` in 8 bits with a float32 scale for each output: weight = value * scale.
 

@@ -1,5 +1,7 @@
 """The Triton backend: an NVIDIA GPU's kernels, run operation by operation."""
 
+from collections.abc import Sequence
+
 import torch
 
 from octavo.kernels.attention import AttentionSpec, ForwardContext
@@ -9,12 +11,12 @@ from octavo.kernels.interface import ForwardPass, Model
 from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
-from octavo.kernels.triton import activation, attention, copy, embedding, kv_write, norm, products
+from octavo.kernels.triton import activation, attention, copy, embedding, experts, kv_write, norm, products
 
 
 class TritonKernels(ReferenceKernels):
-    """`kernels.interface.Kernels` on a CUDA device. Products are torch's (cuBLAS), and so is what Triton has no kernel
-    for: embedding, layer norm, experts, sampling."""
+    """`kernels.interface.Kernels` on a CUDA device. Products with weights of 16 or 32 bits are torch's (cuBLAS), and so
+    is what Triton has no kernel for: the sum of two activations, plain activations, sampling."""
 
     name = "triton"
 
@@ -45,8 +47,8 @@ class TritonKernels(ReferenceKernels):
         return embedding.embedding(ids.contiguous(), weight, scale, first_id=first_id)
 
     def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: torch's product, or two launches where the weight
-        is quantized."""
+        """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: torch's product, or two launches where the
+        weight is quantized."""
         if isinstance(weight, QuantizedWeight):
             return products.linear(hidden.contiguous(), weight, bias)
         return super().linear(hidden, weight, bias)
@@ -72,6 +74,18 @@ class TritonKernels(ReferenceKernels):
     def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`, in one launch."""
         return activation.activation_and_mul(gate_up.contiguous(), kind)
+
+    def experts(
+        self,
+        hidden: torch.Tensor,
+        router: torch.Tensor,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: ActivationKind,
+    ) -> torch.Tensor:
+        """Rows grouped by expert on the device, and two products of all groups."""
+        return experts.experts(hidden.contiguous(), router, gate_up, down, num_chosen, kind)
 
     def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise, rotate and write in one launch; attend in one for the rows with few new tokens, with another where

@@ -161,7 +161,8 @@ def _linear(
     sums *= tl.load(weight_scales + outputs, mask=is_output, other=0.0)[None, :]
     dtype = product.dtype.element_ty
     if bias is not None:  # rounded before the sum with it, as in the reference
-        sums = sums.to(dtype).to(tl.float32) + tl.load(bias + outputs, mask=is_output, other=0.0).to(tl.float32)[None, :]
+        added = tl.load(bias + outputs, mask=is_output, other=0.0).to(tl.float32)
+        sums = sums.to(dtype).to(tl.float32) + added[None, :]
     places = product + rows[:, None] * num_outputs + outputs[None, :]
     tl.store(places, sums.to(dtype), mask=is_row[:, None] & is_output[None, :])
 
@@ -184,8 +185,8 @@ def tile_sums(
 ):
     """Sums over all inputs, `[ROWS, OUTPUTS]` float32.
 
-    `rows` of `inputs`, `[rows, width]`, with `outputs` of `weight`, `[outputs, width]`; both int64. Where numbers have 8
-    bits `row_scales` is `[num_groups, num_scales]`: a group's sum is scaled, and groups add up in their order. It is
+    `rows` of `inputs`, `[rows, width]`, with `outputs` of `weight`, `[outputs, width]`; both int64. Where numbers have
+    8 bits `row_scales` is `[num_groups, num_scales]`: a group's sum is scaled, and groups add up in their order. It is
     None elsewhere. A piece of PIECE numbers has GROUP of them that count.
     """
     lanes = tl.arange(0, PIECE)
