@@ -40,7 +40,7 @@ def weights(kind: str, *shape: int, seed: int) -> list[Weight]:
 def stored(matrix: torch.Tensor, kind: str) -> Weight:
     if kind not in FORMATS:
         return matrix.to(getattr(torch, kind))
-    own = QuantizedWeight(*matrix.shape, CPU, torch.float16, FORMATS[kind])
+    own = QuantizedWeight(matrix.shape[0], matrix.shape[1], CPU, torch.float16, FORMATS[kind])
     own.values.data, own.scales.data = quantize_rows(matrix, FORMATS[kind])
     return own
 

@@ -58,6 +58,7 @@ def _multiply(
     """Multiply each pair's row with its expert's weight into `product`, `[num_pairs, width]`. With `gates` a weight has
     the gates' outputs and then as many others, and products of both are stored."""
     first = weights[0]
+    values: torch.Tensor
     if isinstance(first, QuantizedWeight):
         inputs, input_scales = quantize(rows, first.format)
         values, scales = first.values, first.scales
