@@ -12,6 +12,7 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
+from octavo.execution.blas import keep_rows_independent
 from octavo.execution.device import free_bytes, resolve_device
 from octavo.execution.drafts import Drafter
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
@@ -75,6 +76,8 @@ class LocalExecutor:
         _check_threads(num_threads)
         torch.set_num_threads(num_threads)
         device = resolve_device(config)
+        if device.type == "cuda":
+            keep_rows_independent()
         config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint, generation_folder(config))
