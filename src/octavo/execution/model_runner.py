@@ -224,7 +224,7 @@ class ModelRunner:
             if self.ranks.rank > 0:
                 return torch.zeros(len(places), dtype=torch.int64, device=self._device)
             launched.batch, launched.sampled = self._sample_well(rows, num_ahead, logits, launched.faults)
-        for row in rows[launched.sampled.broken].tolist():
+        for row in rows[launched.sampled.broken.cpu().numpy()].tolist():
             launched.faults.setdefault(row, BROKEN_LOGITS)
         return launched.sampled.token_ids
 

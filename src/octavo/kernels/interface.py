@@ -31,9 +31,7 @@ class ForwardPass(Protocol):
         """
         ...
 
-    def most_likely(
-        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The token of the highest logit, ties to the lowest id: what `Kernels.sample` gives for a plain batch.
         A backend can find it while it computes them.
 
@@ -42,7 +40,7 @@ class ForwardPass(Protocol):
             fallback: `[n]`, the token where every one is impossible.
 
         Returns:
-            `[n]` int64; and the indices in `tokens` where the highest logit is no finite number.
+            `[n]` int64; and `[n]` bool, whether the highest logit is no finite number. On the logits' device.
         """
         ...
 

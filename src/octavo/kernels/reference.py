@@ -53,10 +53,8 @@ class EagerForward:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
         return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
 
-    def most_likely(
-        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        """`[n]` indices of the step's tokens -> `[n]` int64, and the broken."""
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
         return most_likely(self.logits(tokens), fallback)
 
     def seconds_by_operation(self) -> dict[str, float]:
