@@ -22,6 +22,9 @@ class LateMarker:
         self.queue.num_late += self.queue.num_marks > self.num_marks
         self.queue.deliver(self.number)
 
+    def is_over(self) -> bool:
+        return self.queue.num_delivered >= self.number
+
     def seconds_since(self, earlier: "LateMarker") -> float:
         assert self.queue.num_delivered >= self.number, "read before it was waited for"
         return self.seconds - earlier.seconds

@@ -171,7 +171,7 @@ class EngineConfig:
     steps_in_flight: int | None = knob(
         None,
         "steps that are planned and started before the first of them is collected: 1, or 2 to plan a step while the "
-        "one before it runs; by default 2 on a GPU, and 1 on a CPU and with several processes",
+        "one before it runs; by default 2 on a GPU and 1 on a CPU",
         group="scheduling",
         metavar="N",
         at_least=1,
@@ -247,11 +247,6 @@ class EngineConfig:
             )
         if self.kv_allocation != "paged":
             self._check_contiguous()
-        if (self.steps_in_flight or 1) > 1 and self.tensor_parallel_size > 1:
-            raise ConfigError(
-                f"--steps-in-flight {self.steps_in_flight} does not go with --tensor-parallel-size "
-                f"{self.tensor_parallel_size}: several processes run one step at a time; leave it at 1"
-            )
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
                 f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"

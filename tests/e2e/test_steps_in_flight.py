@@ -12,7 +12,6 @@ from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
-from octavo.errors import ConfigError
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.local import LocalExecutor
 from octavo.memory.ledger import Totals
@@ -196,8 +195,3 @@ def test_drafts_are_accepted_beside_the_host_too(folder: Path) -> None:
     with_drafts, _, _ = run(folder, PRECISIONS["reference"], 2, "recompute", drafter, LateQueue())
     assert with_drafts == without
     assert drafter.num_proposed > 300
-
-
-def test_several_processes_run_one_step_at_a_time() -> None:
-    with pytest.raises(ConfigError, match=r"--steps-in-flight 2 .*--tensor-parallel-size 2"):
-        EngineConfig(steps_in_flight=2, tensor_parallel_size=2)

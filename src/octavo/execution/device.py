@@ -36,4 +36,4 @@ def resolve_steps_in_flight(config: EngineConfig, queue: DeviceQueue) -> int:
     """The number of steps that `--steps-in-flight` means here: two where the host can plan while the device works."""
     if config.steps_in_flight is not None:
         return config.steps_in_flight
-    return 2 if queue.runs_ahead and config.tensor_parallel_size == 1 else 1
+    return 2 if queue.runs_ahead else 1

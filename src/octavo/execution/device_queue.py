@@ -19,6 +19,10 @@ class Marker(Protocol):
         """Return once all that lies before it has been done."""
         ...
 
+    def is_over(self) -> bool:
+        """Whether `wait` would return at once."""
+        ...
+
     def seconds_since(self, earlier: Self) -> float:
         """The time between two places that have been reached."""
         ...
@@ -57,6 +61,9 @@ class HostMarker:
     def wait(self) -> None:
         """It has been."""
 
+    def is_over(self) -> bool:
+        return True
+
     def seconds_since(self, earlier: Self) -> float:
         return self._seconds - earlier._seconds
 
@@ -90,6 +97,9 @@ class CudaMarker:
 
     def wait(self) -> None:
         self._event.synchronize()
+
+    def is_over(self) -> bool:
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def seconds_since(self, earlier: Self) -> float:
         return float(earlier._event.elapsed_time(self._event)) / 1e3

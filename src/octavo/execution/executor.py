@@ -72,6 +72,8 @@ class PendingOutput:
 
     result: Callable[[], StepOutput]
     """Waits for the step and returns what it gave."""
+    is_over: Callable[[], bool] = lambda: True
+    """Whether `result` has nothing to wait for, as far as is known here."""
 
     @classmethod
     def ready(cls, output: StepOutput) -> Self:

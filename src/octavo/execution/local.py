@@ -152,7 +152,8 @@ class LocalExecutor:
         return self._runner
 
     def submit(self, plan: Plan) -> PendingOutput:
-        return PendingOutput(partial(self.runner.collect, self.runner.launch(plan)))
+        launched = self.runner.launch(plan)
+        return PendingOutput(partial(self.runner.collect, launched), launched.ended.is_over)
 
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""
