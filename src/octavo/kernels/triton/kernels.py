@@ -12,6 +12,7 @@ from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.triton import activation, attention, copy, embedding, experts, kv_write, norm, products
+from octavo.kernels.triton.graphs import CapturedForward
 
 
 class TritonKernels(ReferenceKernels):
@@ -38,9 +39,10 @@ class TritonKernels(ReferenceKernels):
         records = source.records.index_select(0, source_ids.to(devices[0])).to(devices[1])
         destination.records.index_copy_(0, destination_ids.to(devices[1]), records)
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
-        """The model as it is."""
-        return EagerForward(model, cache, _extent)
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+        """The model as it is; decode steps as CUDA graphs, where they may be."""
+        eager = EagerForward(model, cache, _extent)
+        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """Rows by their ids, in one launch."""
