@@ -31,7 +31,8 @@ def experts(
 ) -> torch.Tensor:
     """As `Operations.experts`. A token's result depends on no other token, bit for bit. `hidden` is contiguous.
 
-    A layer's first call makes a table of where its experts' weights are, which later calls read.
+    A layer's first call makes a table of where its experts' weights are, which later calls read: it is not one that a
+    CUDA graph captures.
     """
     routes = route(hidden, router, num_chosen)
     num_pairs, num_experts = len(hidden) * num_chosen, len(gate_up)
