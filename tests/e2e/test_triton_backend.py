@@ -138,7 +138,7 @@ def test_without_graphs_and_with_one_step_in_flight_the_tokens_are_the_same(
     tmp_path: Path, one_thread: None, pretended_gpu: None
 ) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    off = {"cuda_graphs": "off", "steps_in_flight": 1}
+    off: dict[str, Any] = {"cuda_graphs": "off", "steps_in_flight": 1}
     expected, _ = run(folder, "reference", "recompute", 200, count=2, **off)
     got, _ = run(folder, "triton", "recompute", 200, count=2, device="cuda", **off)
     assert got == expected
