@@ -14,7 +14,7 @@ from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import FORMATS, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.triton.experts import experts
-from octavo.kernels.triton.products import FEW_ROWS
+from octavo.kernels.triton.products import FEW_ROWS, MANY_ROWS
 from octavo.kernels.triton.routing import Routes, group_pairs, route
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def layer(kind: str) -> tuple[torch.Tensor, Sequence[Weight], Sequence[Weight]]:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8", "fp8"])
-@pytest.mark.parametrize(("num_rows", "num_chosen"), [(0, 2), (1, 2), (9, 1), (5, NUM_EXPERTS), (12, 3)])
+@pytest.mark.parametrize(("num_rows", "num_chosen"), [(0, 2), (1, 2), (5, NUM_EXPERTS), (12, 3)])
 def test_the_experts_are_those_of_the_reference(kind: str, num_rows: int, num_chosen: int) -> None:
     hidden = random(num_rows, HIDDEN).to(torch.float32 if kind == "float32" else torch.float16)
     arguments = (hidden, *layer(kind), num_chosen, "silu")
@@ -62,14 +62,12 @@ def test_the_experts_are_those_of_the_reference(kind: str, num_rows: int, num_ch
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
-def test_a_tokens_result_is_the_same_bit_for_bit_in_any_batch(kind: str) -> None:
-    hidden = random(FEW_ROWS.rows + 2, HIDDEN).to(torch.float32 if kind == "float32" else torch.float16)
-    router, gate_up, down = layer(kind)
-    two = (router[:2], gate_up[:2], down[:2], 2, "silu")  # so that tiles of both sizes are taken
-    whole = experts(hidden, *two)  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_a_tokens_result_is_the_same_bit_for_bit_in_any_batch_and_tile(kind: str) -> None:
+    hidden, arguments = random(20, HIDDEN).to(torch.float16), (*layer(kind), 2, "silu")
+    whole = experts(hidden, *arguments, tiling=MANY_ROWS)  # type: ignore[arg-type]
     for rows in (slice(0, 1), slice(17, 19)):
-        assert torch.equal(experts(hidden[rows], *two), whole[rows])  # type: ignore[arg-type]
+        assert torch.equal(experts(hidden[rows], *arguments, tiling=FEW_ROWS), whole[rows])  # type: ignore[arg-type]
 
 
 def test_among_equals_the_first_experts_are_chosen() -> None:
@@ -88,7 +86,7 @@ def test_a_token_that_is_no_number_leaves_no_number_behind_and_harms_no_other() 
     assert torch.equal(result[others], expected[others])
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     chosen=st.lists(st.sampled_from([0, 1, 1, 3, 6]), max_size=40),
     rows=st.sampled_from([1, 4, 16]),

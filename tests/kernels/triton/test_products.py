@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from kernels.triton.fp8_casts import right_fp8_casts
 from octavo.kernels.quantized import FORMATS, INT8, Format, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
-from octavo.kernels.triton.products import MANY_ROWS, linear, quantize
+from octavo.kernels.triton.products import FEW_ROWS, MANY_ROWS, choose_tiling, linear, quantize
 
 CPU = torch.device("cpu")
 REFERENCE = ReferenceKernels()
@@ -63,7 +63,7 @@ def test_halves_are_rounded_to_even() -> None:
     assert values.tolist() == [[127, 0, 2, 2, 0, -2, -2]]
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(
     num_rows=st.sampled_from([0, 1, 5, 70]),
     width=st.sampled_from([1, 40, 97, 300]),
@@ -87,10 +87,19 @@ def test_products_are_the_references(
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_a_rows_product_is_the_same_in_every_tile(name: str) -> None:
     weight = quantized(random(50, 200, seed=1), FORMATS[name])
-    hidden = random(MANY_ROWS.rows + 3, 200, dtype=torch.float16)
-    whole = linear(hidden, weight)
-    for rows in (slice(0, 1), slice(7, 9), slice(60, 131)):
-        assert torch.equal(linear(hidden[rows], weight), whole[rows])
+    hidden = random(70, 200, dtype=torch.float16)
+    whole = linear(hidden, weight, tiling=MANY_ROWS)
+    for rows in (slice(0, 1), slice(7, 9), slice(62, 70)):
+        assert torch.equal(linear(hidden[rows], weight, tiling=FEW_ROWS), whole[rows])
+
+
+def test_large_tiles_are_taken_where_they_fill_a_gpu() -> None:
+    assert choose_tiling(64, 128_256, torch.int8) is FEW_ROWS
+    assert choose_tiling(256, 4_096, torch.int8) is FEW_ROWS
+    assert choose_tiling(256, 28_672, torch.int8) is MANY_ROWS
+    assert choose_tiling(4096, 4_096, torch.float32) is FEW_ROWS
+    assert choose_tiling(512, 14_336, torch.float16, num_weights=8) is FEW_ROWS
+    assert choose_tiling(4096, 14_336, torch.float16, num_weights=8) is MANY_ROWS
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))

@@ -28,8 +28,11 @@ def experts(
     down: Sequence[Weight],
     num_chosen: int,
     kind: ActivationKind,
+    *,
+    tiling: Tiling | None = None,
 ) -> torch.Tensor:
-    """As `Operations.experts`. A token's result depends on no other token, bit for bit. `hidden` is contiguous.
+    """As `Operations.experts`. A token's result depends on no other token, bit for bit. `hidden` is contiguous;
+    `tiling` says how to cut the products, where measurements ask for it.
 
     A layer's first call makes a table of where its experts' weights are, which later calls read: it is not one that a
     CUDA graph captures.
@@ -37,7 +40,7 @@ def experts(
     routes = route(hidden, router, num_chosen)
     num_pairs, num_experts = len(hidden) * num_chosen, len(gate_up)
     stored = gate_up[0].format.dtype if isinstance(gate_up[0], QuantizedWeight) else gate_up[0].dtype
-    tiling = choose_tiling(triton.cdiv(num_pairs, num_experts), stored)
+    tiling = tiling or choose_tiling(num_pairs, hidden.shape[1], stored, num_experts)
     tiles = group_pairs(routes, num_experts, tiling.rows)
     inner = torch.empty(num_pairs, down[0].shape[1], dtype=hidden.dtype, device=hidden.device)
     _multiply(inner, hidden, tiles, gate_up, tiling, pairs_a_row=num_chosen, gates=kind)
@@ -117,7 +120,7 @@ def _offsets(addresses: tuple[tuple[int, ...], ...], itemsizes: tuple[int, ...],
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_inputs"])
 def _multiply_pairs(
     product,
     inputs,

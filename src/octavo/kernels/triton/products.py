@@ -30,17 +30,21 @@ class Tiling:
     """Pieces of inputs and weights on their way at once."""
 
 
-FEW_ROWS = Tiling(64, 32, num_warps=4, num_stages=6)
-"""Where weights are read once and products cost nothing: many programs, each with much on its way."""
+FEW_ROWS = Tiling(64, 32, num_warps=4, num_stages=8)
+"""Where weights are what takes time: many programs, each with much on its way."""
 MANY_ROWS = Tiling(128, 128, num_warps=8, num_stages=3)
+MULTIPROCESSORS = 132
+"""Of an H100: large tiles are worth it where there is one for each."""
 
 
-def choose_tiling(num_rows: int, dtype: torch.dtype) -> Tiling:
-    """The tiling for products of `num_rows` rows with each weight. Results do not depend on it.
+def choose_tiling(num_rows: int, num_outputs: int, dtype: torch.dtype, num_weights: int = 1) -> Tiling:
+    """The tiling for products in `dtype` of rows that are shared out to `num_weights`. Results do not depend on it.
 
     Products in float32 have no matrix units: what matters is that they are right.
     """
-    return FEW_ROWS if num_rows <= FEW_ROWS.rows or dtype == torch.float32 else MANY_ROWS
+    num_programs = triton.cdiv(num_rows, MANY_ROWS.rows) * triton.cdiv(num_outputs, MANY_ROWS.outputs)
+    are_few = num_rows <= FEW_ROWS.rows * num_weights or num_programs < MULTIPROCESSORS
+    return FEW_ROWS if are_few or dtype == torch.float32 else MANY_ROWS
 
 
 def quantize(numbers: torch.Tensor, how: Format) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,13 +77,20 @@ def quantize(numbers: torch.Tensor, how: Format) -> tuple[torch.Tensor, torch.Te
     return values, scales
 
 
-def linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear(
+    hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, tiling: Tiling | None = None
+) -> torch.Tensor:
     """As `Operations.linear`, with a weight of 8 bits: two launches. In int8 the results are the reference's, bit for
-    bit; in fp8 they differ by how a group's sum rounds. `hidden` is contiguous."""
+    bit; in fp8 they differ by how a group's sum rounds.
+
+    Args:
+        hidden: contiguous.
+        tiling: how to cut the product, where measurements ask for it.
+    """
     values, scales = quantize(hidden, weight.format)
     num_rows, num_outputs = len(hidden), weight.shape[0]
     product = torch.empty(num_rows, num_outputs, dtype=hidden.dtype, device=hidden.device)
-    tiling = choose_tiling(num_rows, weight.format.dtype)
+    tiling = tiling or choose_tiling(num_rows, num_outputs, weight.format.dtype)
     _linear[(triton.cdiv(num_rows, tiling.rows), triton.cdiv(num_outputs, tiling.outputs))](
         product,
         values,
@@ -101,7 +112,7 @@ def linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | N
     return product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _quantize(
     values,
     scales,
@@ -134,7 +145,7 @@ def _quantize(
     tl.store(scales + groups.to(tl.int64) * num_rows + row, scale, mask=groups < num_groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _linear(
     product,
     values,

@@ -138,7 +138,7 @@ def _route(
     tl.store(shares + token * NUM_CHOSEN + places, weights / tl.sum(weights, 0), mask=places < NUM_CHOSEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "num_tiles"])
 def _group_pairs(
     tile_pairs,
     tile_experts,
