@@ -98,7 +98,7 @@ class EngineConfig:
         "none",
         "int8 keeps the weights of products in int8 and quantizes activations as they flow: half the memory of 16 "
         "bits, and answers that differ slightly; fp8 does so in float8_e4m3fn, on GPUs (on a CPU only the slow kernels "
-        "'reference' compute it)",
+        "'reference' compute it), and they differ more",
         group="model",
     )
     max_model_len: int | None = knob(
