@@ -14,7 +14,7 @@ from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.operations import ActivationKind
-from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.kernels.quantized import FORMATS, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import prepare
 from octavo.kernels.sampling.interface import SamplingBatch
@@ -71,12 +71,13 @@ def _operations(bench: Bench, dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
     for name, (operation, arguments) in calls.items():
         exact = partial(getattr(REFERENCE, operation), *map(_widened, arguments))
         yield name, bench.tried(partial(_error_of, partial(getattr(KERNELS, operation), *arguments), exact))
-    quantized = QuantizedWeight(vocab_size, width, bench.device)
-    values, scales = quantize_rows(matrix)
-    quantized.values.copy_(values)
-    quantized.scales.copy_(scales)
-    products = (partial(kernels.linear, hidden, quantized) for kernels in (KERNELS, REFERENCE))
-    yield "product, int8", bench.tried(partial(_error_of, *products))
+    for name, how in FORMATS.items():
+        quantized = QuantizedWeight(vocab_size, width, bench.device, dtype, how)
+        values, scales = quantize_rows(matrix, how)
+        quantized.values.copy_(values)
+        quantized.scales.copy_(scales)
+        products = (partial(kernels.linear, hidden, quantized) for kernels in (KERNELS, REFERENCE))
+        yield f"product, {name}", bench.tried(partial(_error_of, *products))
     yield "copied blocks are the same", bench.tried(partial(_copies_are_exact, bench, dtype))
 
 

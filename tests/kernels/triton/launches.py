@@ -11,7 +11,7 @@ import torch
 
 from kernels.triton.shapes import FLOATS, SPECIAL_STEPS, Case, Job, Shape, covering_shapes, meta, name_of
 from octavo.kernels.operations import ActivationKind, Weight
-from octavo.kernels.quantized import QuantizedWeight
+from octavo.kernels.quantized import FORMATS, QuantizedWeight
 from octavo.kernels.triton.kernels import TritonKernels
 from octavo.sampling.table import SamplingTable
 from octavo.sampling_params import SamplingParams
@@ -57,10 +57,10 @@ class Widths:
 
     def _products(self, kernels: TritonKernels) -> Iterator[Case]:
         """With few and with many rows, whose products are cut differently."""
-        router, kinds = meta(8, self.width, dtype=self.dtype), ("plain weights", "int8 weights")
+        router, kinds = meta(8, self.width, dtype=self.dtype), ("plain", *FORMATS)
         for num_rows, kind in product((3, 5000), kinds):
             hidden = meta(num_rows, self.width, dtype=self.dtype)
-            told = f"{num_rows} rows, {kind}, {self}"
+            told = f"{num_rows} rows, {kind} weights, {self}"
             weight = self._weight(kind, 6400, self.width)
             inner, outer = self._weight(kind, 2 * 96, self.width), self._weight(kind, self.width, 96)
             yield f"product of {told}", partial(kernels.linear, hidden, weight)
@@ -69,15 +69,14 @@ class Widths:
                 partial(kernels.linear, hidden, weight, meta(6400, dtype=self.dtype)),
             )
             yield f"experts of {told}", partial(kernels.experts, hidden, router, [inner] * 8, [outer] * 8, 2, "silu")
-        yield (
-            f"embedding, int8, {self}",
-            partial(kernels.embedding, meta(3), self._weight("int8 weights", 640, self.width)),
-        )
+        for kind in FORMATS:
+            weight = self._weight(kind, 640, self.width)
+            yield f"embedding, {kind}, {self}", partial(kernels.embedding, meta(3), weight)
 
     def _weight(self, kind: str, num_outputs: int, num_inputs: int) -> Weight:
-        if kind == "plain weights":
+        if kind == "plain":
             return meta(num_outputs, num_inputs, dtype=self.dtype)
-        return QuantizedWeight(num_outputs, num_inputs, torch.device("meta"), self.dtype)
+        return QuantizedWeight(num_outputs, num_inputs, torch.device("meta"), self.dtype, FORMATS[kind])
 
 
 @dataclass(frozen=True)
