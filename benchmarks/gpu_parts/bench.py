@@ -11,6 +11,7 @@ import torch
 from gpu_parts.batches import make_cache
 from gpu_parts.models import Served
 from gpu_parts.sizes import TOY, Sizes
+from octavo.execution.blas import keep_rows_independent
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.layer_groups import one_group
 
@@ -26,6 +27,8 @@ class Bench:
         self.is_cuda = self.device.type == "cuda"
         self.told: dict[str, dict[str, Any]] = {}
         """What parts have told so far."""
+        if self.is_cuda:
+            keep_rows_independent()  # before the first product, as an engine does
         self._pool_bytes = 1 << 18 if is_toy else pool_gib << 30
         self._end_s = 0.0
         self._cache: KVCache | None = None
