@@ -143,7 +143,7 @@ class Shape:
 AXES: dict[str, list[dict[str, Any]]] = {
     "numbers": [
         *({"dtype": dtype} for dtype in FLOATS),
-        *({"cache_dtype": dtype} for dtype in (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)),
+        *({"cache_dtype": dtype} for dtype in (torch.int8, torch.float8_e4m3fn)),
     ],
     "head": [{"head_dim": size} for size in (64, 80, 96, 128, 192, 256)],
     "block": [{"block_size": size} for size in (16, 32, 48, 64, 128, 256)],
