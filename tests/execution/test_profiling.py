@@ -1,7 +1,9 @@
 """What the largest steps take is found out by running them, the KV cache gets the rest, and nothing of them is left."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from late_queue import LateQueue
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.execution import local
@@ -93,13 +96,24 @@ def tokens(executor: LocalExecutor) -> list[list[int]]:
 def test_a_profile_run_leaves_the_model_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: Any, architecture: str
 ) -> None:
+    """With Triton's kernels as on a GPU: what the host is told is told late, and a decode is captured."""
+    captured: list[torch.Tensor] = []
     if kernels == "triton":
         pytest.importorskip("triton")
+        from octavo.kernels.triton import graphs
+
+        def capture(run: Callable[[], torch.Tensor], _: object) -> tuple[Any, torch.Tensor]:
+            captured.append(run())
+            return SimpleNamespace(pool=lambda: None), captured[-1]
+
+        monkeypatch.setattr(local, "queue_of", lambda _: LateQueue())
+        monkeypatch.setattr(graphs, "capture", capture)
     folder = make_checkpoint(tmp_path, architecture)
     knobs: dict[str, Any] = {"kernels": kernels, "dtype": "float32", "max_num_batched_tokens": 8, "max_num_seqs": 3}
     plain = LocalExecutor(EngineConfig(model=str(folder), device="cpu", **knobs))
     profiled, memory = executor(folder, monkeypatch, **knobs)
     assert memory.use.step > 0
+    assert kernels == "reference" or len(captured) == 1
     assert not profiled.runner.cache.records.any()
     assert not profiled.runner.rows.num_tokens.any()
     assert tokens(profiled) == tokens(plain)

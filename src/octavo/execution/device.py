@@ -6,6 +6,7 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
+from octavo.execution.device_queue import DeviceQueue
 
 LEAST_CAPABILITY = (8, 0)
 """Compute capability that the kernels need: bfloat16 came with Ampere."""
@@ -46,3 +47,10 @@ def resolve_device(config: EngineConfig, rank: int = 0) -> torch.device:
             f"{needed} (Ampere) or later: take --device cpu, or let CUDA_VISIBLE_DEVICES name another"
         )
     return device
+
+
+def resolve_steps_in_flight(config: EngineConfig, queue: DeviceQueue) -> int:
+    """The number of steps that `--steps-in-flight` means here: two where the host can plan while the device works."""
+    if config.steps_in_flight is not None:
+        return config.steps_in_flight
+    return 2 if queue.runs_ahead else 1

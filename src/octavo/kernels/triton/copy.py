@@ -67,7 +67,8 @@ def _on(device: torch.device, ids: torch.Tensor) -> torch.Tensor:
     return ids.pin_memory().to(device, non_blocking=True)
 
 
-@triton.jit
+# Numbers and places of ids differ from step to step: none is to have the kernel compiled anew.
+@triton.jit(do_not_specialize=["num_pieces"], do_not_specialize_on_alignment=["destination_ids", "source_ids"])
 def _copy(destination, source, destination_ids, source_ids, words, pieces_a_record, num_pieces, PIECE: tl.constexpr):
     """Pieces of records, a program every so many of them."""
     for piece in range(tl.program_id(0), num_pieces, tl.num_programs(0)):

@@ -9,6 +9,7 @@ from octavo.kernels.interface import ForwardPass, Model
 from octavo.kernels.operations import ActivationKind
 from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.triton import activation, attention, copy, kv_write, norm
+from octavo.kernels.triton.graphs import CapturedForward
 from octavo.kernels.triton.pinned import pinned_zeros
 
 
@@ -34,9 +35,10 @@ class TritonKernels(ReferenceKernels):
         """Copy whole records within the device, or to and from the host, in one launch. Ids may be on the host."""
         copy.copy_blocks(source, destination, source_ids, destination_ids)
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
-        """The model as it is."""
-        return EagerForward(model, cache, _extent)
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+        """The model as it is; decode steps as CUDA graphs, where they may be."""
+        eager = EagerForward(model, cache, _extent)
+        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
 
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
