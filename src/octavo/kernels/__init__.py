@@ -76,7 +76,7 @@ def _why_not_triton(needs: Needs) -> str | None:
         return "have no float64"
     if needs.cache_dtype == torch.int8:
         return "have no int8 KV cache yet"
-    return "need triton, which is not installed" if find_spec("triton") is None else None
+    return "could not be loaded: triton is not installed" if find_spec("triton") is None else None
 
 
 def why_not_built() -> str | None:

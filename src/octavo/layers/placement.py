@@ -52,7 +52,7 @@ class Placement:
             return
         at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
         for start in range(0, len(values), at_once):
-            piece = values[start : start + at_once]
+            piece = values[start : start + at_once].to(self.parameter.device)
             own = slice(row + start, row + start + len(piece))
             self.parameter[own], self.scales[own] = quantize_rows(piece)
 
