@@ -230,8 +230,8 @@ class EngineConfig:
     )
     tensor_parallel_size: int = knob(
         1,
-        "processes that hold the model together, each a part of every layer, and share the machine's memory and "
-        "threads as the other flags give them",
+        "processes that hold the model together, each a part of every layer and on a GPU of its own where there are "
+        "GPUs; they share the machine's memory and threads as the other flags give them",
         group="machine",
         metavar="N",
         at_least=1,

@@ -1,5 +1,6 @@
 """The local executor: a model, or one rank's share of it, its KV cache and its runner in this very process."""
 
+import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ class LocalExecutor:
         num_threads = threads_of_a_rank(config)
         _check_threads(num_threads)
         torch.set_num_threads(num_threads)
-        device = resolve_device(config, ranks.rank)
+        self._device = device = resolve_device(config, ranks.rank)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         queue = queue or queue_of(device)
@@ -179,8 +180,11 @@ class LocalExecutor:
         )
 
     def close(self) -> None:
-        """Drop the weights and the cache."""
+        """Drop the weights and the cache; a GPU's memory is free for others."""
         self._runner = None
+        if self._device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _check_threads(num_threads: int) -> None:

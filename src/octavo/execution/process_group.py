@@ -35,10 +35,10 @@ def join_ranks(rank: int, size: int, rendezvous: int, device: torch.device) -> N
         os.environ["GLOO_SOCKET_IFNAME"] = loopback
         os.environ["NCCL_SOCKET_IFNAME"] = f"={loopback}"  # this one, and none that begins so
     os.environ.update(NCCL_SETTINGS)
-    file = f"file:///proc/self/fd/{rendezvous}"
-    distributed.init_process_group(backends_for(device), init_method=file, rank=rank, world_size=size, timeout=PATIENCE)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    file = f"file:///proc/self/fd/{rendezvous}"
+    distributed.init_process_group(backends_for(device), init_method=file, rank=rank, world_size=size, timeout=PATIENCE)
     distributed.all_reduce(torch.zeros(1, device=device))
 
 
