@@ -16,6 +16,7 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.execution import local
 from octavo.execution.budgets import MIB, DeviceUse, device_budget
+from octavo.execution.estimates import LIBRARY_BYTES, step_bytes
 from octavo.execution.local import LocalExecutor
 from octavo.execution.model_memory import DeviceMemory
 from octavo.execution.model_runner import RunnerLimits
@@ -132,6 +133,25 @@ def test_the_cache_gets_what_the_share_leaves_beside_weights_graphs_and_the_larg
     assert larger.capacity.num_blocks < capacity.num_blocks
     sized, _ = executor(folder, monkeypatch, kv_cache_memory="1MiB")
     assert sized.capacity.num_blocks == MIB // capacity.block_bytes
+
+
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [
+        ({"vocab_size": 4000}, {"max_num_batched_tokens": 48, "max_num_seqs": 6}),
+        ({"intermediate_size": 600}, {"max_num_batched_tokens": 96, "max_num_seqs": 3}),
+    ],
+)
+def test_what_a_step_takes_is_estimated_within_a_factor_of_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, int], step: dict[str, int]
+) -> None:
+    """Of what tensors take: the logits' copies in the one model, the widest layer in the other."""
+    pytest.importorskip("triton")
+    folder = make_llama(tmp_path, **model)
+    profiled, memory = executor(folder, monkeypatch, kernels="triton", dtype="float32", kv_cache_memory="1MiB", **step)
+    config = EngineConfig(**step)  # type: ignore[arg-type]
+    estimate = step_bytes(config, profiled.model_config, torch.float32, profiled.capacity.max_model_len)
+    assert 0.5 < (estimate - LIBRARY_BYTES) / memory.use.step < 2
 
 
 def test_a_size_that_the_largest_step_leaves_no_room_for_is_refused_with_the_numbers(
