@@ -171,7 +171,7 @@ def _budget(
         use,
         weights=weights // num_ranks,
         step=step_bytes(config, model, build.dtype, max_model_len),
-        graphs=graph_bytes(config, model, max_model_len) if config.cuda_graphs == "auto" else 0,
+        graphs=graph_bytes(config, model, build.dtype, max_model_len) if config.cuda_graphs == "auto" else 0,
     )
     record = cache_record(config, model, groups, cache_dtype)
     full = demand_of(config, groups, max_model_len).of_request(0, max_model_len, 1) * record.block_bytes

@@ -19,8 +19,8 @@ FEW_TOKENS_ROWS = 16
 """New tokens x heads that share a KV head of such a row, at most."""
 GRAPH_LAUNCHES_A_LAYER = 16
 GRAPH_LAUNCH_BYTES = 4 * 2**10
-"""What CUDA keeps of a captured launch: a guess, which Octavo has not measured. The memory that graphs work in is
-their own, and is part of the largest step's."""
+"""What CUDA keeps of a captured launch: a guess, which Octavo has not measured. The memory that graphs work in is one
+for all, and counts as the largest step's."""
 
 
 def step_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max_model_len: int) -> int:
@@ -42,9 +42,11 @@ def step_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max
     return LIBRARY_BYTES + max(activations + parts, hidden + max(sampled + told, scored))
 
 
-def graph_bytes(config: EngineConfig, model: ModelConfig, max_model_len: int) -> int:
+def graph_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max_model_len: int) -> int:
     """Graphs of a decode: one for each of the batch sizes 1, 2, 4, 8, 16, 24 and so on up to `--max-num-seqs`, and each
-    power of two of context chunks."""
-    num_sizes = 3 + -(-config.max_num_seqs // 8)
+    power of two of context chunks. Each keeps its launches and its result."""
+    sizes = [1, 2, 4, *range(8, config.max_num_seqs + 8, 8)]
     num_lengths = 1 + (-(-max_model_len // CONTEXT_CHUNK) - 1).bit_length()
-    return num_sizes * num_lengths * model.num_hidden_layers * GRAPH_LAUNCHES_A_LAYER * GRAPH_LAUNCH_BYTES
+    launches = len(sizes) * model.num_hidden_layers * GRAPH_LAUNCHES_A_LAYER * GRAPH_LAUNCH_BYTES
+    results: int = sum(sizes) * model.hidden_size * dtype.itemsize
+    return num_lengths * (launches + results)

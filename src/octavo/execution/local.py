@@ -130,7 +130,9 @@ class LocalExecutor:
                 ModelRunner(model, kernels, cache, limits, ranks=ranks, queue=queue), limits, config.max_logprobs
             )
 
-        budget = memory.for_cache(profile, graph_bytes(config, self.model_config, max_model_len) if captures else 0)
+        budget = memory.for_cache(
+            profile, graph_bytes(config, self.model_config, dtype, max_model_len) if captures else 0
+        )
         shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, budget)
         num_host_free = memory.for_swap_space(shape)
         cache = kernels.allocate_cache(replace(shape, num_blocks=shape.num_blocks + padding), device)
