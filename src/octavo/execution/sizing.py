@@ -60,7 +60,7 @@ def check_weights_fit(
         or_else = ", use --quantization int8 or choose a smaller model (--model)"
         check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
     if weights + tables > free_bytes:
-        stored = "int8" if build.quantization == "int8" else str(build.dtype).removeprefix("torch.")
+        stored = str(build.dtype).removeprefix("torch.") if build.quantization == "none" else build.quantization
         share = use and use.share_for(-(-(weights + tables) // build.tensor_parallel.size))
         ways = [
             f"raise --gpu-memory-utilization to {share:g}" if share and share > config.gpu_memory_utilization else "",
