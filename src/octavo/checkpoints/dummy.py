@@ -1,11 +1,10 @@
 """Random weights for any config: the same for a seed, however the model is split."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from zlib import crc32
 
-import numpy as np
 import torch
 
 SLICE_ELEMENTS = 1 << 21
@@ -44,29 +43,16 @@ class DummyTensors:
         # Pieces lie on a fixed grid and have each a seed, so that a rank's rows are the same whatever the others hold.
         step = max(1, SLICE_ELEMENTS // max(1, torch.Size(rest).numel()))
         starts = range(rows.start // step * step, rows.stop, step)
-        for start, piece in zip(starts, self._pieces(name, starts, (num_rows, *rest)), strict=True):
-            first, last = max(start, rows.start), min(start + step, rows.stop)
-            yield first, piece[first - start : last - start]
+        num_threads = min(len(starts), torch.get_num_threads())
+        with ThreadPoolExecutor(max(1, num_threads)) as threads:  # torch draws in one thread
+            for group in (starts[first : first + num_threads] for first in range(0, len(starts), num_threads or 1)):
+                drawn = threads.map(partial(self._drawn, name, num_rows, step), group)
+                for start, piece in zip(group, drawn, strict=True):
+                    piece.mul_(DEVIATION)
+                    first, last = max(start, rows.start), min(start + step, rows.stop)
+                    yield first, piece[first - start : last - start]
 
-    def _pieces(self, name: str, starts: range, shape: tuple[int, ...]) -> Iterator[torch.Tensor]:
-        """Pieces of a tensor, in order, drawn by as many threads as torch has: nothing else that a start does takes as
-        long."""
-        if len(starts) == 1:
-            yield self._piece(name, starts[0], starts.step, shape)
-            return
-        num_threads = min(torch.get_num_threads(), len(starts))
-        with ThreadPoolExecutor(num_threads) as threads:
-            begun: deque[Future[torch.Tensor]] = deque()
-            for start in starts:
-                begun.append(threads.submit(self._piece, name, start, starts.step, shape))
-                if len(begun) > num_threads:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-
-    def _piece(self, name: str, start: int, step: int, shape: tuple[int, ...]) -> torch.Tensor:
+    def _drawn(self, name: str, num_rows: int, step: int, start: int) -> torch.Tensor:
+        """Standard normal numbers of the piece that begins at a row."""
         generator = torch.Generator().manual_seed(crc32(f"{self._seed} {name} {start}".encode()))
-        num_rows, *rest = shape
-        piece = torch.randn(min(step, num_rows - start), *rest, generator=generator)
-        piece.numpy()[...] *= np.float32(DEVIATION)  # torch would start threads for it, in each of these
-        return piece
+        return torch.randn(min(step, num_rows - start), *self._shapes[name][1:], generator=generator)
