@@ -116,7 +116,8 @@ class Sizes:
     """(prompts, tokens of each)."""
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
-    kv_cache_memory: str | int = "80%"
+    kv_cache_memory: str | None = None
+    """None is what `--gpu-memory-utilization` leaves."""
     num_requests: int = 512
     paper_pool_bytes: int = 12 * 10**9
     """For KV, in the paper's machine beside OPT-13B."""
