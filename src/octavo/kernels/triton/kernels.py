@@ -41,7 +41,9 @@ class TritonKernels(ReferenceKernels):
     def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is; decode steps as CUDA graphs, where they may be."""
         eager = EagerForward(model, cache, _extent)
-        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
+        if not max_captured_rows:
+            return eager
+        return CapturedForward(eager, max_captured_rows, (cache.shape.num_blocks - 1) * cache.shape.block_size)
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """Rows by their ids, in one launch."""
