@@ -8,12 +8,14 @@ from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Model
 from octavo.kernels.operations import ActivationKind
 from octavo.kernels.reference import EagerForward, ReferenceKernels
-from octavo.kernels.triton import activation, attention, copy, kv_write, norm
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
+from octavo.kernels.triton import activation, attention, copy, kv_write, norm, sampling
+from octavo.kernels.triton.logprobs import score_tokens
 
 
 class TritonKernels(ReferenceKernels):
     """`kernels.interface.Kernels` on a CUDA device. Products are torch's (cuBLAS), and so is what Triton has no kernel
-    for: embedding, layer norm, experts, sampling."""
+    for: embedding, layer norm, experts."""
 
     name = "triton"
 
@@ -37,7 +39,7 @@ class TritonKernels(ReferenceKernels):
 
     def bind(self, model: Model, cache: KVCache) -> ForwardPass:
         """The model as it is."""
-        return EagerForward(model, cache, _extent)
+        return EagerForward(model, cache, _extent, sampling.most_likely)
 
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
@@ -54,6 +56,14 @@ class TritonKernels(ReferenceKernels):
         their contexts are long, and in one for the others."""
         query = kv_write.write_kv(qkv, context.cache, context.batch, spec)
         return attention.paged_attention(query, context.cache, context.batch, spec, context.metadata).flatten(1)
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+        """A token a row, or a beam's candidates, in a few launches that wait for nothing."""
+        return sampling.sample(logits, batch)
+
+    def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
+        """Log-probabilities and ranks of given tokens, without waiting."""
+        return score_tokens(logits, token_ids, num_top)
 
 
 def _extent(batch: RaggedBatch, cache: KVCache) -> BatchExtent:
