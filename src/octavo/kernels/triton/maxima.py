@@ -31,7 +31,8 @@ def find_maxima(rows: Rows, fallback: torch.Tensor) -> Maxima:
     """
     num_rows, num_pieces, device = len(rows.logits), rows.num_pieces, rows.logits.device
     of_groups = torch.empty((num_rows, num_pieces * (PIECE // GROUP)), dtype=torch.float32, device=device)
-    of_pieces, raw_of_pieces = torch.empty((2, num_rows, num_pieces), dtype=torch.float32, device=device)
+    of_pieces = torch.empty((num_rows, num_pieces), dtype=torch.float32, device=device)
+    raw_of_pieces = torch.empty_like(of_pieces)
     tokens = torch.empty((num_rows, num_pieces), dtype=torch.int32, device=device)
     find_piece_maxima[(num_pieces, num_rows)](
         of_pieces, tokens, raw_of_pieces, of_groups, *rows, rows.vocab_size, PIECE=PIECE, GROUP=GROUP, num_warps=8
