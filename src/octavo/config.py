@@ -12,6 +12,7 @@ CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
@@ -167,10 +168,10 @@ class EngineConfig:
         "(-pow2), or for exactly that length (-oracle); they keep no prefixes, and neither share nor swap",
         group="memory",
     )
-    steps_in_flight: int = knob(
-        1,
+    steps_in_flight: int | None = knob(
+        None,
         "steps that are planned and started before the first of them is collected: 1, or 2 to plan a step while the "
-        "one before it runs",
+        "one before it runs; by default 2 on a GPU and 1 on a CPU",
         group="scheduling",
         metavar="N",
         at_least=1,
@@ -211,6 +212,12 @@ class EngineConfig:
         "cpu is C++, triton for CUDA GPUs, reference plain torch; auto takes the best that can serve",
         group="machine",
     )
+    cuda_graphs: CudaGraphs = knob(
+        "auto",
+        "auto captures the launches of a decode step on a GPU once for each number of sequences, and replays them; off "
+        "launches each kernel in each step",
+        group="machine",
+    )
     tensor_parallel_size: int = knob(
         1,
         "processes that hold the model together, each a part of every layer, and share the machine's memory and "
@@ -240,11 +247,6 @@ class EngineConfig:
             )
         if self.kv_allocation != "paged":
             self._check_contiguous()
-        if self.steps_in_flight > 1 and self.tensor_parallel_size > 1:
-            raise ConfigError(
-                f"--steps-in-flight {self.steps_in_flight} does not go with --tensor-parallel-size "
-                f"{self.tensor_parallel_size}: several processes run one step at a time; leave it at 1"
-            )
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
                 f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"

@@ -115,7 +115,7 @@ def demand_of(config: EngineConfig, layer_groups: LayerGroups, max_model_len: in
         config.block_size,
         layer_groups,
         max_model_len=max_model_len,
-        max_tokens_in_flight=config.max_num_batched_tokens * config.steps_in_flight,
+        max_tokens_in_flight=config.max_num_batched_tokens * (config.steps_in_flight or 1),
     )
 
 

@@ -66,7 +66,7 @@ class CpuKernels(Kernels):
             destination_ids.numpy(),
         )
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """Record the model's forward pass, then its head. Each weight is packed and its parameter emptied on the way,
         so that the model is never in memory twice.
 
@@ -137,6 +137,10 @@ class RecordedForward:
         """The program has pointers into it."""
         self._logits = torch.empty(0, head.num_outputs)
         program.set_profiling(True)  # a look at the clock for each operation
+
+    def padded_rows(self, num_rows: int) -> int:
+        """No padding."""
+        return num_rows
 
     def run(self, batch: RaggedBatch) -> None:
         """Replay the program on a step."""

@@ -16,6 +16,10 @@ from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 class ForwardPass(Protocol):
     """A model bound to a cache, ready to run steps."""
 
+    def padded_rows(self, num_rows: int) -> int:
+        """How many rows a step of so many, each with one new token, is to be padded to."""
+        ...
+
     def run(self, batch: RaggedBatch) -> None:
         """Compute a step: write its KV and keep its tokens' last hidden states until the next one."""
         ...
@@ -80,9 +84,14 @@ class Kernels(Operations, Protocol):
         shape: a swap. No id is twice in `destination_ids`, and within a cache none is in both."""
         ...
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
-        afterwards."""
+        afterwards.
+
+        Args:
+            max_captured_rows: steps of up to so many rows, each with one new token, may be captured once and replayed,
+                where a backend gains by it. The tensors of their batches lie at the same places in every step.
+        """
         ...
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:

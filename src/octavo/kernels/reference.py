@@ -19,6 +19,7 @@ from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
 from octavo.kernels.sampling.sampler import sample
+from octavo.kernels.upload import upload
 
 ROWS_MULTIPLE = 16
 """To which the rows of 16-bit products on the CPU are padded."""
@@ -51,15 +52,22 @@ class EagerForward:
         self._cache = cache
         self._prepare = prepare
         self._most_likely = find_most_likely
-        self._hidden = torch.empty(0)
+        self.hidden = torch.empty(0)
+        """The last hidden states of the last step's tokens."""
+
+    def padded_rows(self, num_rows: int) -> int:
+        """No padding."""
+        return num_rows
 
     def run(self, batch: RaggedBatch) -> None:
         """The forward pass; keeps the hidden states."""
-        self._hidden = self._model(ForwardContext(self._cache, batch, self._prepare(batch, self._cache)))
+        self.hidden = self._model(ForwardContext(self._cache, batch, self._prepare(batch, self._cache)))
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
-        return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
+        if np.array_equal(tokens, np.arange(len(tokens))):
+            return self._model.logits(self.hidden[: len(tokens)])
+        return self._model.logits(self.hidden.index_select(0, upload(tokens, self.hidden.device)))
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
@@ -88,7 +96,7 @@ class ReferenceKernels(Kernels):
         """Copy whole records (`[n]` int64 block ids each)."""
         destination.records.index_copy_(0, destination_ids, source.records.index_select(0, source_ids))
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is."""
         return EagerForward(model, cache, prepare)
 

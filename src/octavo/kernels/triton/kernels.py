@@ -10,6 +10,7 @@ from octavo.kernels.operations import ActivationKind
 from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.triton import activation, attention, copy, kv_write, norm, sampling
+from octavo.kernels.triton.graphs import CapturedForward
 from octavo.kernels.triton.logprobs import score_tokens
 
 
@@ -37,9 +38,10 @@ class TritonKernels(ReferenceKernels):
         records = source.records.index_select(0, source_ids.to(devices[0])).to(devices[1])
         destination.records.index_copy_(0, destination_ids.to(devices[1]), records)
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
-        """The model as it is."""
-        return EagerForward(model, cache, _extent, sampling.most_likely)
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+        """The model as it is; decode steps as CUDA graphs, where they may be."""
+        eager = EagerForward(model, cache, _extent, sampling.most_likely)
+        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
 
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
