@@ -19,7 +19,7 @@ from octavo.kernels.sampling.truncation import Cutoffs, truncate
 from octavo.kernels.triton import edits, maxima, race, truncation
 from octavo.kernels.triton.kernels import TritonKernels
 from octavo.kernels.triton.logits_pieces import GROUP, PIECE, Rows
-from octavo.kernels.triton.upload import upload
+from octavo.kernels.upload import upload_together
 from octavo.sampling.table import SamplingTable
 from octavo.sampling_params import SamplingParams
 
@@ -331,7 +331,7 @@ def test_arrays_go_up_together_and_come_out_as_they_were() -> None:
         "flags": np.array([True, False, True]),
         "column": np.arange(6, dtype=np.int64).reshape(3, 2)[:, 1],
     }
-    sent = upload(arrays, torch.device("cpu"))
+    sent = upload_together(arrays, torch.device("cpu"))
     for name, array in arrays.items():
         assert sent[name].dtype == torch.from_numpy(array).dtype
         assert np.array_equal(sent[name].numpy(), array)

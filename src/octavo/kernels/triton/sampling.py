@@ -20,15 +20,14 @@ from octavo.kernels.triton.logprobs import make_finite, score_tokens, top_tokens
 from octavo.kernels.triton.maxima import Maxima, find_maxima
 from octavo.kernels.triton.race import race
 from octavo.kernels.triton.truncation import find_floors
-from octavo.kernels.triton.upload import upload
+from octavo.kernels.upload import upload, upload_together
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 def most_likely(logits: torch.Tensor, fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """As `ForwardPass.most_likely`, from `[n, vocab_size]` logits."""
-    sent = upload({"fallback": fallback}, logits.device)
-    maxima = find_maxima(Rows(logits.contiguous()), sent["fallback"])
+    maxima = find_maxima(Rows(logits.contiguous()), upload(fallback, logits.device))
     return maxima.token_ids, maxima.broken
 
 
@@ -38,7 +37,7 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
         return Sampled(*most_likely(logits, batch.fallback))
     logits = logits.contiguous()
     kinds = RowKinds.of(batch, logits.shape[1])
-    sent = upload(_arrays(batch, kinds, logits.shape[1]), logits.device)
+    sent = upload_together(_arrays(batch, kinds, logits.shape[1]), logits.device)
     copies = _edited(logits, kinds, sent)
     rows = Rows(logits, copies, sent["places"]) if len(kinds.edited) else Rows(logits)
     maxima = find_maxima(rows, sent["fallback"])
