@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch
 from octavo.kernels.sampling.truncation import Cutoffs, truncate
-from octavo.kernels.triton import edits, maxima, race, truncation
+from octavo.kernels.triton import edits, logprobs, maxima, race, truncation
 from octavo.kernels.triton.kernels import TritonKernels
 from octavo.kernels.triton.logits_pieces import GROUP, PIECE, Rows
 from octavo.kernels.upload import upload_together
@@ -279,6 +279,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         truncation: ("bound_floors", "gather_candidates", "search_floors"),
         race: ("race_pieces", "settle_races"),
         edits: ("mask_logits", "add_to_logits", "count_tokens", "penalise_logits"),
+        logprobs: ("make_keys",),
     }
     for module, kernels in launchable.items():
         for kernel in kernels:
@@ -300,7 +301,7 @@ class Uploads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def test_nothing_waits_for_the_device(launched: list[str]) -> None:
     """A meta tensor has no numbers: whatever waits for one, looks at one, or has a shape that follows from one, fails.
-    All that a step may ask for takes one copy and 12 launches, however many rows ask."""
+    All that a step may ask for takes one copy and 15 launches of ours, however many rows ask."""
     everything: dict[str, Any] = {
         "logprobs": 2,
         "logit_bias": {1: 1.0},
@@ -319,7 +320,7 @@ def test_nothing_waits_for_the_device(launched: list[str]) -> None:
     assert sampled.candidates is not None
     assert sampled.candidates.token_ids.shape == (8, 3)
     assert sampled.candidates.scores is not None
-    assert len(launched) == 12
+    assert len(launched) == 15
     TRITON.sample(torch.empty(3, 50_000, device="meta"), batch_of([Row(GREEDY)] * 3))
 
 

@@ -1,7 +1,7 @@
 """Edits of logits, for all rows of a step together, in the order of `RowEdits`' fields: each kind is a launch or two.
 
 The host makes flat lists of entries (`list_edits`), which go up with the rest of the step; `apply_edits` works on what
-has arrived. Entries of no token, -1, fill a list up to whole tiles.
+has arrived. Entries of no token, -1, fill a list of biases up to whole tiles.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +18,8 @@ from octavo.kernels.triton.logits_pieces import PIECE
 
 TILE = 256
 """Entries that one program takes; a thread has two, so that none is taken by two threads."""
+SHARES = 8
+"""Programs that share a list of seen tokens, whose length only the device has to know."""
 WORD = 32
 """Tokens whose bits a word of a mask holds."""
 FROM_PROMPT = tl.constexpr(1 << 30)
@@ -52,7 +54,7 @@ def list_edits(edits: Iterable[tuple[int, RowEdits]], vocab_size: int) -> Lists:
     if biased:
         lists |= _addends("bias", biased, vocab_size)
     if penalties:
-        lists |= _penalty_entries(penalties, vocab_size)
+        lists |= _penalty_entries(penalties)
     if held_back:
         lists |= _addends("held_back", held_back, vocab_size)
     return lists
@@ -60,16 +62,18 @@ def list_edits(edits: Iterable[tuple[int, RowEdits]], vocab_size: int) -> Lists:
 
 def _mask_words(edits: RowEdits, vocab_size: int) -> NDArray[np.int32]:
     """The tokens that a row may take as bits, the lowest first."""
-    flags = np.ones(-(-vocab_size // WORD) * WORD, np.bool_)
-    if edits.allowed is not None:
-        flags[:] = False
+    num_words = -(-vocab_size // WORD)
+    if edits.allowed is None:
+        allowed = np.full(num_words * WORD // 8, 0xFF, np.uint8)
+    else:
+        flags = np.zeros(num_words * WORD, np.bool_)
         flags[edits.allowed[edits.allowed < vocab_size]] = True
-    words = np.packbits(flags, bitorder="little")
+        allowed = np.packbits(flags, bitorder="little")
     if edits.mask is not None:
-        given = np.frombuffer(edits.mask, np.uint8)[: len(words)]
-        words[: len(given)] &= given
-        words[len(given) :] = 0
-    return words.view(np.int32)
+        given = np.frombuffer(edits.mask, np.uint8)[: len(allowed)]
+        allowed[: len(given)] &= given
+        allowed[len(given) :] = 0
+    return allowed.view(np.int32)
 
 
 def _addends(name: str, lists: Sequence[tuple[int, TokenIds, NDArray[np.float64]]], vocab_size: int) -> Lists:
@@ -84,15 +88,17 @@ def _addends(name: str, lists: Sequence[tuple[int, TokenIds, NDArray[np.float64]
     }
 
 
-def _penalty_entries(penalties: Sequence[tuple[int, Penalties]], vocab_size: int) -> Lists:
-    """Every token that a penalised row has seen, each time; even sources are prompts, odd ones outputs."""
+def _penalty_entries(penalties: Sequence[tuple[int, Penalties]]) -> Lists:
+    """Every token that a penalised row has seen, each time: a prompt and an output in turn, list after list."""
     seen = [token_ids for _, own in penalties for token_ids in (own.prompt, own.output)]
-    sources = np.repeat(np.arange(len(seen)), [len(token_ids) for token_ids in seen])
+    starts = np.cumsum([0, *(len(token_ids) for token_ids in seen)])
+    tokens = np.empty(starts[-1], np.int32)
+    np.concatenate(seen, out=tokens, casting="unsafe")
     return {
         "penalised": np.array([place for place, _ in penalties], np.int32),
         "penalties": np.array([(own.repetition, own.frequency, own.presence) for _, own in penalties], np.float64),
-        "seen_sources": _whole_tiles(sources, 0),
-        "seen_tokens": _whole_tiles(_known(np.concatenate(seen), vocab_size), -1),
+        "seen_starts": starts,
+        "seen_tokens": tokens,
     }
 
 
@@ -131,9 +137,10 @@ def _add(logits: torch.Tensor, lists: Mapping[str, torch.Tensor], name: str) -> 
 
 
 def _penalise(logits: torch.Tensor, lists: Mapping[str, torch.Tensor]) -> None:
-    vocab_size, seen = logits.shape[1], (lists["seen_sources"], lists["seen_tokens"])
-    counts = torch.zeros((len(lists["penalised"]), vocab_size), dtype=torch.int32, device=logits.device)
-    grid = (len(seen[0]) // TILE,)
+    vocab_size, seen = logits.shape[1], (lists["seen_starts"], lists["seen_tokens"])
+    num_rows = len(lists["penalised"])
+    counts = torch.zeros((num_rows, vocab_size), dtype=torch.int32, device=logits.device)
+    grid = (2 * num_rows, SHARES)
     count_tokens[grid](counts, *seen, vocab_size, TILE=TILE, num_warps=4)
     penalise_logits[grid](
         logits, counts, *seen, lists["penalised"], lists["penalties"], vocab_size, TILE=TILE, num_warps=4
@@ -163,32 +170,42 @@ def add_to_logits(logits, places, tokens, values, vocab_size, TILE: tl.constexpr
 
 
 @triton.jit
-def count_tokens(counts, sources, tokens, vocab_size, TILE: tl.constexpr):
-    """How often each row has generated each token, and a mark on those that its prompt has. The grid is (tiles of
-    entries,)."""
-    entries = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    source = tl.load(sources + entries)
-    token = tl.load(tokens + entries)
-    own = counts + (source // 2).to(tl.int64) * vocab_size + token
-    is_output = source % 2 == 1
-    tl.atomic_or(own, tl.full([TILE], FROM_PROMPT, tl.int32), mask=(token >= 0) & ~is_output)
-    tl.atomic_add(own, tl.full([TILE], 1, tl.int32), mask=(token >= 0) & is_output)
+def count_tokens(counts, starts, tokens, vocab_size, TILE: tl.constexpr):
+    """How often each row has generated each token, and a mark on those that its prompt has. The grid is (lists, shares
+    of a list); even lists are prompts, odd ones outputs."""
+    source = tl.program_id(0)
+    own = counts + (source // 2).to(tl.int64) * vocab_size
+    end = tl.load(starts + source + 1)
+    step = tl.num_programs(1) * TILE
+    for first in range(tl.load(starts + source) + tl.program_id(1) * TILE, end, step):
+        entries = first + tl.arange(0, TILE)
+        token = tl.load(tokens + entries, mask=entries < end, other=vocab_size)
+        if source % 2 == 0:
+            tl.atomic_or(own + token, tl.full([TILE], FROM_PROMPT, tl.int32), mask=token < vocab_size)
+        else:
+            tl.atomic_add(own + token, tl.full([TILE], 1, tl.int32), mask=token < vocab_size)
 
 
 @triton.jit
-def penalise_logits(logits, counts, sources, tokens, penalised, penalties, vocab_size, TILE: tl.constexpr):
-    """Penalise every seen token once: of its entries, the one that takes its count away does. The grid is (tiles of
-    entries,)."""
-    entries = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    row = tl.load(sources + entries) // 2
-    token = tl.load(tokens + entries)
-    is_token = token >= 0
-    seen = tl.atomic_xchg(counts + row.to(tl.int64) * vocab_size + token, tl.zeros([TILE], tl.int32), mask=is_token)
-    is_own = is_token & (seen != 0)
-    own = logits + tl.load(penalised + row).to(tl.int64) * vocab_size + token
-    before = tl.load(own, mask=is_own, other=0.0)
+def penalise_logits(logits, counts, starts, tokens, penalised, penalties, vocab_size, TILE: tl.constexpr):
+    """Penalise every seen token once: of its entries, the one that takes its count away does. The grid is that of
+    `count_tokens`."""
+    source = tl.program_id(0)
+    row = (source // 2).to(tl.int64)
+    own = logits + tl.load(penalised + row).to(tl.int64) * vocab_size
     repetition = tl.load(penalties + row * 3).to(tl.float32)
-    after = tl.where(before > 0, tl.div_rn(before, repetition), before * repetition)
-    count = seen & (FROM_PROMPT - 1)
-    cost = count.to(tl.float64) * tl.load(penalties + row * 3 + 1) + tl.load(penalties + row * 3 + 2)
-    tl.store(own, after - tl.where(count > 0, cost.to(tl.float32), 0.0), mask=is_own)
+    frequency = tl.load(penalties + row * 3 + 1)
+    presence = tl.load(penalties + row * 3 + 2)
+    end = tl.load(starts + source + 1)
+    step = tl.num_programs(1) * TILE
+    for first in range(tl.load(starts + source) + tl.program_id(1) * TILE, end, step):
+        entries = first + tl.arange(0, TILE)
+        token = tl.load(tokens + entries, mask=entries < end, other=vocab_size)
+        is_token = token < vocab_size
+        seen = tl.atomic_xchg(counts + row * vocab_size + token, tl.zeros([TILE], tl.int32), mask=is_token)
+        is_own = is_token & (seen != 0)
+        before = tl.load(own + token, mask=is_own, other=0.0)
+        after = tl.where(before > 0, tl.div_rn(before, repetition), before * repetition)
+        count = seen & (FROM_PROMPT - 1)
+        cost = (count.to(tl.float64) * frequency + presence).to(tl.float32)
+        tl.store(own + token, after - tl.where(count > 0, cost, 0.0), mask=is_own)

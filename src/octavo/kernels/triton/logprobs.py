@@ -2,8 +2,11 @@
 device: how many tokens are told of is known on the host."""
 
 import torch
+import triton
+import triton.language as tl
 
 from octavo.kernels.sampling.interface import Scores
+from octavo.kernels.triton.logits_pieces import PIECE
 
 
 def score_tokens(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
@@ -34,14 +37,28 @@ def top_tokens(logits: torch.Tensor, count: int) -> torch.Tensor:
     """The `count` highest logits of each row in falling order, of equals the lower ids.
 
     Args:
-        logits: `[num_rows, vocab_size]` float32, none of them NaN.
+        logits: `[num_rows, vocab_size]` float32, contiguous, none of them NaN. Takes twice their memory.
 
     Returns:
         `[num_rows, count]` int64.
     """
-    last = logits.shape[1] - 1
-    # Adding 0 makes zeros of both signs one. The bits of negative numbers fall as the numbers rise.
-    bits = (logits + 0.0).view(torch.int32)
+    num_rows, vocab_size = logits.shape
+    if count == 0:
+        return torch.empty((num_rows, 0), dtype=torch.int64, device=logits.device)
+    keys = torch.empty((num_rows, vocab_size), dtype=torch.int64, device=logits.device)
+    make_keys[(triton.cdiv(vocab_size, PIECE), num_rows)](keys, logits, vocab_size, PIECE=PIECE, num_warps=8)
+    return vocab_size - 1 - (keys.topk(count, dim=-1).values & 0xFFFFFFFF)
+
+
+@triton.jit
+def make_keys(keys, logits, vocab_size, PIECE: tl.constexpr):
+    """Integers in the order of logits, and of equals with the lowest token last: a logit in the upper half, a token in
+    the lower. The grid is (pieces, rows)."""
+    row = tl.program_id(1).to(tl.int64)
+    tokens = tl.program_id(0) * PIECE + tl.arange(0, PIECE)
+    numbers = tl.load(logits + row * vocab_size + tokens, mask=tokens < vocab_size, other=0.0)
+    # Zeros of both signs are equal. The bits of negative numbers fall as the numbers rise.
+    bits = tl.where(numbers == 0, 0.0, numbers).to(tl.int32, bitcast=True)
     rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    keys = (rising.to(torch.int64) << 32) | torch.arange(last, -1, -1, device=logits.device)
-    return last - (keys.topk(count, dim=-1).values & 0xFFFFFFFF)
+    own = (rising.to(tl.int64) << 32) | (vocab_size - 1 - tokens).to(tl.int64)
+    tl.store(keys + row * vocab_size + tokens, own, mask=tokens < vocab_size)
