@@ -10,7 +10,7 @@ from octavo.knobs import Size, check_knobs, flag, knob, parse_size
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
@@ -97,7 +97,8 @@ class EngineConfig:
     quantization: Quantization = knob(
         "none",
         "int8 keeps the weights of products in int8 and quantizes activations as they flow: half the memory of 16 "
-        "bits, and answers that differ slightly",
+        "bits, and answers that differ slightly; fp8 does so in float8_e4m3fn, on GPUs (on a CPU only the slow kernels "
+        "'reference' compute it), and they differ more",
         group="model",
     )
     max_model_len: int | None = knob(

@@ -1,6 +1,6 @@
 """The engine on the Triton backend, in Triton's interpreter: its tokens are the reference's, whatever happens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from kernels.triton.fp8_casts import right_fp8_casts
 from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
@@ -83,9 +84,15 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    folder: Path, kernels: str, mode: PreemptionMode, num_blocks: int, count: int = 4, **knobs: Any
+    folder: Path,
+    kernels: str,
+    mode: PreemptionMode,
+    num_blocks: int,
+    count: int = 4,
+    requests: Sequence[EngineRequest] | None = None,
+    **knobs: Any,
 ) -> tuple[dict[str, list[list[int]]], Totals]:
-    """What the first requests of the work get, and what has happened in memory."""
+    """What these requests get, or the first of the work, and what has happened in memory."""
     config = EngineConfig(
         model=str(folder),
         kernels=kernels,  # type: ignore[arg-type]
@@ -96,7 +103,7 @@ def run(
     )
     executor = LocalExecutor(config)
     engine = Engine.configured(executor, config)
-    for request in work()[:count]:
+    for request in requests or work()[:count]:
         engine.add(request)
     got: dict[str, dict[int, list[int]]] = {}
     while engine.has_unfinished:
@@ -141,7 +148,7 @@ def test_without_graphs_and_with_one_step_in_flight_the_tokens_are_the_same(
     tmp_path: Path, one_thread: None, pretended_gpu: None
 ) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    off = {"cuda_graphs": "off", "steps_in_flight": 1}
+    off: dict[str, Any] = {"cuda_graphs": "off", "steps_in_flight": 1}
     expected, _ = run(folder, "reference", "recompute", 200, count=2, **off)
     got, _ = run(folder, "triton", "recompute", 200, count=2, device="cuda", **off)
     assert got == expected
@@ -165,6 +172,23 @@ def test_a_step_that_cannot_be_captured_is_run(
     got, _ = run(folder, "triton", "recompute", 200, count=1, device="cuda")
     assert got == expected
     assert sum("--cuda-graphs off" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization"),
+    [("MixtralForCausalLM", "int8"), ("GPT2LMHeadModel", "none"), ("OPTForCausalLM", "fp8")],
+)
+def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
+    tmp_path: Path, one_thread: None, pretended_gpu: None, architecture: str, quantization: str
+) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    requests = [EngineRequest(str(count), list(range(count)), params, 0.0, 1) for count in (3, 9)]
+    with right_fp8_casts():
+        expected, _ = run(folder, "reference", "recompute", 50, requests=requests, quantization=quantization)
+        got, _ = run(folder, "triton", "recompute", 50, requests=requests, quantization=quantization, device="cuda")
+    assert got == expected
+    assert Rerun.num_replays > 0
 
 
 def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
+from octavo.execution.blas import keep_rows_independent
 from octavo.execution.device import free_bytes, resolve_device, resolve_steps_in_flight
 from octavo.execution.device_queue import DeviceQueue, queue_of
 from octavo.execution.drafts import Drafter
@@ -79,6 +80,8 @@ class LocalExecutor:
         _check_threads(num_threads)
         torch.set_num_threads(num_threads)
         device = resolve_device(config)
+        if device.type == "cuda":
+            keep_rows_independent()
         queue = queue or queue_of(device)
         self.depth = resolve_steps_in_flight(config, queue)
         config = replace(config, steps_in_flight=self.depth)
@@ -88,7 +91,7 @@ class LocalExecutor:
         known = Grammars(grammars, self.model_config.vocab_size)
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels

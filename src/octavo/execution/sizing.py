@@ -53,7 +53,7 @@ def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuil
     or_else = ", use --quantization int8 or choose a smaller model (--model)"
     check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
     if weights + tables > free_bytes:
-        stored = "int8" if build.quantization == "int8" else str(build.dtype).removeprefix("torch.")
+        stored = str(build.dtype).removeprefix("torch.") if build.quantization == "none" else build.quantization
         ways = [
             "use --dtype bfloat16" if build.dtype.itemsize > 2 else "",
             "use --quantization int8" if build.quantization == "none" else "",

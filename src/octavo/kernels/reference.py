@@ -13,7 +13,7 @@ from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
-from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
+from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -237,15 +237,16 @@ def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.T
 
 def _rows(weight: Weight, rows: torch.Tensor) -> torch.Tensor:
     if isinstance(weight, QuantizedWeight):
-        return (weight.values[rows] * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
+        return (weight.values[rows].to(torch.float32) * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
     return functional.embedding(rows, weight)
 
 
 def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     total = torch.zeros(len(hidden), len(weight.scales), device=hidden.device)
-    groups = zip(torch.split(hidden, GROUP, 1), torch.split(weight.values, GROUP, 1), strict=True)
+    group = weight.format.group
+    groups = zip(torch.split(hidden, group, 1), torch.split(weight.values, group, 1), strict=True)
     for own, own_weights in groups:
-        values, scales = quantize_rows(own)
+        values, scales = quantize_rows(own, weight.format)
         total += exact_products(values, own_weights).to(torch.float32) * scales.unsqueeze(1)
     product = (total * weight.scales).to(hidden.dtype)
     return product if bias is None else product + bias
