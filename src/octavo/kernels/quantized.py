@@ -1,4 +1,5 @@
-"""Symmetric int8: weights with a scale for each output, activations with one for each group of a token's."""
+"""Numbers of 8 bits. Symmetric int8: weights with a scale for each output, activations with one for each group of a
+token's, cached vectors with one each. fp8, without scales: cached vectors."""
 
 import torch
 from torch import nn
@@ -8,6 +9,8 @@ LARGEST = 127
 GROUP = 96
 """Inputs whose activations share a scale in a product, as in csrc/kernels.h. A token's activations have outliers, which
 make a scale for all of them too coarse."""
+LARGEST_FP8 = 448.0
+"""Of a float8_e4m3fn value."""
 EXACT_INPUTS = (1 << 24) // LARGEST**2
 """So many products of int8 values have a sum that float32 holds exactly, whatever the order."""
 
@@ -48,6 +51,12 @@ def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inverse = torch.where(largest > 0, LARGEST / largest, 0.0)
     values = (wide * inverse.unsqueeze(1)).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
     return values, largest / LARGEST
+
+
+def to_fp8(numbers: torch.Tensor) -> torch.Tensor:
+    """As float8_e4m3fn (Micikevicius et al., FP8 Formats for Deep Learning, 2022), rounded to nearest even. What is out
+    of range becomes the largest; NaN stays NaN."""
+    return numbers.clamp(-LARGEST_FP8, LARGEST_FP8).to(torch.float8_e4m3fn)
 
 
 def exact_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
