@@ -36,19 +36,27 @@ def work() -> list[EngineRequest]:
     ]
 
 
-def run(folder: Path, kernels: str, mode: PreemptionMode, num_blocks: int) -> tuple[dict[str, list[list[int]]], Totals]:
-    """What the work gets, and what has happened in memory."""
+def run(
+    folder: Path,
+    kernels: str,
+    mode: PreemptionMode,
+    num_blocks: int,
+    cache_dtype: str = "auto",
+    requests: list[EngineRequest] | None = None,
+) -> tuple[dict[str, list[list[int]]], Totals]:
+    """What some requests get, all of the work by default, and what has happened in memory."""
+    knobs: dict[str, Any] = COMMON | {"kv_cache_dtype": cache_dtype}
     config = EngineConfig(
         model=str(folder),
         kernels=kernels,  # type: ignore[arg-type]
-        kv_cache_memory=num_blocks * block_bytes(folder),
+        kv_cache_memory=num_blocks * block_bytes(folder, knobs),
         swap_space="1MiB",
         preemption_mode=mode,
-        **COMMON,
+        **knobs,
     )
     executor = LocalExecutor(config)
     engine = Engine.configured(executor, config)
-    for request in work():
+    for request in requests or work():
         engine.add(request)
     got: dict[str, dict[int, list[int]]] = {}
     while engine.has_unfinished:
@@ -61,8 +69,8 @@ def run(folder: Path, kernels: str, mode: PreemptionMode, num_blocks: int) -> tu
     return {name: [tokens for _, tokens in sorted(own.items())] for name, own in got.items()}, totals
 
 
-def block_bytes(folder: Path) -> int:
-    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **COMMON))
+def block_bytes(folder: Path, knobs: dict[str, Any]) -> int:
+    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **knobs))
     size = probe.capacity.block_bytes
     probe.close()
     return size
@@ -83,11 +91,21 @@ def test_the_tokens_are_those_of_the_reference(
     assert totals.num_hit_tokens > 0
 
 
+@pytest.mark.parametrize("cache_dtype", ["int8", "fp8"])
+def test_a_cache_of_8_bits_gives_the_tokens_of_the_reference(
+    tmp_path: Path, one_thread: None, cache_dtype: str
+) -> None:
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    expected, got = (
+        run(folder, kernels, "recompute", 20, cache_dtype, work()[:2])[0] for kernels in ("reference", "triton")
+    )
+    assert got == expected
+
+
 def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    for knobs, words in (({"kv_cache_dtype": "int8"}, "no int8 KV cache"), ({"dtype": "float64"}, "no float64")):
-        with pytest.raises(ConfigError, match=words):
-            LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | knobs))
+    with pytest.raises(ConfigError, match="no float64"):
+        LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | {"dtype": "float64"}))
 
 
 def test_a_gpu_that_is_not_there_is_told_with_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,18 @@
 import triton
 import triton.language as tl
 
+INDICES = ("block_tables", "tables", "query_starts", "context_lens")
+"""Arrays of a step, which may begin anywhere in its buffer. No kernel is compiled anew for where they begin, nor for a
+number that changes from step to step."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=[*INDICES, "num_rows", "tokens_a_row", "num_chunks"])
 def attend(
     result,
     statistics,
     query,
     records,
+    scales,
     block_tables,
     tables,
     query_starts,
@@ -24,6 +29,7 @@ def attend(
     query_stride,
     tokens_a_row,
     num_chunks,
+    OPERAND: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -36,14 +42,16 @@ def attend(
     HAS_SOFTCAP: tl.constexpr,
     FEW: tl.constexpr,
     SPLIT: tl.constexpr,
+    LOOPS: tl.constexpr,
 ):
-    """One KV head, some new tokens of one row, and one chunk of their context (SPLIT) or all of it.
+    """One KV head, some new tokens of one row, and their whole context, or one chunk of it (SPLIT), or several (LOOPS).
 
-    FEW: all new tokens of a row that has no more than FEW_TOKENS; the grid is (KV heads, chunks, rows). Otherwise one
-    tile of a row that has more; the grid is (tiles, KV heads). `records` begins at the layer's place. Scores are powers
-    of two: `scale` has log2(e) in it, or, where they are capped, `capped_scale` has.
+    FEW: all new tokens of a row that has no more than FEW_TOKENS; the grid is (KV heads, programs a row, rows).
+    Otherwise one tile of a row that has more; the grid is (tiles, KV heads). `records` begins at the layer's place, and
+    so does `scales`, None but for an int8 cache. Products are of numbers in dtype OPERAND. Scores are powers of two:
+    `scale` has log2(e) in it, or, where they are capped, `capped_scale` has.
 
-    SPLIT writes the chunk's unnormalised sum to `result` (`[rows, tokens_a_row, heads, num_chunks, HEAD_DIM]`), its
+    SPLIT writes each chunk's unnormalised sum to `result` (`[rows, tokens_a_row, heads, num_chunks, HEAD_DIM]`), its
     largest score and sum of weights to `statistics`; else `result` is `[num_tokens, heads, HEAD_DIM]`.
     """
     TOKENS: tl.constexpr = FEW_TOKENS if FEW else ROWS // GROUP
@@ -75,22 +83,127 @@ def attend(
     positions = first_position + lanes // GROUP
     end = tl.minimum(first_position + TOKENS, context)
     start = tl.maximum(first_position - window + 1, 0) if HAS_WINDOW else 0
-    if SPLIT:
-        chunk = tl.program_id(1)
-        chunk_start = (start // CHUNK + chunk) * CHUNK
-        if chunk_start >= end:
-            return
-        start = tl.maximum(start, chunk_start)
-        end = tl.minimum(end, chunk_start + CHUNK)
+    first_chunk = start // CHUNK
+    num_seen = (end - 1) // CHUNK + 1 - first_chunk
+    if SPLIT and tl.program_id(1) >= num_seen:
+        return
 
     dims = tl.arange(0, WIDTH)
     is_dim = dims < HEAD_DIM
     query_places = query + (query_start + tokens)[:, None] * query_stride + heads[:, None] * HEAD_DIM + dims[None, :]
-    queries = tl.load(query_places, mask=is_row[:, None] & is_dim[None, :], other=0.0)
+    is_number = is_row[:, None] & is_dim[None, :]
+    queries = tl.load(query_places, mask=is_number, other=0.0).to(OPERAND)
     key_base = records + kv_head.to(tl.int64) * (BLOCK_SIZE * HEAD_DIM)
     value_base = key_base + part_stride
-    queries = queries.to(records.dtype.element_ty)
+    key_scales = scales
+    if scales is not None:
+        key_scales = scales + kv_head * BLOCK_SIZE
+    scale_part_stride = num_heads // GROUP * BLOCK_SIZE
 
+    if SPLIT:
+        part = ((row * tokens_a_row + tokens) * num_heads + heads) * num_chunks
+        if LOOPS:
+            for chunk in tl.range(tl.program_id(1), num_seen, tl.num_programs(1), disable_licm=True):
+                _attend_chunk(
+                    chunk, first_chunk, part, is_row, is_number, result, statistics, start, end, first_position,
+                    queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+                    window, scale, capped_scale,
+                    OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
+                )  # fmt: skip
+        else:
+            _attend_chunk(
+                tl.program_id(1), first_chunk, part, is_row, is_number, result, statistics, start, end, first_position,
+                queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+                window, scale, capped_scale,
+                OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
+            )  # fmt: skip
+    else:
+        _, weight_sum, total = _attend_span(
+            start, end, first_position,
+            queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+            window, scale, capped_scale,
+            OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, False,
+        )  # fmt: skip
+        places = ((query_start + tokens) * num_heads + heads)[:, None] * HEAD_DIM + dims[None, :]
+        tl.store(result + places, (total / weight_sum[:, None]).to(result.dtype.element_ty), mask=is_number)
+
+
+@triton.jit
+def _attend_chunk(
+    chunk,
+    first_chunk,
+    part,
+    is_row,
+    is_number,
+    result,
+    statistics,
+    start,
+    end,
+    first_position,
+    queries,
+    positions,
+    table,
+    key_base,
+    value_base,
+    record_stride,
+    key_scales,
+    scale_part_stride,
+    window,
+    scale,
+    capped_scale,
+    OPERAND: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+):
+    """Leave the sums of one chunk, counted from the first that is seen, at its place behind `part`, for the merge."""
+    chunk_start = (first_chunk + chunk) * CHUNK
+    largest, weight_sum, total = _attend_span(
+        tl.maximum(start, chunk_start), tl.minimum(end, chunk_start + CHUNK), first_position,
+        queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+        window, scale, capped_scale,
+        OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, True,
+    )  # fmt: skip
+    places = (part + chunk)[:, None].to(tl.int64) * HEAD_DIM + tl.arange(0, WIDTH)[None, :]
+    tl.store(result + places, total, mask=is_number)
+    tl.store(statistics + (part + chunk) * 2, largest, mask=is_row)
+    tl.store(statistics + (part + chunk) * 2 + 1, weight_sum, mask=is_row)
+
+
+@triton.jit
+def _attend_span(
+    start,
+    end,
+    first_position,
+    queries,
+    positions,
+    table,
+    key_base,
+    value_base,
+    record_stride,
+    key_scales,
+    scale_part_stride,
+    window,
+    scale,
+    capped_scale,
+    OPERAND: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Reduce the keys from `start` to `end`, which are of one chunk (SPLIT) or of several, merged in their order: the
+    rows' largest scores, sums of weights, and unnormalised sums."""
     largest = tl.full([ROWS], float("-inf"), tl.float32)
     weight_sum = tl.zeros([ROWS], tl.float32)
     total = tl.zeros([ROWS, WIDTH], tl.float32)
@@ -104,27 +217,19 @@ def attend(
         masked_begin = tl.maximum(begin, tl.minimum(end, first_position + 1) // KEYS * KEYS)
         largest, weight_sum, total, merged_largest, merged_sum, merged_total = _attend_keys(
             begin, masked_begin, largest, weight_sum, total, merged_largest, merged_sum, merged_total,
-            queries, positions, table, key_base, value_base, record_stride, start, end, window, scale, capped_scale,
-            HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, False,
+            queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride, start, end,
+            window, scale, capped_scale,
+            OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, False,
         )  # fmt: skip
     largest, weight_sum, total, merged_largest, merged_sum, merged_total = _attend_keys(
         masked_begin, end, largest, weight_sum, total, merged_largest, merged_sum, merged_total,
-        queries, positions, table, key_base, value_base, record_stride, start, end, window, scale, capped_scale,
-        HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, True,
+        queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride, start, end,
+        window, scale, capped_scale,
+        OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, True,
     )  # fmt: skip
-
-    is_result = is_row[:, None] & is_dim[None, :]
-    if SPLIT:
-        part = ((row * tokens_a_row + tokens) * num_heads + heads) * num_chunks + chunk
-        tl.store(result + part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :], total, mask=is_result)
-        tl.store(statistics + part * 2, largest, mask=is_row)
-        tl.store(statistics + part * 2 + 1, weight_sum, mask=is_row)
-    else:
-        merged_largest, merged_sum, merged_total = _merge(
-            merged_largest, merged_sum, merged_total, largest, weight_sum, total
-        )
-        places = ((query_start + tokens) * num_heads + heads)[:, None] * HEAD_DIM + dims[None, :]
-        tl.store(result + places, (merged_total / merged_sum[:, None]).to(result.dtype.element_ty), mask=is_result)
+    if not SPLIT:
+        largest, weight_sum, total = _merge(merged_largest, merged_sum, merged_total, largest, weight_sum, total)
+    return largest, weight_sum, total
 
 
 @triton.jit
@@ -143,11 +248,14 @@ def _attend_keys(
     key_base,
     value_base,
     record_stride,
+    key_scales,
+    scale_part_stride,
     start,
     end,
     window,
     scale,
     capped_scale,
+    OPERAND: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -174,27 +282,38 @@ def _attend_keys(
                 total = tl.zeros([ROWS, WIDTH], tl.float32)
         keys = first_key + tl.arange(0, KEYS)
         unsigned = keys.to(tl.uint32)  # divides by a shift
-        slots = (unsigned % BLOCK_SIZE * HEAD_DIM).to(tl.int32)
+        slots = (unsigned % BLOCK_SIZE).to(tl.int32)
         if MASKED:
             # Slots that no row sees may hold NaN: they are not read.
             is_read = keys < end
             if HAS_WINDOW:
                 is_read = is_read & (keys >= start)
             blocks = tl.load(table + unsigned // BLOCK_SIZE, mask=is_read, other=0)
-            places = (blocks * record_stride + slots)[:, None] + dims[None, :]
+            places = (blocks * record_stride + slots * HEAD_DIM)[:, None] + dims[None, :]
             is_piece = is_read[:, None] & is_dim[None, :]
             tile_keys = tl.load(key_base + places, mask=is_piece, other=0.0)
             tile_values = tl.load(value_base + places, mask=is_piece, other=0.0)
         else:
             blocks = tl.load(table + unsigned // BLOCK_SIZE)
-            places = (blocks * record_stride + slots)[:, None] + dims[None, :]
+            places = (blocks * record_stride + slots * HEAD_DIM)[:, None] + dims[None, :]
             if HEAD_DIM == WIDTH:
                 tile_keys = tl.load(key_base + places)
                 tile_values = tl.load(value_base + places)
             else:
                 tile_keys = tl.load(key_base + places, mask=is_dim[None, :], other=0.0)
                 tile_values = tl.load(value_base + places, mask=is_dim[None, :], other=0.0)
-        scores = tl.dot(queries, tl.trans(tile_keys), input_precision="ieee")
+        scores = tl.dot(queries, tl.trans(tile_keys.to(OPERAND)), input_precision="ieee")
+        if key_scales is not None:
+            scale_places = blocks * (record_stride // 4) + slots
+            if MASKED:
+                own_key_scales = tl.load(key_scales + scale_places, mask=is_read, other=0.0)
+                value_scales = tl.load(key_scales + scale_part_stride + scale_places, mask=is_read, other=0.0)
+            else:
+                own_key_scales = tl.load(key_scales + scale_places)
+                value_scales = tl.load(key_scales + scale_part_stride + scale_places)
+            scores *= own_key_scales[None, :]
+            tile_values = tile_values.to(tl.float32) * value_scales[:, None]
+        tile_values = tile_values.to(OPERAND)
         score_scale = scale
         if HAS_SOFTCAP:
             scores = 1.0 - 2.0 / (tl.exp2(scores * scale * 2.8853900817779268) + 1.0)  # tanh
@@ -209,7 +328,7 @@ def _attend_keys(
         weights = tl.exp2(tl.fma(scores, score_scale, -base[:, None]))
         decay = tl.exp2(largest - base)
         weight_sum = tl.fma(weight_sum, decay, tl.sum(weights, 1))
-        total = tl.dot(weights.to(tile_values.dtype), tile_values, total * decay[:, None], input_precision="ieee")
+        total = tl.dot(weights.to(OPERAND), tile_values, total * decay[:, None], input_precision="ieee")
         largest = new_largest
     return largest, weight_sum, total, merged_largest, merged_sum, merged_total
 
@@ -243,7 +362,7 @@ def _merge(largest, weight_sum, total, next_largest, next_sum, next_total):
     return new_largest, weight_sum, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*INDICES, "num_chunks"])
 def merge_chunks(
     attended,
     partial,

@@ -24,7 +24,7 @@ def copy_blocks(source: KVCache, destination: KVCache, source_ids: torch.Tensor,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["destination_ids", "source_ids"])
 def _copy(destination, source, destination_ids, source_ids, words, PIECE: tl.constexpr):
     """A piece of one record. The grid is (copies, pieces)."""
     copy = tl.program_id(0)

@@ -18,7 +18,13 @@ class TritonKernels(ReferenceKernels):
     name = "triton"
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
-        """A zeroed cache. One on the host, for swapped blocks, is pinned, so that a device can read it itself."""
+        """A zeroed cache. One on the host, for swapped blocks, is pinned, so that a device can read it itself.
+
+        Raises:
+            ConfigError: there is no attention for a kind of the shape's layers.
+        """
+        for kind in shape.layer_groups.kinds:
+            attention.window_of(kind)
         if device.type == "cpu" and torch.cuda.is_available():
             dimensions = (shape.num_blocks, shape.block_bytes)
             return KVCache(shape, torch.zeros(dimensions, dtype=torch.uint8, pin_memory=True))
