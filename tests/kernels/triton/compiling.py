@@ -48,7 +48,9 @@ class Compiler:
     compiled: list[Any] = field(default_factory=list)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*arguments: Any, num_warps: int, num_stages: int = 3, **constants: Any) -> None:
+        def launch(
+            *arguments: Any, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **constants: Any
+        ) -> None:
             names = self.kernel.arg_names
             by_name = dict(zip(names, arguments, strict=False)) | constants
             signature, constexprs, attributes = {}, {}, {}
@@ -67,7 +69,7 @@ class Compiler:
                 if isinstance(argument, torch.Tensor) or (isinstance(argument, int) and argument % 16 == 0):
                     attributes[(place,)] = [["tt.divisibility", 16]]
             source = ASTSource(self.kernel, signature, constexprs, attributes)
-            options = {"num_warps": num_warps, "num_stages": num_stages}
+            options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": maxnreg}
             self.compiled.append(triton.compile(source, target=H100, options=options))
 
         return launch

@@ -37,12 +37,16 @@ class Tiling:
     num_warps: int
     num_stages: int
     """Tiles of keys and values on their way at once."""
+    split_registers: int | None = None
+    """The most of a thread, where programs take chunks of a row; None leaves it to the compiler."""
 
 
 def few_rows_tiling(group: int, head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Tiling:
     """For rows with so few new tokens that one program owns them all: decode, and drafts to be verified. `dtype` is
     that of products."""
-    return Tiling(max(16, power_of_2(group)), _keys(head_dim, dtype, cache_dtype), num_warps=4, num_stages=3)
+    # With 168 registers three programs fit a multiprocessor, as they do in its memory.
+    registers = None if dtype == torch.float32 else 168
+    return Tiling(max(16, power_of_2(group)), _keys(head_dim, dtype, cache_dtype), 4, 3, registers)
 
 
 def many_rows_tiling(group: int, head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Tiling:
@@ -221,4 +225,5 @@ class _Launch:
             LOOPS=split and grid[1] < num_chunks,
             num_warps=tiling.num_warps,
             num_stages=tiling.num_stages,
+            maxnreg=tiling.split_registers if split else None,
         )

@@ -101,18 +101,19 @@ def attend(
     scale_part_stride = num_heads // GROUP * BLOCK_SIZE
 
     if SPLIT:
-        part = ((row * tokens_a_row + tokens) * num_heads + heads) * num_chunks
         if LOOPS:
             for chunk in tl.range(tl.program_id(1), num_seen, tl.num_programs(1), disable_licm=True):
                 _attend_chunk(
-                    chunk, first_chunk, part, is_row, is_number, result, statistics, start, end, first_position,
+                    chunk, first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads, result, statistics,
+                    start, end, first_position,
                     queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
                     window, scale, capped_scale,
                     OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
                 )  # fmt: skip
         else:
             _attend_chunk(
-                tl.program_id(1), first_chunk, part, is_row, is_number, result, statistics, start, end, first_position,
+                tl.program_id(1), first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads, result, statistics,
+                start, end, first_position,
                 queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
                 window, scale, capped_scale,
                 OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
@@ -132,9 +133,12 @@ def attend(
 def _attend_chunk(
     chunk,
     first_chunk,
-    part,
+    first_part,
+    num_heads,
+    num_chunks,
     is_row,
-    is_number,
+    tokens,
+    heads,
     result,
     statistics,
     start,
@@ -169,10 +173,12 @@ def _attend_chunk(
         window, scale, capped_scale,
         OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, True,
     )  # fmt: skip
-    places = (part + chunk)[:, None].to(tl.int64) * HEAD_DIM + tl.arange(0, WIDTH)[None, :]
-    tl.store(result + places, total, mask=is_number)
-    tl.store(statistics + (part + chunk) * 2, largest, mask=is_row)
-    tl.store(statistics + (part + chunk) * 2 + 1, weight_sum, mask=is_row)
+    dims = tl.arange(0, WIDTH)
+    part = ((first_part + tokens) * num_heads + heads) * num_chunks + chunk
+    places = part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :]
+    tl.store(result + places, total, mask=is_row[:, None] & (dims < HEAD_DIM)[None, :])
+    tl.store(statistics + part * 2, largest, mask=is_row)
+    tl.store(statistics + part * 2 + 1, weight_sum, mask=is_row)
 
 
 @triton.jit
