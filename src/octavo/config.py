@@ -10,8 +10,9 @@ from octavo.knobs import Size, check_knobs, flag, knob, parse_size
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
@@ -96,7 +97,8 @@ class EngineConfig:
     quantization: Quantization = knob(
         "none",
         "int8 keeps the weights of products in int8 and quantizes activations as they flow: half the memory of 16 "
-        "bits, and answers that differ slightly",
+        "bits, and answers that differ slightly; fp8 does so in float8_e4m3fn, on GPUs (on a CPU only the slow kernels "
+        "'reference' compute it), and they differ more",
         group="model",
     )
     max_model_len: int | None = knob(
@@ -170,10 +172,10 @@ class EngineConfig:
         "(-pow2), or for exactly that length (-oracle); they keep no prefixes, and neither share nor swap",
         group="memory",
     )
-    steps_in_flight: int = knob(
-        1,
+    steps_in_flight: int | None = knob(
+        None,
         "steps that are planned and started before the first of them is collected: 1, or 2 to plan a step while the "
-        "one before it runs",
+        "one before it runs; by default 2 on a GPU and 1 on a CPU",
         group="scheduling",
         metavar="N",
         at_least=1,
@@ -214,6 +216,12 @@ class EngineConfig:
         "cpu is C++, triton for CUDA GPUs, reference plain torch; auto takes the best that can serve",
         group="machine",
     )
+    cuda_graphs: CudaGraphs = knob(
+        "auto",
+        "auto captures the launches of a decode step on a GPU once for each number of sequences, and replays them; off "
+        "launches each kernel in each step",
+        group="machine",
+    )
     tensor_parallel_size: int = knob(
         1,
         "processes that hold the model together, each a part of every layer, and share the machine's memory and "
@@ -243,11 +251,6 @@ class EngineConfig:
             )
         if self.kv_allocation != "paged":
             self._check_contiguous()
-        if self.steps_in_flight > 1 and self.tensor_parallel_size > 1:
-            raise ConfigError(
-                f"--steps-in-flight {self.steps_in_flight} does not go with --tensor-parallel-size "
-                f"{self.tensor_parallel_size}: several processes run one step at a time; leave it at 1"
-            )
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:
             raise ConfigError(
                 f"--preemption-mode swap needs room to swap to, and --swap-space is {self.swap_space}: raise it"

@@ -97,7 +97,16 @@ def test_step_times_add_up_to_the_step(tmp_path: Path) -> None:
     one, three = json.loads(out.read_text())
     assert (one["sequences"], three["sequences"]) == (1, 3)
     for times in (one, three):
-        assert set(times["parts_ms"]) == {"schedule", "prepare", "forward", "logits", "sample", "update", "rest"}
+        assert set(times["parts_ms"]) == {
+            "schedule",
+            "prepare",
+            "forward",
+            "logits",
+            "sample",
+            "wait",
+            "update",
+            "rest",
+        }
         assert 0 < sum(times["kernels_ms"].values()) <= times["parts_ms"]["forward"]
         assert {"product", "attention", "norm", "activation", "embedding"} == set(times["kernels_ms"])
     assert plot.read_bytes().startswith(b"\x89PNG")

@@ -101,7 +101,7 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing(caplog):
         ({"swap_space": 4}, "swap-space is 4, .*4GiB"),
         ({"swap_space": 4.0}, "swap-space is 4.0, .*4GiB"),
         ({"kv_cache_memory": "16"}, "kv-cache-memory is 16, .*16GiB"),
-        ({"quantization": "fp8"}, "quantization is 'fp8'.*int8"),
+        ({"quantization": "awq"}, "quantization is 'awq'.*int8, fp8"),
         ({"dtype": torch.int8}, "dtype is 'int8'"),
         ({"kv_cache_dtype": "fp8_e5m2"}, "kv-cache-dtype is 'fp8_e5m2'.*int8, fp8"),
         ({"gpu_memory_utilisation": 0.9}, "unknown keyword gpu_memory_utilisation"),

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
-from octavo.errors import ConfigError
+from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.local import LocalExecutor
 from octavo.memory.ledger import Totals
 from octavo.sampling_params import Grammar
@@ -99,7 +100,12 @@ def work() -> list[EngineRequest]:
 
 
 def run(
-    folder: Path, knobs: dict[str, Any], depth: int, mode: PreemptionMode, drafter: Oracle | None = None
+    folder: Path,
+    knobs: dict[str, Any],
+    depth: int,
+    mode: PreemptionMode,
+    drafter: Oracle | None = None,
+    queue: DeviceQueue | None = None,
 ) -> tuple[Tokens, Totals, int]:
     """The tokens of the work under a pool that is too small for it, what has happened in memory, and in how many steps.
 
@@ -118,7 +124,7 @@ def run(
         max_num_seqs=24,
         **common,
     )
-    executor = LocalExecutor(config, drafter=drafter, grammars=KINDS)
+    executor = LocalExecutor(config, drafter=drafter, grammars=KINDS, queue=queue)
     assert executor.depth == depth
     engine = Engine.configured(executor, config)
     for request in work():
@@ -168,6 +174,24 @@ def test_drafts_change_the_number_of_steps_and_no_token(folder: Path, precision:
         assert depth == 2 or num_fewer < num_steps
 
 
-def test_several_processes_run_one_step_at_a_time() -> None:
-    with pytest.raises(ConfigError, match=r"--steps-in-flight 2 .*--tensor-parallel-size 2"):
-        EngineConfig(steps_in_flight=2, tensor_parallel_size=2)
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_device_that_works_beside_the_host_gives_the_same_tokens(
+    folder: Path, precision: str, mode: PreemptionMode
+) -> None:
+    one, _, _ = run(folder, PRECISIONS[precision], 1, mode)
+    for depth in (1, 2):
+        queue = LateQueue()
+        apart, totals, _ = run(folder, PRECISIONS[precision], depth, mode, queue=queue)
+        assert apart == one
+        assert totals.num_preemptions > 0
+        assert (queue.num_late > 100) == (depth == 2)
+        assert (queue.num_beside > 0) == (depth == 2 and mode == "swap")
+
+
+def test_drafts_are_accepted_beside_the_host_too(folder: Path) -> None:
+    without, _, _ = run(folder, PRECISIONS["reference"], 1, "recompute")
+    drafter = Oracle(without)
+    with_drafts, _, _ = run(folder, PRECISIONS["reference"], 2, "recompute", drafter, LateQueue())
+    assert with_drafts == without
+    assert drafter.num_proposed > 300

@@ -1,17 +1,23 @@
 """The engine on the Triton backend, in Triton's interpreter: its tokens are the reference's, whatever happens."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
+from kernels.triton.fp8_casts import right_fp8_casts
+from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError
+from octavo.execution import local
 from octavo.execution.local import LocalExecutor
+from octavo.kernels.triton import graphs
 from octavo.memory.ledger import Totals
 from octavo.scheduling.messages import EngineRequest
 from tiny_checkpoints import make_checkpoint
@@ -36,27 +42,58 @@ def work() -> list[EngineRequest]:
     ]
 
 
+class Rerun:
+    """Stands in for a CUDA graph: a replay does the work again, on what lies at the same places by now."""
+
+    num_replays = 0
+
+    def __init__(self, run: Callable[[], torch.Tensor]) -> None:
+        self._run = run
+        self.result = run()
+
+    def replay(self) -> None:
+        Rerun.num_replays += 1
+        self.result.copy_(self._run())
+
+    def pool(self) -> None:
+        """None is needed."""
+
+
+def capture(run: Callable[[], torch.Tensor], pool: object) -> tuple[Rerun, torch.Tensor]:
+    graph = Rerun(run)
+    return graph, graph.result
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--device cuda` is the CPU, whose queue tells everything late and whose graphs are run again."""
+    monkeypatch.setattr(local, "resolve_device", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(local, "queue_of", lambda device: LateQueue())
+    monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(Rerun, "num_replays", 0)
+
+
 def run(
     folder: Path,
     kernels: str,
     mode: PreemptionMode,
     num_blocks: int,
-    cache_dtype: str = "auto",
-    requests: list[EngineRequest] | None = None,
+    count: int = 4,
+    requests: Sequence[EngineRequest] | None = None,
+    **knobs: Any,
 ) -> tuple[dict[str, list[list[int]]], Totals]:
-    """What some requests get, all of the work by default, and what has happened in memory."""
-    knobs: dict[str, Any] = COMMON | {"kv_cache_dtype": cache_dtype}
+    """What these requests get, or the first of the work, and what has happened in memory."""
     config = EngineConfig(
         model=str(folder),
         kernels=kernels,  # type: ignore[arg-type]
-        kv_cache_memory=num_blocks * block_bytes(folder, knobs),
+        kv_cache_memory=num_blocks * block_bytes(folder, knobs.get("kv_cache_dtype", "auto")),
         swap_space="1MiB",
         preemption_mode=mode,
-        **knobs,
+        **COMMON | knobs,
     )
     executor = LocalExecutor(config)
     engine = Engine.configured(executor, config)
-    for request in requests or work():
+    for request in requests or work()[:count]:
         engine.add(request)
     got: dict[str, dict[int, list[int]]] = {}
     while engine.has_unfinished:
@@ -69,7 +106,8 @@ def run(
     return {name: [tokens for _, tokens in sorted(own.items())] for name, own in got.items()}, totals
 
 
-def block_bytes(folder: Path, knobs: dict[str, Any]) -> int:
+def block_bytes(folder: Path, cache_dtype: str = "auto") -> int:
+    knobs: dict[str, Any] = COMMON | {"kv_cache_dtype": cache_dtype}
     probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **knobs))
     size = probe.capacity.block_bytes
     probe.close()
@@ -79,27 +117,82 @@ def block_bytes(folder: Path, knobs: dict[str, Any]) -> int:
 @pytest.mark.parametrize(("architecture", "num_blocks"), [("LlamaForCausalLM", 20), ("Gemma3ForCausalLM", 32)])
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 def test_the_tokens_are_those_of_the_reference(
-    tmp_path: Path, one_thread: None, architecture: str, num_blocks: int, mode: PreemptionMode
+    tmp_path: Path,
+    one_thread: None,
+    pretended_gpu: None,
+    architecture: str,
+    num_blocks: int,
+    mode: PreemptionMode,
 ) -> None:
-    """Gemma's layers have windows, norms of heads and softcaps."""
+    """Gemma's layers have windows, norms of heads and softcaps. Steps are in flight, and decode steps are replayed."""
     folder = make_checkpoint(tmp_path, architecture)
-    expected, _ = run(folder, "reference", mode, 200)
-    got, totals = run(folder, "triton", mode, num_blocks)
+    expected, _ = run(folder, "reference", mode, 200, device="cpu", steps_in_flight=1)
+    got, totals = run(folder, "triton", mode, num_blocks, device="cuda")
     assert got == expected
     assert totals.num_preemptions > 0
     assert (totals.num_swaps > 0) == (mode == "swap")
     assert totals.num_hit_tokens > 0
+    assert Rerun.num_replays > 5
+
+
+def test_without_graphs_and_with_one_step_in_flight_the_tokens_are_the_same(
+    tmp_path: Path, one_thread: None, pretended_gpu: None
+) -> None:
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    off: dict[str, Any] = {"cuda_graphs": "off", "steps_in_flight": 1}
+    expected, _ = run(folder, "reference", "recompute", 200, count=2, **off)
+    got, _ = run(folder, "triton", "recompute", 200, count=2, device="cuda", **off)
+    assert got == expected
+    assert Rerun.num_replays == 0
+
+
+def test_a_step_that_cannot_be_captured_is_run(
+    tmp_path: Path,
+    one_thread: None,
+    pretended_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(run: Callable[[], torch.Tensor], pool: object) -> None:
+        run()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs, "capture", refuse)
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    expected, _ = run(folder, "reference", "recompute", 200, count=1)
+    got, _ = run(folder, "triton", "recompute", 200, count=1, device="cuda")
+    assert got == expected
+    assert sum("--cuda-graphs off" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization"),
+    [("MixtralForCausalLM", "int8"), ("GPT2LMHeadModel", "none"), ("OPTForCausalLM", "fp8")],
+)
+def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
+    tmp_path: Path, one_thread: None, pretended_gpu: None, architecture: str, quantization: str
+) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    requests = [EngineRequest(str(count), list(range(count)), params, 0.0, 1) for count in (3, 9)]
+    with right_fp8_casts():
+        expected, _ = run(folder, "reference", "recompute", 50, requests=requests, quantization=quantization)
+        got, _ = run(folder, "triton", "recompute", 50, requests=requests, quantization=quantization, device="cuda")
+    assert got == expected
+    assert Rerun.num_replays > 0
 
 
 @pytest.mark.parametrize("cache_dtype", ["int8", "fp8"])
 def test_a_cache_of_8_bits_gives_the_tokens_of_the_reference(
-    tmp_path: Path, one_thread: None, cache_dtype: str
+    tmp_path: Path, one_thread: None, pretended_gpu: None, cache_dtype: str
 ) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    expected, got = (
-        run(folder, kernels, "recompute", 20, cache_dtype, work()[:2])[0] for kernels in ("reference", "triton")
-    )
+    knobs: dict[str, Any] = {"count": 2, "kv_cache_dtype": cache_dtype}
+    with right_fp8_casts():
+        expected, _ = run(folder, "reference", "recompute", 50, **knobs)
+        got, _ = run(folder, "triton", "recompute", 50, device="cuda", **knobs)
     assert got == expected
+    assert Rerun.num_replays > 0
 
 
 def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:

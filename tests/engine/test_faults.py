@@ -183,7 +183,7 @@ def test_greedy_rows_without_finite_logits_fail_alone_too(executor, monkeypatch)
     def broken_at_last(places, fallback):
         calls.append(len(places))
         token_ids, broken = most_likely(places, fallback)
-        return token_ids, np.array([1]) if len(calls) == 3 else broken
+        return token_ids, torch.arange(len(broken)) == 1 if len(calls) == 3 else broken
 
     monkeypatch.setattr(forward, "most_likely", broken_at_last)
     engine = engine_of(executor)

@@ -49,5 +49,5 @@ def test_it_tells_where_the_time_has_gone(executor: Executor) -> None:
     executor.submit(plan).result()
     after = executor.times()
     assert after.parts_s["forward"] > before.parts_s["forward"] >= 0
-    assert after.parts_s.keys() <= {"prepare", "move", "forward", "logits", "sample"}
+    assert after.parts_s.keys() <= {"prepare", "move", "forward", "logits", "sample", "wait"}
     assert sum(after.operations_s.values()) <= after.parts_s["forward"]

@@ -83,10 +83,12 @@ def test_two_ranks_give_the_tokens_and_scores_of_one_process(folder: Path, execu
     assert [each.logprob for each in told] == pytest.approx([each.logprob for each in expected], abs=1e-4)
 
 
-def test_rank_0_follows_grammars_that_it_imports(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_rank_0_follows_grammars_that_it_imports(folder: Path, monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(toy_grammars.__file__).parent))
     alone = LocalExecutor(config(folder, 1), grammars=KINDS)
-    ranks = MultiProcessExecutor(config(folder), grammars=KINDS)
+    ranks = MultiProcessExecutor(config(folder, steps_in_flight=depth), grammars=KINDS)
+    assert ranks.depth == depth
     params = SamplingParams(n=3, temperature=2, max_tokens=8, ignore_eos=True)
     request = EngineRequest("odd", PROMPT, params, 0.0, seed=1, grammar=Grammar("alternating"))
     ours, theirs = (outputs(each, request) for each in (ranks, alone))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from octavo.engine.engine import Engine
+from octavo.execution.device_queue import HostQueue
 from octavo.execution.executor import PendingOutput
 from octavo.execution.plan import ForkedRow, NewRow, Plan
 from octavo.execution.row_tables import RowTables
@@ -43,7 +44,8 @@ class Mirror(ShadowExecutor):
 def batch_adapters(tables: RowTables, rows: list[int]) -> list[int] | None:
     """What a step that decodes some rows is told of their adapters."""
     plan = Plan(rows=rows, starts=[2] * len(rows), num_new=[1] * len(rows))
-    adapters = StepBuffers(8, 8, 1, torch.device("cpu")).stage(plan, tables).batch.adapters
+    buffers = StepBuffers(tables, None, HostQueue(), torch.device("cpu"), max_tokens=8, max_rows=8)
+    adapters = buffers.stage(plan).batch.adapters
     return None if adapters is None else adapters.tolist()
 
 

@@ -1,5 +1,7 @@
 """Which kernels a device gets, and what it is told about it."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
@@ -41,6 +43,23 @@ def test_a_backend_asked_for_by_name_serves_or_is_refused_with_the_flag() -> Non
     assert select_kernels(NEEDS, "reference").kernels.name == "reference"
     with pytest.raises(ConfigError, match=r"'cpu' have no float64.*--kernels"):
         select_kernels(EXACT, "cpu")
+
+
+def test_fp8_weights_get_the_reference_on_a_cpu_and_the_cpp_kernels_refuse_them_with_the_flag() -> None:
+    needs = dataclasses.replace(NEEDS, quantization="fp8")
+    assert select_kernels(needs).kernels.name == "reference"
+    with pytest.raises(ConfigError, match=r"'cpu' have no fp8 weights \(--quantization int8"):
+        select_kernels(needs, "cpu")
+
+
+@pytest.mark.parametrize(("capability", "words"), [((8, 0), r"capability 8\.9 and above.* has 8\.0"), ((9, 0), "")])
+def test_a_gpu_multiplies_fp8_weights_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], words: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    triton = next(backend for backend in kernels.BACKENDS if backend.name == "triton")
+    reason = triton.why_not(Needs(torch.device("cuda"), torch.bfloat16, torch.bfloat16, "fp8"))
+    assert re.search(words, reason) if reason else not words
 
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])

@@ -121,7 +121,7 @@ def _print_model(config: EngineConfig) -> None:
     max_model_len = resolve_max_model_len(config, model)
     device = resolve_device(config)
     cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-    choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+    choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
     ranks = TensorParallel(0, config.tensor_parallel_size)
     build = ModelBuild(dtype, device, choice.kernels, ranks, config.quantization)
     weights, free = weight_bytes(model, build), free_bytes(device)

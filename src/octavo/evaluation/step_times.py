@@ -1,4 +1,4 @@
-"""Where a step's time goes: schedule, prepare, forward by kernel, logits, sample, update."""
+"""Where a step's time goes: schedule, prepare, forward by kernel, logits, sample, wait, update."""
 
 import time
 
@@ -9,7 +9,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 
 WARM_UP_STEPS = 3
-PARTS = ("schedule", "prepare", "forward", "logits", "sample", "update")
+PARTS = ("schedule", "prepare", "forward", "logits", "sample", "wait", "update")
 """Of a step of decode, in their order. What is left of its time is `rest`."""
 
 

@@ -4,6 +4,7 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.machine import free_memory_bytes
 
 
@@ -29,3 +30,10 @@ def resolve_device(config: EngineConfig) -> torch.device:
 def free_bytes(device: torch.device) -> int:
     """Memory of a device that can be taken now."""
     return free_memory_bytes() if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0])
+
+
+def resolve_steps_in_flight(config: EngineConfig, queue: DeviceQueue) -> int:
+    """The number of steps that `--steps-in-flight` means here: two where the host can plan while the device works."""
+    if config.steps_in_flight is not None:
+        return config.steps_in_flight
+    return 2 if queue.runs_ahead else 1

@@ -60,7 +60,8 @@ class ExecutionTimes:
     """Seconds that an executor has spent on steps since it was made; those of rank 0 where there are several."""
 
     parts_s: Mapping[str, float]
-    """By what a step does: `prepare`, `move`, `forward`, `logits`, `sample`, as far as it does that."""
+    """By what a step does: `prepare`, `move`, `forward`, `logits`, `sample`, as far as it does that; and
+    `wait`, for a device that works beside the host."""
     operations_s: Mapping[str, float]
     """Of `forward`, by operation; empty where the kernels do not tell."""
 
@@ -71,6 +72,8 @@ class PendingOutput:
 
     result: Callable[[], StepOutput]
     """Waits for the step and returns what it gave."""
+    is_over: Callable[[], bool] = lambda: True
+    """Whether `result` has nothing to wait for, as far as is known here."""
 
     @classmethod
     def ready(cls, output: StepOutput) -> Self:

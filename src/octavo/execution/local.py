@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,9 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
-from octavo.execution.device import free_bytes, resolve_device
+from octavo.execution.blas import keep_rows_independent
+from octavo.execution.device import free_bytes, resolve_device, resolve_steps_in_flight
+from octavo.execution.device_queue import DeviceQueue, queue_of
 from octavo.execution.drafts import Drafter
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.machine import free_memory_bytes, num_cores
@@ -46,6 +49,7 @@ class LocalExecutor:
             same plans; rank 0's outputs count. By default it is the only one.
         drafter: guesses tokens, so that a step may give several a row.
         grammars: the kinds of grammars that it is to know, as `Grammars` takes them.
+        queue: how the device takes its work; by default as it is.
 
     Raises:
         ModelError: the model cannot be found, downloaded or read.
@@ -64,6 +68,7 @@ class LocalExecutor:
         progress: bool = False,
         drafter: Drafter | None = None,
         grammars: Mapping[str, str] = BUILT_IN,
+        queue: DeviceQueue | None = None,
     ) -> None:
         ranks = ranks or TensorParallel()
         if config.tensor_parallel_size != ranks.size:
@@ -75,13 +80,18 @@ class LocalExecutor:
         _check_threads(num_threads)
         torch.set_num_threads(num_threads)
         device = resolve_device(config)
+        if device.type == "cuda":
+            keep_rows_independent()
+        queue = queue or queue_of(device)
+        self.depth = resolve_steps_in_flight(config, queue)
+        config = replace(config, steps_in_flight=self.depth)
         config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint, generation_folder(config))
         known = Grammars(grammars, self.model_config.vocab_size)
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
@@ -102,17 +112,21 @@ class LocalExecutor:
         shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, num_free)
         # Of a cache in the host's memory the pages are not in use yet, so that they still count as free.
         num_host_free = num_free - shape.num_bytes * ranks.size if device.type == "cpu" else free_memory_bytes()
-        cache = kernels.allocate_cache(shape, device)
+        captures = queue.runs_ahead and config.cuda_graphs == "auto"
+        padding = 1 if captures else 0
+        cache = kernels.allocate_cache(replace(shape, num_blocks=shape.num_blocks + padding), device)
         swap_shape = size_swap_space(config, shape, num_host_free)
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         limits = RunnerLimits(
             max_model_len=max_model_len,
             max_num_tokens=config.max_num_batched_tokens,
             max_num_rows=config.max_num_seqs,
-            steps_in_flight=config.steps_in_flight,
+            steps_in_flight=self.depth,
+            captures=captures,
         )
-        self._runner: ModelRunner | None = ModelRunner(model, kernels, cache, limits, swap_space, ranks, drafter, known)
-        self.depth = config.steps_in_flight
+        self._runner: ModelRunner | None = ModelRunner(
+            model, kernels, cache, limits, swap_space, ranks, drafter, known, queue
+        )
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
             block_size=shape.block_size,
@@ -141,7 +155,8 @@ class LocalExecutor:
         return self._runner
 
     def submit(self, plan: Plan) -> PendingOutput:
-        return PendingOutput(partial(self.runner.collect, self.runner.launch(plan)))
+        launched = self.runner.launch(plan)
+        return PendingOutput(partial(self.runner.collect, launched), launched.ended.is_over)
 
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""

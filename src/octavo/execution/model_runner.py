@@ -1,12 +1,20 @@
-"""Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything."""
+"""Turns a plan into tensors, runs the model on them and samples. Nothing here knows requests or decides anything.
 
+A device may work beside the host (`DeviceQueue.runs_ahead`). Then `launch` waits for nothing: the tokens that a step
+samples stay on the device, where the next step reads them, and are copied to the host on the way.
+"""
+
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from octavo.execution.block_moves import BlockMoves
+from octavo.execution.device_output import DeviceOutput
+from octavo.execution.device_queue import DeviceQueue, HostQueue
+from octavo.execution.device_rows import DeviceRows
 from octavo.execution.drafts import Drafter, accepted_positions, join_positions, sampled_positions
 from octavo.execution.faults import BROKEN_LOGITS, find_faulty
 from octavo.execution.plan import NewRow, Plan, StepOutput
@@ -14,12 +22,13 @@ from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedBatch, StepBuffers
 from octavo.kernels.cache import KVCache
 from octavo.kernels.interface import Kernels, Model
-from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, Scores
+from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, TokenIds
+from octavo.kernels.upload import upload
 from octavo.layers.parallel import TensorParallel
 from octavo.sampling.grammars import NO_GRAMMARS, Grammars
 from octavo.sampling.matchers import RowMatchers
 from octavo.sampling.table import SamplingTable
-from octavo.sampling.told import row_candidates, row_logprobs, told_logprobs
+from octavo.sampling.told import brought, brought_scores, row_candidates, row_logprobs, told_logprobs
 from octavo.sampling_params import SamplingParams
 from octavo.stopwatch import Stopwatch
 
@@ -36,29 +45,9 @@ class RunnerLimits:
     """New tokens of a step."""
     max_num_rows: int
     steps_in_flight: int = 1
-
-
-@dataclass(slots=True)
-class DeviceOutput:
-    """A step that has been started, and where its results will be."""
-
-    scores: list[tuple[Scores, int]] = field(default_factory=list)
-    """Parts of the scored rows' prompt positions, each with the number of likeliest tokens to tell of…"""
-    num_parts: list[int] = field(default_factory=list)
-    """…and how many parts each of these rows has."""
-    batch: SamplingBatch | None = None
-    """How the sampled rows are sampled; None where there are none."""
-    sampled: Sampled | None = None
-    token_ids: IntArray | None = None
-    """`[num_sampled_positions]` on the host."""
-    rows: list[int] = field(default_factory=list)
-    """The rows that are sampled."""
-    accepted: list[range] | None = None
-    """The positions whose tokens each of them gets; None where each has one position."""
-    faults: dict[int, str] = field(default_factory=dict)
-    """What went wrong with a row, of those rows that failed."""
-    compute_s: float = 0.0
-    move_s: float = 0.0
+    captures: bool = False
+    """Whether kernels may capture steps to replay them: then the cache has one record more than rows use, which padding
+    writes to."""
 
 
 class ModelRunner:
@@ -75,60 +64,81 @@ class ModelRunner:
         ranks: TensorParallel | None = None,
         drafter: Drafter | None = None,
         grammars: Grammars = NO_GRAMMARS,
+        queue: DeviceQueue | None = None,
     ) -> None:
-        """`ranks` are the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it
-        samples, and tells the others. `drafter` guesses tokens for the plans that follow."""
-        self.forward = kernels.bind(model, cache)
+        """`swap_space` has records of the same shape as the cache's, for the blocks of preempted requests. `ranks` are
+        the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it samples, and
+        tells the others. `drafter` guesses tokens for the plans that follow. `queue` is how the cache's device takes
+        its work, by default at once."""
+        self.forward = kernels.bind(model, cache, limits.max_num_rows if limits.captures else 0)
         self.kernels = kernels
         self.cache = cache
-        self.swap_space = swap_space
-        """Records of the same shape as the cache's, for the blocks of preempted requests."""
         self.ranks = ranks or TensorParallel()
         self.drafter = drafter
+        self.queue = queue or HostQueue()
+        self._moves = BlockMoves(kernels, cache, swap_space, self.queue)
         shape = cache.shape
         self.rows = RowTables(limits.max_model_len, shape.block_size, shape.num_groups, limits.max_num_rows)
+        self._device_rows = DeviceRows(self.rows, self._device) if self.queue.runs_ahead else None
         self.sampling = SamplingTable()
         self.matchers = RowMatchers(grammars)
-        self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample")
-        sizes = (limits.max_num_tokens, limits.max_num_rows, shape.num_groups, self._device)
-        # A step's buffers may be read by a device until it is collected.
-        self._buffers = cycle([StepBuffers(*sizes) for _ in range(limits.steps_in_flight)])
+        self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample", "wait")
+        self._launched: deque[DeviceOutput] = deque()
+        """The steps that have not been collected."""
+        self._buffers = StepBuffers(
+            self.rows,
+            self._device_rows,
+            self.queue,
+            self._device,
+            max_tokens=limits.max_num_tokens,
+            max_rows=self.forward.padded_rows(limits.max_num_rows),
+            steps_in_flight=limits.steps_in_flight,
+            padding_block=shape.num_blocks - 1,
+        )
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> DeviceOutput:
         """Start a step: the plan's changes, its swaps and copies, then the KV writes and attention of its tokens, then
         sampling. The sampled tokens are the rows' own when this returns, so that the next step can follow."""
-        launched = DeviceOutput()
-        start_s = self.watch.start()
+        self.watch.start()
+        began = self.queue.mark()
+        launched = DeviceOutput(began, began, began, began, began)
         self.follow(plan)
         staged = self.stage(plan) if plan.rows else None
-        prepared_s = self.watch.lap("prepare")
-        self._swap(plan)
-        launched.move_s = self.watch.lap("move") - prepared_s
-        self._copy(self.cache, self.cache, plan.copies)
+        self.watch.lap("prepare")
+        before = self._launched[-1] if self._launched and self.queue.runs_ahead else None
+        self._moves.start(plan, launched, before)
+        self.watch.lap("move")
         if staged is not None:
+            launched.written = staged.written
             self.forward.run(staged.batch)
             self.watch.lap("forward")
-            ends = staged.ends
             for index in plan.scored:
-                self._score(plan, index, int(ends[index]), launched)
+                self._score(plan, index, int(staged.ends[index]), launched)
             if plan.sampled_rows:
-                self._sample(plan, ends, launched)
-        launched.compute_s = self.watch.lap("sample") - start_s - launched.move_s
+                self._sample(plan, staged.ends, launched)
+        launched.ended = self.queue.mark()
+        self._launched.append(launched)
+        self.watch.lap("sample")
         return launched
 
     def collect(self, launched: DeviceOutput) -> StepOutput:
         """Wait for a step and tell what it gave."""
         self.watch.start()
-        output = StepOutput(
-            [], faults=list(launched.faults.items()), compute_s=launched.compute_s, move_s=launched.move_s
-        )
+        launched.ended.wait()
+        while self._launched and self._launched.popleft() is not launched:
+            pass  # of steps before it nobody wants to know
+        self._land(launched)
+        self.watch.lap("wait")
+        output = StepOutput([], compute_s=launched.compute_s, move_s=launched.move_s)
         parts = iter(launched.scores)
         for count in launched.num_parts:
             chunks = [next(parts) for _ in range(count)]
             told = (own for scores, num_top in chunks for own in told_logprobs(scores, [num_top] * len(scores.ranks)))
             output.prompt_logprobs.append([one for (one,) in told])
         if launched.batch is not None and launched.sampled is not None and launched.token_ids is not None:
+            for row in launched.row_of[launched.sampled.broken.numpy()].tolist():
+                launched.faults.setdefault(row, BROKEN_LOGITS)
             output.token_ids = [[token] if token != NO_TOKEN else [] for token in launched.token_ids.tolist()]
             output.logprobs = row_logprobs(launched.sampled.scores, launched.batch)
             output.candidates = row_candidates(launched.sampled.candidates, launched.batch)
@@ -139,12 +149,38 @@ class ModelRunner:
                     self.drafter.propose(self.rows.all_token_ids(row).tolist()) if tokens else []
                     for row, tokens in zip(launched.rows, output.token_ids, strict=True)
                 ]
+        output.faults = list(launched.faults.items())
         self.watch.lap("sample")
         return output
 
+    def _settle(self) -> None:
+        """Wait for the steps in flight, so that the rows have all of their tokens on the host."""
+        for launched in self._launched:
+            launched.ended.wait()
+            self._land(launched)
+
+    def _land(self, launched: DeviceOutput) -> None:
+        """Put a finished step's tokens into the rows, where they are still missing."""
+        if launched.in_flight is not None and launched.token_ids is not None:
+            rows, places, positions = launched.in_flight
+            self.rows.land(rows, places, launched.token_ids.numpy()[positions])
+            launched.in_flight = None
+
+    def _history(self, row: int, num_generated: int) -> tuple[TokenIds, TokenIds]:
+        """As `RowTables.token_ids`, of a row whose tokens may be in flight."""
+        self._settle()
+        return self.rows.token_ids(row, num_generated)
+
     def follow(self, plan: Plan) -> None:
         """Apply the plan to the rows and their sampling, computing nothing."""
+        in_flight = {row for launched in self._launched for row in launched.rows}
+        if in_flight:
+            begun = {new.row for new in plan.added}.union(*((fork.row, fork.parent) for fork in plan.forked))
+            if not in_flight.isdisjoint(begun):
+                self._settle()
         self.rows.apply(plan)
+        if self._device_rows is not None:
+            self._device_rows.follow()
         for row in plan.released:
             self.matchers.drop_state(row)
         for row in plan.removed:
@@ -171,23 +207,12 @@ class ModelRunner:
 
     def stage(self, plan: Plan) -> StagedBatch:
         """The step's tokens as one flat list, with where each row's KV lives."""
-        return next(self._buffers).stage(plan, self.rows)
+        num_rows = self.forward.padded_rows(len(plan.rows)) if max(plan.num_new) == 1 else 0
+        return self._buffers.stage(plan, num_rows)
 
     @property
     def _device(self) -> torch.device:
         return self.cache.records.device
-
-    def _swap(self, plan: Plan) -> None:
-        """Move blocks out and back."""
-        if self.swap_space is not None:
-            self._copy(self.cache, self.swap_space, plan.swap_out)
-            self._copy(self.swap_space, self.cache, plan.swap_in)
-
-    def _copy(self, source: KVCache, destination: KVCache, pairs: list[tuple[int, int]]) -> None:
-        """Copy blocks, all in one call: (source, destination) pairs."""
-        if pairs:
-            source_ids, destination_ids = torch.tensor(pairs, dtype=torch.int64, device=self._device).unbind(1)
-            self.kernels.copy_blocks(source, destination, source_ids.contiguous(), destination_ids.contiguous())
 
     def _sample(self, plan: Plan, ends: IntArray, launched: DeviceOutput) -> None:
         """The accepted drafts and a token for each of the plan's sampled rows, appended to it, or candidates for a
@@ -199,16 +224,28 @@ class ModelRunner:
         else:
             places, rows = sampled.places, rows.repeat(sampled.counts)
         num_ahead: IntArray = np.zeros_like(rows) if sampled is None else sampled.num_ahead
-        chosen = self._choose(rows, num_ahead, places, launched)
-        token_ids = launched.token_ids = self.ranks.from_first(chosen).cpu().numpy()
-        launched.rows = plan.sampled_rows
-        num_accepted = np.zeros_like(rows)
-        if sampled is not None:
-            launched.accepted = accepted_positions(plan, sampled.counts, token_ids.tolist())
-            last = [own[-1] for own in launched.accepted]
-            rows, token_ids, num_accepted = rows[last], token_ids[last], sampled.num_ahead[last]
-        drawn = token_ids != NO_TOKEN
-        self.rows.append(rows[drawn], token_ids[drawn], num_accepted[drawn])
+        launched.rows, launched.row_of = plan.sampled_rows, rows
+        chosen = self.ranks.from_first(self._choose(rows, num_ahead, places, launched))
+        launched.token_ids = self.queue.to_host(chosen)
+        if sampled is None:
+            self._append(rows, chosen, launched)
+            return
+        self.queue.mark().wait()
+        token_ids = launched.token_ids.numpy()
+        launched.accepted = accepted_positions(plan, sampled.counts, token_ids.tolist())
+        last: IntArray = np.array([own[-1] for own in launched.accepted], np.int64)
+        last = last[~self.sampling.are_beams(rows[last])]
+        self.rows.append(rows[last], token_ids[last], sampled.num_ahead[last])
+
+    def _append(self, rows: IntArray, chosen: torch.Tensor, launched: DeviceOutput) -> None:
+        """Give rows the tokens chosen for them; a beam is given none."""
+        drawn = np.flatnonzero(~self.sampling.are_beams(rows))
+        if self._device_rows is None:
+            self.rows.append(rows[drawn], chosen.numpy()[drawn])
+        elif len(drawn):
+            own = chosen if len(drawn) == len(rows) else chosen.index_select(0, upload(drawn, self._device))
+            self._device_rows.keep(rows[drawn], own)
+            launched.in_flight = rows[drawn], self.rows.append_in_flight(rows[drawn]), drawn
 
     def _choose(self, rows: IntArray, num_ahead: IntArray, places: IntArray, launched: DeviceOutput) -> torch.Tensor:
         """The tokens of some rows, behind so many drafts, from the logits at these places of the step's flat list.
@@ -216,17 +253,16 @@ class ModelRunner:
         is_masked = self.matchers.has_any(rows)
         plain = None if is_masked or self.ranks.size > 1 else self.sampling.plain_batch(rows, [])
         if plain is not None:
-            launched.batch, launched.sampled = plain, Sampled(*self.forward.most_likely(places, plain.fallback))
+            batch, sampled = plain, Sampled(*self.forward.most_likely(places, plain.fallback))
             self.watch.lap("logits")
         else:
             logits = self._logits(places)
             self.watch.lap("logits")
             if self.ranks.rank > 0:
                 return torch.zeros(len(places), dtype=torch.int64, device=self._device)
-            launched.batch, launched.sampled = self._sample_well(rows, num_ahead, logits, launched.faults)
-        for row in rows[launched.sampled.broken].tolist():
-            launched.faults.setdefault(row, BROKEN_LOGITS)
-        return launched.sampled.token_ids
+            batch, sampled = self._sample_well(rows, num_ahead, logits, launched.faults)
+        launched.batch, launched.sampled = batch, brought(sampled, self.queue.to_host)
+        return sampled.token_ids
 
     def _sample_well(
         self, rows: IntArray, num_ahead: IntArray, logits: torch.Tensor, faults: dict[int, str]
@@ -254,9 +290,9 @@ class ModelRunner:
     def _sample_rows(self, rows: IntArray, num_ahead: IntArray, logits: torch.Tensor) -> tuple[SamplingBatch, Sampled]:
         masks: list[tuple[int, bytes]] = []
         if self.matchers.has_any(rows):
-            masks = self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids)
+            masks = self.matchers.masks(rows, self.rows.num_generated(rows) + num_ahead, self._history)
         batch = self.sampling.plain_batch(rows, masks) or self.sampling.batch(
-            rows, self.rows.num_generated(rows) + num_ahead, self.rows.token_ids, masks
+            rows, self.rows.num_generated(rows) + num_ahead, self._history, masks
         )
         return batch, self.kernels.sample(logits, batch)
 
@@ -265,13 +301,13 @@ class ModelRunner:
         distinct, index = np.unique(places, return_inverse=True)
         if len(distinct) == len(places):
             return self.forward.logits(places)
-        return self.forward.logits(distinct)[index]
+        return self.forward.logits(distinct).index_select(0, upload(index.astype(np.int64), self._device))
 
     def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""
         row, start, num_new = plan.rows[index], plan.starts[index], plan.num_new[index]
         prompt, _ = self.rows.token_ids(row, 0)
-        targets = torch.from_numpy(prompt[start + 1 : start + num_new + 1].astype(np.int64)).to(self._device)
+        targets = upload(prompt[start + 1 : start + num_new + 1].astype(np.int64), self._device)
         first = end + 1 - num_new
         num_top = self.sampling.num_prompt_logprobs(row)
         launched.num_parts.append(0)
@@ -280,7 +316,8 @@ class ModelRunner:
             logits = self.forward.logits(np.arange(first + offset, first + offset + len(chunk)))
             if self.ranks.rank == 0 and row not in launched.faults:
                 try:
-                    launched.scores.append((self.kernels.score(logits, chunk.unsqueeze(1), num_top), num_top))
+                    scores = self.kernels.score(logits, chunk.unsqueeze(1), num_top)
+                    launched.scores.append((brought_scores(scores, self.queue.to_host), num_top))
                     launched.num_parts[-1] += 1
                 except Exception as error:
                     launched.faults |= find_faulty(lambda _: None, [row], error)

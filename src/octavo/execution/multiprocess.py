@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
@@ -48,20 +49,20 @@ class MultiProcessExecutor:
         EngineError: a rank ended while loading; the message says which and how.
     """
 
-    depth = 1
-
     def __init__(self, config: EngineConfig, *, progress: bool = False, grammars: Mapping[str, str] = BUILT_IN) -> None:
         config = resolve_model(config)
         self._ranks: list[RankProcess] = []
-        self._num_running = 0
-        """Steps whose output has not come. Not 0 in `submit` where Ctrl-C ended the wait for the last one."""
+        self._num_submitted = 0
+        """Steps so far…"""
+        self._num_done = 0
+        """…and those whose outputs have come, in their order."""
         self._failure: OctavoError | None = None
         try:
             with open(os.memfd_create("octavo-rendezvous")) as rendezvous:
                 for rank in range(config.tensor_parallel_size):
                     start = Start(config, rank, rendezvous.fileno(), progress, dict(grammars))
                     self._ranks.append(RankProcess(start))
-            self.capacity, self.loaded = self._started()
+            self.capacity, self.loaded, self.depth = self._started()
         except BaseException:
             self.close()
             raise
@@ -84,7 +85,7 @@ class MultiProcessExecutor:
         """
         if self._failure is not None:
             raise self._failure
-        if not self._num_running and _with_news(self._ranks, 0):
+        if self._num_done == self._num_submitted and _with_news(self._ranks, 0):
             self._next_report()
 
     def times(self) -> ExecutionTimes:
@@ -93,7 +94,7 @@ class MultiProcessExecutor:
         Raises:
             EngineError: the executor is closed, or a rank has failed.
         """
-        self.collect()
+        self._wait_for(self._num_submitted)
         with self._unless_interrupted():
             self._ranks[0].send(encode(TellTimes()))
             while True:
@@ -107,16 +108,18 @@ class MultiProcessExecutor:
         Raises:
             EngineError: the executor is closed, or a rank has failed.
         """
-        self.collect()
+        # Ctrl-C may have ended the wait for steps before.
+        self._wait_for(self._num_submitted - self.depth + 1)
         message = encode(Run(plan))
         with self._unless_interrupted():
             for rank in self._ranks:
                 rank.send(message)
-        self._num_running += 1
-        return PendingOutput(self.collect)
+        self._num_submitted += 1
+        return PendingOutput(partial(self._wait_for, self._num_submitted))
 
-    def collect(self) -> StepOutput:
-        """Wait for all that runs. Returns the last step's output.
+    def _wait_for(self, num_done: int) -> StepOutput:
+        """Wait until so many steps have been done. Returns the output of the last of them; what the others gave that
+        come in meanwhile nobody wants to know.
 
         Raises:
             EngineError: the executor is closed, or a rank has failed.
@@ -124,18 +127,18 @@ class MultiProcessExecutor:
         if self._failure is not None:
             raise self._failure
         output = StepOutput([])
-        while self._num_running:
+        while self._num_done < num_done:
             _, report = self._next_report()
             if isinstance(report, Done):
                 output = report.output
-                self._num_running -= 1
+                self._num_done += 1
         return output
 
     def close(self) -> None:
         """End the ranks."""
         self._end(EngineError("this engine has been closed"))
 
-    def _started(self) -> tuple[Capacity, LoadedModel]:
+    def _started(self) -> tuple[Capacity, LoadedModel, int]:
         """Wait until all ranks have loaded their shares."""
         started: dict[RankProcess, Started] = {}
         while len(started) < len(self._ranks):
@@ -143,7 +146,7 @@ class MultiProcessExecutor:
             if isinstance(report, Started):
                 started[rank] = report
         first = started[self._ranks[0]]
-        return first.capacity, first.loaded
+        return first.capacity, first.loaded, first.depth
 
     def _next_report(self) -> tuple["RankProcess", Report]:
         """Wait for a report of any rank.

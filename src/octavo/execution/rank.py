@@ -9,10 +9,12 @@ import os
 import socket
 import sys
 import traceback
+from collections import deque
 from multiprocessing.connection import Connection
 
 from octavo import lifeline
 from octavo.errors import OctavoError
+from octavo.execution.executor import PendingOutput
 from octavo.execution.rank_messages import (
     Done,
     Failed,
@@ -26,6 +28,8 @@ from octavo.execution.rank_messages import (
     encode,
 )
 
+POLL_S = 2e-4
+"""How long a rank listens for the next order before it looks again whether its device has finished a step."""
 PATIENCE = datetime.timedelta(days=1)
 """How long a rank waits for another: one may load for long, and the executor notices one that has ended."""
 
@@ -56,13 +60,17 @@ def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
     ranks = TensorParallel(start.rank, start.config.tensor_parallel_size)
     progress = start.progress and start.rank == 0
     executor = LocalExecutor(start.config, ranks, progress=progress, grammars=start.grammars)
-    orders.send_bytes(encode(Started(executor.capacity, executor.loaded)))
+    orders.send_bytes(encode(Started(executor.capacity, executor.loaded, executor.depth)))
+    in_flight: deque[PendingOutput] = deque()
     while True:
-        match decode_order(orders.recv_bytes()):
-            case Run(plan):
-                output = executor.submit(plan).result()
+        while in_flight and (in_flight[0].is_over() or not orders.poll(POLL_S)):
+            if in_flight[0].is_over():
+                output = in_flight.popleft().result()
                 if start.rank == 0:
                     orders.send_bytes(encode(Done(output)))
+        match decode_order(orders.recv_bytes()):
+            case Run(plan):
+                in_flight.append(executor.submit(plan))
             case TellTimes():
                 orders.send_bytes(encode(Times(executor.times())))
 

@@ -34,6 +34,7 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     capacity: Capacity
     loaded: LoadedModel
+    depth: int
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -7,6 +7,8 @@ import torch
 from octavo.execution.plan import NO_ADAPTER, Plan
 
 IntArray = npt.NDArray[np.int64]
+IN_FLIGHT = -1
+"""In place of a token that a device has sampled and the host has not seen."""
 
 
 class RowTables:
@@ -21,6 +23,8 @@ class RowTables:
         self.num_groups = num_groups
         self.adapters: dict[int, int] = {}
         """The adapters' numbers of those rows that have one."""
+        self.edited: list[tuple[int, int, int]] = []
+        """(row, first, end): the logical blocks that the last plan has given other physical blocks, in all groups."""
         self._allocate(num_rows, max_model_len, -(-max_model_len // block_size))
 
     def _allocate(self, num_rows: int, max_model_len: int, max_blocks: int) -> None:
@@ -44,6 +48,7 @@ class RowTables:
     def apply(self, plan: Plan) -> None:
         """Follow a plan's changes of rows and tables, in the plan's order. A removed row is forgotten when its id comes
         again."""
+        self.edited.clear()
         for row, num_blocks in plan.truncated:
             self.num_blocks[row] = num_blocks
         for row in plan.released:
@@ -73,14 +78,16 @@ class RowTables:
         for edit in plan.tables:
             table, count = self.blocks[:, edit.row], int(self.num_blocks[edit.row])
             num_new = len(edit.appended) // self.num_groups
+            first = count - 1 if edit.replaced else count
             if edit.num_shared:
-                count = edit.num_shared
+                first, count = 0, edit.num_shared
                 table[:, :count] = self.blocks[:, edit.parent, :count]
             if edit.replaced:
                 table[:, count - 1] = edit.replaced
             if num_new:
                 table[:, count : count + num_new] = np.reshape(edit.appended, (self.num_groups, num_new))
             self.num_blocks[edit.row] = count + num_new
+            self.edited.append((edit.row, first, count + num_new))
         for index, drafts in plan.drafts:
             row = plan.rows[index]
             count = self.num_tokens[row]
@@ -96,6 +103,16 @@ class RowTables:
         self.num_tokens[rows] += num_accepted
         self.tokens[rows, self.num_tokens[rows]] = token_ids
         self.num_tokens[rows] += 1
+
+    def append_in_flight(self, rows: IntArray) -> IntArray:
+        """Add a token to each row that the host has not seen. Returns their places in the rows."""
+        places = self.num_tokens[rows]
+        self.append(rows, np.full(len(rows), IN_FLIGHT))
+        return places
+
+    def land(self, rows: IntArray, places: IntArray, token_ids: IntArray) -> None:
+        """Tell which tokens those were."""
+        self.tokens[rows, places] = token_ids
 
     def num_generated(self, rows: IntArray) -> IntArray:
         """Output tokens of some rows."""

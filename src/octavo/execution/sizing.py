@@ -53,7 +53,7 @@ def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuil
     or_else = ", use --quantization int8 or choose a smaller model (--model)"
     check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
     if weights + tables > free_bytes:
-        stored = "int8" if build.quantization == "int8" else str(build.dtype).removeprefix("torch.")
+        stored = str(build.dtype).removeprefix("torch.") if build.quantization == "none" else build.quantization
         ways = [
             "use --dtype bfloat16" if build.dtype.itemsize > 2 else "",
             "use --quantization int8" if build.quantization == "none" else "",
@@ -115,7 +115,7 @@ def demand_of(config: EngineConfig, layer_groups: LayerGroups, max_model_len: in
         config.block_size,
         layer_groups,
         max_model_len=max_model_len,
-        max_tokens_in_flight=config.max_num_batched_tokens * config.steps_in_flight,
+        max_tokens_in_flight=config.max_num_batched_tokens * (config.steps_in_flight or 1),
     )
 
 

@@ -66,7 +66,7 @@ class CpuKernels(Kernels):
             destination_ids.numpy(),
         )
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """Record the model's forward pass, then its head. Each weight is packed and its parameter emptied on the way,
         so that the model is never in memory twice.
 
@@ -138,6 +138,10 @@ class RecordedForward:
         self._logits = torch.empty(0, head.num_outputs)
         program.set_profiling(True)  # a look at the clock for each operation
 
+    def padded_rows(self, num_rows: int) -> int:
+        """No padding."""
+        return num_rows
+
     def run(self, batch: RaggedBatch) -> None:
         """Replay the program on a step."""
         self._program.run(
@@ -156,20 +160,18 @@ class RecordedForward:
         self._program.logits(self._head, self._hidden, tokens, logits.numpy())
         return logits if self._gather is None else self._gather(logits)
 
-    def most_likely(
-        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        """`[n]` indices of the step's tokens -> `[n]` int64, and the broken: found on the way where this rank has all
-        logits."""
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken: found on the way where this
+        rank has all logits."""
         if self._gather is not None:
             return most_likely(self.logits(tokens), fallback)
         logits, found = self._room(len(tokens)), np.empty(len(tokens), np.int64)
         self._program.logits(self._head, self._hidden, tokens, logits.numpy(), found)
-        token_ids = torch.from_numpy(found)
-        broken = np.flatnonzero(found < 0)
-        if len(broken):
-            token_ids[broken], own = most_likely(logits[broken], fallback[broken])
-            broken = broken[own]
+        is_unfound = found < 0
+        token_ids, broken = torch.from_numpy(found), torch.from_numpy(is_unfound)
+        if is_unfound.any():
+            rows = np.flatnonzero(is_unfound)
+            token_ids[rows], broken[rows] = most_likely(logits[rows], fallback[rows])
         return token_ids, broken
 
     def _room(self, num_rows: int) -> torch.Tensor:

@@ -16,6 +16,10 @@ from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 class ForwardPass(Protocol):
     """A model bound to a cache, ready to run steps."""
 
+    def padded_rows(self, num_rows: int) -> int:
+        """How many rows a step of so many, each with one new token, is to be padded to."""
+        ...
+
     def run(self, batch: RaggedBatch) -> None:
         """Compute a step: write its KV and keep its tokens' last hidden states until the next one."""
         ...
@@ -31,9 +35,7 @@ class ForwardPass(Protocol):
         """
         ...
 
-    def most_likely(
-        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The token of the highest logit, ties to the lowest id: what `Kernels.sample` gives for a plain batch.
         A backend can find it while it computes them.
 
@@ -42,7 +44,7 @@ class ForwardPass(Protocol):
             fallback: `[n]`, the token where every one is impossible.
 
         Returns:
-            `[n]` int64; and the indices in `tokens` where the highest logit is no finite number.
+            `[n]` int64; and `[n]` bool, whether the highest logit is no finite number. On the logits' device.
         """
         ...
 
@@ -82,9 +84,14 @@ class Kernels(Operations, Protocol):
         shape: a swap. No id is twice in `destination_ids`, and within a cache none is in both."""
         ...
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
-        afterwards."""
+        afterwards.
+
+        Args:
+            max_captured_rows: steps of up to so many rows, each with one new token, may be captured once and replayed,
+                where a backend gains by it. The tensors of their batches lie at the same places in every step.
+        """
         ...
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:

@@ -13,12 +13,13 @@ from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
-from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
+from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
 from octavo.kernels.sampling.sampler import sample
+from octavo.kernels.upload import upload
 
 ROWS_MULTIPLE = 16
 """To which the rows of 16-bit products on the CPU are padded."""
@@ -43,20 +44,25 @@ class EagerForward:
         self._model = model
         self._cache = cache
         self._prepare = prepare
-        self._hidden = torch.empty(0)
+        self.hidden = torch.empty(0)
+        """The last hidden states of the last step's tokens."""
+
+    def padded_rows(self, num_rows: int) -> int:
+        """No padding."""
+        return num_rows
 
     def run(self, batch: RaggedBatch) -> None:
         """The forward pass; keeps the hidden states."""
-        self._hidden = self._model(ForwardContext(self._cache, batch, self._prepare(batch, self._cache)))
+        self.hidden = self._model(ForwardContext(self._cache, batch, self._prepare(batch, self._cache)))
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
-        return self._model.logits(self._hidden[torch.from_numpy(tokens).to(self._hidden.device)])
+        if np.array_equal(tokens, np.arange(len(tokens))):
+            return self._model.logits(self.hidden[: len(tokens)])
+        return self._model.logits(self.hidden.index_select(0, upload(tokens, self.hidden.device)))
 
-    def most_likely(
-        self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]
-    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        """`[n]` indices of the step's tokens -> `[n]` int64, and the broken."""
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
         return most_likely(self.logits(tokens), fallback)
 
     def seconds_by_operation(self) -> dict[str, float]:
@@ -82,7 +88,7 @@ class ReferenceKernels(Kernels):
         """Copy whole records (`[n]` int64 block ids each)."""
         destination.records.index_copy_(0, destination_ids, source.records.index_select(0, source_ids))
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is."""
         return EagerForward(model, cache, prepare)
 
@@ -223,15 +229,16 @@ def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.T
 
 def _rows(weight: Weight, rows: torch.Tensor) -> torch.Tensor:
     if isinstance(weight, QuantizedWeight):
-        return (weight.values[rows] * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
+        return (weight.values[rows].to(torch.float32) * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
     return functional.embedding(rows, weight)
 
 
 def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     total = torch.zeros(len(hidden), len(weight.scales), device=hidden.device)
-    groups = zip(torch.split(hidden, GROUP, 1), torch.split(weight.values, GROUP, 1), strict=True)
+    group = weight.format.group
+    groups = zip(torch.split(hidden, group, 1), torch.split(weight.values, group, 1), strict=True)
     for own, own_weights in groups:
-        values, scales = quantize_rows(own)
+        values, scales = quantize_rows(own, weight.format)
         total += exact_products(values, own_weights).to(torch.float32) * scales.unsqueeze(1)
     product = (total * weight.scales).to(hidden.dtype)
     return product if bias is None else product + bias

@@ -143,6 +143,11 @@ class SamplingTable:
             return None
         return SamplingBatch(self._fallback[rows], self._parameters[:0], self._min_tokens[:0], is_plain=True)
 
+    def are_beams(self, rows: Indices) -> NDArray[np.bool_]:
+        """`[n]`: which rows are given candidates in place of a token."""
+        flags: NDArray[np.bool_] = self._parameters["num_candidates"][rows] > 0
+        return flags
+
     def num_prompt_logprobs(self, row: int) -> int:
         """The row's `prompt_logprobs`; -1 where none were asked for."""
         return int(self._num_prompt_logprobs[row])

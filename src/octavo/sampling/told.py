@@ -1,9 +1,43 @@
-"""From what the kernels have sampled to what a step output tells: tensors become numbers here, and are waited for."""
+"""From what the kernels have sampled to what a step output tells: tensors come to the host here and become
+numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from octavo.kernels.sampling.interface import SamplingBatch, Scores, TopTokens
+import torch
+
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores, TopTokens
 from octavo.outputs import BeamCandidates, TokenLogprobs
+
+Copy = Callable[[torch.Tensor], torch.Tensor]
+"""Makes a tensor of the host's out of one of a device."""
+
+
+def brought(sampled: Sampled, copy: Copy) -> Sampled:
+    """What was sampled, copied to the host, but for the tokens."""
+    scores, candidates = sampled.scores, sampled.candidates
+    if candidates is not None:
+        own = candidates.scores
+        candidates = TopTokens(
+            copy(candidates.token_ids), copy(candidates.logprobs), None if own is None else brought_scores(own, copy)
+        )
+    return replace(
+        sampled,
+        broken=copy(sampled.broken),
+        scores=None if scores is None else brought_scores(scores, copy),
+        candidates=candidates,
+    )
+
+
+def brought_scores(scores: Scores, copy: Copy) -> Scores:
+    """Scores, copied to the host."""
+    return Scores(
+        copy(scores.token_ids),
+        copy(scores.logprobs),
+        copy(scores.ranks),
+        copy(scores.top_token_ids),
+        copy(scores.top_logprobs),
+    )
 
 
 def told_logprobs(scores: Scores, num_top: Sequence[int]) -> list[list[TokenLogprobs]]:

@@ -1,6 +1,6 @@
 """Triton's paged attention, in its interpreter, against the reference; and against itself in other batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from kernels.triton.fp8_casts import right_fp8_casts
 from kernels.triton.ragged_batches import CPU, FP8, Case, Heads, Row, examples, heads, rows
 from octavo.errors import ConfigError
 from octavo.kernels.batch import BatchExtent
@@ -28,6 +29,12 @@ from octavo.layer_groups import LayerKind, one_group
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float32: 2e-5}
 """Of results up to about 4. In 16 bits weights are rounded before their product with the values; the reference keeps
 them in float32."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fp8_as_on_a_gpu() -> Iterator[None]:
+    with right_fp8_casts():
+        yield
 
 
 def attended(case: Case) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Triton's small operations, in its interpreter, against the reference."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -10,18 +11,21 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from kernels.triton.fp8_casts import right_fp8_casts
 from kernels.triton.ragged_batches import CPU, FP8, Case, Heads, Row, examples, heads
 from octavo.kernels.attention import ForwardContext
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.operations import ActivationKind
+from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors, prepare
 from octavo.kernels.triton.activation import activation_and_mul
 from octavo.kernels.triton.attention import paged_attention
 from octavo.kernels.triton.copy import copy_blocks
+from octavo.kernels.triton.embedding import embedding
 from octavo.kernels.triton.kv_write import write_kv
 from octavo.kernels.triton.layout import scales, vectors
-from octavo.kernels.triton.norm import rms_norm
+from octavo.kernels.triton.norm import layer_norm, rms_norm
 from octavo.layer_groups import one_group
 
 REFERENCE = ReferenceKernels()
@@ -31,10 +35,22 @@ ATTENDED = {torch.bfloat16: 6e-2, torch.float16: 1e-2, torch.float32: 2e-5}
 """By the activations' dtype, where keys and values are rounded in it on the way."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fp8_as_on_a_gpu() -> Iterator[None]:
+    with right_fp8_casts():
+        yield
+
+
 def close(ours: torch.Tensor, theirs: torch.Tensor, *others: torch.dtype) -> None:
     """`others`: what values are rounded to on the way."""
     rounding = max(ROUNDING[dtype] for dtype in (ours.dtype, *others))
     torch.testing.assert_close(ours, theirs, atol=rounding, rtol=rounding, equal_nan=True)
+
+
+def quantized(weight: torch.Tensor) -> QuantizedWeight:
+    own = QuantizedWeight(weight.shape[0], weight.shape[1], CPU, weight.dtype)
+    own.values.data, own.scales.data = quantize_rows(weight)
+    return own
 
 
 dtypes = st.sampled_from([torch.float16, torch.float32])
@@ -92,9 +108,9 @@ def assert_kept_alike(case: Case, dtype: torch.dtype, is_exact: bool) -> None:
         close(ours, theirs, dtype)
 
 
-@pytest.mark.parametrize("cache_dtype", [torch.int8, torch.float16])
+@pytest.mark.parametrize("cache_dtype", [torch.int8, FP8, torch.float16])
 def test_a_cache_hides_no_nan(cache_dtype: torch.dtype) -> None:
-    """Or the fault that made it would be hidden with it. The interpreter knows no NaN in fp8."""
+    """Or the fault that made it would be hidden with it."""
     case = Case(Heads(cache_dtype=cache_dtype, num_kv_heads=1), [Row(0, 1)])
     qkv = torch.randn(1, 4 * 16).to(torch.float16)
     qkv[0, -1] = torch.nan
@@ -131,6 +147,44 @@ def test_rms_norm_is_the_references(
     arguments = (hidden, weight, 1e-5, residual if adds else None)
     for ours, theirs in zip(rms_norm(*arguments), REFERENCE.rms_norm(*arguments), strict=True):
         close(ours, theirs, weight_dtype)
+
+
+@settings(max_examples=25)
+@given(
+    num_tokens=st.integers(0, 4),
+    width=st.sampled_from([1, 16, 576, 1000]),
+    dtype=dtypes,
+    affine=st.sampled_from(["weight and bias", "weight", "neither"]),
+    adds=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_layer_norm_is_the_references(
+    num_tokens: int, width: int, dtype: torch.dtype, affine: str, adds: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    hidden, residual = (torch.randn(2, num_tokens, width) + 3).to(dtype)
+    weight = None if affine == "neither" else torch.randn(width).to(dtype)
+    bias = torch.randn(width).to(dtype) if affine == "weight and bias" else None
+    arguments = (hidden, weight, bias, 1e-5, residual if adds else None)
+    for ours, theirs in zip(layer_norm(*arguments), REFERENCE.layer_norm(*arguments), strict=True):
+        close(ours, theirs)
+
+
+@pytest.mark.parametrize("stored", ["int8", "as they are"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("scale", [1.0, 33.94])
+@pytest.mark.parametrize(("width", "first_id"), [(40, 7), (1500, 0)])
+def test_rows_are_looked_up_as_by_the_reference_and_are_zero_on_other_ranks(
+    stored: str, dtype: torch.dtype, scale: float, width: int, first_id: int
+) -> None:
+    table = torch.randn(11, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight = quantized(table) if stored == "int8" else table
+    ids = torch.tensor([first_id + 3, first_id - 1, first_id + 10, first_id + 11, first_id, 1 << 40])
+    for some in (ids, ids[:1], ids[:0]):
+        ours = embedding(some, weight, scale, first_id=first_id)
+        theirs = REFERENCE.embedding(some, weight, scale, first_id=first_id)
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", get_args(ActivationKind))

@@ -12,7 +12,7 @@ NOISE_AT_ONCE = 1 << 18
 """Noise is made for whole rows of about this many tokens in all, to bound memory and stay in a processor's cache."""
 
 
-def most_likely(logits: torch.Tensor, fallback: NDArray[np.int64]) -> tuple[torch.Tensor, NDArray[np.int64]]:
+def most_likely(logits: torch.Tensor, fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """The token of each row's highest logit, ties to the lowest id.
 
     Args:
@@ -20,20 +20,21 @@ def most_likely(logits: torch.Tensor, fallback: NDArray[np.int64]) -> tuple[torc
         fallback: `[num_rows]`, the token where every one is impossible; 0 is taken for one past the vocabulary.
 
     Returns:
-        `[num_rows]` int64; and the rows whose highest logit is no finite number.
+        `[num_rows]` int64; and `[num_rows]` bool, the broken rows.
     """
     highest, token_ids = _first_maxima(logits)
-    broken = np.flatnonzero(~np.isfinite(highest))
-    if len(broken):
-        repaired = logits[torch.from_numpy(broken).to(logits.device)]
-        make_finite(repaired, torch.from_numpy(fallback[broken]).to(logits.device))
-        token_ids[broken] = repaired.max(dim=-1).indices
-    return token_ids, broken
+    is_broken = ~np.isfinite(highest)
+    if is_broken.any():
+        rows = np.flatnonzero(is_broken)
+        repaired = logits[torch.from_numpy(rows).to(logits.device)]
+        make_finite(repaired, torch.from_numpy(fallback[rows]).to(logits.device))
+        token_ids[rows] = repaired.max(dim=-1).indices
+    return token_ids, torch.from_numpy(is_broken).to(logits.device)
 
 
-def broken_rows(logits: torch.Tensor) -> NDArray[np.int64]:
-    """The rows whose highest logit is no finite number."""
-    return np.flatnonzero(~logits.amax(dim=-1).isfinite().cpu().numpy())
+def broken_rows(logits: torch.Tensor) -> torch.Tensor:
+    """`[num_rows]` bool: whether the row's highest logit is no finite number."""
+    return ~logits.amax(dim=-1).isfinite()
 
 
 def _first_maxima(logits: torch.Tensor) -> tuple[NDArray[Any], torch.Tensor]:

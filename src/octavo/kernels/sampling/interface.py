@@ -132,8 +132,8 @@ class Sampled:
 
     token_ids: torch.Tensor
     """`[num_rows]` int64, `NO_TOKEN` for a beam."""
-    broken: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
-    """The rows whose highest logit is no finite number: what was chosen there means nothing."""
+    broken: torch.Tensor
+    """`[num_rows]` bool: whether the row's highest logit is no finite number. What was chosen there means nothing."""
     scores: Scores | None = None
     """Of the chosen tokens, at `SamplingBatch.scored_rows`; None where there are none."""
     candidates: TopTokens | None = None

@@ -104,16 +104,16 @@ def attend(
         if LOOPS:
             for chunk in tl.range(tl.program_id(1), num_seen, tl.num_programs(1), disable_licm=True):
                 _attend_chunk(
-                    chunk, first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads, result, statistics,
-                    start, end, first_position,
+                    chunk, first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads,
+                    result, statistics, start, end, first_position,
                     queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
                     window, scale, capped_scale,
                     OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
                 )  # fmt: skip
         else:
             _attend_chunk(
-                tl.program_id(1), first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads, result, statistics,
-                start, end, first_position,
+                tl.program_id(1), first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads,
+                result, statistics, start, end, first_position,
                 queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
                 window, scale, capped_scale,
                 OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,

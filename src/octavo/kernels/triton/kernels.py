@@ -1,19 +1,23 @@
 """The Triton backend: an NVIDIA GPU's kernels, run operation by operation."""
 
+from collections.abc import Sequence
+
 import torch
 
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Model
-from octavo.kernels.operations import ActivationKind
+from octavo.kernels.operations import ActivationKind, Weight
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
-from octavo.kernels.triton import activation, attention, copy, kv_write, norm
+from octavo.kernels.triton import activation, attention, copy, embedding, experts, kv_write, norm, products
+from octavo.kernels.triton.graphs import CapturedForward
 
 
 class TritonKernels(ReferenceKernels):
-    """`kernels.interface.Kernels` on a CUDA device. Products are torch's (cuBLAS), and so is what Triton has no kernel
-    for: embedding, layer norm, experts, sampling."""
+    """`kernels.interface.Kernels` on a CUDA device. Products with weights of 16 or 32 bits are torch's (cuBLAS), and so
+    is what Triton has no kernel for: the sum of two activations, plain activations, sampling."""
 
     name = "triton"
 
@@ -41,9 +45,21 @@ class TritonKernels(ReferenceKernels):
         records = source.records.index_select(0, source_ids.to(devices[0])).to(devices[1])
         destination.records.index_copy_(0, destination_ids.to(devices[1]), records)
 
-    def bind(self, model: Model, cache: KVCache) -> ForwardPass:
-        """The model as it is."""
-        return EagerForward(model, cache, _extent)
+    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+        """The model as it is; decode steps as CUDA graphs, where they may be."""
+        eager = EagerForward(model, cache, _extent)
+        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
+
+    def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
+        """Rows by their ids, in one launch."""
+        return embedding.embedding(ids.contiguous(), weight, scale, first_id=first_id)
+
+    def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: torch's product, or two launches where the
+        weight is quantized."""
+        if isinstance(weight, QuantizedWeight):
+            return products.linear(hidden.contiguous(), weight, bias)
+        return super().linear(hidden, weight, bias)
 
     def rms_norm(
         self, hidden: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
@@ -51,9 +67,33 @@ class TritonKernels(ReferenceKernels):
         """Add `residual` and normalise, in one launch."""
         return norm.rms_norm(hidden.contiguous(), weight, eps, None if residual is None else residual.contiguous())
 
+    def layer_norm(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        eps: float,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `residual` and normalise, in one launch."""
+        residual = None if residual is None else residual.contiguous()
+        return norm.layer_norm(hidden.contiguous(), weight, bias, eps, residual)
+
     def activation_and_mul(self, gate_up: torch.Tensor, kind: ActivationKind) -> torch.Tensor:
         """`[num_tokens, 2 * width]` -> `[num_tokens, width]`, in one launch."""
         return activation.activation_and_mul(gate_up.contiguous(), kind)
+
+    def experts(
+        self,
+        hidden: torch.Tensor,
+        router: torch.Tensor,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        num_chosen: int,
+        kind: ActivationKind,
+    ) -> torch.Tensor:
+        """Rows grouped by expert on the device, and two products of all groups."""
+        return experts.experts(hidden.contiguous(), router, gate_up, down, num_chosen, kind)
 
     def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise, rotate and write in one launch; attend in one for the rows with few new tokens, with another where

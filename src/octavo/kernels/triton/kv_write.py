@@ -7,15 +7,13 @@ import triton.language as tl
 from octavo.kernels.attention import AttentionSpec
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
-from octavo.kernels.quantized import LARGEST, LARGEST_FP8
+from octavo.kernels.quantized import FP8, INT8
 from octavo.kernels.triton.layout import power_of_2, scales, vectors
 
 HEADS = 8
 """Of one token, that one program takes."""
-LARGEST_INT8 = tl.constexpr(float(LARGEST))
-LARGEST_E4M3 = tl.constexpr(LARGEST_FP8)
-SMALLEST_E4M3 = tl.constexpr(2.0**-6)
-"""Of those with a leading one."""
+LARGEST_INT8 = tl.constexpr(float(INT8.largest))
+LARGEST_E4M3 = tl.constexpr(float(FP8.largest))
 ROUNDER = tl.constexpr(1.5 * 2**23)
 """Added to a small float32 and taken off again, it rounds to a whole number, to nearest even."""
 
@@ -143,18 +141,9 @@ def _store(places, scale_places, part, scale_part, heads, is_head, is_piece):
     elif dtype == tl.float8e4nv:
         wide = heads.to(tl.float32)
         numbers = tl.clamp(wide, -LARGEST_E4M3, LARGEST_E4M3, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(places + part, _round_to_fp8(numbers).to(dtype), mask=is_piece)
+        tl.store(places + part, numbers.to(dtype), mask=is_piece)
     else:
         tl.store(places + part, heads.to(dtype), mask=is_piece)
-
-
-@triton.jit
-def _round_to_fp8(numbers):
-    """Float32 numbers rounded to what float8_e4m3fn can hold, to nearest even. The conversion that follows would round
-    too, but not in Triton's interpreter: there nothing is carried into the exponent."""
-    power = (numbers.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-    rounder = tl.maximum(power, SMALLEST_E4M3) * (1.5 * 2**20)  # three bits are left behind the leading one
-    return numbers + rounder - rounder
 
 
 @triton.jit

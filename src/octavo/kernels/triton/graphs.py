@@ -1,0 +1,136 @@
+"""Decode steps as CUDA graphs: the launches of a forward pass are captured once, and replayed by one call."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from octavo.kernels.batch import BatchExtent, RaggedBatch
+from octavo.kernels.reference import EagerForward
+from octavo.kernels.triton.attention import CHUNK
+from octavo.kernels.triton.layout import power_of_2
+
+logger = logging.getLogger(__name__)
+
+Pool = tuple[int, int]
+
+
+class Graph(Protocol):
+    """What has been captured."""
+
+    def replay(self) -> None:
+        """Do it again, with what lies at the same places by now."""
+        ...
+
+    def pool(self) -> Pool:
+        """The memory that it works in."""
+        ...
+
+
+def capture(run: Callable[[], torch.Tensor], pool: Pool | None) -> tuple[Graph, torch.Tensor]:
+    """Capture what a function launches. Nothing is computed.
+
+    Args:
+        pool: of another graph. Graphs share it, as no two of them run at once.
+
+    Returns:
+        The graph; and what the function returned, which each replay writes anew.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on with the device.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+        result = run()
+    return graph, result
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    graph: Graph
+    hidden: torch.Tensor
+    """Where the hidden states come to lie."""
+
+
+class CapturedForward:
+    """A model whose decode steps are captured when they are first needed, for each number of rows and each power of two
+    of context chunks, and replayed from then on. Other steps run operation by operation.
+
+    Args:
+        max_rows: of a step that is captured.
+    """
+
+    def __init__(self, eager: EagerForward, max_rows: int) -> None:
+        self._eager = eager
+        self._most_rows = _padded(max_rows)
+        self._graphs: dict[tuple[int, int], _Captured] = {}
+        self._pool: Pool | None = None
+        self._places: tuple[int, ...] = ()
+        """Of the batch's arrays: graphs read them there."""
+
+    def padded_rows(self, num_rows: int) -> int:
+        """1, 2, 4, or a multiple of 8: few graphs serve all numbers."""
+        return _padded(num_rows) if num_rows <= self._most_rows else num_rows
+
+    def run(self, batch: RaggedBatch) -> None:
+        """Replay the step, or compute it."""
+        extent = batch.extent
+        num_rows = len(batch.context_lens)
+        if extent is None or extent.most_new > 1 or num_rows > self._most_rows or batch.adapters is not None:
+            self._eager.run(batch)
+            return
+        longest = CHUNK * power_of_2(-(-extent.longest_context // CHUNK))
+        self._forget_moved(batch)
+        captured = self._graphs.get((num_rows, longest))
+        if captured is not None:
+            captured.graph.replay()
+            self._eager.hidden = captured.hidden
+            return
+        batch = replace(batch, extent=BatchExtent(longest, 1, 1))
+        self._eager.run(batch)  # so everything is compiled before it is captured
+        self._capture(batch, (num_rows, longest))
+
+    def _capture(self, batch: RaggedBatch, key: tuple[int, int]) -> None:
+        hidden = self._eager.hidden
+        try:
+            graph, own = capture(lambda: self._compute(batch), self._pool)
+            self._graphs[key] = _Captured(graph, own)
+            self._pool = graph.pool()
+        except RuntimeError:
+            logger.warning(
+                "a decode step could not be captured in a CUDA graph: steps run operation by operation from now on, as "
+                "with --cuda-graphs off",
+                exc_info=True,
+            )
+            self._most_rows = 0
+            self._graphs.clear()
+        self._eager.hidden = hidden
+
+    def _compute(self, batch: RaggedBatch) -> torch.Tensor:
+        self._eager.run(batch)
+        return self._eager.hidden
+
+    def _forget_moved(self, batch: RaggedBatch) -> None:
+        """Drop all graphs where the arrays that they read lie elsewhere now."""
+        places = (batch.token_ids.data_ptr(), batch.block_tables.data_ptr(), batch.block_tables.stride(1))
+        if places != self._places:
+            self._graphs.clear()
+            self._places = places
+
+    def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
+        return self._eager.logits(tokens)
+
+    def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
+        return self._eager.most_likely(tokens, fallback)
+
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Not told."""
+        return {}
+
+
+def _padded(num_rows: int) -> int:
+    return power_of_2(num_rows) if num_rows <= 8 else -(-num_rows // 8) * 8
