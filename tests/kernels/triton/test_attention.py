@@ -62,13 +62,13 @@ def shared_out(**limits: int) -> Any:
     return mock.patch.dict(vars(attention), limits)
 
 
-@examples(40)
+@examples(30)
 @given(heads=heads, rows=rows, seed=st.integers(0, 99))
 def test_a_ragged_batch_is_attended_as_by_the_reference(heads: Heads, rows: list[Row], seed: int) -> None:
     check(Case(heads, rows, seed))
 
 
-@examples(15)
+@examples(12)
 @given(heads=heads, rows=rows, seed=st.integers(0, 99), data=st.data())
 def test_a_rows_bits_depend_on_nothing_but_the_row(
     heads: Heads, rows: list[Row], seed: int, data: st.DataObject
