@@ -233,7 +233,8 @@ def merge_chunks(
     total = tl.zeros([1, WIDTH], tl.float32)
     part = ((row * tl.num_programs(1) + token) * tl.num_programs(0) + head).to(tl.int64) * num_chunks
     one = tl.arange(0, 1)
-    for chunk in range(end_chunk - first_chunk):
+    # A long row has hundreds of chunks, and their order is fixed: the next ones are on their way meanwhile.
+    for chunk in tl.range(end_chunk - first_chunk, num_stages=8):
         places = (part + chunk) * HEAD_DIM + dims[None, :]
         next_total = tl.load(partial + places, mask=is_dim[None, :], other=0.0)
         next_largest = tl.load(statistics + (part + chunk) * 2 + one)
