@@ -345,6 +345,9 @@ def decode_part(bench: Bench) -> Iterator[tuple[str, Any]]:
             yield f"{num_rows} x {context}", decode_figures(bench, bench.cache, num_rows, context)
     alone = make_cache(bench.device, 64 * 2048 // BLOCK_SIZE, 1)
     yield "64 x 2048, records of one layer, close together", decode_figures(bench, alone, 64, 2048)
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        narrow = make_cache(bench.device, 64 * 2048 // BLOCK_SIZE, 1, dtype)
+        yield f"64 x 2048 over {dtype}, records of one layer", decode_figures(bench, narrow, 64, 2048)
 
 
 def decode_figures(
@@ -355,7 +358,8 @@ def decode_figures(
     layers = [spec_of(layer % cache.shape.num_layers) for layer in range(NUM_LAYERS)]
     attend = partial(paged_attention, query, cache, batch, extent=extent, few_rows=tiling)
     seconds = bench.seconds([partial(attend, spec=spec) for spec in layers])
-    rate = 2 * num_rows * context * NUM_KV_HEADS * HEAD_DIM * DTYPE.itemsize / seconds
+    token_bytes = cache.shape.block_bytes / BLOCK_SIZE / cache.shape.num_layers
+    rate = num_rows * context * token_bytes / seconds
     return {"us": seconds * 1e6, "gb_s": rate / 1e9, "share": rate / bench.copy_rate}
 
 
