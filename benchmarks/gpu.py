@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -34,6 +34,7 @@ from octavo.kernels.triton import attention
 from octavo.kernels.triton.activation import activation_and_mul
 from octavo.kernels.triton.attention import Tiling, paged_attention
 from octavo.kernels.triton.copy import copy_blocks
+from octavo.kernels.triton.kernels import TritonKernels
 from octavo.kernels.triton.kv_write import write_kv
 from octavo.kernels.triton.layout import scales, vectors
 from octavo.kernels.triton.norm import rms_norm
@@ -280,6 +281,12 @@ def operation_checks(bench: Bench, dtype: torch.dtype) -> dict[str, Any]:
     copy_blocks(cache, cache, source, to)
     before[to] = before[source]
     told["copied blocks are the same"] = torch.equal(cache.records, before)
+    space = TritonKernels().allocate_cache(replace(cache.shape, num_blocks=10), torch.device("cpu"))
+    there = torch.arange(10, device=device)
+    copy_blocks(cache, space, to, there)
+    cache.records.zero_()
+    copy_blocks(space, cache, there, source)
+    told["blocks moved out and back are the same"] = torch.equal(cache.records[source], before[to])
     return told
 
 
@@ -405,6 +412,17 @@ def operations_part(bench: Bench) -> Iterator[tuple[str, Any]]:
     source, to = ids[:512], ids[512:1024]
     seconds = bench.seconds([lambda: copy_blocks(cache, cache, source, to)])
     yield "copy of 512 blocks", figures(bench, seconds, 2 * 512 * words)
+    yield "256 blocks and pinned memory", move_figures(bench, ids[:256])
+
+
+def move_figures(bench: Bench, ids: torch.Tensor) -> dict[str, float]:
+    """Bytes a second that a swap moves, each way."""
+    cache, there = bench.cache, torch.arange(len(ids), device=bench.device)
+    space = TritonKernels().allocate_cache(replace(cache.shape, num_blocks=len(ids)), torch.device("cpu"))
+    out_s = bench.seconds([lambda: copy_blocks(cache, space, ids, there)])
+    back_s = bench.seconds([lambda: copy_blocks(space, cache, there, ids)])
+    num_bytes = len(ids) * cache.shape.block_bytes
+    return {"out_gb_s": num_bytes / out_s / 1e9, "back_gb_s": num_bytes / back_s / 1e9}
 
 
 def operation_figures(bench: Bench, num_tokens: int) -> dict[str, Any]:

@@ -117,11 +117,21 @@ class EngineConfig:
         at_least=0,
     )
     block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS", at_least=1)
-    kv_cache_memory: Size = knob(
-        "40%",
-        "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%",
+    kv_cache_memory: Size | None = knob(
+        None,
+        "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%; by default 40% on a CPU, "
+        "and on a GPU what --gpu-memory-utilization leaves",
         group="memory",
         metavar="SIZE",
+    )
+    gpu_memory_utilization: float = knob(
+        0.9,
+        "share of each GPU's memory that Octavo may take in all: what weights, the largest step and CUDA graphs leave "
+        "of it is the KV cache, unless --kv-cache-memory says how large that is; on a CPU it bounds nothing",
+        group="memory",
+        metavar="SHARE",
+        at_least=0.01,
+        at_most=1,
     )
     kv_cache_dtype: CacheDType = knob(
         "auto",
@@ -224,8 +234,8 @@ class EngineConfig:
     )
     tensor_parallel_size: int = knob(
         1,
-        "processes that hold the model together, each a part of every layer, and share the machine's memory and "
-        "threads as the other flags give them",
+        "processes that hold the model together, each a part of every layer and on a GPU of its own where there are "
+        "GPUs; they share the machine's memory and threads as the other flags give them",
         group="machine",
         metavar="N",
         at_least=1,

@@ -67,12 +67,14 @@ def test_keywords_that_change_nothing_are_told_in_one_line(caplog):
     assert all(name in record.message for name in idle)
 
 
-def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing(caplog):
-    assert config(gpu_memory_utilization=0.9, kv_cache_memory="1GiB") == EngineConfig(kv_cache_memory="1GiB")
-    assert "gpu_memory_utilization" in caplog.text
-    assert "kv_cache_memory of 1GiB" in caplog.text
+def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_path, caplog):
+    folder = str(make_llama(tmp_path))
+    LLM(folder, tokenizer="smollm2", kv_cache_memory="1MiB", gpu_memory_utilization=0.9, device="cpu").close()
+    assert "bounds nothing" not in caplog.text
+    LLM(folder, tokenizer="smollm2", kv_cache_memory="1MiB", gpu_memory_utilization=0.5, device="cpu").close()
+    assert "--gpu-memory-utilization 0.5 bounds nothing: the model runs on the processor" in caplog.text
     for share in (0, 1.5, "all", True):
-        with pytest.raises(ConfigError, match="gpu_memory_utilization must be above 0 and at most 1"):
+        with pytest.raises(ConfigError, match=r"--gpu-memory-utilization must be 0\.01 to 1, got"):
             config(gpu_memory_utilization=share)
 
 

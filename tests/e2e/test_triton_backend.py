@@ -67,7 +67,7 @@ def capture(run: Callable[[], torch.Tensor], pool: object) -> tuple[Rerun, torch
 @pytest.fixture
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--device cuda` is the CPU, whose queue tells everything late and whose graphs are run again."""
-    monkeypatch.setattr(local, "resolve_device", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(local, "resolve_device", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(local, "queue_of", lambda device: LateQueue())
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(Rerun, "num_replays", 0)

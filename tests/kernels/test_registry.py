@@ -39,6 +39,14 @@ def test_without_the_extension_the_reference_serves_and_says_why(monkeypatch: py
     assert choice.is_fallback
 
 
+def test_a_gpu_without_triton_gets_the_reference_as_a_fallback_to_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    choice = select_kernels(Needs(torch.device("cuda", 0), torch.bfloat16, torch.bfloat16))
+    assert choice.kernels.name == "reference"
+    assert "'triton' could not be loaded: triton is not installed" in choice.why
+    assert choice.is_fallback
+
+
 def test_a_backend_asked_for_by_name_serves_or_is_refused_with_the_flag() -> None:
     assert select_kernels(NEEDS, "reference").kernels.name == "reference"
     with pytest.raises(ConfigError, match=r"'cpu' have no float64.*--kernels"):

@@ -91,7 +91,7 @@ def _why_not_triton(needs: Needs) -> str | None:
                 f"multiply fp8 weights (--quantization) on GPUs of compute capability "
                 f"{'.'.join(map(str, FP8_CAPABILITY))} and above, and this one has {'.'.join(map(str, capability))}"
             )
-    return "need triton, which is not installed" if find_spec("triton") is None else None
+    return "could not be loaded: triton is not installed" if find_spec("triton") is None else None
 
 
 def why_not_built() -> str | None:

@@ -85,8 +85,10 @@ class ReferenceKernels(Kernels):
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
     ) -> None:
-        """Copy whole records (`[n]` int64 block ids each)."""
-        destination.records.index_copy_(0, destination_ids, source.records.index_select(0, source_ids))
+        """Copy whole records (`[n]` int64 block ids each). Between devices it waits for them."""
+        here, there = source.records.device, destination.records.device
+        records = source.records.index_select(0, source_ids.to(here)).to(there)
+        destination.records.index_copy_(0, destination_ids.to(there), records)
 
     def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is."""

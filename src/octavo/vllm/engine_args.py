@@ -50,28 +50,14 @@ def _enable_prefix_caching(is_enabled: object, values: dict[str, Any], spelling:
 
 
 def _kv_cache_memory_bytes(size: object, values: dict[str, Any], spelling: Spelling) -> None:
-    if values.get("kv_cache_memory", EngineConfig().kv_cache_memory) not in (size, EngineConfig().kv_cache_memory):
+    if values.get("kv_cache_memory") not in (size, None):
         raise ConfigError(f"{spelling('kv_cache_memory_bytes')} contradicts {spelling('kv_cache_memory')}: give one")
     values["kv_cache_memory"] = size
-
-
-def _gpu_memory_utilization(share: object, values: dict[str, Any], spelling: Spelling) -> None:
-    name = spelling("gpu_memory_utilization")
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ConfigError(f"{name} must be above 0 and at most 1, got {share!r}")
-    size = values.get("kv_cache_memory", EngineConfig().kv_cache_memory)
-    logger.warning(
-        "%s bounds nothing: the model runs on the processor, and its KV cache takes %s of %s",
-        name,
-        spelling("kv_cache_memory"),
-        size,
-    )
 
 
 _MEANINGS = {
     "enable_prefix_caching": _enable_prefix_caching,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,
-    "gpu_memory_utilization": _gpu_memory_utilization,
 }
 
 _DEFAULTS: dict[str, Any] = {

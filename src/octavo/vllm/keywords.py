@@ -105,7 +105,6 @@ ENGINE: dict[str, Keyword] = {
 MAPPED: dict[str, Keyword] = {
     "enable_prefix_caching": Keyword(bool, help="whether computed prefixes are kept; off is --prefix-cache-scope off"),
     "kv_cache_memory_bytes": Keyword(int, help="bytes of the KV cache, as --kv-cache-memory"),
-    "gpu_memory_utilization": Keyword(float, help="bounds a GPU's memory; there is none here, see --kv-cache-memory"),
 }
 """Of the engine, those that mean something here (see `engine_args.engine_knobs`)."""
 

@@ -21,7 +21,7 @@ from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors, prepare
 from octavo.kernels.triton.activation import activation_and_mul
 from octavo.kernels.triton.attention import paged_attention
-from octavo.kernels.triton.copy import copy_blocks
+from octavo.kernels.triton.copy import PIECE, copy_blocks, launch_copy
 from octavo.kernels.triton.embedding import embedding
 from octavo.kernels.triton.kv_write import write_kv
 from octavo.kernels.triton.layout import scales, vectors
@@ -228,3 +228,20 @@ def test_a_swap_goes_to_a_cache_with_another_number_of_blocks() -> None:
     space = KVCache(dataclasses.replace(shape, num_blocks=2), torch.zeros(2, shape.block_bytes, dtype=torch.uint8))
     copy_blocks(cache, space, torch.tensor([5, 3]), torch.tensor([0, 1]))
     assert torch.equal(space.records, cache.records[[5, 3]])
+
+
+@settings(max_examples=8)
+@given(
+    pairs=st.permutations(range(5)), num_programs=st.sampled_from([None, 1, 3, 64]), rest=st.sampled_from([4, 0, 20])
+)
+def test_moves_between_host_and_device_change_the_records_named_however_the_work_is_shared_out(
+    pairs: list[int], num_programs: int | None, rest: int
+) -> None:
+    """Records of some pieces, the last of them not full."""
+    record_bytes = 2 * 4 * PIECE + rest
+    device, host = (torch.randint(0, 256, (num, record_bytes), dtype=torch.uint8) for num in (5, 7))
+    before = host.clone()
+    moved = torch.tensor(pairs[:3])
+    launch_copy(host, device, torch.tensor([6, 0, 3]), moved, num_programs)
+    assert torch.equal(host[[6, 0, 3]], device[moved])
+    assert torch.equal(host[[1, 2, 4, 5]], before[[1, 2, 4, 5]])

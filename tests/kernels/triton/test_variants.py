@@ -31,7 +31,7 @@ class Variants:
     seen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        function = JITFunction(self.kernel.fn, do_not_specialize=self.kernel.kwargs["do_not_specialize"])
+        function = JITFunction(self.kernel.fn, **self.kernel.kwargs)
         backend = make_backend(GPUTarget("cuda", 90, 32))
         self._bind = create_function_from_signature(function.signature, function.params, backend)
 

@@ -13,6 +13,7 @@ from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.triton import activation, attention, copy, embedding, experts, kv_write, norm, products
 from octavo.kernels.triton.graphs import CapturedForward
+from octavo.kernels.triton.pinned import pinned_zeros
 
 
 class TritonKernels(ReferenceKernels):
@@ -25,25 +26,19 @@ class TritonKernels(ReferenceKernels):
         """A zeroed cache. One on the host, for swapped blocks, is pinned, so that a device can read it itself.
 
         Raises:
-            ConfigError: there is no attention for a kind of the shape's layers.
+            ConfigError: there is no attention for a kind of the shape's layers, or the system does not pin so much.
         """
         for kind in shape.layer_groups.kinds:
             attention.window_of(kind)
         if device.type == "cpu" and torch.cuda.is_available():
-            dimensions = (shape.num_blocks, shape.block_bytes)
-            return KVCache(shape, torch.zeros(dimensions, dtype=torch.uint8, pin_memory=True))
+            return KVCache(shape, pinned_zeros(shape.num_blocks, shape.block_bytes))
         return super().allocate_cache(shape, device)
 
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
     ) -> None:
-        """Copy whole records within the device, or to and from the host."""
-        devices = (source.records.device, destination.records.device)
-        if devices[0] == devices[1]:
-            copy.copy_blocks(source, destination, source_ids, destination_ids)
-            return
-        records = source.records.index_select(0, source_ids.to(devices[0])).to(devices[1])
-        destination.records.index_copy_(0, destination_ids.to(devices[1]), records)
+        """Copy whole records within the device, or to and from the host, in one launch. Ids may be on the host."""
+        copy.copy_blocks(source, destination, source_ids, destination_ids)
 
     def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is; decode steps as CUDA graphs, where they may be."""
