@@ -34,6 +34,9 @@ def config(**keywords) -> EngineConfig:
         ({"dtype": "float"}, {"dtype": "float32"}),
         ({"dtype": torch.float32, "kv_cache_dtype": torch.float16}, {"dtype": "float32", "kv_cache_dtype": "float16"}),
         ({"load_format": "pt"}, {"load_format": "bin"}),
+        ({"kv_cache_dtype": "fp8"}, {"kv_cache_dtype": "fp8"}),
+        ({"kv_cache_dtype": "fp8_e4m3"}, {"kv_cache_dtype": "fp8"}),
+        ({"kv_cache_dtype": torch.float8_e4m3fn}, {"kv_cache_dtype": "fp8"}),
         ({"enable_prefix_caching": True}, {}),
         ({"enable_prefix_caching": False}, {"prefix_cache_scope": "off"}),
         ({"kv_cache_memory_bytes": 2**26}, {"kv_cache_memory": 2**26}),
@@ -103,6 +106,7 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"quantization": "awq"}, "quantization is 'awq'.*int8, fp8"),
         ({"dtype": torch.int8}, "dtype is 'int8'"),
         ({"async_scheduling": True, "steps_in_flight": 1}, "async_scheduling of True contradicts steps_in_flight 1"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "kv-cache-dtype is 'fp8_e5m2'.*int8, fp8"),
         ({"gpu_memory_utilisation": 0.9}, "unknown keyword gpu_memory_utilisation"),
     ],
 )

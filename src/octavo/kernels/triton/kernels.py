@@ -28,8 +28,10 @@ class TritonKernels(ReferenceKernels):
         """A zeroed cache. One on the host, for swapped blocks, is pinned, so that a device can read it itself.
 
         Raises:
-            ConfigError: the system does not pin so much.
+            ConfigError: there is no attention for a kind of the shape's layers, or the system does not pin so much.
         """
+        for kind in shape.layer_groups.kinds:
+            attention.window_of(kind)
         if device.type == "cpu" and torch.cuda.is_available():
             return KVCache(shape, pinned_zeros(shape.num_blocks, shape.block_bytes))
         return super().allocate_cache(shape, device)
