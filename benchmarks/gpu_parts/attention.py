@@ -31,6 +31,10 @@ def run(bench: Bench) -> Iterator[tuple[str, Any]]:
     alone = make_cache(bench.device, replace(shape, num_blocks=num_blocks, layer_groups=one_group(1)))
     figures = decode_figures(bench, alone, num_rows, context)
     yield f"decode {num_rows} x {context}, records of one layer, close together", figures
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        narrow = make_cache(bench.device, replace(alone.shape, dtype=dtype))
+        figures = decode_figures(bench, narrow, num_rows, context)
+        yield f"decode {num_rows} x {context} over {dtype}, records of one layer", figures
     for rows in sizes.prefill_cases:
         counts = {row: rows.count(row) for row in dict.fromkeys(rows)}
         told = ", ".join(f"{count} x {new} new of {context}" for (context, new), count in counts.items())
@@ -45,12 +49,12 @@ def decode_figures(
 ) -> dict[str, float]:
     """Bytes of K and V a second, and their share of the copy's rate."""
     batch, extent = make_batch(cache, [(context, 1)] * num_rows)
-    query = random_query(bench.sizes, batch, cache.shape.dtype)
+    query = random_query(bench.sizes, batch, bench.sizes.dtype)
     layers = [spec_of(bench.sizes, layer % cache.shape.num_layers) for layer in range(bench.sizes.num_layers)]
     attend = partial(paged_attention, query, cache, batch, extent=extent, few_rows=tiling)
     seconds = bench.seconds([partial(attend, spec=spec) for spec in layers])
-    kv_bytes = 2 * cache.shape.num_kv_heads * cache.shape.head_dim * cache.shape.dtype.itemsize
-    return bench.figures(seconds, num_rows * context * kv_bytes)
+    token_bytes = cache.shape.block_bytes / cache.shape.block_size / cache.shape.num_layers
+    return bench.figures(seconds, num_rows * context * token_bytes)
 
 
 def prefill_figures(bench: Bench, rows: Rows, tiling: Tiling | None = None) -> dict[str, float]:

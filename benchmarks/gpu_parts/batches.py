@@ -7,7 +7,7 @@ from octavo.kernels.attention import AttentionSpec
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.triton.kernels import TritonKernels
-from octavo.kernels.triton.layout import vectors
+from octavo.kernels.triton.layout import scales, vectors
 from octavo.layer_groups import FULL, LayerKind
 
 Rows = list[tuple[int, int]]
@@ -17,7 +17,14 @@ Rows = list[tuple[int, int]]
 def make_cache(device: torch.device, shape: CacheShape) -> KVCache:
     """A cache of random keys and values."""
     cache = TritonKernels().allocate_cache(shape, device)
-    vectors(cache).normal_()
+    values, own_scales = vectors(cache), scales(cache)
+    if own_scales is not None:
+        values.random_(-127, 128)
+        own_scales.uniform_(0.01, 0.03)
+    elif shape.dtype.itemsize == 1:
+        values.copy_(torch.randn(values.shape, device=device))
+    else:
+        values.normal_()
     return cache
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from octavo.kernels.quantized import FORMATS, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import prepare
 from octavo.kernels.sampling.interface import SamplingBatch
+from octavo.kernels.triton import attention
 from octavo.kernels.triton.attention import paged_attention
 from octavo.kernels.triton.kernels import TritonKernels
-from octavo.kernels.triton.layout import vectors
+from octavo.kernels.triton.layout import scales, vectors
 from octavo.layer_groups import Window, one_group
 from octavo.sampling.table import SamplingTable
 from octavo.sampling_params import SamplingParams
@@ -38,6 +40,9 @@ def run(bench: Bench) -> Iterator[tuple[str, Any]]:
         for head_dim in bench.sizes.check_head_dims[: None if number == 0 else 1]:  # each is seconds of compiling
             told = f"attention, {dtype}, heads of {head_dim}"
             yield told, bench.tried(partial(_attention, bench, dtype, head_dim))
+        for cache_dtype in (torch.int8, torch.float8_e4m3fn):
+            told = f"attention, {dtype} over {cache_dtype}"
+            yield told, bench.tried(partial(_attention, bench, dtype, bench.sizes.head_dim, cache_dtype))
 
 
 def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
@@ -187,17 +192,19 @@ def _sampling_batch(params: SamplingParams, num_rows: int) -> SamplingBatch:
     return table.plain_batch(rows, []) or table.batch(rows, np.full(num_rows, 5), lambda row, count: history, [])
 
 
-def _attention(bench: Bench, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
-    """Errors of attention, and which results are the same in another batch."""
+def _attention(
+    bench: Bench, dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype | None = None
+) -> dict[str, Any]:
+    """Errors of attention, and which results are the same in another batch and cut another way."""
     sizes = bench.sizes
     rows: Rows = list(sizes.check_rows)
     num_blocks = 16 + sum(-(-context // sizes.block_size) for context, _ in rows)
-    shape = CacheShape(num_blocks, one_group(2), sizes.block_size, sizes.num_kv_heads, head_dim, dtype)
+    shape = CacheShape(num_blocks, one_group(2), sizes.block_size, sizes.num_kv_heads, head_dim, cache_dtype or dtype)
     cache = make_cache(bench.device, shape)
     batch, extent = make_batch(cache, rows)
     query = random_query(sizes, batch, dtype, head_dim)
     specs = {"error": spec_of(sizes, 1, head_dim)}
-    if head_dim == sizes.head_dim:  # each is some seconds of compiling
+    if head_dim == sizes.head_dim and cache_dtype is None:  # each is some seconds of compiling
         specs["error with a window"] = spec_of(sizes, 1, head_dim, kind=Window(100))
         specs["error with a softcap"] = spec_of(sizes, 0, head_dim, softcap=3.0)
     told: dict[str, Any] = {}
@@ -206,6 +213,10 @@ def _attention(bench: Bench, dtype: torch.dtype, head_dim: int) -> dict[str, Any
         told[name] = error(together, _exact_attention(query, cache, batch, spec))
         alone = [_alone(query, cache, batch, row, num_new, spec) for row, (_, num_new) in enumerate(rows)]
         told[f"{name}: alone the same bits"] = torch.equal(torch.cat(alone), together)
+        for limit, value in (("MOST_PARTIAL_BYTES", 0), ("MOST_PROGRAMS", 1)):
+            with patch.object(attention, limit, value):
+                cut_otherwise = paged_attention(query, cache, batch, spec, extent)
+            told[f"{name}: with {limit} {value} the same bits"] = torch.equal(cut_otherwise, together)
     longest = max(range(len(rows)), key=lambda row: rows[row][1])
     prefilled = _alone(query, cache, batch, longest, rows[longest][1], specs["error"])[-1:]
     decoded = _alone(query, cache, batch, longest, 1, specs["error"])
@@ -225,12 +236,15 @@ def _alone(
 
 def _exact_attention(query: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: AttentionSpec) -> torch.Tensor:
     """In float64, a row at a time."""
-    values, size = vectors(cache)[:, spec.layer], cache.shape.block_size
+    values, own_scales, size = vectors(cache)[:, spec.layer], scales(cache), cache.shape.block_size
     results = []
     for row, context in enumerate(batch.context_lens.tolist()):
         start, end = batch.query_starts[row : row + 2].tolist()
         blocks = batch.block_tables[0, row, : -(-context // size)]
-        gathered = values[blocks].double().permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context]
+        stored = values.view(torch.uint8)[blocks].view(values.dtype).double()  # torch gathers no fp8
+        if own_scales is not None:
+            stored *= own_scales[blocks, spec.layer].unsqueeze(-1)
+        gathered = stored.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context]
         keys, own = gathered.repeat_interleave(spec.num_heads // spec.num_kv_heads, dim=1)
         scores = query[start:end].double().transpose(0, 1) @ keys.transpose(1, 2) * spec.scale
         if spec.softcap is not None:
