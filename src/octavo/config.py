@@ -8,7 +8,7 @@ from octavo.errors import ConfigError
 from octavo.knobs import Size, check_knobs, flag, knob, parse_size
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
 Quantization = Literal["none", "int8", "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -134,7 +134,10 @@ class EngineConfig:
         at_most=1,
     )
     kv_cache_dtype: CacheDType = knob(
-        "auto", "of the KV cache; auto is that of --dtype, int8 halves the memory of a 16-bit one", group="memory"
+        "auto",
+        "of the KV cache; auto is that of --dtype. int8 halves the memory of a 16-bit one, with a scale for each "
+        "vector; so does fp8 (e4m3), coarser and without scales, for GPUs and the reference kernels",
+        group="memory",
     )
     prefix_cache_scope: PrefixCacheScope = knob(
         "tenant",

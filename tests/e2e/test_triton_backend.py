@@ -96,7 +96,7 @@ def run(
     config = EngineConfig(
         model=str(folder),
         kernels=kernels,  # type: ignore[arg-type]
-        kv_cache_memory=num_blocks * block_bytes(folder),
+        kv_cache_memory=num_blocks * block_bytes(folder, knobs.get("kv_cache_dtype", "auto")),
         swap_space="1MiB",
         preemption_mode=mode,
         **COMMON | knobs,
@@ -116,8 +116,9 @@ def run(
     return {name: [tokens for _, tokens in sorted(own.items())] for name, own in got.items()}, totals
 
 
-def block_bytes(folder: Path) -> int:
-    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **COMMON))
+def block_bytes(folder: Path, cache_dtype: str = "auto") -> int:
+    knobs: dict[str, Any] = COMMON | {"kv_cache_dtype": cache_dtype}
+    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **knobs))
     size = probe.capacity.block_bytes
     probe.close()
     return size
@@ -191,11 +192,23 @@ def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
     assert Rerun.num_replays > 0
 
 
+@pytest.mark.parametrize("cache_dtype", ["int8", "fp8"])
+def test_a_cache_of_8_bits_gives_the_tokens_of_the_reference(
+    tmp_path: Path, one_thread: None, pretended_gpu: None, cache_dtype: str
+) -> None:
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    knobs: dict[str, Any] = {"count": 2, "kv_cache_dtype": cache_dtype}
+    with right_fp8_casts():
+        expected, _ = run(folder, "reference", "recompute", 50, **knobs)
+        got, _ = run(folder, "triton", "recompute", 50, device="cuda", **knobs)
+    assert got == expected
+    assert Rerun.num_replays > 0
+
+
 def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    for knobs, words in (({"kv_cache_dtype": "int8"}, "no int8 KV cache"), ({"dtype": "float64"}, "no float64")):
-        with pytest.raises(ConfigError, match=words):
-            LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | knobs))
+    with pytest.raises(ConfigError, match="no float64"):
+        LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | {"dtype": "float64"}))
 
 
 def test_a_gpu_that_is_not_there_is_told_with_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,15 @@ def test_every_backend_serves_16_bit_weights_over_an_int8_cache(name: str) -> No
     assert select_kernels(needs, name).kernels.name == name
 
 
+def test_an_fp8_cache_is_served_by_the_reference_on_a_cpu_and_refused_by_the_cpp_kernels() -> None:
+    needs = Needs(torch.device("cpu"), torch.bfloat16, torch.float8_e4m3fn)
+    choice = select_kernels(needs)
+    assert choice.kernels.name == "reference"
+    assert "'cpu' have no fp8 KV cache (--kv-cache-dtype int8 is of the same size)" in choice.why
+    with pytest.raises(ConfigError, match="'cpu' have no fp8 KV cache"):
+        select_kernels(needs, "cpu")
+
+
 def test_the_first_backend_that_can_serve_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     fast_kernels = ReferenceKernels()
     fast = Backend("fast", why_not=lambda needs: None, load=lambda: fast_kernels)

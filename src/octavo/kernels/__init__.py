@@ -66,6 +66,8 @@ def _why_not_cpu(needs: Needs) -> str | None:
         return "are for processors"
     if torch.float64 in (needs.dtype, needs.cache_dtype):
         return "have no float64"
+    if needs.cache_dtype == torch.float8_e4m3fn:
+        return "have no fp8 KV cache (--kv-cache-dtype int8 is of the same size)"
     if needs.quantization == "fp8":
         return "have no fp8 weights (--quantization int8 has as few bits)"
     return why_not_built()
@@ -82,8 +84,6 @@ def _why_not_triton(needs: Needs) -> str | None:
         return "are for CUDA GPUs (on a CPU they run with TRITON_INTERPRET=1, for tests)"
     if torch.float64 in (needs.dtype, needs.cache_dtype):
         return "have no float64"
-    if needs.cache_dtype == torch.int8:
-        return "have no int8 KV cache yet"
     if needs.quantization == "fp8" and needs.device.type == "cuda":
         capability = torch.cuda.get_device_capability(needs.device)
         if capability < FP8_CAPABILITY:

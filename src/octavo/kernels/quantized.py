@@ -80,6 +80,12 @@ def quantize_rows(rows: torch.Tensor, how: Format = INT8) -> tuple[torch.Tensor,
     return scaled.clamp_(-how.largest, how.largest).to(how.dtype), largest / how.largest
 
 
+def to_fp8(numbers: torch.Tensor) -> torch.Tensor:
+    """As they are, without a scale, rounded to nearest even. What is out of range becomes the largest; NaN stays
+    NaN."""
+    return numbers.clamp(-FP8.largest, FP8.largest).to(FP8.dtype)
+
+
 def exact_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """`[n, width]` @ `[m, width]`.T, both int8 within ±127, as exact float64 sums `[n, m]`; of fp8 values sums are as
     exact as float32's.

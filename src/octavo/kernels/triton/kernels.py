@@ -28,8 +28,10 @@ class TritonKernels(ReferenceKernels):
         """A zeroed cache. One on the host, for swapped blocks, is pinned, so that a device can read it itself.
 
         Raises:
-            ConfigError: the system does not pin so much.
+            ConfigError: there is no attention for a kind of the shape's layers, or the system does not pin so much.
         """
+        for kind in shape.layer_groups.kinds:
+            attention.window_of(kind)
         if device.type == "cpu" and torch.cuda.is_available():
             return KVCache(shape, pinned_zeros(shape.num_blocks, shape.block_bytes))
         return super().allocate_cache(shape, device)
@@ -43,7 +45,9 @@ class TritonKernels(ReferenceKernels):
     def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is; decode steps as CUDA graphs, where they may be."""
         eager = EagerForward(model, cache, _extent, sampling.most_likely)
-        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
+        if not max_captured_rows:
+            return eager
+        return CapturedForward(eager, max_captured_rows, (cache.shape.num_blocks - 1) * cache.shape.block_size)
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """Rows by their ids, in one launch."""
