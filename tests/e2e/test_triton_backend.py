@@ -27,11 +27,21 @@ COMMON: dict[str, Any] = {"dtype": "float32", "block_size": BLOCK_SIZE, "max_num
 
 
 def work() -> list[EngineRequest]:
-    """Greedy, drawn, n = 2 and beams, of which two begin alike."""
+    """Greedy, drawn, n = 2 and beams, edited or not, of which two begin alike."""
     kinds = [
-        SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, logprobs=2),
-        SamplingParams(temperature=0.9, top_p=0.9, max_tokens=9, seed=7, ignore_eos=True),
-        SamplingParams(n=2, temperature=1.2, top_k=30, max_tokens=8, seed=11, ignore_eos=True),
+        SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, logprobs=2, repetition_penalty=1.2),
+        SamplingParams(temperature=0.9, top_p=0.9, min_p=0.01, max_tokens=9, seed=7, ignore_eos=True),
+        SamplingParams(
+            n=2,
+            temperature=1.2,
+            top_k=30,
+            frequency_penalty=0.3,
+            presence_penalty=0.2,
+            logit_bias={5: 2.0, 90: -4.0},
+            max_tokens=8,
+            seed=11,
+            ignore_eos=True,
+        ),
         BeamSearchParams(beam_width=2, max_tokens=7).sampling_params(),
     ]
     return [

@@ -38,12 +38,20 @@ class EagerForward:
 
     Args:
         prepare: makes of a batch what all layers' attention shares (`ForwardContext.metadata`).
+        find_most_likely: the likeliest tokens of `[n, vocab_size]` logits, with `[n]` fallbacks, and which are broken.
     """
 
-    def __init__(self, model: Model, cache: KVCache, prepare: Callable[[RaggedBatch, KVCache], object]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        prepare: Callable[[RaggedBatch, KVCache], object],
+        find_most_likely: Callable[[torch.Tensor, NDArray[np.int64]], tuple[torch.Tensor, torch.Tensor]] = most_likely,
+    ) -> None:
         self._model = model
         self._cache = cache
         self._prepare = prepare
+        self._most_likely = find_most_likely
         self.hidden = torch.empty(0)
         """The last hidden states of the last step's tokens."""
 
@@ -63,7 +71,7 @@ class EagerForward:
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
-        return most_likely(self.logits(tokens), fallback)
+        return self._most_likely(self.logits(tokens), fallback)
 
     def seconds_by_operation(self) -> dict[str, float]:
         """Not told."""

@@ -11,14 +11,16 @@ from octavo.kernels.interface import ForwardPass, Model
 from octavo.kernels.operations import ActivationKind, Weight
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
-from octavo.kernels.triton import activation, attention, copy, embedding, experts, kv_write, norm, products
+from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
+from octavo.kernels.triton import activation, attention, copy, embedding, experts, kv_write, norm, products, sampling
 from octavo.kernels.triton.graphs import CapturedForward
+from octavo.kernels.triton.logprobs import score_tokens
 from octavo.kernels.triton.pinned import pinned_zeros
 
 
 class TritonKernels(ReferenceKernels):
     """`kernels.interface.Kernels` on a CUDA device. Products with weights of 16 or 32 bits are torch's (cuBLAS), and so
-    is what Triton has no kernel for: the sum of two activations, plain activations, sampling."""
+    is what Triton has no kernel for: the sum of two activations and plain activations."""
 
     name = "triton"
 
@@ -42,8 +44,10 @@ class TritonKernels(ReferenceKernels):
 
     def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is; decode steps as CUDA graphs, where they may be."""
-        eager = EagerForward(model, cache, _extent)
-        return CapturedForward(eager, max_captured_rows) if max_captured_rows else eager
+        eager = EagerForward(model, cache, _extent, sampling.most_likely)
+        if not max_captured_rows:
+            return eager
+        return CapturedForward(eager, max_captured_rows, (cache.shape.num_blocks - 1) * cache.shape.block_size)
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """Rows by their ids, in one launch."""
@@ -95,6 +99,14 @@ class TritonKernels(ReferenceKernels):
         their contexts are long, and in one for the others."""
         query = kv_write.write_kv(qkv, context.cache, context.batch, spec)
         return attention.paged_attention(query, context.cache, context.batch, spec, context.metadata).flatten(1)
+
+    def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
+        """A token a row, or a beam's candidates, in a few launches that wait for nothing."""
+        return sampling.sample(logits, batch)
+
+    def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
+        """Log-probabilities and ranks of given tokens, without waiting."""
+        return score_tokens(logits, token_ids, num_top)
 
 
 def _extent(batch: RaggedBatch, cache: KVCache) -> BatchExtent:
