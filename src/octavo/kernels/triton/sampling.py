@@ -159,8 +159,8 @@ def _scores(logits: torch.Tensor, token_ids: torch.Tensor, kinds: RowKinds, sent
 
 
 def _candidates(logits: torch.Tensor, logprobs: torch.Tensor, kinds: RowKinds, sent: Tensors) -> TopTokens:
-    """What may come next in beams."""
-    logprobs = logprobs.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    """What may come next in beams, whose edited log-probabilities are `logprobs`."""
+    logprobs.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     token_ids = top_tokens(logprobs, kinds.num_candidates)
     scores = None
     if len(kinds.scored_beams):
