@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from octavo.bounded_processes import NUM_PROCESSES
 from octavo.engine.client import EngineClient
 from octavo.engine.stream import RequestStream
 from octavo.engine.wire import Ready
@@ -22,7 +23,6 @@ from octavo.scheduling.admission import check_prompt_length, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
 from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.spelled_tokens import Rendered
-from octavo.tokenization.template_processes import NUM_PROCESSES
 from octavo.tokenization.tokenizer import Tokenizer
 
 LONG_TEXT = 2**16
