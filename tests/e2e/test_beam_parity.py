@@ -19,8 +19,8 @@ from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
 from octavo.layer_groups import one_group
 from octavo.memory import BlockDemand
-from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest, RequestUpdate
+from octavo.structured_outputs import Grammar
 from tiny_checkpoints import make_llama, transformers_from_gguf
 from toy_grammars import KINDS, allowed_to_change
 

@@ -15,8 +15,8 @@ from octavo.engine.engine import Engine
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.local import LocalExecutor
 from octavo.memory.ledger import Totals
-from octavo.sampling_params import Grammar
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import Grammar
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_checkpoint, make_llama
 from toy_grammars import KINDS

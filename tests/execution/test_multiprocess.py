@@ -20,9 +20,9 @@ from octavo.execution.executor import Executor, PendingOutput
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
 from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
-from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.messages import RequestUpdate
+from octavo.structured_outputs import Grammar
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS
 
