@@ -101,7 +101,7 @@ class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, 
         elif self.whitespace_pattern is not None:
             whitespace = {"whitespace_pattern": self.whitespace_pattern}
         if whitespace:
-            schema = {**({} if schema is True else schema), "x-guidance": whitespace}
+            schema = {**schema, "x-guidance": whitespace}
         elif self.json is None:
             return Grammar("json_object")
         try:
@@ -135,7 +135,9 @@ def _read_schema(given: Any) -> Any:
             given = json.loads(given)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"json must be a JSON schema, and its text is not valid JSON: {error}") from error
-    if not isinstance(given, dict) and given is not True:
+    if given is True:
+        return {}
+    if not isinstance(given, dict):
         raise RequestError(f"json must be a JSON schema, an object, got {type(given).__name__}")
     return given
 

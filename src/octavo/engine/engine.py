@@ -149,11 +149,11 @@ class Engine:
         """
         if request.request_id in self._preparation:
             raise RequestError(f"request id {request.request_id!r} is already in use")
-        if request.grammar is None:
-            self.scheduler.add(request)
-        else:
+        if request.grammar is not None:
             self.scheduler.check(request)
-            self._preparation.hold(request, request.grammar)
+            if self._preparation.holds(request, request.grammar):
+                return
+        self.scheduler.add(request)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """End a request or one of its sequences at once, whatever its state; no update about it follows. False where it

@@ -28,9 +28,13 @@ class Preparation:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._held
 
-    def hold(self, request: EngineRequest, grammar: Grammar) -> None:
-        """Take in a request that has this grammar."""
-        self._held[request.request_id] = (request, self._prepare(grammar))
+    def holds(self, request: EngineRequest, grammar: Grammar) -> bool:
+        """Take in a request that has this grammar; False where it can begin at once."""
+        compiled = self._prepare(grammar)
+        if compiled.done():
+            return False
+        self._held[request.request_id] = (request, compiled)
+        return True
 
     def take_ready(self, is_idle: bool) -> list[EngineRequest]:
         """The requests that can begin, in the order in which they came. Where steps have nothing else to do, it waits

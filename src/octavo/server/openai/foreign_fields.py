@@ -1,8 +1,8 @@
 """Fields of other servers that change an answer and that this one does not carry out: they are refused by name.
 
 What asks for nothing passes: null, as a rule false, and the values listed. Fields that are in no list, such as `user`,
-`metadata`, `store`, `service_tier`, `parallel_tool_calls`, `guided_decoding_backend` or `cache_prompt`, change no answer
-and are ignored.
+`metadata`, `store`, `service_tier`, `parallel_tool_calls`, `guided_decoding_backend` or `cache_prompt`, change no
+answer and are ignored.
 """
 
 from collections.abc import Mapping
