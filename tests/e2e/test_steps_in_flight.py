@@ -128,6 +128,8 @@ def run(
     assert executor.depth == depth
     engine = Engine.configured(executor, config)
     for request in work():
+        if request.grammar is not None:
+            executor.prepare(request.grammar).result()  # so that all begin in their order
         engine.add(request)
     got: Tokens = {}
     while engine.has_unfinished:
