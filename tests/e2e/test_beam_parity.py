@@ -193,6 +193,8 @@ def test_no_token_is_computed_twice_because_of_a_fork(tiny: Tiny) -> None:
         capacity, depth = tiny.executor.capacity, 1
         num_new = num_sampled = 0
 
+        prepare = tiny.executor.prepare
+
         def submit(self, plan: Plan) -> PendingOutput:
             self.num_new += sum(plan.num_new)
             self.num_sampled += len(plan.sampled_rows)

@@ -1,5 +1,6 @@
 """Outputs conform to what was asked, whatever else happens to their requests, and are those that each gets alone."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from late_queue import LateQueue
 from octavo import LLM, BeamSearchParams, SamplingParams, StructuredOutputsParams
@@ -18,6 +21,7 @@ from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.launch import executor_class
 from octavo.execution.local import LocalExecutor
 from octavo.outputs import CompletionOutput
+from octavo.sampling.guidance import check_grammar
 from octavo.scheduling.messages import EngineRequest
 from octavo.tokenization.tokenizer import Tokenizer
 from scheduling.checking import check_engine
@@ -283,3 +287,106 @@ def test_a_request_whose_schema_leaves_nothing_fails_alone(llm: LLM) -> None:
     )
     assert outputs[0].outputs[0].finish_reason != "stop"
     assert outputs[1].outputs[0].text == good[0].text
+
+
+SCHEMAS: list[Any] = [
+    {"type": "boolean"},
+    {"type": "null"},
+    {"type": "integer", "minimum": -3, "maximum": 3},
+    {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 100},
+    {"type": "string", "maxLength": 5},
+    {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+    {"type": "string", "format": "date"},
+    {"type": "string", "format": "uuid"},
+    {"type": "string", "format": "ipv4"},
+    {"enum": ["a", 1, None, {"b": [True]}]},
+    {"const": {"x": "é\n"}},
+    {"type": ["integer", "null"], "maximum": 9, "minimum": 0},
+    {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "boolean"}]},
+    {"allOf": [{"type": "integer", "minimum": 5}, {"maximum": 7}]},
+    {"oneOf": [{"const": "x"}, {"type": "integer", "minimum": 0, "maximum": 9}]},
+    {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
+    {"type": "array", "prefixItems": [{"type": "boolean"}, {"type": "null"}], "items": False, "minItems": 2},
+    {"type": "object", "properties": {"a": {"type": "boolean"}}, "additionalProperties": False},
+    {"type": "object", "properties": {"b": {"const": 1}, "a": {"const": 2}}, "required": ["a", "b"]},
+    {"type": "object", "additionalProperties": {"type": "integer"}, "maxProperties": 1},
+    {"type": "object", "patternProperties": {"^x[0-9]$": {"type": "null"}}, "additionalProperties": False},
+    {"$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "type": "array", "items": {"$ref": "#/$defs/n"},
+     "maxItems": 2},
+    {"$defs": {"t": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/t"}, {"type": "null"}]}},
+                     "required": ["next"], "additionalProperties": False}}, "$ref": "#/$defs/t"},
+    {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kind"], "title": "T", "description": "d"},
+    {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+    {"not": {"type": "null"}},
+    {"if": {"type": "null"}, "then": {}, "else": False},
+    {"type": "object", "propertyNames": {"pattern": "^a"}},
+    {"type": "string", "format": "colour"},
+    {"type": "nothing"},
+    {"$ref": "#/$defs/missing"},
+    {"enum": []},
+    {"type": "object", "required": ["a"], "properties": {"a": False}},
+]  # fmt: skip
+
+
+def check_answers(llm: LLM, schemas: Sequence[Any]) -> tuple[int, int]:
+    """Ask for an output of each schema, which validates if it has an end, or is refused. Returns how many had an end,
+    and how many were refused."""
+    good: list[StructuredOutputsParams] = []
+    for schema in schemas:
+        asked = StructuredOutputsParams(json=schema)
+        with contextlib.suppress(RequestError):
+            check_grammar(asked.grammar_of_output())
+            good.append(asked)
+    params = [SamplingParams(structured_outputs=asked, max_tokens=60, seed=4) for asked in good]
+    num_ended = 0
+    for asked, output in zip(good, llm.generate(["a"] * len(good), params, use_tqdm=False), strict=True):
+        assert output.outputs[0].finish_reason in ("stop", "length")
+        if output.outputs[0].finish_reason == "stop":
+            num_ended += 1
+            jsonschema.Draft202012Validator(asked.json, format_checker=jsonschema.FormatChecker()).validate(
+                json.loads(output.outputs[0].text)
+            )
+    return num_ended, len(schemas) - len(good)
+
+
+def test_outputs_validate_or_schemas_are_refused_with_a_reason(llm: LLM) -> None:
+    num_ended, num_refused = check_answers(llm, SCHEMAS)
+    assert num_refused == 9
+    assert num_ended > 15
+
+
+names = st.sampled_from(["a", "b", "é", "x y"])
+plain: list[Any] = [{"type": "boolean"}, {"type": "null"}, {"type": "string", "maxLength": 3}, {"type": "number"}]
+values = st.one_of(st.text('ab"\\\n', max_size=3), st.integers(0, 5))
+leaves: Any = st.one_of(
+    st.sampled_from(plain),
+    st.builds(lambda low: {"type": "integer", "minimum": low, "maximum": low + 30}, st.integers(-40, 9)),
+    st.builds(lambda values: {"enum": values}, st.lists(values, min_size=1, max_size=3)),
+)
+schemas: Any = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.builds(
+            lambda items, least, more: {"type": "array", "items": items, "minItems": least, "maxItems": least + more},
+            inner, st.integers(0, 1), st.integers(0, 2),
+        ),
+        st.builds(
+            lambda properties, is_closed, need: {
+                "type": "object", "properties": properties, "additionalProperties": not is_closed,
+                "required": sorted(properties)[: need],
+            },
+            st.dictionaries(names, inner, max_size=3), st.booleans(), st.integers(0, 3),
+        ),
+        st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1, max_size=3)),
+    ),
+    max_leaves=5,
+).flatmap(
+    lambda part: st.sampled_from([part, {"$defs": {"p": part}, "type": "array", "items": {"$ref": "#/$defs/p"}}])
+)  # fmt: skip
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(schemas, min_size=1, max_size=4))
+def test_outputs_validate_against_schemas_of_any_shape(llm: LLM, asked: list[Any]) -> None:
+    assert check_answers(llm, asked)[1] == 0

@@ -129,7 +129,7 @@ def outputs(executor: Executor, request: EngineRequest) -> dict[int, list[int]]:
 
 
 def test_a_grammar_that_the_ranks_have_no_kind_for_is_refused_by_name(executor: MultiProcessExecutor) -> None:
-    with pytest.raises(RequestError, match=r"kind of grammar 'alternating' is unknown .* none"):
+    with pytest.raises(RequestError, match=r"kind of grammar 'alternating' is unknown .* knows choice"):
         outputs(executor, EngineRequest("a", PROMPT, SamplingParams(), 0.0, grammar=Grammar("alternating")))
 
 
