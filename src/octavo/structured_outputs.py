@@ -42,7 +42,7 @@ class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, 
     grammar: str | None = None
     """A context-free grammar, in Lark's syntax (`start: ...`) or llama.cpp's GBNF (`root ::= ...`)."""
     whitespace_pattern: str | None = None
-    """Of JSON: what may stand between its tokens, as a regex; any whitespace by default."""
+    """Of JSON: what may stand between its tokens, as a regex; by default a blank, or a line's end and indentation."""
     disable_any_whitespace: bool = False
     """Of JSON: nothing stands between its tokens."""
     disable_additional_properties: bool = False

@@ -63,7 +63,7 @@ def llm(folder: Path) -> Iterator[LLM]:
 
 def does_conform(asked: StructuredOutputsParams, text: str) -> bool:
     if asked is BY_SCHEMA:
-        return jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text))
+        return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text)))
     pattern = {BY_REGEX.regex: BY_REGEX.regex, BY_GRAMMAR.regex: r"\(*x\)*"}[asked.regex]
     return text in asked.choice if asked.choice else re.fullmatch(str(pattern), text) is not None
 
@@ -258,7 +258,8 @@ def test_conversations_and_streams_conform_too(llm: LLM) -> None:
 def test_the_stepped_engine_takes_them_under_their_older_name(llm: LLM) -> None:
     from octavo.sampling_params import GuidedDecodingParams
 
-    guided: Any = {"guided_decoding": GuidedDecodingParams(choice=["red", "green"], backend="xgrammar")}
+    older: Any = {"choice": ["red", "green"], "backend": "xgrammar"}
+    guided: Any = {"guided_decoding": GuidedDecodingParams(**older)}
     engine = llm.llm_engine
     engine.add_request("one", "The", SamplingParams(max_tokens=20, **guided))
     outputs = []

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from llguidance import LLParserLimits
 
 from octavo import StructuredOutputsParams
 from octavo.errors import RequestError
@@ -103,7 +104,7 @@ def test_what_a_draft_breaks_may_only_end_and_its_row_goes_on(tokenizer: Tokeniz
 def test_a_limit_that_others_have_used_up_fails_nobody_else(
     monkeypatch: pytest.MonkeyPatch, byte_level: Tokenizer
 ) -> None:
-    monkeypatch.setattr(guidance, "LIMITS", guidance.LLParserLimits(max_lexer_states=1000, verbose_errors=False))
+    monkeypatch.setattr(guidance, "LIMITS", LLParserLimits(max_lexer_states=1000, verbose_errors=False))
     follower = Guidance(tokens_of(byte_level))
     a, b = token(byte_level, "a"), token(byte_level, "b")
     grammar = follower.compile(Grammar("regex", "(.*a.{12}){1,3}|b+"))
@@ -147,6 +148,7 @@ def test_a_grammar_is_compiled_once_in_a_thread_of_its_own(
         ({"json": PERSON}, '{"name": "A", "b": 1}', "{}"),
         ({"json": True}, "[1, null]", "x"),
         ({"json_object": True}, "{}", "[]"),
+        ({"json_object": True}, '{\n    "a" : 1 }', '{\n\n"a": 1}'),
         ({"json_object": True, "whitespace_pattern": "_"}, "{_}", "{ }"),
         ({"regex": r"^\d+$"}, "12", "1a"),
         ({"regex": "a/b"}, "a/b", "a"),

@@ -16,6 +16,8 @@ from octavo.errors import RequestError
 from octavo.structured_outputs import Grammar
 
 if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
     from octavo.sampling.grammars import ModelTokens
 
 LIMITS = LLParserLimits(
@@ -26,6 +28,9 @@ LIMITS = LLParserLimits(
 SPECIAL = b"\xff"
 """How llguidance knows special tokens: no text has this byte. A grammar may name them, `<|im_end|>`, and no text of a
 grammar spells them."""
+WHITESPACE = r"[ \t]|\r?\n[ \t]{0,40}"
+"""Between the tokens of JSON: a blank, or the end of a line and an indentation. Small models write blanks without an
+end where they may."""
 NICENESS = 5
 """Of the thread that compiles: where processors are short, steps go first."""
 
@@ -237,12 +242,9 @@ def source_of(grammar: Grammar) -> str:
     """
     match grammar.kind:
         case "json_object":
-            return LLMatcher.grammar_from_json_schema('{"type":"object"}')
+            return _of_schema('{"type":"object"}')
         case "json_schema":
-            try:
-                return LLMatcher.grammar_from_json_schema(grammar.source, overrides={"lenient": False})
-            except ValueError as error:
-                raise GrammarError(f"the schema cannot be read: {error}") from error
+            return _of_schema(grammar.source)
         case "choice":
             # As one regex: of a rule's alternatives llguidance follows far fewer at once.
             return LLMatcher.grammar_from_regex("|".join(map(_as_regex, json.loads(grammar.source))))
@@ -270,6 +272,16 @@ def _step_back() -> None:
     """Let steps go first, where this is a thread that compiles beside them."""
     if sys.platform == "linux" and threading.current_thread() is not threading.main_thread():
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def _of_schema(source: str) -> str:
+    own = json.loads(source).get("x-guidance", {})
+    says_whitespace = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
+    defaults: JsonCompileOptions = {} if says_whitespace else {"whitespace_pattern": WHITESPACE}
+    try:
+        return LLMatcher.grammar_from_json_schema(source, defaults, {"lenient": False})
+    except ValueError as error:
+        raise GrammarError(f"the schema cannot be read: {error}") from error
 
 
 def _as_regex(text: str) -> str:
