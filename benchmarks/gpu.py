@@ -13,11 +13,12 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import triton
@@ -33,8 +34,9 @@ from octavo.kernels.triton import attention
 from octavo.kernels.triton.activation import activation_and_mul
 from octavo.kernels.triton.attention import Tiling, paged_attention
 from octavo.kernels.triton.copy import copy_blocks
+from octavo.kernels.triton.kernels import TritonKernels
 from octavo.kernels.triton.kv_write import write_kv
-from octavo.kernels.triton.layout import vectors
+from octavo.kernels.triton.layout import scales, vectors
 from octavo.kernels.triton.norm import rms_norm
 from octavo.layer_groups import FULL, LayerKind, Window, one_group
 
@@ -97,7 +99,14 @@ def make_cache(
     """A cache of random keys and values."""
     shape = CacheShape(num_blocks, one_group(num_layers), BLOCK_SIZE, NUM_KV_HEADS, head_dim, dtype)
     cache = REFERENCE.allocate_cache(shape, device)
-    vectors(cache).normal_()
+    values, own_scales = vectors(cache), scales(cache)
+    if own_scales is not None:
+        values.random_(-127, 128)
+        own_scales.uniform_(0.01, 0.03)
+    elif dtype.itemsize == 1:
+        values.copy_(torch.randn(values.shape, device=device))
+    else:
+        values.normal_()
     return cache
 
 
@@ -142,13 +151,16 @@ def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
 
 def exact_attention(query: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: AttentionSpec) -> torch.Tensor:
     """In float64, a row at a time."""
-    values = vectors(cache)[:, spec.layer]
+    values, own_scales = vectors(cache)[:, spec.layer], scales(cache)
     results = []
     for row, context in enumerate(batch.context_lens.tolist()):
         start, end = batch.query_starts[row : row + 2].tolist()
         blocks = batch.block_tables[0, row, : -(-context // BLOCK_SIZE)]
-        gathered = values[blocks].double().permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context]
-        keys, own = gathered.repeat_interleave(NUM_HEADS // NUM_KV_HEADS, dim=1)
+        own = values.view(torch.uint8)[blocks].view(values.dtype).double()
+        if own_scales is not None:
+            own *= own_scales[blocks, spec.layer].unsqueeze(-1)
+        gathered = own.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context]
+        keys, seen = gathered.repeat_interleave(NUM_HEADS // NUM_KV_HEADS, dim=1)
         scores = query[start:end].double().transpose(0, 1) @ keys.transpose(1, 2) * spec.scale
         if spec.softcap is not None:
             scores = spec.softcap * (scores / spec.softcap).tanh()
@@ -157,7 +169,7 @@ def exact_attention(query: torch.Tensor, cache: KVCache, batch: RaggedBatch, spe
         if spec.kind.most_seen is not None:
             unseen |= distance >= spec.kind.most_seen
         weights = scores.masked_fill(unseen, -torch.inf).softmax(dim=-1)
-        results.append((weights @ own).transpose(0, 1))
+        results.append((weights @ seen).transpose(0, 1))
     return torch.cat(results)
 
 
@@ -179,17 +191,21 @@ def checks_part(bench: Bench) -> Iterator[tuple[str, Any]]:
         yield str(dtype), operation_checks(bench, dtype)
         for head_dim in (64, 80, 128, 256) if is_cuda else (128,):
             yield f"{dtype}, heads of {head_dim}", attention_checks(bench, dtype, head_dim)
+        for cache_dtype in (torch.int8, torch.float8_e4m3fn):
+            yield f"{dtype} over {cache_dtype}", attention_checks(bench, dtype, HEAD_DIM, cache_dtype)
 
 
-def attention_checks(bench: Bench, dtype: torch.dtype, head_dim: int) -> dict[str, Any]:
+def attention_checks(
+    bench: Bench, dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype | None = None
+) -> dict[str, Any]:
     """Relative errors of attention, and which results are the same in another batch."""
-    cache = make_cache(bench.device, 400, 2, dtype, head_dim)
+    cache = make_cache(bench.device, 400, 2, cache_dtype or dtype, head_dim)
     rows = [(1, 1), (17, 1), (256, 1), (257, 1), (1000, 1), (900, 4), (300, 5), (512, 512), (700, 100)]
     batch, extent = make_batch(cache, rows)
     query = random_query(batch, dtype, head_dim)
     told: dict[str, Any] = {}
     specs = {"attention": spec_of(1, head_dim)}
-    if head_dim == HEAD_DIM:  # each is some seconds of compiling
+    if head_dim == HEAD_DIM and cache_dtype is None:  # each is some seconds of compiling
         specs["attention, window"] = spec_of(1, head_dim, kind=Window(100))
         specs["attention, softcap"] = spec_of(0, head_dim, softcap=3.0)
     for name, spec in specs.items():
@@ -200,6 +216,10 @@ def attention_checks(bench: Bench, dtype: torch.dtype, head_dim: int) -> dict[st
             for row in range(len(rows))
         ]
         told[f"{name}, alone the same bits"] = torch.equal(torch.cat(alone), ours)
+        for limits in ({"MOST_PARTIAL_BYTES": 0}, {"MOST_PROGRAMS": 1}):
+            with patch.dict(vars(attention), limits):
+                shared_out = paged_attention(query, cache, batch, spec, extent)
+            told[f"{name}, with {limits} the same bits"] = torch.equal(shared_out, ours)
     # The last token of a prefill, and the same token decoded.
     prefilled = paged_attention(*only(query, cache, batch, 7, rows), spec_of(1, head_dim), BatchExtent(512, 512))[-1:]
     last = only(query, cache, batch, 7, [*rows[:7], (512, 1)])
@@ -261,6 +281,12 @@ def operation_checks(bench: Bench, dtype: torch.dtype) -> dict[str, Any]:
     copy_blocks(cache, cache, source, to)
     before[to] = before[source]
     told["copied blocks are the same"] = torch.equal(cache.records, before)
+    space = TritonKernels().allocate_cache(replace(cache.shape, num_blocks=10), torch.device("cpu"))
+    there = torch.arange(10, device=device)
+    copy_blocks(cache, space, to, there)
+    cache.records.zero_()
+    copy_blocks(space, cache, there, source)
+    told["blocks moved out and back are the same"] = torch.equal(cache.records[source], before[to])
     return told
 
 
@@ -326,6 +352,9 @@ def decode_part(bench: Bench) -> Iterator[tuple[str, Any]]:
             yield f"{num_rows} x {context}", decode_figures(bench, bench.cache, num_rows, context)
     alone = make_cache(bench.device, 64 * 2048 // BLOCK_SIZE, 1)
     yield "64 x 2048, records of one layer, close together", decode_figures(bench, alone, 64, 2048)
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        narrow = make_cache(bench.device, 64 * 2048 // BLOCK_SIZE, 1, dtype)
+        yield f"64 x 2048 over {dtype}, records of one layer", decode_figures(bench, narrow, 64, 2048)
 
 
 def decode_figures(
@@ -336,7 +365,8 @@ def decode_figures(
     layers = [spec_of(layer % cache.shape.num_layers) for layer in range(NUM_LAYERS)]
     attend = partial(paged_attention, query, cache, batch, extent=extent, few_rows=tiling)
     seconds = bench.seconds([partial(attend, spec=spec) for spec in layers])
-    rate = 2 * num_rows * context * NUM_KV_HEADS * HEAD_DIM * DTYPE.itemsize / seconds
+    token_bytes = cache.shape.block_bytes / BLOCK_SIZE / cache.shape.num_layers
+    rate = num_rows * context * token_bytes / seconds
     return {"us": seconds * 1e6, "gb_s": rate / 1e9, "share": rate / bench.copy_rate}
 
 
@@ -382,6 +412,17 @@ def operations_part(bench: Bench) -> Iterator[tuple[str, Any]]:
     source, to = ids[:512], ids[512:1024]
     seconds = bench.seconds([lambda: copy_blocks(cache, cache, source, to)])
     yield "copy of 512 blocks", figures(bench, seconds, 2 * 512 * words)
+    yield "256 blocks and pinned memory", move_figures(bench, ids[:256])
+
+
+def move_figures(bench: Bench, ids: torch.Tensor) -> dict[str, float]:
+    """Bytes a second that a swap moves, each way."""
+    cache, there = bench.cache, torch.arange(len(ids), device=bench.device)
+    space = TritonKernels().allocate_cache(replace(cache.shape, num_blocks=len(ids)), torch.device("cpu"))
+    out_s = bench.seconds([lambda: copy_blocks(cache, space, ids, there)])
+    back_s = bench.seconds([lambda: copy_blocks(space, cache, there, ids)])
+    num_bytes = len(ids) * cache.shape.block_bytes
+    return {"out_gb_s": num_bytes / out_s / 1e9, "back_gb_s": num_bytes / back_s / 1e9}
 
 
 def operation_figures(bench: Bench, num_tokens: int) -> dict[str, Any]:

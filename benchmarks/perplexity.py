@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What int8 costs in quality: perplexity over English questions and Python's own documentation.
+"""What int8 and fp8 cost in quality: perplexity over English questions and Python's own documentation.
 
     python benchmarks/perplexity.py ../shared/data/mt_bench_questions.jsonl
 
@@ -21,6 +21,7 @@ CONFIGURATIONS: dict[str, dict[str, str]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"dtype": "float32", "quantization": "int8"},
+    "fp8": {"dtype": "float32", "quantization": "fp8"},
     "int8, int8 KV": {"dtype": "float32", "quantization": "int8", "kv_cache_dtype": "int8"},
 }
 

@@ -52,8 +52,10 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
         is_switch = isinstance(field.default, bool)
         largest = knobs(EngineConfig)[field.name].at_most
         given = "True" if is_switch else choices[-1] if choices else "7" if largest is None or largest > 7 else "2"
-        if get_type_hints(EngineConfig)[field.name] == Size:
+        if get_type_hints(EngineConfig)[field.name] in (Size, Size | None):
             given = "7MiB"
+        if largest == 1:
+            given = "0.5"
         arguments = [flag(field.name)] if is_switch else [flag(field.name), given]
         if field.name == "max_num_seqs":
             arguments += ["--max-num-batched-tokens", "9"]

@@ -8,9 +8,9 @@ from octavo.errors import ConfigError
 from octavo.knobs import Size, check_knobs, flag, knob, parse_size
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
@@ -97,7 +97,8 @@ class EngineConfig:
     quantization: Quantization = knob(
         "none",
         "int8 keeps the weights of products in int8 and quantizes activations as they flow: half the memory of 16 "
-        "bits, and answers that differ slightly",
+        "bits, and answers that differ slightly; fp8 does so in float8_e4m3fn, on GPUs (on a CPU only the slow kernels "
+        "'reference' compute it), and they differ more",
         group="model",
     )
     max_model_len: int | None = knob(
@@ -116,14 +117,27 @@ class EngineConfig:
         at_least=0,
     )
     block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS", at_least=1)
-    kv_cache_memory: Size = knob(
-        "40%",
-        "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%",
+    kv_cache_memory: Size | None = knob(
+        None,
+        "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%; by default 40% on a CPU, "
+        "and on a GPU what --gpu-memory-utilization leaves",
         group="memory",
         metavar="SIZE",
     )
+    gpu_memory_utilization: float = knob(
+        0.9,
+        "share of each GPU's memory that Octavo may take in all: what weights, the largest step and CUDA graphs leave "
+        "of it is the KV cache, unless --kv-cache-memory says how large that is; on a CPU it bounds nothing",
+        group="memory",
+        metavar="SHARE",
+        at_least=0.01,
+        at_most=1,
+    )
     kv_cache_dtype: CacheDType = knob(
-        "auto", "of the KV cache; auto is that of --dtype, int8 halves the memory of a 16-bit one", group="memory"
+        "auto",
+        "of the KV cache; auto is that of --dtype. int8 halves the memory of a 16-bit one, with a scale for each "
+        "vector; so does fp8 (e4m3), coarser and without scales, for GPUs and the reference kernels",
+        group="memory",
     )
     prefix_cache_scope: PrefixCacheScope = knob(
         "tenant",
@@ -220,8 +234,8 @@ class EngineConfig:
     )
     tensor_parallel_size: int = knob(
         1,
-        "processes that hold the model together, each a part of every layer, and share the machine's memory and "
-        "threads as the other flags give them",
+        "processes that hold the model together, each a part of every layer and on a GPU of its own where there are "
+        "GPUs; they share the machine's memory and threads as the other flags give them",
         group="machine",
         metavar="N",
         at_least=1,

@@ -36,7 +36,7 @@ class Knob:
     group: str
     """Of flags in the help."""
     metavar: str | None
-    at_least: int | None
+    at_least: float | None
     """The lower bound of a number, or of a size in bytes."""
     at_most: int | None
     within: range | None
@@ -53,7 +53,7 @@ def knob(
     *,
     group: str,
     metavar: str | None = None,
-    at_least: int | None = None,
+    at_least: float | None = None,
     at_most: int | None = None,
     within: range | None = None,
     items: str | None = None,
@@ -97,8 +97,8 @@ def _check_knob(name: str, value: Any, hint: Any, declared: Knob) -> None:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(get_args(hint))}")
-    elif hint == Size:
-        parse_size(value, 2**40, name, least=1 if declared.at_least is None else declared.at_least)
+    elif kinds == set(get_args(Size)):
+        parse_size(value, 2**40, name, least=1 if declared.at_least is None else int(declared.at_least))
     elif get_origin(hint) is tuple:
         if not isinstance(value, tuple | list) or not all(isinstance(text, str) and text for text in value):
             must = f"be a list of {declared.items}, got {value!r}" if declared.items else "not be empty"
@@ -117,6 +117,10 @@ def _check_number(name: str, value: Any, kind: type[int] | type[float], declared
             raise ConfigError(f"{name} must be {within[0]} to {within[-1]}, got {value!r}")
         return
     is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+    if kind is float and high is not None:
+        if not is_number or not (low or 0) <= value <= high:
+            raise ConfigError(f"{name} must be {low} to {high}, got {value!r}")
+        return
     if not is_number or (low is not None and value < low) or not value < float("inf"):
         if kind is float:
             raise ConfigError(f"{name} must be a number of {str(declared.metavar).lower()} of at least {low}")

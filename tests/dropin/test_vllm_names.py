@@ -34,10 +34,15 @@ def config(**keywords) -> EngineConfig:
         ({"dtype": "float"}, {"dtype": "float32"}),
         ({"dtype": torch.float32, "kv_cache_dtype": torch.float16}, {"dtype": "float32", "kv_cache_dtype": "float16"}),
         ({"load_format": "pt"}, {"load_format": "bin"}),
+        ({"kv_cache_dtype": "fp8"}, {"kv_cache_dtype": "fp8"}),
+        ({"kv_cache_dtype": "fp8_e4m3"}, {"kv_cache_dtype": "fp8"}),
+        ({"kv_cache_dtype": torch.float8_e4m3fn}, {"kv_cache_dtype": "fp8"}),
         ({"enable_prefix_caching": True}, {}),
         ({"enable_prefix_caching": False}, {"prefix_cache_scope": "off"}),
         ({"kv_cache_memory_bytes": 2**26}, {"kv_cache_memory": 2**26}),
         ({"tokenizer_mode": "auto", "runner": "generate", "task": "auto", "hf_overrides": {}}, {}),
+        ({"enforce_eager": True, "async_scheduling": False}, {"cuda_graphs": "off", "steps_in_flight": 1}),
+        ({"enforce_eager": False, "async_scheduling": True}, {}),
         ({"pipeline_parallel_size": 1, "enable_lora": False, "logprobs_mode": "raw_logprobs"}, {}),
     ],
 )
@@ -48,10 +53,8 @@ def test_keywords_that_mean_something_set_knobs(keywords, knobs, caplog):
 
 def test_keywords_that_change_nothing_are_told_in_one_line(caplog):
     idle = {
-        "enforce_eager": True,
         "disable_log_stats": False,
         "trust_remote_code": False,
-        "async_scheduling": True,
         "enable_chunked_prefill": False,
         "limit_mm_per_prompt": {"image": 1},
         "cpu_offload_gb": 4,
@@ -64,12 +67,14 @@ def test_keywords_that_change_nothing_are_told_in_one_line(caplog):
     assert all(name in record.message for name in idle)
 
 
-def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing(caplog):
-    assert config(gpu_memory_utilization=0.9, kv_cache_memory="1GiB") == EngineConfig(kv_cache_memory="1GiB")
-    assert "gpu_memory_utilization" in caplog.text
-    assert "kv_cache_memory of 1GiB" in caplog.text
+def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_path, caplog):
+    folder = str(make_llama(tmp_path))
+    LLM(folder, tokenizer="smollm2", kv_cache_memory="1MiB", gpu_memory_utilization=0.9, device="cpu").close()
+    assert "bounds nothing" not in caplog.text
+    LLM(folder, tokenizer="smollm2", kv_cache_memory="1MiB", gpu_memory_utilization=0.5, device="cpu").close()
+    assert "--gpu-memory-utilization 0.5 bounds nothing: the model runs on the processor" in caplog.text
     for share in (0, 1.5, "all", True):
-        with pytest.raises(ConfigError, match="gpu_memory_utilization must be above 0 and at most 1"):
+        with pytest.raises(ConfigError, match=r"--gpu-memory-utilization must be 0\.01 to 1, got"):
             config(gpu_memory_utilization=share)
 
 
@@ -98,8 +103,10 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing(caplog):
         ({"swap_space": 4}, "swap-space is 4, .*4GiB"),
         ({"swap_space": 4.0}, "swap-space is 4.0, .*4GiB"),
         ({"kv_cache_memory": "16"}, "kv-cache-memory is 16, .*16GiB"),
-        ({"quantization": "fp8"}, "quantization is 'fp8'.*int8"),
+        ({"quantization": "awq"}, "quantization is 'awq'.*int8, fp8"),
         ({"dtype": torch.int8}, "dtype is 'int8'"),
+        ({"async_scheduling": True, "steps_in_flight": 1}, "async_scheduling of True contradicts steps_in_flight 1"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "kv-cache-dtype is 'fp8_e5m2'.*int8, fp8"),
         ({"gpu_memory_utilisation": 0.9}, "unknown keyword gpu_memory_utilisation"),
     ],
 )
@@ -118,18 +125,27 @@ def parse(*arguments: str) -> EngineConfig:
 
 
 def test_flags_may_be_spelled_as_vllm_has_them(caplog):
-    wanted = EngineConfig(max_num_seqs=8, dtype="float16", tensor_parallel_size=2, prefix_cache_scope="off")
-    flags = ("--max_num_seqs", "8", "--dtype=half", "-tp", "2", "--no_enable_prefix_caching")
+    wanted = EngineConfig(
+        max_num_seqs=8,
+        dtype="float16",
+        tensor_parallel_size=2,
+        prefix_cache_scope="off",
+        cuda_graphs="off",
+        steps_in_flight=1,
+    )
+    flags = (
+        *("--max_num_seqs", "8", "--dtype=half", "-tp", "2", "--no_enable_prefix_caching"),
+        *("--enforce-eager", "--no-async-scheduling"),
+    )
     idle = (
-        "--enforce-eager",
-        "--no-async-scheduling",
+        "--disable-log-stats",
         "--compilation_config={'a_b': 1}",
         "--uvicorn-log-level",
         "info",
     )
     assert parse(*flags, *idle, "--pipeline-parallel-size", "1", "--hf-overrides", "{}") == wanted
     engine, server = sorted(record.message for record in caplog.records)
-    assert all(flag in engine for flag in ("--enforce-eager", "--async-scheduling", "--compilation-config"))
+    assert all(flag in engine for flag in ("--disable-log-stats", "--compilation-config"))
     assert "--uvicorn-log-level" in server
 
 
@@ -176,7 +192,8 @@ def test_engine_args_hold_every_keyword_and_give_them_back():
     args = EngineArgs(model="smollm2", max_num_seqs=4, enforce_eager=True, enable_prefix_caching=False)
     given = dataclasses.asdict(args)
     assert given.keys() >= {*ENGINE, *MAPPED, *(field.name for field in dataclasses.fields(EngineConfig))}
-    assert config(**given) == EngineConfig(model="smollm2", max_num_seqs=4, prefix_cache_scope="off")
+    knobs: dict[str, Any] = {"prefix_cache_scope": "off", "cuda_graphs": "off"}
+    assert config(**given) == EngineConfig(model="smollm2", max_num_seqs=4, **knobs)
     with pytest.raises(TypeError, match="max_num_seq"):
         EngineArgs(max_num_seq=4)
 

@@ -1,6 +1,6 @@
 """The engine on the Triton backend, in Triton's interpreter: its tokens are the reference's, whatever happens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from kernels.triton.fp8_casts import right_fp8_casts
 from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
@@ -26,11 +27,21 @@ COMMON: dict[str, Any] = {"dtype": "float32", "block_size": BLOCK_SIZE, "max_num
 
 
 def work() -> list[EngineRequest]:
-    """Greedy, drawn, n = 2 and beams, of which two begin alike."""
+    """Greedy, drawn, n = 2 and beams, edited or not, of which two begin alike."""
     kinds = [
-        SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, logprobs=2),
-        SamplingParams(temperature=0.9, top_p=0.9, max_tokens=9, seed=7, ignore_eos=True),
-        SamplingParams(n=2, temperature=1.2, top_k=30, max_tokens=8, seed=11, ignore_eos=True),
+        SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, logprobs=2, repetition_penalty=1.2),
+        SamplingParams(temperature=0.9, top_p=0.9, min_p=0.01, max_tokens=9, seed=7, ignore_eos=True),
+        SamplingParams(
+            n=2,
+            temperature=1.2,
+            top_k=30,
+            frequency_penalty=0.3,
+            presence_penalty=0.2,
+            logit_bias={5: 2.0, 90: -4.0},
+            max_tokens=8,
+            seed=11,
+            ignore_eos=True,
+        ),
         BeamSearchParams(beam_width=2, max_tokens=7).sampling_params(),
     ]
     return [
@@ -66,27 +77,33 @@ def capture(run: Callable[[], torch.Tensor], pool: object) -> tuple[Rerun, torch
 @pytest.fixture
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--device cuda` is the CPU, whose queue tells everything late and whose graphs are run again."""
-    monkeypatch.setattr(local, "resolve_device", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(local, "resolve_device", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(local, "queue_of", lambda device: LateQueue())
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(Rerun, "num_replays", 0)
 
 
 def run(
-    folder: Path, kernels: str, mode: PreemptionMode, num_blocks: int, count: int = 4, **knobs: Any
+    folder: Path,
+    kernels: str,
+    mode: PreemptionMode,
+    num_blocks: int,
+    count: int = 4,
+    requests: Sequence[EngineRequest] | None = None,
+    **knobs: Any,
 ) -> tuple[dict[str, list[list[int]]], Totals]:
-    """What the first requests of the work get, and what has happened in memory."""
+    """What these requests get, or the first of the work, and what has happened in memory."""
     config = EngineConfig(
         model=str(folder),
         kernels=kernels,  # type: ignore[arg-type]
-        kv_cache_memory=num_blocks * block_bytes(folder),
+        kv_cache_memory=num_blocks * block_bytes(folder, knobs.get("kv_cache_dtype", "auto")),
         swap_space="1MiB",
         preemption_mode=mode,
         **COMMON | knobs,
     )
     executor = LocalExecutor(config)
     engine = Engine.configured(executor, config)
-    for request in work()[:count]:
+    for request in requests or work()[:count]:
         engine.add(request)
     got: dict[str, dict[int, list[int]]] = {}
     while engine.has_unfinished:
@@ -99,8 +116,9 @@ def run(
     return {name: [tokens for _, tokens in sorted(own.items())] for name, own in got.items()}, totals
 
 
-def block_bytes(folder: Path) -> int:
-    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **COMMON))
+def block_bytes(folder: Path, cache_dtype: str = "auto") -> int:
+    knobs: dict[str, Any] = COMMON | {"kv_cache_dtype": cache_dtype}
+    probe = LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", kernels="reference", **knobs))
     size = probe.capacity.block_bytes
     probe.close()
     return size
@@ -131,7 +149,7 @@ def test_without_graphs_and_with_one_step_in_flight_the_tokens_are_the_same(
     tmp_path: Path, one_thread: None, pretended_gpu: None
 ) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    off = {"cuda_graphs": "off", "steps_in_flight": 1}
+    off: dict[str, Any] = {"cuda_graphs": "off", "steps_in_flight": 1}
     expected, _ = run(folder, "reference", "recompute", 200, count=2, **off)
     got, _ = run(folder, "triton", "recompute", 200, count=2, device="cuda", **off)
     assert got == expected
@@ -157,11 +175,40 @@ def test_a_step_that_cannot_be_captured_is_run(
     assert sum("--cuda-graphs off" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    ("architecture", "quantization"),
+    [("MixtralForCausalLM", "int8"), ("GPT2LMHeadModel", "none"), ("OPTForCausalLM", "fp8")],
+)
+def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
+    tmp_path: Path, one_thread: None, pretended_gpu: None, architecture: str, quantization: str
+) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    requests = [EngineRequest(str(count), list(range(count)), params, 0.0, 1) for count in (3, 9)]
+    with right_fp8_casts():
+        expected, _ = run(folder, "reference", "recompute", 50, requests=requests, quantization=quantization)
+        got, _ = run(folder, "triton", "recompute", 50, requests=requests, quantization=quantization, device="cuda")
+    assert got == expected
+    assert Rerun.num_replays > 0
+
+
+@pytest.mark.parametrize("cache_dtype", ["int8", "fp8"])
+def test_a_cache_of_8_bits_gives_the_tokens_of_the_reference(
+    tmp_path: Path, one_thread: None, pretended_gpu: None, cache_dtype: str
+) -> None:
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    knobs: dict[str, Any] = {"count": 2, "kv_cache_dtype": cache_dtype}
+    with right_fp8_casts():
+        expected, _ = run(folder, "reference", "recompute", 50, **knobs)
+        got, _ = run(folder, "triton", "recompute", 50, device="cuda", **knobs)
+    assert got == expected
+    assert Rerun.num_replays > 0
+
+
 def test_what_it_has_no_kernels_for_is_refused_by_name(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    for knobs, words in (({"kv_cache_dtype": "int8"}, "no int8 KV cache"), ({"dtype": "float64"}, "no float64")):
-        with pytest.raises(ConfigError, match=words):
-            LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | knobs))
+    with pytest.raises(ConfigError, match="no float64"):
+        LocalExecutor(EngineConfig(model=str(folder), kernels="triton", **COMMON | {"dtype": "float64"}))
 
 
 def test_a_gpu_that_is_not_there_is_told_with_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

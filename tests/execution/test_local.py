@@ -58,7 +58,14 @@ def test_kernels_that_cannot_serve_the_dtype_are_refused_before_anything_is_load
 
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 @pytest.mark.parametrize(
-    "knobs", [{}, {"quantization": "int8"}, {"kv_cache_dtype": "int8"}, {"quantization": "int8", "dtype": "bfloat16"}]
+    "knobs",
+    [
+        {},
+        {"quantization": "int8"},
+        {"kv_cache_dtype": "int8"},
+        {"kv_cache_dtype": "fp8"},
+        {"quantization": "int8", "dtype": "bfloat16"},
+    ],
 )
 def test_every_kind_of_weights_and_cache_finds_the_likeliest_token(
     tmp_path: Path, kernels: str, knobs: dict[str, str]

@@ -83,6 +83,18 @@ def test_two_ranks_give_the_tokens_and_scores_of_one_process(folder: Path, execu
     assert [each.logprob for each in told] == pytest.approx([each.logprob for each in expected], abs=1e-4)
 
 
+def test_two_ranks_on_the_kernels_of_a_gpu_give_the_tokens_of_one_process(folder: Path) -> None:
+    """In Triton's interpreter, and with gloo in place of NCCL."""
+    pytest.importorskip("triton")
+    alone = LocalExecutor(config(folder, 1, kernels="reference"))
+    ranks = MultiProcessExecutor(config(folder, kernels="triton", dtype="float32"))
+    assert "'triton'" in ranks.loaded.kernels
+    plans = [prefill(0), decode(0, 5)]
+    ours, theirs = ([each.submit(plan).result().token_ids for plan in plans] for each in (ranks, alone))
+    assert ours == theirs
+    ranks.close()
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_rank_0_follows_grammars_that_it_imports(folder: Path, monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(toy_grammars.__file__).parent))

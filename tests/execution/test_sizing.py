@@ -8,6 +8,7 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.execution.budgets import host_budget
 from octavo.execution.sizing import (
     check_weights_fit,
     resolve_max_model_len,
@@ -40,7 +41,7 @@ def loaded_bytes(build: ModelBuild) -> int:
 def size(free_bytes: int, kv_cache_memory: str, max_model_len: int = 256, **knobs: Any) -> int:
     """The cache's blocks."""
     config = EngineConfig(kv_cache_memory=kv_cache_memory, **knobs)
-    shape = size_cache(config, MODEL, GROUPS, torch.float32, max_model_len, free_bytes)
+    shape = size_cache(config, MODEL, GROUPS, torch.float32, max_model_len, host_budget(config, free_bytes))
     assert shape.block_bytes == BLOCK_BYTES
     return shape.num_blocks
 
@@ -106,7 +107,8 @@ def test_the_cache_is_no_larger_than_all_sequences_can_use() -> None:
 
 def test_a_window_leaves_the_cache_room_for_blocks_that_only_the_prefix_cache_knows() -> None:
     config = EngineConfig(kv_cache_memory="90%", max_num_seqs=3)
-    cache = size_cache(config, MODEL, one_group(2, Window(32)), torch.float32, 16_000, 100 * MIB)
+    budget = host_budget(config, 100 * MIB)
+    cache = size_cache(config, MODEL, one_group(2, Window(32)), torch.float32, 16_000, budget)
     assert cache.num_blocks == 3 * 1000
 
 
@@ -123,7 +125,8 @@ def test_a_cache_that_is_more_than_is_free_is_refused_with_what_it_would_take() 
 
 
 def test_an_int8_cache_has_room_for_its_scales() -> None:
-    shape = size_cache(EngineConfig(kv_cache_memory="50%"), MODEL, GROUPS, torch.int8, 256, 100 * BLOCK_BYTES)
+    config = EngineConfig(kv_cache_memory="50%")
+    shape = size_cache(config, MODEL, GROUPS, torch.int8, 256, host_budget(config, 100 * BLOCK_BYTES))
     assert shape.block_bytes == BLOCK_BYTES * (8 + 4) // (8 * 4)
     assert shape.num_blocks == 50 * BLOCK_BYTES // shape.block_bytes
 
@@ -133,7 +136,7 @@ def test_memory_flags_are_totals_of_all_ranks() -> None:
     shares = {}
     for ranks in (1, 2, 4):
         config = EngineConfig(kv_cache_memory=str(40 * BLOCK_BYTES), swap_space="100%", tensor_parallel_size=ranks)
-        cache = size_cache(config, MODEL, GROUPS, torch.float32, 256, 50 * BLOCK_BYTES)
+        cache = size_cache(config, MODEL, GROUPS, torch.float32, 256, host_budget(config, 50 * BLOCK_BYTES))
         swap = size_swap_space(config, cache, 50 * BLOCK_BYTES - ranks * cache.num_bytes)
         shares[ranks] = (cache.num_kv_heads, cache.block_bytes, cache.num_blocks, swap.num_blocks)
     assert shares == {
@@ -144,8 +147,9 @@ def test_memory_flags_are_totals_of_all_ranks() -> None:
     split = replace(BUILD, tensor_parallel=TensorParallel(0, 2), max_model_len=256)
     whole_on_both = 5 * 32 * 4
     assert weight_bytes(MODEL, split) == weight_bytes(MODEL, BUILD) + whole_on_both
+    thirds = EngineConfig(tensor_parallel_size=3)
     with pytest.raises(ConfigError, match=r"2 KV heads cannot be split .* over 3 .*they divide by 1, 2$"):
-        size_cache(EngineConfig(tensor_parallel_size=3), MODEL, GROUPS, torch.float32, 256, 50 * BLOCK_BYTES)
+        size_cache(thirds, MODEL, GROUPS, torch.float32, 256, host_budget(thirds, 50 * BLOCK_BYTES))
 
 
 def test_a_contiguous_pool_is_sized_by_what_is_reserved(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import ForwardPass
 from octavo.kernels.operations import ActivationKind, Weight
-from octavo.kernels.quantized import GROUP, QuantizedWeight, quantize_rows
+from octavo.kernels.quantized import INT8, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.layer_groups import one_group
@@ -124,7 +124,7 @@ def test_int8_products_are_exact_integers_even_at_extreme_values(
         weights = torch.randint(-127, 128, (num_outputs, num_inputs), generator=generator)
         values[-1], values[0], weights[0] = -127, 127, -127
         weights[1] = 127
-        values[:, ::GROUP] = 127  # so that each group's scale is 1
+        values[:, :: INT8.group] = 127  # so that each group's scale is 1
         weight = QuantizedWeight(num_outputs, num_inputs, torch.device("cpu"))
         weight.values.data, weight.scales.data = weights.to(torch.int8), torch.ones(num_outputs)
         actual = outcome(kernels, values.float(), lambda x, w=weight: kernels.linear(x, w), num_outputs)

@@ -1,5 +1,7 @@
 """Which kernels a device gets, and what it is told about it."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
@@ -37,16 +39,50 @@ def test_without_the_extension_the_reference_serves_and_says_why(monkeypatch: py
     assert choice.is_fallback
 
 
+def test_a_gpu_without_triton_gets_the_reference_as_a_fallback_to_warn_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    choice = select_kernels(Needs(torch.device("cuda", 0), torch.bfloat16, torch.bfloat16))
+    assert choice.kernels.name == "reference"
+    assert "'triton' could not be loaded: triton is not installed" in choice.why
+    assert choice.is_fallback
+
+
 def test_a_backend_asked_for_by_name_serves_or_is_refused_with_the_flag() -> None:
     assert select_kernels(NEEDS, "reference").kernels.name == "reference"
     with pytest.raises(ConfigError, match=r"'cpu' have no float64.*--kernels"):
         select_kernels(EXACT, "cpu")
 
 
+def test_fp8_weights_get_the_reference_on_a_cpu_and_the_cpp_kernels_refuse_them_with_the_flag() -> None:
+    needs = dataclasses.replace(NEEDS, quantization="fp8")
+    assert select_kernels(needs).kernels.name == "reference"
+    with pytest.raises(ConfigError, match=r"'cpu' have no fp8 weights \(--quantization int8"):
+        select_kernels(needs, "cpu")
+
+
+@pytest.mark.parametrize(("capability", "words"), [((8, 0), r"capability 8\.9 and above.* has 8\.0"), ((9, 0), "")])
+def test_a_gpu_multiplies_fp8_weights_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], words: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    triton = next(backend for backend in kernels.BACKENDS if backend.name == "triton")
+    reason = triton.why_not(Needs(torch.device("cuda"), torch.bfloat16, torch.bfloat16, "fp8"))
+    assert re.search(words, reason) if reason else not words
+
+
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_every_backend_serves_16_bit_weights_over_an_int8_cache(name: str) -> None:
     needs = Needs(torch.device("cpu"), torch.bfloat16, torch.int8)
     assert select_kernels(needs, name).kernels.name == name
+
+
+def test_an_fp8_cache_is_served_by_the_reference_on_a_cpu_and_refused_by_the_cpp_kernels() -> None:
+    needs = Needs(torch.device("cpu"), torch.bfloat16, torch.float8_e4m3fn)
+    choice = select_kernels(needs)
+    assert choice.kernels.name == "reference"
+    assert "'cpu' have no fp8 KV cache (--kv-cache-dtype int8 is of the same size)" in choice.why
+    with pytest.raises(ConfigError, match="'cpu' have no fp8 KV cache"):
+        select_kernels(needs, "cpu")
 
 
 def test_the_first_backend_that_can_serve_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

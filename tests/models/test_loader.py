@@ -90,7 +90,8 @@ def test_auto_cache_dtype_is_the_models_and_others_are_as_named() -> None:
     assert resolve_cache_dtype("auto", torch.float64) == torch.float64
     for name in ("float32", "bfloat16", "float16", "int8"):
         assert resolve_cache_dtype(name, torch.bfloat16) == getattr(torch, name)
-    with pytest.raises(ConfigError, match=r"int4.*--kv-cache-dtype.*auto, int8"):
+    assert resolve_cache_dtype("fp8", torch.bfloat16) == torch.float8_e4m3fn
+    with pytest.raises(ConfigError, match=r"int4.*--kv-cache-dtype.*auto, int8, fp8"):
         resolve_cache_dtype("int4", torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""A model whose products are int8: close to its float self, from any checkpoint, on any number of ranks."""
+"""A model whose products are int8 or fp8: close to its float self, from any checkpoint, on any number of ranks."""
 
 import random
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gguf_files import make_gguf
+from octavo.config import Quantization
 from octavo.kernels.quantized import quantize_rows
 from octavo.models.registry import CausalLM
 from parallel_ranks import check_quantized_llama, on_ranks
@@ -26,6 +27,8 @@ WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 224, "initializ
 TOLERANCE = 0.06
 """Of the logits' spread. Each product of a random model rounds at about 0.9 %, and nine follow each other; a wrong
 scale anywhere is an error of tens of percents."""
+FP8_TOLERANCE = 0.2
+"""A number of three bits behind the first is four times as coarse as int8's largest."""
 
 
 def tokens(count: int, seed: int) -> list[int]:
@@ -43,13 +46,16 @@ def mean_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
-def test_int8_weights_give_logits_close_to_the_float_ones(tmp_path: Path, overrides: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("quantization", "tolerance"), [("int8", TOLERANCE), ("fp8", FP8_TOLERANCE)])
+def test_weights_of_8_bits_give_logits_close_to_the_float_ones(
+    tmp_path: Path, overrides: dict[str, Any], quantization: Quantization, tolerance: float
+) -> None:
     folder, token_ids = make_llama(tmp_path, **WIDE, **overrides), tokens(40, 1)
     exact = RaggedModel(folder).step({"row": token_ids})["row"]
-    ours = RaggedModel(folder, quantization="int8").step({"row": token_ids})["row"]
+    ours = RaggedModel(folder, quantization=quantization).step({"row": token_ids})["row"]
     assert ours.dtype == torch.float32
     assert not torch.equal(ours, exact)
-    assert mean_error(ours, exact) < TOLERANCE
+    assert mean_error(ours, exact) < tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -1,6 +1,8 @@
 """Random weights for any config: the same for a seed, however the model is split."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from zlib import crc32
 
 import torch
@@ -40,8 +42,17 @@ class DummyTensors:
             return
         # Pieces lie on a fixed grid and have each a seed, so that a rank's rows are the same whatever the others hold.
         step = max(1, SLICE_ELEMENTS // max(1, torch.Size(rest).numel()))
-        for start in range(rows.start // step * step, rows.stop, step):
-            generator = torch.Generator().manual_seed(crc32(f"{self._seed} {name} {start}".encode()))
-            piece = torch.randn(min(step, num_rows - start), *rest, generator=generator).mul_(DEVIATION)
-            first, last = max(start, rows.start), min(start + step, rows.stop)
-            yield first, piece[first - start : last - start]
+        starts = range(rows.start // step * step, rows.stop, step)
+        num_threads = min(len(starts), torch.get_num_threads())
+        with ThreadPoolExecutor(max(1, num_threads)) as threads:  # torch draws in one thread
+            for group in (starts[first : first + num_threads] for first in range(0, len(starts), num_threads or 1)):
+                drawn = threads.map(partial(self._drawn, name, num_rows, step), group)
+                for start, piece in zip(group, drawn, strict=True):
+                    piece.mul_(DEVIATION)
+                    first, last = max(start, rows.start), min(start + step, rows.stop)
+                    yield first, piece[first - start : last - start]
+
+    def _drawn(self, name: str, num_rows: int, step: int, start: int) -> torch.Tensor:
+        """Standard normal numbers of the piece that begins at a row."""
+        generator = torch.Generator().manual_seed(crc32(f"{self._seed} {name} {start}".encode()))
+        return torch.randn(min(step, num_rows - start), *self._shapes[name][1:], generator=generator)

@@ -13,8 +13,13 @@ from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 
 if TYPE_CHECKING:
+    import torch
+
+    from octavo.execution.budgets import CacheBudget
     from octavo.kernels.cache import CacheShape
     from octavo.layer_groups import LayerGroups
+    from octavo.layers.build import ModelBuild
+    from octavo.models.config import ModelConfig
 
 MIB = 2**20
 _SHOWN_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
@@ -46,13 +51,14 @@ def run(arguments: argparse.Namespace) -> None:
 def _print_section(title: str, rows: dict[str, str]) -> None:
     print(title)
     for name, value in rows.items():
-        print(f"  {name:<22} {value}")
+        print(f"  {name:<24} {value}")
     print()
 
 
 def _print_machine(config: EngineConfig) -> None:
     import torch
 
+    from octavo.cli.gpus import gpu_rows, software_rows
     from octavo.execution.local import threads_of_a_rank
     from octavo.execution.machine import free_memory_bytes, num_cores, total_memory_bytes
     from octavo.kernels import why_not_built
@@ -67,6 +73,7 @@ def _print_machine(config: EngineConfig) -> None:
             "cores": f"{num_cores()} usable, {threads_of_a_rank(config)} threads for the kernels (--num-threads)"
             + (f" of each of {config.tensor_parallel_size} processes" if config.tensor_parallel_size > 1 else ""),
             "memory": f"{free_memory_bytes() / MIB:,.0f} MiB free of {total_memory_bytes() / MIB:,.0f} MiB",
+            **gpu_rows(),
         },
     )
     _print_section(
@@ -74,6 +81,7 @@ def _print_machine(config: EngineConfig) -> None:
         {
             "octavo": __version__,
             "torch": torch.__version__,
+            **software_rows(),
             "C++ kernels": why_not_built() or _instruction_set(),
         },
     )
@@ -101,14 +109,8 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.checkpoints.generation_config import generation_folder
     from octavo.checkpoints.locate import locate
     from octavo.checkpoints.resolve import resolve_model
-    from octavo.execution.device import free_bytes, resolve_device
-    from octavo.execution.sizing import (
-        check_weights_fit,
-        layer_groups_of,
-        resolve_max_model_len,
-        size_cache,
-        weight_bytes,
-    )
+    from octavo.execution.device import resolve_device
+    from octavo.execution.sizing import layer_groups_of, resolve_max_model_len, size_cache, weight_bytes
     from octavo.kernels import Needs, select_kernels
     from octavo.layers.build import ModelBuild
     from octavo.layers.parallel import TensorParallel
@@ -121,10 +123,10 @@ def _print_model(config: EngineConfig) -> None:
     max_model_len = resolve_max_model_len(config, model)
     device = resolve_device(config)
     cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-    choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+    choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
     ranks = TensorParallel(0, config.tensor_parallel_size)
     build = ModelBuild(dtype, device, choice.kernels, ranks, config.quantization)
-    weights, free = weight_bytes(model, build), free_bytes(device)
+    weights = weight_bytes(model, build)
     _print_section(
         f"Model {config.model}",
         {
@@ -138,13 +140,46 @@ def _print_model(config: EngineConfig) -> None:
             "kernels": choice.why,
         },
     )
-    check_weights_fit(config, model, build, free)
     groups = layer_groups_of(build_model(model, replace(build, device=torch.device("meta"))), max_model_len)
-    cache = size_cache(config, model, groups, cache_dtype, max_model_len, free - weights)
-    _print_cache(config, cache, max_model_len)
+    budget = _budget(config, model, build, groups, cache_dtype)
+    cache = size_cache(config, model, groups, cache_dtype, max_model_len, budget)
+    _print_cache(config, cache, max_model_len, budget.asked)
 
 
-def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) -> None:
+def _budget(
+    config: EngineConfig,
+    model: "ModelConfig",
+    build: "ModelBuild",
+    groups: "LayerGroups",
+    cache_dtype: "torch.dtype",
+) -> "CacheBudget":
+    """What is left for the KV cache; of a GPU it is told what the rest is taken for."""
+    from octavo.cli.gpus import memory_rows
+    from octavo.execution.budgets import device_budget, device_share, host_budget
+    from octavo.execution.estimates import graph_bytes, step_bytes
+    from octavo.execution.machine import free_memory_bytes
+    from octavo.execution.profiling import CudaMeter, use_before_loading
+    from octavo.execution.sizing import cache_record, check_weights_fit, demand_of, resolve_max_model_len
+
+    num_ranks, max_model_len = config.tensor_parallel_size, resolve_max_model_len(config, model)
+    if build.device.type == "cpu":
+        free = free_memory_bytes()
+        return host_budget(config, free - check_weights_fit(config, model, build, free))
+    share, use = device_share(config), use_before_loading(CudaMeter(build.device))
+    weights = check_weights_fit(config, model, build, max(0, use.room(share)) * num_ranks, use)
+    use = replace(
+        use,
+        weights=weights // num_ranks,
+        step=step_bytes(config, model, build.dtype, max_model_len),
+        graphs=graph_bytes(config, model, build.dtype, max_model_len) if config.cuda_graphs == "auto" else 0,
+    )
+    record = cache_record(config, model, groups, cache_dtype)
+    full = demand_of(config, groups, max_model_len).of_request(0, max_model_len, 1) * record.block_bytes
+    _print_section(f"Memory of {build.device}", memory_rows(use, share, full))
+    return device_budget(config, use, use.room(share))
+
+
+def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int, asked: str) -> None:
     from octavo.execution.sizing import demand_of
     from octavo.memory import BlockDemand, most_at_once
 
@@ -176,7 +211,7 @@ def _print_cache(config: EngineConfig, cache: "CacheShape", max_model_len: int) 
     if num_groups > 1:
         rows["layer groups"] = "; ".join(_group_counts(groups, block_bytes))
     _print_section(
-        f"KV cache with --kv-cache-memory {config.kv_cache_memory}",
+        f"KV cache with {asked}",
         rows
         | {
             "one block": f"{block_bytes / 1024:,.1f} KiB for {size} tokens (--block-size)"

@@ -1,5 +1,6 @@
 """The local executor: a model, or one rank's share of it, its KV cache and its runner in this very process."""
 
+import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,19 @@ from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError
-from octavo.execution.device import free_bytes, resolve_device, resolve_steps_in_flight
+from octavo.execution.blas import keep_rows_independent
+from octavo.execution.device import resolve_device, resolve_steps_in_flight
 from octavo.execution.device_queue import DeviceQueue, queue_of
 from octavo.execution.drafts import Drafter
+from octavo.execution.estimates import graph_bytes
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
-from octavo.execution.machine import free_memory_bytes, num_cores
+from octavo.execution.machine import num_cores
+from octavo.execution.model_memory import memory_for
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
 from octavo.execution.plan import Plan
+from octavo.execution.profiling import run_largest_steps
 from octavo.execution.sizing import (
+    cache_record,
     check_weights_fit,
     layer_groups_of,
     resolve_max_model_len,
@@ -84,7 +90,10 @@ class LocalExecutor:
         num_threads = threads_of_a_rank(config)
         _check_threads(num_threads)
         torch.set_num_threads(num_threads)
-        device = resolve_device(config)
+        self._device = device = resolve_device(config, ranks.rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            keep_rows_independent()
         queue = queue or queue_of(device)
         self.depth = resolve_steps_in_flight(config, queue)
         config = replace(config, steps_in_flight=self.depth)
@@ -102,14 +111,15 @@ class LocalExecutor:
         )
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype), config.kernels)
+        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s This is many times slower.", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
         warn_of_bounded_length(self.model_config)
         build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
-        weight_bytes = check_weights_fit(config, self.model_config, build, ranks.smallest(partial(free_bytes, device)))
+        memory = memory_for(config, ranks, device)
+        weight_bytes = check_weights_fit(config, self.model_config, build, memory.for_weights(), memory.use)
         model = load_model(
             self.model_config,
             build,
@@ -118,16 +128,9 @@ class LocalExecutor:
             seed=config.seed or 0,
             progress=progress,
         )
-        num_free = ranks.smallest(partial(free_bytes, device))
         layer_groups = layer_groups_of(model, max_model_len)
-        shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, num_free)
-        # Of a cache in the host's memory the pages are not in use yet, so that they still count as free.
-        num_host_free = num_free - shape.num_bytes * ranks.size if device.type == "cpu" else free_memory_bytes()
         captures = queue.runs_ahead and config.cuda_graphs == "auto"
         padding = 1 if captures else 0
-        cache = kernels.allocate_cache(replace(shape, num_blocks=shape.num_blocks + padding), device)
-        swap_shape = size_swap_space(config, shape, num_host_free)
-        swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         limits = RunnerLimits(
             max_model_len=max_model_len,
             max_num_tokens=config.max_num_batched_tokens,
@@ -135,6 +138,22 @@ class LocalExecutor:
             steps_in_flight=self.depth,
             captures=captures,
         )
+        record = cache_record(config, self.model_config, layer_groups, cache_dtype)
+
+        def profile() -> None:
+            cache = kernels.allocate_cache(replace(record, num_blocks=1 + padding), device)
+            run_largest_steps(
+                ModelRunner(model, kernels, cache, limits, ranks=ranks, queue=queue), limits, config.max_logprobs
+            )
+
+        budget = memory.for_cache(
+            profile, graph_bytes(config, self.model_config, dtype, max_model_len) if captures else 0
+        )
+        shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, budget)
+        num_host_free = memory.for_swap_space(shape)
+        cache = kernels.allocate_cache(replace(shape, num_blocks=shape.num_blocks + padding), device)
+        swap_shape = size_swap_space(config, shape, num_host_free)
+        swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         self._runner: ModelRunner | None = ModelRunner(
             model, kernels, cache, limits, swap_space, ranks, drafter, known, queue
         )
@@ -182,8 +201,11 @@ class LocalExecutor:
         )
 
     def close(self) -> None:
-        """Drop the weights and the cache."""
+        """Drop the weights and the cache; a GPU's memory is free for others."""
         self._runner = None
+        if self._device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _load_tokenizer(config: EngineConfig) -> "Tokenizer":

@@ -3,10 +3,8 @@
 The process loads its share as a local executor does, and follows the plans that come. It ends with the executor's.
 """
 
-import datetime
 import logging
 import os
-import socket
 import sys
 import traceback
 from collections import deque
@@ -31,8 +29,6 @@ from octavo.execution.rank_messages import (
 
 POLL_S = 2e-4
 """How long a rank listens for the next order before it looks again whether its device has finished a step."""
-PATIENCE = datetime.timedelta(days=1)
-"""How long a rank waits for another: one may load for long, and the executor notices one that has ended."""
 
 
 def main(descriptor: int) -> None:
@@ -54,11 +50,13 @@ def main(descriptor: int) -> None:
 def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
     if start.rank > 0:  # one rank tells what all find
         logging.getLogger("octavo").setLevel(logging.ERROR)
+    from octavo.execution.device import resolve_device
     from octavo.execution.local import LocalExecutor
+    from octavo.execution.process_group import join_ranks
     from octavo.layers.parallel import TensorParallel
 
-    _join(start)
     ranks = TensorParallel(start.rank, start.config.tensor_parallel_size)
+    join_ranks(ranks.rank, ranks.size, start.rendezvous, resolve_device(start.config, ranks.rank))
     progress = start.progress and start.rank == 0
     executor = LocalExecutor(start.config, ranks, progress=progress, grammars=start.grammars)
     orders.send_bytes(encode(Started(executor.capacity, executor.loaded, executor.depth)))
@@ -76,18 +74,6 @@ def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
                 executor.prepare(grammar)
             case TellTimes():
                 orders.send_bytes(encode(Times(executor.times())))
-
-
-def _join(start: Start) -> None:
-    """Make torch.distributed's default process group, over this machine's own network only."""
-    from torch import distributed
-
-    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    if loopback is not None:
-        os.environ["GLOO_SOCKET_IFNAME"] = loopback
-    size = start.config.tensor_parallel_size
-    file = f"file:///proc/self/fd/{start.rendezvous}"
-    distributed.init_process_group("gloo", init_method=file, rank=start.rank, world_size=size, timeout=PATIENCE)
 
 
 if __name__ == "__main__":

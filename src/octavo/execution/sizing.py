@@ -8,6 +8,7 @@ import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.execution.budgets import MIB, CacheBudget, DeviceUse
 from octavo.execution.machine import check_address_space
 from octavo.kernels.cache import CacheShape
 from octavo.knobs import parse_size
@@ -20,7 +21,6 @@ from octavo.models.registry import CausalLM, build_model
 
 logger = logging.getLogger(__name__)
 
-MIB = 2**20
 LOADING_BYTES = 64 * MIB
 """Addresses that loading takes beside the weights and their copies."""
 UNSTRETCHED = "its rope scaling 'dynamic' would change cached keys as a sequence grows past it"
@@ -40,21 +40,30 @@ def _weight_and_table_bytes(model: ModelConfig, build: ModelBuild) -> tuple[int,
     return size * weights, size * tables
 
 
-def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int) -> int:
+def check_weights_fit(
+    config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int, use: DeviceUse | None = None
+) -> int:
     """Refuse a model whose weights and tables alone are more than what is free. Returns the weights' bytes.
+
+    Args:
+        free_bytes: on all ranks together.
+        use: of a GPU, before loading.
 
     Raises:
         ConfigError: they are; the message says how much is missing.
     """
     build = replace(build, max_model_len=resolve_max_model_len(config, model))
     weights, tables = _weight_and_table_bytes(model, build)
-    # A weight is there twice while it is converted and packed; the allocator keeps what comes free.
-    loading = 2 * weights + tables + LOADING_BYTES
-    or_else = ", use --quantization int8 or choose a smaller model (--model)"
-    check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
+    if use is None:
+        # A weight is there twice while it is converted and packed; the allocator keeps what comes free.
+        loading = 2 * weights + tables + LOADING_BYTES
+        or_else = ", use --quantization int8 or choose a smaller model (--model)"
+        check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
     if weights + tables > free_bytes:
-        stored = "int8" if build.quantization == "int8" else str(build.dtype).removeprefix("torch.")
+        stored = str(build.dtype).removeprefix("torch.") if build.quantization == "none" else build.quantization
+        share = use and use.share_for(-(-(weights + tables) // build.tensor_parallel.size))
         ways = [
+            f"raise --gpu-memory-utilization to {share:g}" if share and share > config.gpu_memory_utilization else "",
             "use --dtype bfloat16" if build.dtype.itemsize > 2 else "",
             "use --quantization int8" if build.quantization == "none" else "",
             "choose a smaller model (--model)",
@@ -62,7 +71,8 @@ def check_weights_fit(config: EngineConfig, model: ModelConfig, build: ModelBuil
         raise ConfigError(
             f"the weights of {config.model} take {weights / MIB:,.0f} MiB in {stored}"
             f", its table of {build.max_model_len} positions (--max-model-len) {tables / MIB:,.0f} MiB, "
-            f"and {free_bytes / MIB:,.0f} MiB are free: {' or '.join(way for way in ways if way)}"
+            f"and {free_bytes / MIB:,.0f} MiB are free{f' ({use})' if use else ''}: "
+            f"{' or '.join(way for way in ways if way)}"
         )
     return weights
 
@@ -125,51 +135,58 @@ def size_cache(
     layer_groups: LayerGroups,
     dtype: torch.dtype,
     max_model_len: int,
-    free_bytes: int,
+    budget: CacheBudget,
 ) -> CacheShape:
-    """A rank's part of the KV cache of `dtype` that `--kv-cache-memory` buys for all of them, no more than all
-    sequences at full length could fill: blocks behind a window, too, as the prefix cache still finds them.
+    """A rank's part of the KV cache of `dtype` that a budget buys for all of them, no more than all sequences at full
+    length could fill: blocks behind a window, too, as the prefix cache still finds them.
 
     Raises:
         ConfigError: this cache is more than is free, less than one block a layer group, or less than what
             `--kv-allocation` reserves for a sequence.
     """
-    ranks = TensorParallel(0, config.tensor_parallel_size)
-    heads = len(ranks.shard(model.num_key_value_heads, "KV heads", replicate=True))
-    block = CacheShape(1, layer_groups, config.block_size, heads, model.head_dim, dtype)
+    block = cache_record(config, model, layer_groups, dtype)
     demand = demand_of(config, layer_groups, max_model_len)
-    block_bytes = block.block_bytes * ranks.size
-    wanted_bytes = parse_size(config.kv_cache_memory, free_bytes, "--kv-cache-memory")
+    block_bytes = block.block_bytes * config.tensor_parallel_size
     most_filled = config.max_num_seqs * block.num_groups * -(-max_model_len // config.block_size)
     most_useful = max(most_filled, demand.of_request(0, max_model_len, config.max_num_seqs))
-    num_blocks = min(wanted_bytes // block_bytes, most_useful)
+    num_blocks = min(budget.wanted_bytes // block_bytes, most_useful)
     if num_blocks < block.num_groups:
         least = "one KV block" if block.num_groups == 1 else f"{block.num_groups} KV blocks, one a layer group,"
+        remedy = budget.remedy(block.num_groups * block_bytes)
         raise ConfigError(
-            f"--kv-cache-memory {config.kv_cache_memory} is less than {least} of {block_bytes:,} bytes "
-            f"({config.block_size} tokens): raise it or lower --block-size"
+            f"{budget.told} is less than {least} of {block_bytes:,} bytes ({config.block_size} tokens): "
+            f"{remedy} or lower --block-size"
         )
-    if num_blocks * block_bytes > free_bytes:
+    if num_blocks * block_bytes > budget.free_bytes:
         raise ConfigError(
-            f"--kv-cache-memory {config.kv_cache_memory} makes a cache of {num_blocks * block_bytes / MIB:,.0f} "
-            f"MiB and only {free_bytes / MIB:,.0f} MiB are free: lower it"
+            f"{budget.told} makes a cache of {num_blocks * block_bytes / MIB:,.0f} MiB and only "
+            f"{budget.free_told}: lower it"
         )
     servable = demand.longest(1, 1, num_blocks, max_model_len)
     if servable < 1:
+        needed = demand.of_request(1, 1, 1)
         raise ConfigError(
-            f"--kv-allocation {config.kv_allocation} reserves {demand.of_request(1, 1, 1)} KV blocks for a sequence, "
-            f"and --kv-cache-memory {config.kv_cache_memory} has {num_blocks}: raise it or lower --max-model-len"
+            f"--kv-allocation {config.kv_allocation} reserves {needed} KV blocks for a sequence, and {budget.asked} "
+            f"has {num_blocks}: {budget.remedy(needed * block_bytes)} or lower --max-model-len"
         )
     if servable < max_model_len:
+        needed = block_bytes * demand.of_request(0, max_model_len, 1)
         logger.warning(
             "the KV cache holds %d tokens, so sequences up to that length can be served, not the model's "
-            "%d: raise --kv-cache-memory "
-            "(%d MiB for one sequence of full length)",
+            "%d: %s (%d MiB for one sequence of full length)",
             servable,
             max_model_len,
-            -(-block_bytes * demand.of_request(0, max_model_len, 1) // MIB),
+            budget.remedy(needed, "--kv-cache-memory"),
+            -(-needed // MIB),
         )
     return replace(block, num_blocks=num_blocks)
+
+
+def cache_record(config: EngineConfig, model: ModelConfig, layer_groups: LayerGroups, dtype: torch.dtype) -> CacheShape:
+    """A rank's part of a cache of one block."""
+    ranks = TensorParallel(0, config.tensor_parallel_size)
+    heads = len(ranks.shard(model.num_key_value_heads, "KV heads", replicate=True))
+    return CacheShape(1, layer_groups, config.block_size, heads, model.head_dim, dtype)
 
 
 def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) -> CacheShape:
@@ -193,7 +210,7 @@ def size_swap_space(config: EngineConfig, cache: CacheShape, free_bytes: int) ->
     if num_blocks * block_bytes > free_bytes:
         raise ConfigError(
             f"--swap-space {config.swap_space} is {num_blocks * block_bytes / MIB:,.0f} MiB, and beside the KV "
-            f"cache {free_bytes / MIB:,.0f} MiB are free: lower it, or --kv-cache-memory"
+            f"cache {free_bytes / MIB:,.0f} MiB of the host's memory are free: lower it, or --kv-cache-memory"
         )
     if config.preemption_mode == "swap" and num_blocks == 0:
         raise ConfigError(

@@ -7,8 +7,12 @@ from importlib.util import find_spec
 
 import torch
 
+from octavo.config import Quantization
 from octavo.errors import ConfigError
 from octavo.kernels.interface import Kernels
+
+FP8_CAPABILITY = (8, 9)
+"""Of the first GPUs that multiply fp8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class Needs:
     dtype: torch.dtype
     """Of weights and activations."""
     cache_dtype: torch.dtype
+    quantization: Quantization = "none"
+    """Of the weights that products read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,10 @@ def _why_not_cpu(needs: Needs) -> str | None:
         return "are for processors"
     if torch.float64 in (needs.dtype, needs.cache_dtype):
         return "have no float64"
+    if needs.cache_dtype == torch.float8_e4m3fn:
+        return "have no fp8 KV cache (--kv-cache-dtype int8 is of the same size)"
+    if needs.quantization == "fp8":
+        return "have no fp8 weights (--quantization int8 has as few bits)"
     return why_not_built()
 
 
@@ -74,9 +84,14 @@ def _why_not_triton(needs: Needs) -> str | None:
         return "are for CUDA GPUs (on a CPU they run with TRITON_INTERPRET=1, for tests)"
     if torch.float64 in (needs.dtype, needs.cache_dtype):
         return "have no float64"
-    if needs.cache_dtype == torch.int8:
-        return "have no int8 KV cache yet"
-    return "need triton, which is not installed" if find_spec("triton") is None else None
+    if needs.quantization == "fp8" and needs.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(needs.device)
+        if capability < FP8_CAPABILITY:
+            return (
+                f"multiply fp8 weights (--quantization) on GPUs of compute capability "
+                f"{'.'.join(map(str, FP8_CAPABILITY))} and above, and this one has {'.'.join(map(str, capability))}"
+            )
+    return "could not be loaded: triton is not installed" if find_spec("triton") is None else None
 
 
 def why_not_built() -> str | None:

@@ -20,7 +20,7 @@ class CacheShape:
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
-    """A floating dtype, or int8: then each slot and KV head has a float32 scale for its K and one for its V."""
+    """A floating dtype of 16 bits or more, float8_e4m3fn, or int8."""
 
     @property
     def num_groups(self) -> int:
@@ -33,10 +33,15 @@ class CacheShape:
         return self.layer_groups.layers_a_group
 
     @property
+    def has_scales(self) -> bool:
+        """Whether each slot and KV head has a float32 scale for its K and one for its V."""
+        return self.dtype == torch.int8
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of one record, with its scales where it has any."""
         vectors = 2 * self.num_layers * self.block_size * self.num_kv_heads
-        scale_bytes = 4 if self.dtype == torch.int8 else 0
+        scale_bytes = 4 if self.has_scales else 0
         return vectors * (self.head_dim * self.dtype.itemsize + scale_bytes)
 
     @property

@@ -90,7 +90,8 @@ class Kernels(Operations, Protocol):
 
         Args:
             max_captured_rows: steps of up to so many rows, each with one new token, may be captured once and replayed,
-                where a backend gains by it. The tensors of their batches lie at the same places in every step.
+                where a backend gains by it. The tensors of their batches lie at the same places in every step, and
+                the cache's last record is nobody's: padding writes to it.
         """
         ...
 

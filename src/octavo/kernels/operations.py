@@ -103,8 +103,8 @@ class Operations(Protocol):
     def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: hidden @ weight.T + bias.
 
-        With a quantized weight the activations are quantized too, a token's in groups of `quantized.GROUP`; a group's
-        sums are exact integers, and groups add up in their order.
+        With a quantized weight the activations are quantized too, a token's in groups (`quantized.Format`). A group's
+        sums are exact integers where the weight is int8, and groups add up in their order.
         """
         (product,) = self.record("linear", [weight.shape[0]], weights={"weight": [weight]}, hidden=hidden, bias=bias)
         return product

@@ -174,6 +174,8 @@ def _pack(weight: Weight) -> "_cpu.Weight":
     num_outputs, num_inputs = weight.shape
     if not isinstance(weight, QuantizedWeight):
         return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr())
+    if weight.values.dtype not in DATA_TYPES:
+        raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
         raise ModelError(f"int8 products take up to {LARGEST_INPUT} inputs, a layer of this model has {num_inputs}")
     return _cpu.Weight(

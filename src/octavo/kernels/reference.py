@@ -13,7 +13,7 @@ from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
-from octavo.kernels.quantized import GROUP, QuantizedWeight, exact_products, quantize_rows
+from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -38,12 +38,20 @@ class EagerForward:
 
     Args:
         prepare: makes of a batch what all layers' attention shares (`ForwardContext.metadata`).
+        find_most_likely: the likeliest tokens of `[n, vocab_size]` logits, with `[n]` fallbacks, and which are broken.
     """
 
-    def __init__(self, model: Model, cache: KVCache, prepare: Callable[[RaggedBatch, KVCache], object]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        prepare: Callable[[RaggedBatch, KVCache], object],
+        find_most_likely: Callable[[torch.Tensor, NDArray[np.int64]], tuple[torch.Tensor, torch.Tensor]] = most_likely,
+    ) -> None:
         self._model = model
         self._cache = cache
         self._prepare = prepare
+        self._most_likely = find_most_likely
         self.hidden = torch.empty(0)
         """The last hidden states of the last step's tokens."""
 
@@ -63,7 +71,7 @@ class EagerForward:
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
-        return most_likely(self.logits(tokens), fallback)
+        return self._most_likely(self.logits(tokens), fallback)
 
     def seconds_by_operation(self) -> dict[str, float]:
         """Not told."""
@@ -85,8 +93,10 @@ class ReferenceKernels(Kernels):
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor
     ) -> None:
-        """Copy whole records (`[n]` int64 block ids each)."""
-        destination.records.index_copy_(0, destination_ids, source.records.index_select(0, source_ids))
+        """Copy whole records (`[n]` int64 block ids each). Between devices it waits for them."""
+        here, there = source.records.device, destination.records.device
+        records = source.records.index_select(0, source_ids.to(here)).to(there)
+        destination.records.index_copy_(0, destination_ids.to(there), records)
 
     def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
         """The model as it is."""
@@ -229,15 +239,16 @@ def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.T
 
 def _rows(weight: Weight, rows: torch.Tensor) -> torch.Tensor:
     if isinstance(weight, QuantizedWeight):
-        return (weight.values[rows] * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
+        return (weight.values[rows].to(torch.float32) * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
     return functional.embedding(rows, weight)
 
 
 def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     total = torch.zeros(len(hidden), len(weight.scales), device=hidden.device)
-    groups = zip(torch.split(hidden, GROUP, 1), torch.split(weight.values, GROUP, 1), strict=True)
+    group = weight.format.group
+    groups = zip(torch.split(hidden, group, 1), torch.split(weight.values, group, 1), strict=True)
     for own, own_weights in groups:
-        values, scales = quantize_rows(own)
+        values, scales = quantize_rows(own, weight.format)
         total += exact_products(values, own_weights).to(torch.float32) * scales.unsqueeze(1)
     product = (total * weight.scales).to(hidden.dtype)
     return product if bias is None else product + bias

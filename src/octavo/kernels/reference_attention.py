@@ -10,7 +10,7 @@ import torch
 
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
-from octavo.kernels.quantized import quantize_rows
+from octavo.kernels.quantized import quantize_rows, to_fp8
 from octavo.layer_groups import FULL, LayerKind
 
 KEYS, VALUES = 0, 1
@@ -36,21 +36,24 @@ class CachedVectors:
         own, rest = torch.split_with_sizes(cache.records, (own_bytes, shape.block_bytes - own_bytes), dim=1)
         self.values = own.view(shape.dtype).view(*vectors, shape.head_dim)
         """`[num_blocks, num_layers, 2, block_size, num_kv_heads, head_dim]`: keys, then values."""
-        self.scales = rest.view(torch.float32).view(vectors) if shape.dtype == torch.int8 else None
+        self.scales = rest.view(torch.float32).view(vectors) if shape.has_scales else None
         """`[num_blocks, num_layers, 2, block_size, num_kv_heads]` of an int8 cache."""
+        self._stored = self.values.view(torch.uint8) if shape.dtype == torch.float8_e4m3fn else self.values
+        """What is indexed: torch has few operations on fp8."""
 
     def write(self, place: int, part: int, blocks: torch.Tensor, offsets: torch.Tensor, new: torch.Tensor) -> None:
         """Put vectors `[num_tokens, num_kv_heads, head_dim]` into slots of one place, in the dtype of the cache."""
-        if self.scales is None:
-            self.values[:, place, part].index_put_((blocks, offsets), new.to(self.values.dtype))
-            return
-        values, scales = quantize_rows(new.flatten(0, 1))
-        self.values[:, place, part].index_put_((blocks, offsets), values.view(new.shape))
-        self.scales[:, place, part].index_put_((blocks, offsets), scales.view(new.shape[:2]))
+        if self.scales is not None:
+            values, scales = quantize_rows(new.flatten(0, 1))
+            self.scales[:, place, part].index_put_((blocks, offsets), scales.view(new.shape[:2]))
+        else:
+            values = to_fp8(new) if self.values.dtype == torch.float8_e4m3fn else new.to(self.values.dtype)
+        own = self._stored[:, place, part]
+        own.index_put_((blocks, offsets), values.view(new.shape).view(own.dtype))
 
     def read(self, place: int, part: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The vectors at one place of some blocks: `[n, block_size, num_kv_heads, head_dim]` in `dtype`."""
-        vectors = self.values[:, place, part].index_select(0, blocks).to(dtype)
+        vectors = self._stored[:, place, part].index_select(0, blocks).view(self.values.dtype).to(dtype)
         if self.scales is not None:
             vectors *= self.scales[:, place, part].index_select(0, blocks).unsqueeze(-1)
         return vectors
@@ -161,7 +164,7 @@ def paged_attention(
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """What sums over values of `dtype` are kept in."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float32 if dtype.itemsize == 1 else torch.promote_types(dtype, torch.float32)
 
 
 def _attend(

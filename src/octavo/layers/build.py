@@ -7,7 +7,7 @@ from torch import nn
 
 from octavo.config import Quantization
 from octavo.kernels.interface import Kernels
-from octavo.kernels.quantized import QuantizedWeight
+from octavo.kernels.quantized import FORMATS, QuantizedWeight
 from octavo.layers.parallel import TensorParallel
 
 
@@ -20,7 +20,7 @@ class ModelBuild:
     kernels: Kernels
     tensor_parallel: TensorParallel = field(default_factory=TensorParallel)
     quantization: Quantization = "none"
-    """int8 keeps the matrices that products read as `QuantizedWeight`s; none keeps them in `dtype`."""
+    """int8 and fp8 keep the matrices that products read as `QuantizedWeight`s; none keeps them in `dtype`."""
     max_model_len: int | None = None
     """The longest sequence to be computed, in tokens: tables over positions end there. None is the model's own."""
 
@@ -30,6 +30,6 @@ class ModelBuild:
 
     def weight(self, out_features: int, in_features: int) -> nn.Parameter | QuantizedWeight:
         """An unfilled matrix that products read."""
-        if self.quantization == "int8":
-            return QuantizedWeight(out_features, in_features, self.device, self.dtype)
-        return self.parameter(out_features, in_features)
+        if self.quantization == "none":
+            return self.parameter(out_features, in_features)
+        return QuantizedWeight(out_features, in_features, self.device, self.dtype, FORMATS[self.quantization])

@@ -18,7 +18,9 @@ LARGEST_SIZE_NAMED = 64
 class TensorParallel:
     """This process's place among those that hold one model together. With `size` 1 nothing is sent.
 
-    With more, torch.distributed's default process group has `size` members and this process is its `rank`.
+    With more, torch.distributed's default process group has `size` members and this process is its `rank`. What
+    tensors are on says what a collective goes through (`execution/process_group.py`); on a GPU it takes its place in
+    the stream, and nothing waits for it.
     """
 
     rank: int = 0
@@ -101,7 +103,7 @@ class TensorParallel:
         if self.size == 1:
             return value()
         with self._together():
-            distributed.barrier()
+            distributed.all_reduce(torch.zeros(1))  # a barrier of torch's own may go by way of a GPU
             tensor = torch.tensor(value())
             distributed.all_reduce(tensor, distributed.ReduceOp.MIN)
         return int(tensor)

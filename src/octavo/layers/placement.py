@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.kernels.quantized import QuantizedWeight, format_of, quantize_rows
 
 QUANTIZED_AT_ONCE = 1 << 20
 """Elements, so that what is held beside the weights while loading stays small."""
@@ -26,9 +26,9 @@ class Placement:
     columns: range | None = None
     """Of the checkpoint tensor, those held here; None is all."""
     scales: nn.Parameter | None = None
-    """Where `parameter` is int8: `[rows]`, its rows' scales."""
+    """Where `parameter` has 8 bits: `[rows]`, its rows' scales."""
     offset: float = 0.0
-    """Added to the values, in the parameter's dtype; not where it is int8."""
+    """Added to the values, in the parameter's dtype; not where it has 8 bits."""
 
     @property
     def num_elements(self) -> int:
@@ -52,9 +52,9 @@ class Placement:
             return
         at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
         for start in range(0, len(values), at_once):
-            piece = values[start : start + at_once]
+            piece = values[start : start + at_once].to(self.parameter.device)  # a GPU quantizes faster
             own = slice(row + start, row + start + len(piece))
-            self.parameter[own], self.scales[own] = quantize_rows(piece)
+            self.parameter[own], self.scales[own] = quantize_rows(piece, format_of(self.parameter.dtype))
 
 
 Placements = dict[str, list[Placement]]

@@ -28,6 +28,8 @@ from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import DTYPES, ModelConfig
 from octavo.models.registry import CausalLM, build_model, config_of, translated
 
+CACHE_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+"""Of KV caches alone."""
 SHOWN_NAMES = 5
 """Tensor names in an error; the rest are counted."""
 
@@ -75,11 +77,10 @@ def resolve_cache_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """
     if name == "auto":
         return dtype
-    if name == "int8":
-        return torch.int8
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}: --kv-cache-dtype is one of auto, int8, {', '.join(DTYPES)}")
-    return DTYPES[name]
+    known = CACHE_DTYPES | DTYPES
+    if name not in known:
+        raise ConfigError(f"unknown dtype {name!r}: --kv-cache-dtype is one of auto, {', '.join(known)}")
+    return known[name]
 
 
 def load_model(

@@ -50,28 +50,33 @@ def _enable_prefix_caching(is_enabled: object, values: dict[str, Any], spelling:
 
 
 def _kv_cache_memory_bytes(size: object, values: dict[str, Any], spelling: Spelling) -> None:
-    if values.get("kv_cache_memory", EngineConfig().kv_cache_memory) not in (size, EngineConfig().kv_cache_memory):
+    if values.get("kv_cache_memory") not in (size, None):
         raise ConfigError(f"{spelling('kv_cache_memory_bytes')} contradicts {spelling('kv_cache_memory')}: give one")
     values["kv_cache_memory"] = size
 
 
-def _gpu_memory_utilization(share: object, values: dict[str, Any], spelling: Spelling) -> None:
-    name = spelling("gpu_memory_utilization")
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ConfigError(f"{name} must be above 0 and at most 1, got {share!r}")
-    size = values.get("kv_cache_memory", EngineConfig().kv_cache_memory)
-    logger.warning(
-        "%s bounds nothing: the model runs on the processor, and its KV cache takes %s of %s",
-        name,
-        spelling("kv_cache_memory"),
-        size,
-    )
+def _enforce_eager(is_eager: object, values: dict[str, Any], spelling: Spelling) -> None:
+    if not isinstance(is_eager, bool):
+        raise ConfigError(f"{spelling('enforce_eager')} must be true or false, got {is_eager!r}")
+    if is_eager:
+        values["cuda_graphs"] = "off"
+
+
+def _async_scheduling(is_async: object, values: dict[str, Any], spelling: Spelling) -> None:
+    name, steps = spelling("async_scheduling"), spelling("steps_in_flight")
+    if not isinstance(is_async, bool):
+        raise ConfigError(f"{name} must be true or false, got {is_async!r}")
+    if "steps_in_flight" in values and (values["steps_in_flight"] > 1) != is_async:
+        raise ConfigError(f"{name} of {is_async} contradicts {steps} {values['steps_in_flight']}: give one")
+    if not is_async:
+        values["steps_in_flight"] = 1
 
 
 _MEANINGS = {
+    "enforce_eager": _enforce_eager,
+    "async_scheduling": _async_scheduling,
     "enable_prefix_caching": _enable_prefix_caching,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,
-    "gpu_memory_utilization": _gpu_memory_utilization,
 }
 
 _DEFAULTS: dict[str, Any] = {

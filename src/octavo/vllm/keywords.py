@@ -43,7 +43,7 @@ _NO_TLS = "put a proxy in front that speaks TLS"
 ENGINE: dict[str, Keyword] = {
     **_changing_nothing(
         bool,
-        "enforce_eager trust_remote_code disable_log_stats async_scheduling "
+        "trust_remote_code disable_log_stats "
         "enable_chunked_prefill disable_custom_all_reduce disable_async_output_proc disable_cascade_attn "
         "disable_hybrid_kv_cache_manager use_v2_block_manager use_tqdm_on_load enable_expert_parallel enable_eplb "
         "enable_dbo enable_sleep_mode show_hidden_metrics kv_cache_metrics "
@@ -107,8 +107,9 @@ ENGINE: dict[str, Keyword] = {
 
 MAPPED: dict[str, Keyword] = {
     "enable_prefix_caching": Keyword(bool, help="whether computed prefixes are kept; off is --prefix-cache-scope off"),
+    "enforce_eager": Keyword(bool, help="as --cuda-graphs off"),
+    "async_scheduling": Keyword(bool, help="off is --steps-in-flight 1, on is what --steps-in-flight is by default"),
     "kv_cache_memory_bytes": Keyword(int, help="bytes of the KV cache, as --kv-cache-memory"),
-    "gpu_memory_utilization": Keyword(float, help="bounds a GPU's memory; there is none here, see --kv-cache-memory"),
 }
 """Of the engine, those that mean something here (see `engine_args.engine_knobs`)."""
 
@@ -208,6 +209,7 @@ TEMPLATE: dict[str, Keyword] = {
 SPELLINGS: dict[str, dict[str, str]] = {
     "dtype": {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"},
     "load_format": {"pt": "bin", "hf": "auto"},
+    "kv_cache_dtype": {"fp8_e4m3": "fp8", "float8_e4m3fn": "fp8"},
 }
 """vLLM's words for values of knobs."""
 

@@ -1,7 +1,7 @@
 """Compiles Triton kernels for an H100, as they are launched, on a machine without a GPU.
 
-Run as a program, with arguments like bfloat16:128 (dtype and head size), it prints a line a kernel. It must not run in
-Triton's interpreter, as the other tests do.
+Run as a program, with arguments like bfloat16:128 or bfloat16:128:int8 (dtype, head size, dtype of the KV cache), it
+prints a line a kernel. It must not run in Triton's interpreter, as the other tests do.
 """
 
 import dataclasses
@@ -33,6 +33,8 @@ TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.int8: "*i8",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -46,7 +48,9 @@ class Compiler:
     compiled: list[Any] = field(default_factory=list)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*arguments: Any, num_warps: int, num_stages: int = 3, **constants: Any) -> None:
+        def launch(
+            *arguments: Any, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **constants: Any
+        ) -> None:
             names = self.kernel.arg_names
             by_name = dict(zip(names, arguments, strict=False)) | constants
             signature, constexprs, attributes = {}, {}, {}
@@ -65,7 +69,7 @@ class Compiler:
                 if isinstance(argument, torch.Tensor) or (isinstance(argument, int) and argument % 16 == 0):
                     attributes[(place,)] = [["tt.divisibility", 16]]
             source = ASTSource(self.kernel, signature, constexprs, attributes)
-            options = {"num_warps": num_warps, "num_stages": num_stages}
+            options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": maxnreg}
             self.compiled.append(triton.compile(source, target=H100, options=options))
 
         return launch
@@ -83,9 +87,9 @@ def registers_and_spills(kernel: Any) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def compile_all(dtype: torch.dtype, head_dim: int) -> None:
+def compile_all(dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype) -> None:
     """Launch everything once for decode and once for prefill, on tensors that have no memory."""
-    shape = CacheShape(64, one_group(32), 16, 8, head_dim, dtype)
+    shape = CacheShape(64, one_group(32), 16, 8, head_dim, cache_dtype)
     cache = KVCache(shape, torch.empty(64, shape.block_bytes, dtype=torch.uint8, device="meta"))
     cos_sin = torch.empty(4096, head_dim, device="meta")
     spec = AttentionSpec(3, 32, 8, head_dim, head_dim**-0.5, cos_sin=cos_sin)
@@ -117,18 +121,20 @@ def main() -> None:
         (activation, "_activation_and_mul"),
         (copy_kernel, "_copy"),
     )
-    for dtype_name, head_dim in (each.split(":") for each in sys.argv[1:]):
+    for case in sys.argv[1:]:
+        dtype_name, head_dim, *rest = case.split(":")
         compilers = []
         for module, name in modules:
             kernel = getattr(module, name)
             compilers.append((name, Compiler(kernel.kernel if isinstance(kernel, Compiler) else kernel)))
             setattr(module, name, compilers[-1][1])
-        compile_all(getattr(torch, dtype_name), int(head_dim))
+        dtype = getattr(torch, dtype_name)
+        compile_all(dtype, int(head_dim), getattr(torch, rest[0]) if rest else dtype)
         for name, compiler in compilers:
             for kernel in compiler.compiled:
                 registers, stack = registers_and_spills(kernel)
                 figures = f"registers {registers} stack {stack} shared {kernel.metadata.shared}"
-                print(f"{dtype_name} {head_dim} {name} {figures}")
+                print(f"{case} {name} {figures}")
 
 
 if __name__ == "__main__":

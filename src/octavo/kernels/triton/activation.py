@@ -29,12 +29,12 @@ def _activation_and_mul(product, gate_up, width, KIND: tl.constexpr, BLOCK: tl.c
     is_dim = dims < width
     gate = tl.load(gate_up + token * 2 * width + dims, mask=is_dim, other=0.0)
     up = tl.load(gate_up + token * 2 * width + width + dims, mask=is_dim, other=0.0)
-    activated = _activate(gate.to(tl.float32), KIND).to(gate.dtype)
+    activated = activate(gate.to(tl.float32), KIND).to(gate.dtype)
     tl.store(product + token * width + dims, (activated.to(tl.float32) * up.to(tl.float32)).to(gate.dtype), mask=is_dim)
 
 
 @triton.jit
-def _activate(numbers, KIND: tl.constexpr):
+def activate(numbers, KIND: tl.constexpr):
     if KIND == "relu":
         return tl.maximum(numbers, 0.0)
     if KIND == "silu":

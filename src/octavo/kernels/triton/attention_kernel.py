@@ -3,13 +3,20 @@
 import triton
 import triton.language as tl
 
+from octavo.kernels.triton.attention_span import attend_span, merge
 
-@triton.jit
+INDICES = ("block_tables", "tables", "query_starts", "context_lens")
+"""Arrays of a step, which may begin anywhere in its buffer. No kernel is compiled anew for where they begin, nor for a
+number that changes from step to step."""
+
+
+@triton.jit(do_not_specialize=[*INDICES, "num_rows", "tokens_a_row", "num_chunks"])
 def attend(
     result,
     statistics,
     query,
     records,
+    scales,
     block_tables,
     tables,
     query_starts,
@@ -24,6 +31,7 @@ def attend(
     query_stride,
     tokens_a_row,
     num_chunks,
+    OPERAND: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -36,14 +44,16 @@ def attend(
     HAS_SOFTCAP: tl.constexpr,
     FEW: tl.constexpr,
     SPLIT: tl.constexpr,
+    LOOPS: tl.constexpr,
 ):
-    """One KV head, some new tokens of one row, and one chunk of their context (SPLIT) or all of it.
+    """One KV head, some new tokens of one row, and their whole context, or one chunk of it (SPLIT), or several (LOOPS).
 
-    FEW: all new tokens of a row that has no more than FEW_TOKENS; the grid is (KV heads, chunks, rows). Otherwise one
-    tile of a row that has more; the grid is (tiles, KV heads). `records` begins at the layer's place. Scores are powers
-    of two: `scale` has log2(e) in it, or, where they are capped, `capped_scale` has.
+    FEW: all new tokens of a row that has no more than FEW_TOKENS; the grid is (KV heads, programs a row, rows).
+    Otherwise one tile of a row that has more; the grid is (tiles, KV heads). `records` begins at the layer's place, and
+    so does `scales`, None but for an int8 cache. Products are of numbers in dtype OPERAND. Scores are powers of two:
+    `scale` has log2(e) in it, or, where they are capped, `capped_scale` has.
 
-    SPLIT writes the chunk's unnormalised sum to `result` (`[rows, tokens_a_row, heads, num_chunks, HEAD_DIM]`), its
+    SPLIT writes each chunk's unnormalised sum to `result` (`[rows, tokens_a_row, heads, num_chunks, HEAD_DIM]`), its
     largest score and sum of weights to `statistics`; else `result` is `[num_tokens, heads, HEAD_DIM]`.
     """
     TOKENS: tl.constexpr = FEW_TOKENS if FEW else ROWS // GROUP
@@ -75,79 +85,79 @@ def attend(
     positions = first_position + lanes // GROUP
     end = tl.minimum(first_position + TOKENS, context)
     start = tl.maximum(first_position - window + 1, 0) if HAS_WINDOW else 0
-    if SPLIT:
-        chunk = tl.program_id(1)
-        chunk_start = (start // CHUNK + chunk) * CHUNK
-        if chunk_start >= end:
-            return
-        start = tl.maximum(start, chunk_start)
-        end = tl.minimum(end, chunk_start + CHUNK)
+    first_chunk = start // CHUNK
+    num_seen = (end - 1) // CHUNK + 1 - first_chunk
+    if SPLIT and tl.program_id(1) >= num_seen:
+        return
 
     dims = tl.arange(0, WIDTH)
     is_dim = dims < HEAD_DIM
     query_places = query + (query_start + tokens)[:, None] * query_stride + heads[:, None] * HEAD_DIM + dims[None, :]
-    queries = tl.load(query_places, mask=is_row[:, None] & is_dim[None, :], other=0.0)
+    is_number = is_row[:, None] & is_dim[None, :]
+    queries = tl.load(query_places, mask=is_number, other=0.0).to(OPERAND)
     key_base = records + kv_head.to(tl.int64) * (BLOCK_SIZE * HEAD_DIM)
     value_base = key_base + part_stride
-    queries = queries.to(records.dtype.element_ty)
+    key_scales = scales
+    if scales is not None:
+        key_scales = scales + kv_head * BLOCK_SIZE
+    scale_part_stride = num_heads // GROUP * BLOCK_SIZE
 
-    largest = tl.full([ROWS], float("-inf"), tl.float32)
-    weight_sum = tl.zeros([ROWS], tl.float32)
-    total = tl.zeros([ROWS, WIDTH], tl.float32)
-    merged_largest = tl.full([ROWS], float("-inf"), tl.float32)
-    merged_sum = tl.zeros([ROWS], tl.float32)
-    merged_total = tl.zeros([ROWS, WIDTH], tl.float32)
-    # Tiles that all rows see whole need no masks, which cost as much as a fifth of the rest.
-    begin = start // KEYS * KEYS
-    masked_begin = begin
-    if not HAS_WINDOW:
-        masked_begin = tl.maximum(begin, tl.minimum(end, first_position + 1) // KEYS * KEYS)
-        largest, weight_sum, total, merged_largest, merged_sum, merged_total = _attend_keys(
-            begin, masked_begin, largest, weight_sum, total, merged_largest, merged_sum, merged_total,
-            queries, positions, table, key_base, value_base, record_stride, start, end, window, scale, capped_scale,
-            HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, False,
-        )  # fmt: skip
-    largest, weight_sum, total, merged_largest, merged_sum, merged_total = _attend_keys(
-        masked_begin, end, largest, weight_sum, total, merged_largest, merged_sum, merged_total,
-        queries, positions, table, key_base, value_base, record_stride, start, end, window, scale, capped_scale,
-        HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, SPLIT, True,
-    )  # fmt: skip
-
-    is_result = is_row[:, None] & is_dim[None, :]
     if SPLIT:
-        part = ((row * tokens_a_row + tokens) * num_heads + heads) * num_chunks + chunk
-        tl.store(result + part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :], total, mask=is_result)
-        tl.store(statistics + part * 2, largest, mask=is_row)
-        tl.store(statistics + part * 2 + 1, weight_sum, mask=is_row)
+        if LOOPS:
+            for chunk in tl.range(tl.program_id(1), num_seen, tl.num_programs(1), disable_licm=True):
+                _attend_chunk(
+                    chunk, first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads,
+                    result, statistics, start, end, first_position,
+                    queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+                    window, scale, capped_scale,
+                    OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
+                )  # fmt: skip
+        else:
+            _attend_chunk(
+                tl.program_id(1), first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads,
+                result, statistics, start, end, first_position,
+                queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+                window, scale, capped_scale,
+                OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP,
+            )  # fmt: skip
     else:
-        merged_largest, merged_sum, merged_total = _merge(
-            merged_largest, merged_sum, merged_total, largest, weight_sum, total
-        )
+        _, weight_sum, total = attend_span(
+            start, end, first_position,
+            queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+            window, scale, capped_scale,
+            OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, False,
+        )  # fmt: skip
         places = ((query_start + tokens) * num_heads + heads)[:, None] * HEAD_DIM + dims[None, :]
-        tl.store(result + places, (merged_total / merged_sum[:, None]).to(result.dtype.element_ty), mask=is_result)
+        tl.store(result + places, (total / weight_sum[:, None]).to(result.dtype.element_ty), mask=is_number)
 
 
 @triton.jit
-def _attend_keys(
-    begin,
-    stop,
-    largest,
-    weight_sum,
-    total,
-    merged_largest,
-    merged_sum,
-    merged_total,
+def _attend_chunk(
+    chunk,
+    first_chunk,
+    first_part,
+    num_heads,
+    num_chunks,
+    is_row,
+    tokens,
+    heads,
+    result,
+    statistics,
+    start,
+    end,
+    first_position,
     queries,
     positions,
     table,
     key_base,
     value_base,
     record_stride,
-    start,
-    end,
+    key_scales,
+    scale_part_stride,
     window,
     scale,
     capped_scale,
+    OPERAND: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -156,62 +166,21 @@ def _attend_keys(
     CHUNK: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
-    SPLIT: tl.constexpr,
-    MASKED: tl.constexpr,
 ):
-    """Reduce the tiles of keys from `begin` to `stop`, and return the new state. Where they are MASKED, no keys before
-    `start` nor from `end` on are read."""
+    """Leave the sums of one chunk, counted from the first that is seen, at its place behind `part`, for the merge."""
+    chunk_start = (first_chunk + chunk) * CHUNK
+    largest, weight_sum, total = attend_span(
+        tl.maximum(start, chunk_start), tl.minimum(end, chunk_start + CHUNK), first_position,
+        queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
+        window, scale, capped_scale,
+        OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, True,
+    )  # fmt: skip
     dims = tl.arange(0, WIDTH)
-    is_dim = dims < HEAD_DIM
-    for first_key in range(begin, stop, KEYS):
-        if not SPLIT:  # noqa: SIM102 - the one is known when the kernel is compiled, the other is not
-            if first_key % CHUNK == 0:
-                merged_largest, merged_sum, merged_total = _merge(
-                    merged_largest, merged_sum, merged_total, largest, weight_sum, total
-                )
-                largest = tl.full([ROWS], float("-inf"), tl.float32)
-                weight_sum = tl.zeros([ROWS], tl.float32)
-                total = tl.zeros([ROWS, WIDTH], tl.float32)
-        keys = first_key + tl.arange(0, KEYS)
-        unsigned = keys.to(tl.uint32)  # divides by a shift
-        slots = (unsigned % BLOCK_SIZE * HEAD_DIM).to(tl.int32)
-        if MASKED:
-            # Slots that no row sees may hold NaN: they are not read.
-            is_read = keys < end
-            if HAS_WINDOW:
-                is_read = is_read & (keys >= start)
-            blocks = tl.load(table + unsigned // BLOCK_SIZE, mask=is_read, other=0)
-            places = (blocks * record_stride + slots)[:, None] + dims[None, :]
-            is_piece = is_read[:, None] & is_dim[None, :]
-            tile_keys = tl.load(key_base + places, mask=is_piece, other=0.0)
-            tile_values = tl.load(value_base + places, mask=is_piece, other=0.0)
-        else:
-            blocks = tl.load(table + unsigned // BLOCK_SIZE)
-            places = (blocks * record_stride + slots)[:, None] + dims[None, :]
-            if HEAD_DIM == WIDTH:
-                tile_keys = tl.load(key_base + places)
-                tile_values = tl.load(value_base + places)
-            else:
-                tile_keys = tl.load(key_base + places, mask=is_dim[None, :], other=0.0)
-                tile_values = tl.load(value_base + places, mask=is_dim[None, :], other=0.0)
-        scores = tl.dot(queries, tl.trans(tile_keys), input_precision="ieee")
-        score_scale = scale
-        if HAS_SOFTCAP:
-            scores = 1.0 - 2.0 / (tl.exp2(scores * scale * 2.8853900817779268) + 1.0)  # tanh
-            score_scale = capped_scale
-        if MASKED:
-            is_seen = keys[None, :] <= positions[:, None]
-            if HAS_WINDOW:
-                is_seen = is_seen & (keys[None, :] > positions[:, None] - window)
-            scores = tl.where(is_seen, scores, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, 1) * score_scale)
-        base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
-        weights = tl.exp2(tl.fma(scores, score_scale, -base[:, None]))
-        decay = tl.exp2(largest - base)
-        weight_sum = tl.fma(weight_sum, decay, tl.sum(weights, 1))
-        total = tl.dot(weights.to(tile_values.dtype), tile_values, total * decay[:, None], input_precision="ieee")
-        largest = new_largest
-    return largest, weight_sum, total, merged_largest, merged_sum, merged_total
+    part = ((first_part + tokens) * num_heads + heads) * num_chunks + chunk
+    places = part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :]
+    tl.store(result + places, total, mask=is_row[:, None] & (dims < HEAD_DIM)[None, :])
+    tl.store(statistics + part * 2, largest, mask=is_row)
+    tl.store(statistics + part * 2 + 1, weight_sum, mask=is_row)
 
 
 @triton.jit
@@ -231,19 +200,7 @@ def _row_of_tile(tile, query_starts, num_rows, TOKENS: tl.constexpr):
     return low
 
 
-@triton.jit
-def _merge(largest, weight_sum, total, next_largest, next_sum, next_total):
-    """Add the next chunk to those before it. A chunk in which a row sees nothing changes no bit."""
-    new_largest = tl.maximum(largest, next_largest)
-    base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
-    decay = tl.exp2(largest - base)
-    next_decay = tl.exp2(next_largest - base)
-    weight_sum = tl.fma(next_sum, next_decay, weight_sum * decay)
-    total = tl.fma(next_total, next_decay[:, None], total * decay[:, None])
-    return new_largest, weight_sum, total
-
-
-@triton.jit
+@triton.jit(do_not_specialize=[*INDICES, "num_chunks"])
 def merge_chunks(
     attended,
     partial,
@@ -276,11 +233,12 @@ def merge_chunks(
     total = tl.zeros([1, WIDTH], tl.float32)
     part = ((row * tl.num_programs(1) + token) * tl.num_programs(0) + head).to(tl.int64) * num_chunks
     one = tl.arange(0, 1)
-    for chunk in range(end_chunk - first_chunk):
+    # A long row has hundreds of chunks, and their order is fixed: the next ones are on their way meanwhile.
+    for chunk in tl.range(end_chunk - first_chunk, num_stages=8):
         places = (part + chunk) * HEAD_DIM + dims[None, :]
         next_total = tl.load(partial + places, mask=is_dim[None, :], other=0.0)
         next_largest = tl.load(statistics + (part + chunk) * 2 + one)
         next_sum = tl.load(statistics + (part + chunk) * 2 + 1 + one)
-        largest, weight_sum, total = _merge(largest, weight_sum, total, next_largest, next_sum, next_total)
+        largest, weight_sum, total = merge(largest, weight_sum, total, next_largest, next_sum, next_total)
     places = ((query_start + token) * tl.num_programs(0) + head) * HEAD_DIM + dims[None, :]
     tl.store(attended + places, (total / weight_sum[:, None]).to(attended.dtype.element_ty), mask=is_dim[None, :])

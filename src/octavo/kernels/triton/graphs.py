@@ -58,13 +58,20 @@ class CapturedForward:
     """A model whose decode steps are captured when they are first needed, for each number of rows and each power of two
     of context chunks, and replayed from then on. Other steps run operation by operation.
 
+    Before the first of a longer context the largest number of rows is captured and dropped: the memory that it leaves
+    in the pool has room for all others. Captured in rising sizes, each would take new memory.
+
     Args:
         max_rows: of a step that is captured.
+        padding_slot: where rows write whose states nobody wants.
     """
 
-    def __init__(self, eager: EagerForward, max_rows: int) -> None:
+    def __init__(self, eager: EagerForward, max_rows: int, padding_slot: int) -> None:
         self._eager = eager
         self._most_rows = _padded(max_rows)
+        self._padding_slot = padding_slot
+        self._longest = 0
+        """Of the contexts that the pool has room for."""
         self._graphs: dict[tuple[int, int], _Captured] = {}
         self._pool: Pool | None = None
         self._places: tuple[int, ...] = ()
@@ -95,9 +102,13 @@ class CapturedForward:
     def _capture(self, batch: RaggedBatch, key: tuple[int, int]) -> None:
         hidden = self._eager.hidden
         try:
+            if key[1] > self._longest:
+                largest = self._largest_batch(batch)
+                self._eager.run(largest)
+                dropped, _ = capture(lambda: self._compute(largest), self._pool)
+                self._pool, self._longest = dropped.pool(), key[1]
             graph, own = capture(lambda: self._compute(batch), self._pool)
             self._graphs[key] = _Captured(graph, own)
-            self._pool = graph.pool()
         except RuntimeError:
             logger.warning(
                 "a decode step could not be captured in a CUDA graph: steps run operation by operation from now on, as "
@@ -107,6 +118,20 @@ class CapturedForward:
             self._most_rows = 0
             self._graphs.clear()
         self._eager.hidden = hidden
+
+    def _largest_batch(self, like: RaggedBatch) -> RaggedBatch:
+        """As many rows of padding as a captured step may have, that may see as much as `like` may."""
+        slots, num_rows = like.slots, self._most_rows
+        zeros = slots.new_zeros(num_rows)
+        return replace(
+            like,
+            token_ids=zeros,
+            positions=zeros,
+            slots=slots.new_full((len(slots), num_rows), self._padding_slot),
+            query_starts=torch.arange(num_rows + 1, device=slots.device),
+            context_lens=torch.ones_like(zeros),
+            tables=zeros,
+        )
 
     def _compute(self, batch: RaggedBatch) -> torch.Tensor:
         self._eager.run(batch)

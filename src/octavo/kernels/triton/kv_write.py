@@ -7,10 +7,15 @@ import triton.language as tl
 from octavo.kernels.attention import AttentionSpec
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
-from octavo.kernels.triton.layout import power_of_2, vectors
+from octavo.kernels.quantized import FP8, INT8
+from octavo.kernels.triton.layout import power_of_2, scales, vectors
 
 HEADS = 8
 """Of one token, that one program takes."""
+LARGEST_INT8 = tl.constexpr(float(INT8.largest))
+LARGEST_E4M3 = tl.constexpr(float(FP8.largest))
+ROUNDER = tl.constexpr(1.5 * 2**23)
+"""Added to a small float32 and taken off again, it rounds to a whole number, to nearest even."""
 
 
 def write_kv(qkv: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: AttentionSpec) -> torch.Tensor:
@@ -24,7 +29,7 @@ def write_kv(qkv: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: Attent
         neither normalised nor rotated.
     """
     layer_group, place = cache.shape.layer_groups.place(spec.layer)
-    values = vectors(cache)
+    values, own_scales = vectors(cache), scales(cache)
     is_changed = spec.query_norm is not None or spec.cos_sin is not None
     query = qkv[:, : spec.num_heads * spec.head_dim].view(len(qkv), spec.num_heads, spec.head_dim)
     result = torch.empty_like(query, memory_format=torch.contiguous_format) if is_changed else query
@@ -33,6 +38,7 @@ def write_kv(qkv: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: Attent
     _write_heads[(len(qkv), query_tiles + 2 * kv_tiles)](
         result,
         values[:, place],
+        None if own_scales is None else own_scales[:, place],
         qkv,
         batch.slots[layer_group],
         batch.positions,
@@ -57,10 +63,11 @@ def write_kv(qkv: torch.Tensor, cache: KVCache, batch: RaggedBatch, spec: Attent
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "positions"])  # they may begin anywhere in a step's buffer
 def _write_heads(
     query,
     records,
+    scales,
     qkv,
     slots,
     positions,
@@ -95,23 +102,48 @@ def _write_heads(
         changed = _normalise_and_rotate(
             own, heads, is_piece, query_norm, eps, cos_sin, position, HEAD_DIM, WIDTH, ROTARY_DIM
         )
-        places = query + (token * QUERY_HEADS + heads) * HEAD_DIM + dims
-        tl.store(places, changed.to(query.dtype.element_ty), mask=is_piece)
+        query_places = query + (token * QUERY_HEADS + heads) * HEAD_DIM + dims
+        tl.store(query_places, changed.to(query.dtype.element_ty), mask=is_piece)
     else:
         slot = tl.load(slots + token)
+        block = slot // BLOCK_SIZE
+        offset = slot % BLOCK_SIZE
         heads = (tile - QUERY_TILES) % KV_TILES * HEADS + lanes
         is_piece = (heads < KV_HEADS) & (dims < HEAD_DIM)
-        places = records + slot // BLOCK_SIZE * record_stride + slot % BLOCK_SIZE * HEAD_DIM
-        places += heads * (BLOCK_SIZE * HEAD_DIM) + dims
+        places = records + block * record_stride + heads * (BLOCK_SIZE * HEAD_DIM) + offset * HEAD_DIM + dims
+        scale_places = scales
+        if scales is not None:
+            scale_places = scales + block * (record_stride // 4) + heads * BLOCK_SIZE + offset
         own += QUERY_HEADS * HEAD_DIM
         if tile < QUERY_TILES + KV_TILES:
             changed = _normalise_and_rotate(
                 own, heads, is_piece, key_norm, eps, cos_sin, position, HEAD_DIM, WIDTH, ROTARY_DIM
             )
-            tl.store(places, changed.to(records.dtype.element_ty), mask=is_piece)
+            _store(places, scale_places, 0, 0, changed.to(qkv.dtype.element_ty), heads < KV_HEADS, is_piece)
         else:
-            values = tl.load(own + (KV_HEADS + heads) * HEAD_DIM + dims, mask=is_piece)
-            tl.store(places + part_stride, values.to(records.dtype.element_ty), mask=is_piece)
+            values = tl.load(own + (KV_HEADS + heads) * HEAD_DIM + dims, mask=is_piece, other=0.0)
+            _store(places, scale_places, part_stride, KV_HEADS * BLOCK_SIZE, values, heads < KV_HEADS, is_piece)
+
+
+@triton.jit
+def _store(places, scale_places, part, scale_part, heads, is_head, is_piece):
+    """Put heads into their slots, `part` numbers behind `places`, as the reference's `CachedVectors` does: in int8
+    where there are scales, `scale_part` numbers behind `scale_places`."""
+    dtype = places.dtype.element_ty
+    if scale_places is not None:
+        wide = heads.to(tl.float32)
+        # A NaN, which a largest number hides, makes its head's scale infinite, and what is read of it NaN.
+        largest = tl.max(tl.where(wide == wide, tl.abs(wide), float("inf")), 1)[:, None]
+        inverse = tl.where(largest > 0, tl.div_rn(LARGEST_INT8, tl.where(largest > 0, largest, 1.0)), 0.0)
+        numbers = tl.clamp(wide * inverse + ROUNDER - ROUNDER, -LARGEST_INT8, LARGEST_INT8)
+        tl.store(scale_places + scale_part, tl.div_rn(largest, LARGEST_INT8), mask=is_head)
+        tl.store(places + part, numbers.to(dtype), mask=is_piece)
+    elif dtype == tl.float8e4nv:
+        wide = heads.to(tl.float32)
+        numbers = tl.clamp(wide, -LARGEST_E4M3, LARGEST_E4M3, propagate_nan=tl.PropagateNan.ALL)
+        tl.store(places + part, numbers.to(dtype), mask=is_piece)
+    else:
+        tl.store(places + part, heads.to(dtype), mask=is_piece)
 
 
 @triton.jit
