@@ -1,6 +1,7 @@
 """Grammars that stand in for real ones, imported by name in every process that has this folder on its path."""
 
 import builtins
+import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from octavo.sampling.grammars import ModelTokens
@@ -80,3 +81,15 @@ def failing(source: str, vocab_size: int) -> ToyMatcher:
         return range(vocab_size)
 
     return ToyMatcher(allowed_after, vocab_size)
+
+
+class SlowGrammars(ToyGrammars):
+    """Compiles nothing until it may."""
+
+    may_go_on = threading.Event()
+
+    def compile(self, grammar: Grammar) -> ToyMatcher:
+        SlowGrammars.may_go_on.wait()
+        if grammar.source == "wrong":
+            raise ValueError("it cannot be compiled")
+        return alternating(grammar.source, self._vocab_size)
