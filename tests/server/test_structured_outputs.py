@@ -211,6 +211,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"guided_json": MANY}, "--max-grammar-time"),
     ({"guided_json": {"$ref": "#/$defs/d0", "$defs": {**CHAIN, "d4000": {}}}}, "too complex"),
     ({"guided_json": {"$ref": "#"}}, "conforms"),
+    ({"guided_json": {"type": "object", "properties": {f"p{number}": {} for number in range(600)}}}, "2000"),
     ({"guided_regex": "x(.*a.{60}b.*){3}&&"}, ""),
     ({"guided_regex": "(a+)+(a+)+(a|a?)+b"}, ""),
     ({"guided_json": {"enum": [f"value {number}" for number in range(9000)]}}, ""),

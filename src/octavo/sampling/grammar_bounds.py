@@ -26,7 +26,7 @@ class GrammarBounds:
     max_grammar_repeats: int
     """Parts of its regexes, each counted as often as `{m,n}` repeats it beyond once; nested counts are multiplied."""
     max_grammar_time: float
-    """Seconds of processor time to compile it and to make its first mask."""
+    """Seconds of processor time to compile it and to follow it by some tokens."""
 
     def check_size(self, grammar: Grammar) -> None:
         """Refuse a grammar that is too large.

@@ -25,13 +25,12 @@ LIMITS = LLParserLimits(
     max_lexer_states=20_000,  # of 1 to 2 kB, for each compiled grammar
     verbose_errors=False,
 )
-SPECIAL = b"\xff"
-"""How llguidance knows special tokens: no text has this byte. A grammar may name them, `<|im_end|>`, and no text of a
-grammar spells them."""
+NUM_TRIED = 8
+"""Tokens that a grammar is followed by to find out whether it can be."""
 WHITESPACE = r"[ \t]|\r?\n[ \t]{0,40}"
 """Between the tokens of JSON: a blank, or the end of a line and an indentation. Small models write blanks without an
 end where they may."""
-NICENESS = 5
+NICENESS = 10
 """Of the thread that compiles: where processors are short, steps go first."""
 
 
@@ -155,16 +154,21 @@ class CompiledGrammar:
             raise GrammarError(_told(state))
         return state
 
-    def try_first_mask(self) -> None:
-        """Find out what only a first mask tells.
+    def try_first_tokens(self) -> None:
+        """Find out what only following it tells, by the first tokens of an output.
 
         Raises:
             GrammarError: no output conforms, or following one takes more than it may.
         """
         state = self.begin()
-        state.compute_bitmask()
-        if state.is_error():
-            raise GrammarError(_told(state))
+        for _ in range(NUM_TRIED):
+            allowed = int.from_bytes(state.compute_bitmask(), "little")
+            if not state.is_error() and not state.is_stopped():
+                state.consume_token((allowed & -allowed).bit_length() - 1)  # the lowest: mostly those of one byte
+            if state.is_error():
+                raise GrammarError(_told(state))
+            if state.is_stopped():
+                return
 
     def forget(self) -> None:
         """Let those that begin later share nothing with those before them."""

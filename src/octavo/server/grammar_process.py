@@ -1,5 +1,5 @@
 """The process in which grammars of requests are tried, before an engine hears of them, within the bounds of
-`bounded_process`: it compiles each for the model's vocabulary and makes its first mask."""
+`bounded_process`: it compiles each for the model's vocabulary and follows it by some tokens."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from octavo.errors import RequestError
 from octavo.sampling.guidance import CompiledGrammar, TextTokens, source_of
 from octavo.structured_outputs import Grammar
 
-NICENESS = 5
+NICENESS = 10
 """Where processors are short, those who generate go first."""
 
 
@@ -36,7 +36,7 @@ def _begin(vocabulary: bytes) -> bounded_process.Answer:
 
 def _problem(tokens: TextTokens, grammar: Grammar) -> str:
     try:
-        CompiledGrammar(tokens, source_of(grammar)).try_first_mask()
+        CompiledGrammar(tokens, source_of(grammar)).try_first_tokens()
     except RequestError as error:
         return str(error)
     except MemoryError:
