@@ -114,7 +114,7 @@ def test_a_profile_run_leaves_the_model_as_it_was(
     plain = LocalExecutor(EngineConfig(model=str(folder), device="cpu", **knobs))
     profiled, memory = executor(folder, monkeypatch, **knobs)
     assert memory.use.step > 0
-    assert kernels == "reference" or len(captured) == 1
+    assert kernels == "reference" or len(captured) == 2, "the largest step, to make room, and the step itself"
     assert not profiled.runner.cache.records.any()
     assert not profiled.runner.rows.num_tokens.any()
     assert tokens(profiled) == tokens(plain)

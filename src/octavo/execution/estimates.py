@@ -15,6 +15,8 @@ PROMPT_LOGITS_COPIES = 3
 SCORED_AT_ONCE = 256
 CONTEXT_CHUNK = 256
 """Tokens of a long context whose sums attention keeps apart, in float32, for rows with few new tokens."""
+ATTENTION_PARTS_BYTES = 128 * 2**20
+"""The most that these sums take: `kernels/triton/attention.py`."""
 FEW_TOKENS_ROWS = 16
 """New tokens x heads that share a KV head of such a row, at most."""
 GRAPH_LAUNCHES_A_LAYER = 16
@@ -34,7 +36,8 @@ def step_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, max
     activations = num_tokens * (3 * model.hidden_size + max(attention, feed_forward) // ranks) * dtype.itemsize
     chunks = -(-max_model_len // CONTEXT_CHUNK)
     few_tokens = max(1, FEW_TOKENS_ROWS * model.num_key_value_heads // model.num_attention_heads)
-    parts = num_rows * few_tokens * chunks * (queries + 2 * model.num_attention_heads) * 4 // ranks
+    sums = num_rows * few_tokens * chunks * (queries + 2 * model.num_attention_heads) * 4 // ranks
+    parts = min(sums, ATTENTION_PARTS_BYTES)
     sampled = num_rows * model.vocab_size * (dtype.itemsize + 4 * LOGITS_COPIES)
     scored = min(SCORED_AT_ONCE, num_tokens) * model.vocab_size * (dtype.itemsize + 4 * PROMPT_LOGITS_COPIES)
     hidden = num_tokens * model.hidden_size * dtype.itemsize
