@@ -198,7 +198,7 @@ def _checked_grammar(asked: StructuredOutputsParams) -> Grammar:
     Raises:
         RequestError: it is wrong.
     """
-    from octavo.sampling.guidance import check_grammar  # most calls have none
+    from octavo.sampling.grammar_sources import check_grammar  # most calls have none
 
     grammar = asked.grammar_of_output()
     check_grammar(grammar)

@@ -21,7 +21,7 @@ from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.launch import executor_class
 from octavo.execution.local import LocalExecutor
 from octavo.outputs import CompletionOutput
-from octavo.sampling.guidance import check_grammar
+from octavo.sampling.grammar_sources import check_grammar
 from octavo.scheduling.messages import EngineRequest
 from octavo.tokenization.tokenizer import Tokenizer
 from scheduling.checking import check_engine

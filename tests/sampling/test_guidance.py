@@ -11,8 +11,9 @@ from llguidance import LLParserLimits
 from octavo import StructuredOutputsParams
 from octavo.errors import RequestError
 from octavo.sampling import guidance
+from octavo.sampling.grammar_sources import check_grammar
 from octavo.sampling.grammars import BUILT_IN, Grammars, ModelTokens
-from octavo.sampling.guidance import Guidance, GuidanceMatcher, check_grammar
+from octavo.sampling.guidance import Guidance, GuidanceMatcher
 from octavo.structured_outputs import Grammar
 from octavo.tokenization.tokenizer import Tokenizer
 

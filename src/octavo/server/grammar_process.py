@@ -5,7 +5,8 @@ import msgspec
 
 from octavo import bounded_process
 from octavo.errors import RequestError
-from octavo.sampling.guidance import CompiledGrammar, TextTokens, source_of
+from octavo.sampling.grammar_sources import source_of
+from octavo.sampling.guidance import CompiledGrammar, TextTokens
 from octavo.structured_outputs import Grammar
 
 NICENESS = 10
