@@ -24,7 +24,7 @@ def main(folder: str, device: str, knobs: str) -> None:
         torch.cuda.init()
     moments["octavo, and the device is ready"] = time.time()
     config = EngineConfig(model=folder, load_format="dummy", device=device, **json.loads(knobs))  # type: ignore[arg-type]
-    executor = LocalExecutor(config)
+    executor = LocalExecutor(config, grammars={})
     engine = Engine.configured(executor, config)
     moments["the model is loaded"] = time.time()
     engine.add(EngineRequest("first", list(range(3, 20)), SamplingParams(temperature=0, max_tokens=1), 0.0, 0))

@@ -37,7 +37,7 @@ class Served:
             **{"kernels": "auto" if device == "cuda" else "triton", **known},
         )
         start_s = time.perf_counter()
-        self.executor = LocalExecutor(self.config)
+        self.executor = LocalExecutor(self.config, grammars={})
         self.load_s = time.perf_counter() - start_s
 
     def is_for(self, config: dict[str, Any], knobs: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from octavo.config import EngineConfig
 from octavo.execution.local import LocalExecutor
@@ -52,7 +53,7 @@ def test_an_executor_on_a_gpu_sets_this_before_it_loads_anything(monkeypatch: py
     def stop() -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("octavo.execution.local.resolve_device", lambda *_: torch.device("cuda", 0))
     monkeypatch.setattr("octavo.execution.local.keep_rows_independent", stop)
     with pytest.raises(InterruptedError):
         LocalExecutor(EngineConfig(model="no such model", device="cuda"))

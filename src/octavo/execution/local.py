@@ -92,8 +92,8 @@ class LocalExecutor:
         torch.set_num_threads(num_threads)
         self._device = device = resolve_device(config, ranks.rank)
         if device.type == "cuda":
-            torch.cuda.set_device(device)
             keep_rows_independent()
+            torch.cuda.set_device(device)
         queue = queue or queue_of(device)
         self.depth = resolve_steps_in_flight(config, queue)
         config = replace(config, steps_in_flight=self.depth)
