@@ -102,6 +102,11 @@ def compile_all(dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype) -> 
         query = write_kv(torch.empty(num_tokens, 48 * head_dim, dtype=dtype, device="meta"), cache, batch, spec)
         for each in (spec, windowed):
             attention.paged_attention(query, cache, batch, each, BatchExtent(2048, num_new))
+        if num_new == 1:
+            sharing = dataclasses.replace(batch, shared=_indices(4))
+            for longest in (2048, 160_000):
+                extent = BatchExtent(longest, 1, 1, attention.LEAST_SHARED)
+                attention.paged_attention(query, cache, sharing, spec, extent)
     hidden = torch.empty(4, 4096, dtype=dtype, device="meta")
     norm.rms_norm(hidden, torch.empty(4096, dtype=dtype, device="meta"), 1e-5, hidden)
     activation.activation_and_mul(hidden, "silu")
