@@ -60,21 +60,21 @@ def tiles_read(case: Case, least_shared: int, **limits: int) -> tuple[int, torch
 heads = st.builds(
     Heads,
     num_kv_heads=st.just(1),
-    group=st.sampled_from([1, 2, 3, 4, 5, 8, 16]),
+    group=st.sampled_from([4, 2, 5, 8, 1, 3]),
     head_dim=st.just(16),
-    block_size=st.sampled_from([4, 16, 32, 256]),
+    block_size=st.sampled_from([16, 4, 32, 256]),
     dtype=st.sampled_from([torch.float16, torch.float32]),
     cache_dtype=st.sampled_from([None, None, torch.int8, FP8]),
     window=st.sampled_from([None, None, None, 300]),
     softcap=st.sampled_from([None, 5.0]),
     layer=st.sampled_from([None, 1]),
 )
-row = st.builds(Row, st.sampled_from([255, 256, 257, 300, 512, 530]), st.sampled_from([1, 1, 1, 1, 2]))
-common = st.sampled_from([0, 240, 255, 256, 272, 511, 512, 540])
+row = st.builds(Row, st.sampled_from([512, 300, 530, 256, 255]), st.sampled_from([1, 1, 1, 1, 1, 2]))
+common = st.sampled_from([256, 512, 272, 540, 511, 257, 255, 0])
 
 
 @examples(7)
-@given(heads=heads, rows=st.lists(row, min_size=2, max_size=4), data=st.data(), seed=st.integers(0, 99))
+@given(heads=heads, rows=st.lists(row, min_size=3, max_size=4), data=st.data(), seed=st.integers(0, 99))
 def test_bits_are_those_of_rows_that_read_for_themselves(
     heads: Heads, rows: list[Row], data: st.DataObject, seed: int
 ) -> None:
