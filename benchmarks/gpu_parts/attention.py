@@ -1,10 +1,12 @@
 """Attention's kernels by themselves: decode beside the copy's rate, prefill beside the products'."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import triton
@@ -35,6 +37,9 @@ def run(bench: Bench) -> Iterator[tuple[str, Any]]:
         narrow = make_cache(bench.device, replace(alone.shape, dtype=dtype))
         figures = decode_figures(bench, narrow, num_rows, context)
         yield f"decode {num_rows} x {context} over {dtype}, records of one layer", figures
+    for num_rows, num_shared in sizes.sharing_cases:
+        told = f"decode {num_rows} rows that share {num_shared} tokens"
+        yield told, dict(sharing_figures(bench, num_rows, num_shared))
     for rows in sizes.prefill_cases:
         counts = {row: rows.count(row) for row in dict.fromkeys(rows)}
         told = ", ".join(f"{count} x {new} new of {context}" for (context, new), count in counts.items())
@@ -55,6 +60,29 @@ def decode_figures(
     seconds = bench.seconds([partial(attend, spec=spec) for spec in layers])
     token_bytes = cache.shape.block_bytes / cache.shape.block_size / cache.shape.num_layers
     return bench.figures(seconds, num_rows * context * token_bytes)
+
+
+def sharing_figures(bench: Bench, num_rows: int, num_shared: int) -> Iterator[tuple[str, Any]]:
+    """Rows with the same first blocks and one each of their own: shared blocks are read once, or for each row. All that
+    each row sees counts as bytes."""
+    shape, context = bench.cache.shape, num_shared + bench.cache.shape.block_size
+    cache = make_cache(bench.device, replace(shape, num_blocks=num_rows * (context // shape.block_size)))
+    batch, extent = make_batch(cache, [(context, 1)] * num_rows)
+    batch.block_tables[:, :, :-1] = batch.block_tables[:, :1, :-1].clone()
+    shared = torch.full_like(batch.context_lens, num_shared)
+    shared[0] = 0
+    batch, extent = replace(batch, shared=shared), replace(extent, num_shared=(num_rows - 1) * num_shared)
+    query = random_query(bench.sizes, batch, bench.sizes.dtype)
+    attend = partial(paged_attention, query, cache, batch, extent=extent)
+    specs = [spec_of(bench.sizes, layer % shape.num_layers) for layer in range(bench.sizes.num_layers)]
+    layers = [partial(attend, spec=spec) for spec in specs]
+    seen_bytes = num_rows * context * shape.block_bytes / shape.block_size / shape.num_layers
+    results = []
+    for name, least_shared in (("read once", 0), ("read for each", sys.maxsize)):
+        with patch.object(attention, "LEAST_SHARED", least_shared):
+            yield name, bench.figures(bench.seconds(layers), seen_bytes)
+            results.append(layers[0]())
+    yield "the same bits", torch.equal(*results)
 
 
 def prefill_figures(bench: Bench, rows: Rows, tiling: Tiling | None = None) -> dict[str, float]:

@@ -91,6 +91,8 @@ class Sizes:
     repeats: int = 20
     decode_cases: tuple[tuple[int, int], ...] = ((64, 2048), (1, 2048), (8, 2048), (256, 2048), (1, 32768), (64, 200))
     """(rows, context)."""
+    sharing_cases: tuple[tuple[int, int], ...] = ((4, 2048), (16, 2048), (64, 2048))
+    """(rows, first tokens that they share)."""
     prefill_cases: tuple[tuple[tuple[int, int], ...], ...] = (
         ((2048, 2048),) * 4,
         ((8192, 8192),),
@@ -169,6 +171,7 @@ TOY = Sizes(
     scattered_kib=(4,),
     repeats=1,
     decode_cases=((2, 20),),
+    sharing_cases=((2, 256),),
     prefill_cases=(((24, 24), (20, 1)),),
     flash_cases=((1, 16),),
     operation_tokens=(2,),

@@ -15,9 +15,9 @@ from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError
-from octavo.execution import local
+from octavo.execution import local, shared_blocks
 from octavo.execution.local import LocalExecutor
-from octavo.kernels.triton import graphs
+from octavo.kernels.triton import attention, graphs
 from octavo.memory.ledger import Totals
 from octavo.scheduling.messages import EngineRequest
 from tiny_checkpoints import make_checkpoint
@@ -219,3 +219,35 @@ def test_a_gpu_that_is_not_there_is_told_with_the_flag(tmp_path: Path, monkeypat
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ConfigError, match="'triton' are for CUDA GPUs"):
         LocalExecutor(EngineConfig(model=str(folder), kernels="triton"))
+
+
+def test_rows_that_share_a_prompt_are_told_to_read_it_once_and_get_the_tokens_of_the_reference(
+    tmp_path: Path, one_thread: None, pretended_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples of one prompt and beams of another that begins alike. Chunks are small here, to be many."""
+    monkeypatch.setattr(attention, "LEAST_SHARED", 1)
+    monkeypatch.setattr(attention, "CHUNK", 16)
+    monkeypatch.setattr(attention, "few_rows_tiling", lambda *_: attention.Tiling(16, 16, 4, 3))
+    monkeypatch.setattr(shared_blocks, "CONTEXT_CHUNK", 16)
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM", num_hidden_layers=1)
+    kinds = [
+        SamplingParams(n=2, temperature=1.1, seed=3, max_tokens=4, ignore_eos=True),
+        BeamSearchParams(beam_width=2, max_tokens=3).sampling_params(),
+    ]
+    requests = [EngineRequest(str(number), [*range(2, 40), number], kind, 0.0, 1) for number, kind in enumerate(kinds)]
+    knobs: dict[str, Any] = {"requests": requests, "max_num_batched_tokens": 32, "max_num_seqs": 4}
+    knobs["steps_in_flight"] = 1  # so the second request finds what the first has computed
+    expected, _ = run(folder, "reference", "recompute", 100, **knobs)
+    num_sharing = []
+    attend = attention._Launch._attend
+
+    def note(*arguments: Any, shared: torch.Tensor | None = None, **more: Any) -> None:
+        num_sharing.append(0 if shared is None else int((shared > 0).sum()))
+        attend(*arguments, shared=shared, **more)
+
+    monkeypatch.setattr(attention._Launch, "_attend", note)
+    got, totals = run(folder, "triton", "recompute", 100, device="cuda", **knobs)
+    assert got == expected
+    assert totals.num_hit_tokens >= 32
+    assert max(num_sharing) == 3
+    assert Rerun.num_replays > 0

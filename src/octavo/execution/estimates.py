@@ -3,6 +3,7 @@
 import torch
 
 from octavo.config import EngineConfig
+from octavo.kernels.batch import CONTEXT_CHUNK
 from octavo.models.config import ModelConfig
 from octavo.sampling_params import ALL_TOKENS
 
@@ -13,8 +14,6 @@ LOGITS_COPIES = 4
 PROMPT_LOGITS_COPIES = 3
 """Of a prompt's, which `Kernels.score` holds."""
 SCORED_AT_ONCE = 256
-CONTEXT_CHUNK = 256
-"""Tokens of a long context whose sums attention keeps apart, in float32, for rows with few new tokens."""
 ATTENTION_PARTS_BYTES = 128 * 2**20
 """The most that these sums take: `kernels/triton/attention.py`."""
 FEW_TOKENS_ROWS = 16

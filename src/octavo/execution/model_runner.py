@@ -24,6 +24,7 @@ from octavo.kernels.cache import KVCache
 from octavo.kernels.interface import Kernels, Model
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, TokenIds
 from octavo.kernels.upload import upload
+from octavo.layer_groups import FULL
 from octavo.layers.parallel import TensorParallel
 from octavo.sampling.grammars import NO_GRAMMARS, Grammars
 from octavo.sampling.matchers import RowMatchers
@@ -94,6 +95,7 @@ class ModelRunner:
             max_rows=self.forward.padded_rows(limits.max_num_rows),
             steps_in_flight=limits.steps_in_flight,
             padding_block=shape.num_blocks - 1,
+            full_groups=[group for group, kind in enumerate(shape.layer_groups.kinds) if kind == FULL],
         )
 
     @torch.inference_mode()

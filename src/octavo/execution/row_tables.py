@@ -33,14 +33,15 @@ class RowTables:
         """`[num_groups, num_rows, max_blocks]`: the physical block of each logical block."""
         self.block_tables = torch.from_numpy(self.blocks)
         """The same memory, for the kernels."""
-        self.num_tokens, self.num_prompt, self.num_blocks = np.zeros((3, num_rows), np.int64)
+        self._counts = np.zeros((4, num_rows), np.int64)
+        self.num_tokens, self.num_prompt, self.num_blocks, self.revisions = self._counts
+        """`revisions` rise with each change of a row's block table but at its end."""
 
     def _grow(self, num_rows: int) -> None:
         tokens, blocks, num_old = self.tokens, self.blocks, len(self.tokens)
-        counts = (self.num_tokens, self.num_prompt, self.num_blocks)
+        counts = self._counts
         self._allocate(num_rows, tokens.shape[1], blocks.shape[2])
-        for new, old in zip((self.num_tokens, self.num_prompt, self.num_blocks), counts, strict=True):
-            new[:num_old] = old
+        self._counts[:, :num_old] = counts
         for row in range(num_old):
             self.tokens[row, : self.num_tokens[row]] = tokens[row, : self.num_tokens[row]]
             self.blocks[:, row, : self.num_blocks[row]] = blocks[:, row, : self.num_blocks[row]]
@@ -50,9 +51,9 @@ class RowTables:
         again."""
         self.edited.clear()
         for row, num_blocks in plan.truncated:
-            self.num_blocks[row] = num_blocks
+            self._cut(row, num_blocks)
         for row in plan.released:
-            self.num_blocks[row] = 0
+            self._cut(row, 0)
         for row in plan.removed:
             self.adapters.pop(row, None)
         new_rows = [new.row for new in plan.added] + [fork.row for fork in plan.forked]
@@ -63,14 +64,14 @@ class RowTables:
             count = len(new.token_ids)
             self.tokens[new.row, :count] = new.token_ids
             self.num_tokens[new.row] = self.num_prompt[new.row] = count
-            self.num_blocks[new.row] = 0
+            self._cut(new.row, 0)
             self._set_adapter(new.row, new.adapter)
         for fork in plan.forked:
             count = self.num_tokens[fork.parent]
             self.tokens[fork.row, :count] = self.tokens[fork.parent, :count]
             self.num_tokens[fork.row] = count
             self.num_prompt[fork.row] = self.num_prompt[fork.parent]
-            self.num_blocks[fork.row] = 0
+            self._cut(fork.row, 0)
             self._set_adapter(fork.row, self.adapters.get(fork.parent, NO_ADAPTER))
         for row, token in plan.chosen:
             self.tokens[row, self.num_tokens[row]] = token
@@ -79,6 +80,8 @@ class RowTables:
             table, count = self.blocks[:, edit.row], int(self.num_blocks[edit.row])
             num_new = len(edit.appended) // self.num_groups
             first = count - 1 if edit.replaced else count
+            if edit.num_shared or edit.replaced:
+                self.revisions[edit.row] += 1
             if edit.num_shared:
                 first, count = 0, edit.num_shared
                 table[:, :count] = self.blocks[:, edit.parent, :count]
@@ -92,6 +95,11 @@ class RowTables:
             row = plan.rows[index]
             count = self.num_tokens[row]
             self.tokens[row, count : count + len(drafts)] = drafts  # they count once they are accepted
+
+    def _cut(self, row: int, num_blocks: int) -> None:
+        """Keep only the first blocks of a row's table."""
+        self.num_blocks[row] = num_blocks
+        self.revisions[row] += 1
 
     def _set_adapter(self, row: int, adapter: int) -> None:
         self.adapters.pop(row, None)

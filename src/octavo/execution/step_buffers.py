@@ -1,5 +1,6 @@
 """The flat batch of a step, in memory that is allocated once and used by one step after the other."""
 
+from collections.abc import Sequence
 from itertools import cycle
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.device_rows import DeviceRows
 from octavo.execution.plan import NO_ADAPTER, Plan
 from octavo.execution.row_tables import IN_FLIGHT, IntArray, RowTables
+from octavo.execution.shared_blocks import SharedBlocks
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.upload import upload
 
@@ -35,6 +37,7 @@ class _Layout(NamedTuple):
     query_starts: IntArray
     context_lens: IntArray
     rows: IntArray
+    shared: IntArray
     staged: torch.Tensor
     """All of them, one after the other."""
     sizes: list[int]
@@ -57,17 +60,17 @@ class _HostBuffer:
         return self._layout
 
     def _lay_out(self, num_tokens: int, num_rows: int) -> _Layout:
-        sizes = [num_tokens, num_tokens, self._num_groups * num_tokens, num_rows + 1, num_rows, num_rows]
+        sizes = [num_tokens, num_tokens, self._num_groups * num_tokens, num_rows + 1, num_rows, num_rows, num_rows]
         if sum(sizes) > len(self._buffer):
             self._buffer = self._queue.host_buffer(sum(sizes))
         staged = self._buffer[: sum(sizes)]
-        token_ids, positions, slots, query_starts, context_lens, rows = (
+        token_ids, positions, slots, query_starts, context_lens, rows, shared = (
             part.numpy() for part in staged.split_with_sizes(sizes)
         )
         slots = slots.reshape(self._num_groups, num_tokens)
         query_starts[0] = 0
         return _Layout(
-            num_tokens, num_rows, token_ids, positions, slots, query_starts, context_lens, rows, staged, sizes
+            num_tokens, num_rows, token_ids, positions, slots, query_starts, context_lens, rows, shared, staged, sizes
         )
 
 
@@ -80,6 +83,8 @@ class StepBuffers:
         on_device: what the device keeps of them; None where it works in the host's own memory.
         max_tokens, max_rows: of a step. One that has more makes room for itself.
         padding_block: where padding writes.
+        full_groups: the layer groups that see everything. Rows are compared there, if a device is to know what they
+            share.
     """
 
     def __init__(
@@ -93,10 +98,12 @@ class StepBuffers:
         max_rows: int,
         steps_in_flight: int = 1,
         padding_block: int = 0,
+        full_groups: Sequence[int] = (),
     ) -> None:
         self._table = table
         self._on_device = on_device
         self._device = device
+        self._shared = SharedBlocks(table, full_groups) if on_device is not None and full_groups else None
         self._padding_slot = padding_block * table.block_size
         buffers = [_HostBuffer(max_tokens, max_rows, table.num_groups, queue) for _ in range(steps_in_flight)]
         # A buffer may be read by a device until its step is collected.
@@ -119,6 +126,8 @@ class StepBuffers:
         ends, positions, slots = to.query_starts[1 : num_own + 1], to.positions[:num_tokens], to.slots[:, :num_tokens]
         num_new.cumsum(out=ends)
         to.rows[:num_own] = rows
+        if self._shared is not None:
+            to.shared[:num_own] = self._shared.tokens(rows, starts, num_new)
         np.add(starts, num_new, out=to.context_lens[:num_own])
         if num_tokens == num_own:
             positions[:] = starts
@@ -134,7 +143,8 @@ class StepBuffers:
         np.add(slots, offsets, out=slots)
         if num_padding:
             self._pad(to, num_own)
-        extent = BatchExtent(int(to.context_lens.max()), max(plan.num_new), min(plan.num_new))
+        num_shared = 0 if self._shared is None else int(to.shared.sum())
+        extent = BatchExtent(int(to.context_lens.max()), max(plan.num_new), min(plan.num_new), num_shared)
         batch = self._bring(to, self._adapters(plan, num_padding), extent)
         if self._on_device is not None and len(in_flight):
             self._on_device.fill_in(batch.token_ids)
@@ -142,7 +152,7 @@ class StepBuffers:
 
     def _pad(self, to: _Layout, first: int) -> None:
         """Rows of one token that see themselves only: what they read and give means nothing."""
-        to.token_ids[first:] = to.positions[first:] = to.rows[first:] = 0
+        to.token_ids[first:] = to.positions[first:] = to.rows[first:] = to.shared[first:] = 0
         to.slots[:, first:] = self._padding_slot
         to.context_lens[first:] = 1
         to.query_starts[first + 1 :] = np.arange(first + 1, len(to.query_starts))
@@ -162,7 +172,7 @@ class StepBuffers:
                 self._staged = torch.empty_like(staged, device=self._device)
             staged = self._staged[: len(staged)].copy_(staged, non_blocking=True)
             block_tables = self._on_device.block_tables
-        token_ids, positions, slots, query_starts, context_lens, rows = staged.split_with_sizes(layout.sizes)
+        token_ids, positions, slots, query_starts, context_lens, rows, shared = staged.split_with_sizes(layout.sizes)
         return RaggedBatch(
             token_ids=token_ids,
             positions=positions,
@@ -172,5 +182,6 @@ class StepBuffers:
             tables=rows,
             block_tables=block_tables,
             adapters=adapters,
+            shared=None if self._shared is None else shared,
             extent=extent,
         )

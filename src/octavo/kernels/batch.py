@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+CONTEXT_CHUNK = 256
+"""Tokens of context that kernels reduce on their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchExtent:
@@ -15,6 +18,8 @@ class BatchExtent:
     """The most new tokens of one row, or any number above it."""
     fewest_new: int = 1
     """The fewest new tokens of one row, or any number below it."""
+    num_shared: int = 0
+    """The sum of `RaggedBatch.shared`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +52,9 @@ class RaggedBatch:
     windows of all of a row's new tokens: such blocks may be another sequence's by now."""
     adapters: torch.Tensor | None = None
     """`[num_rows]` int64: the number of each row's adapter, 0 for none. None where no row in the engine has one."""
+    shared: torch.Tensor | None = None
+    """`[num_rows]` int64: how many first tokens of its context a row has in the same blocks as the row before it, in
+    whole chunks of `CONTEXT_CHUNK`, in all layer groups that see everything. 0 unless both rows have one new token,
+    which comes after those chunks. None where nobody has looked: each row's blocks are then read for it alone."""
     extent: BatchExtent | None = None
     """None where the host has not told: backends that need it then wait for the device."""

@@ -82,7 +82,9 @@ class ForwardRecorder:
     def __init__(self, instruction_set: str, cache: KVCache) -> None:
         self.program = _cpu.Program(instruction_set, torch.get_num_threads())
         inputs: dict[str, Any] = {
-            field.name: Activation.of(field.name) for field in fields(RaggedBatch) if field.name != "extent"
+            field.name: Activation.of(field.name)
+            for field in fields(RaggedBatch)
+            if field.name not in ("shared", "extent")
         }
         batch = RaggedBatch(**inputs)
         self.context = ForwardContext(cache, batch, metadata=None)

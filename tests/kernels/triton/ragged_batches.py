@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,10 +74,11 @@ class Heads:
 class Case:
     """A step's batch, its cache in the reference's layout and in Triton's, and queries.
 
-    Slots that no row may see hold NaN: those past a row's end, and blocks that lie wholly behind its window.
+    Slots that no row may see hold NaN: those past a row's end, and blocks that lie wholly behind its window. Each row
+    has `num_shared` first blocks in common with the row before it, none by default.
     """
 
-    def __init__(self, heads: Heads, rows: list[Row], seed: int = 0) -> None:
+    def __init__(self, heads: Heads, rows: list[Row], seed: int = 0, num_shared: Sequence[int] = ()) -> None:
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         self.heads = heads
@@ -89,6 +91,8 @@ class Case:
         for group in range(num_groups):
             for place, count in zip(places, counts, strict=True):
                 tables[group, place, :count] = [next(ids) for _ in range(count)]
+            for number, count in enumerate(num_shared[1:], start=1):
+                tables[group, places[number], :count] = tables[group, places[number - 1], :count]
         positions = np.concatenate([np.arange(row.num_cached, row.length) for row in rows])
         row_places = places.repeat([row.num_new for row in rows])
         self.batch = RaggedBatch(

@@ -15,6 +15,7 @@ from octavo.kernels import Needs, select_kernels
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.triton.attention import LEAST_SHARED
 from octavo.kernels.triton.kernels import TritonKernels
 from octavo.kernels.triton.layout import vectors
 from octavo.layer_groups import FULL, Window, one_group
@@ -118,14 +119,17 @@ class Shape:
         for name, num_rows, num_new, context in self.steps:
             told = f"{name} of {num_rows} x {context}, {self}"
             yield told, partial(self._attend, kernels, num_rows, num_new, context)
+        for context in (300, 80_000):
+            told = f"decode of rows that share blocks, of 7 x {context}, {self}"
+            yield told, partial(self._attend, kernels, 7, 1, context, LEAST_SHARED)
         cache, ids = self.cache, meta(3)
         space = dataclasses.replace(cache, shape=dataclasses.replace(cache.shape, num_blocks=NUM_BLOCKS // 2))
         yield f"block copy, {self}", partial(kernels.copy_blocks, cache, cache, ids, ids)
         yield f"swap, {self}", partial(kernels.copy_blocks, cache, space, ids, ids)
 
-    def _attend(self, kernels: TritonKernels, num_rows: int, num_new: int, context: int) -> None:
+    def _attend(self, kernels: TritonKernels, num_rows: int, num_new: int, context: int, num_shared: int = 0) -> None:
         num_tokens, spec, cache = num_rows * num_new, self.spec, self.cache
-        extent = BatchExtent(context, num_new, num_new)
+        extent = BatchExtent(context, num_new, num_new, num_shared)
         batch = RaggedBatch(
             token_ids=meta(num_tokens),
             positions=meta(num_tokens),
@@ -134,6 +138,7 @@ class Shape:
             context_lens=meta(num_rows),
             tables=meta(num_rows),
             block_tables=meta(1, 256, MAX_MODEL_LEN // self.block_size),
+            shared=meta(num_rows),
             extent=extent,
         )
         width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -60,10 +60,10 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Variants]:
 
 def staged(buffer: torch.Tensor, block_tables: torch.Tensor, num_tokens: int, num_rows: int) -> RaggedBatch:
     """A step's arrays one behind the other in a buffer, so that they begin anywhere."""
-    sizes = [num_tokens, num_tokens, NUM_GROUPS * num_tokens, num_rows + 1, num_rows, num_rows]
+    sizes = [num_tokens, num_tokens, NUM_GROUPS * num_tokens, num_rows + 1, num_rows, num_rows, num_rows]
     ends = [sum(sizes[:count]) for count in range(len(sizes) + 1)]
-    ids, positions, slots, starts, lens, tables = (buffer[first:end] for first, end in pairwise(ends))
-    return RaggedBatch(ids, positions, slots.view(NUM_GROUPS, -1), starts, lens, tables, block_tables)
+    ids, positions, slots, starts, lens, tables, shared = (buffer[first:end] for first, end in pairwise(ends))
+    return RaggedBatch(ids, positions, slots.view(NUM_GROUPS, -1), starts, lens, tables, block_tables, shared=shared)
 
 
 @pytest.mark.parametrize("cache_dtype", [torch.bfloat16, torch.int8, torch.float8_e4m3fn])
@@ -80,16 +80,17 @@ def test_whatever_the_steps_are_few_variants_are_compiled(
     steps = [(rows, tokens) for rows in (1, 8, 16, 17) for tokens in (rows, rows + 3, 128)]
     for num_rows, num_tokens in steps:
         batch = staged(buffer, block_tables, num_tokens, num_rows)
-        for longest in (1, 300, 5000, 1 << 17):
-            extent = BatchExtent(longest, num_tokens - num_rows + 1, 1)
+        for longest, num_shared in product((1, 300, 5000, 1 << 17), (0, attention.LEAST_SHARED)):
+            extent = BatchExtent(longest, num_tokens - num_rows + 1, 1, num_shared)
             for layer, kind in enumerate(kinds):
                 spec = AttentionSpec(layer, 32, 8, 128, 0.1, kind=kind, cos_sin=cos_sin)
                 query = kv_write.write_kv(qkv[:num_tokens], cache, batch, spec)
                 attention.paged_attention(query, cache, batch, spec, extent)
         copy.copy_blocks(cache, cache, buffer[num_tokens:][:num_rows], buffer[:num_rows])
-    # Of a kind of layer: a program for all chunks of a row, for one, for several, and for a tile of many tokens.
+    # Of a kind of layer: a program for all chunks of a row, for one, for several, and for a tile of many tokens. Where
+    # all is seen, a program for one chunk or several may also serve rows that share it.
     assert {name: len(kernel.seen) for name, kernel in kernels.items()} == {
-        "attend": 7,  # a window of 1,024 tokens is seen in too few chunks for several
+        "attend": 9,  # a window of 1,024 tokens is seen in too few chunks for several
         "merge_chunks": 1,
         "_write_heads": 1,
         "_copy": 1,

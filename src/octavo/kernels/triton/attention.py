@@ -8,13 +8,13 @@ import triton
 
 from octavo.errors import ConfigError
 from octavo.kernels.attention import AttentionSpec
-from octavo.kernels.batch import BatchExtent, RaggedBatch
+from octavo.kernels.batch import CONTEXT_CHUNK, BatchExtent, RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.triton.attention_kernel import attend, merge_chunks
 from octavo.kernels.triton.layout import in_kernels, operand_dtype, power_of_2, scales, vectors
 from octavo.layer_groups import Full, LayerKind, Window
 
-CHUNK = 256
+CHUNK = CONTEXT_CHUNK
 """Tokens of context that are reduced on their own. Chunks are merged in their order, so that neither the batch nor the
 number of programs decides how a row's sums are made."""
 MOST_PROGRAMS = 1 << 14
@@ -23,6 +23,9 @@ would else bring a great many programs that find nothing to do."""
 MOST_PARTIAL_BYTES = 128 << 20
 """Of the sums that programs leave to be merged. Where they would take more a program takes all chunks of its row; there
 are rows and heads enough then."""
+LEAST_SHARED = 1 << 14
+"""Tokens, added up over rows, that rows must have in common with the row before them before such blocks are read once.
+With fewer all programs find room on a GPU at once, and it gains nothing. Not yet measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,11 @@ def paged_attention(
     return attended
 
 
+def cascades(extent: BatchExtent) -> bool:
+    """Whether rows share so much that their common blocks are read once."""
+    return extent.num_shared >= LEAST_SHARED
+
+
 def window_of(kind: LayerKind) -> int | None:
     """The most tokens that a token sees, itself among them; None where it sees all before it.
 
@@ -144,7 +152,10 @@ class _Launch:
         statistics = torch.empty((*parts, 2), dtype=torch.float32, device=device)
         programs_a_row = min(num_chunks, triton.cdiv(MOST_PROGRAMS, spec.num_kv_heads * num_rows))
         grid = (spec.num_kv_heads, programs_a_row, num_rows)
-        self._attend(grid, tiling, partial, statistics, split=True, few=True, tokens=tokens, num_chunks=num_chunks)
+        self._attend(
+            grid, tiling, partial, statistics, split=True, few=True, tokens=tokens, num_chunks=num_chunks,
+            shared=self._shared(extent),
+        )  # fmt: skip
         merge_chunks[(spec.num_heads, tokens, num_rows)](
             self.attended,
             partial,
@@ -169,6 +180,11 @@ class _Launch:
             (num_tiles, self.spec.num_kv_heads, 1), tiling, self.attended, self.attended, split=False, few=False
         )
 
+    def _shared(self, extent: BatchExtent) -> torch.Tensor | None:
+        """What rows have in common, where it is read once: where a tile has room for several rows that see all."""
+        sees_all = window_of(self.spec.kind) is None
+        return self.batch.shared if sees_all and self.few_tokens > 1 and cascades(extent) else None
+
     def _most_chunks(self, longest_context: int) -> int:
         """Chunks that the new tokens of one row can see."""
         most = -(-longest_context // CHUNK)
@@ -186,6 +202,7 @@ class _Launch:
         few: bool,
         tokens: int = 0,
         num_chunks: int = 0,
+        shared: torch.Tensor | None = None,
     ) -> None:
         shape, spec, batch = self.cache.shape, self.spec, self.batch
         layer_group, place = shape.layer_groups.place(spec.layer)
@@ -201,6 +218,7 @@ class _Launch:
             batch.tables,
             batch.query_starts,
             batch.context_lens,
+            shared,
             spec.scale / softcap if softcap else spec.scale * log2(e),
             softcap * log2(e),
             len(batch.context_lens),

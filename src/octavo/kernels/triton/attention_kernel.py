@@ -5,7 +5,7 @@ import triton.language as tl
 
 from octavo.kernels.triton.attention_span import attend_span, merge
 
-INDICES = ("block_tables", "tables", "query_starts", "context_lens")
+INDICES = ("block_tables", "tables", "query_starts", "context_lens", "shared")
 """Arrays of a step, which may begin anywhere in its buffer. No kernel is compiled anew for where they begin, nor for a
 number that changes from step to step."""
 
@@ -21,6 +21,7 @@ def attend(
     tables,
     query_starts,
     context_lens,
+    shared,
     scale,
     capped_scale,
     num_rows,
@@ -52,6 +53,11 @@ def attend(
     Otherwise one tile of a row that has more; the grid is (tiles, KV heads). `records` begins at the layer's place, and
     so does `scales`, None but for an int8 cache. Products are of numbers in dtype OPERAND. Scores are powers of two:
     `scale` has log2(e) in it, or, where they are capped, `capped_scale` has.
+
+    Where `shared` is given (only with FEW and SPLIT, where all is seen) rows read once what they have in common
+    (cascade). FEW_TOKENS rows side by side, counted from the batch's first, are a team. A chunk that a row of a team
+    shares with the row before it is left to that row's program, which has room for both in its tile. It does for each
+    what the row's own program would do, so bits are the same.
 
     SPLIT writes each chunk's unnormalised sum to `result` (`[rows, tokens_a_row, heads, num_chunks, HEAD_DIM]`), its
     largest score and sum of weights to `statistics`; else `result` is `[num_tokens, heads, HEAD_DIM]`.
@@ -87,7 +93,19 @@ def attend(
     start = tl.maximum(first_position - window + 1, 0) if HAS_WINDOW else 0
     first_chunk = start // CHUNK
     num_seen = (end - 1) // CHUNK + 1 - first_chunk
-    if SPLIT and tl.program_id(1) >= num_seen:
+    parts = row * tokens_a_row + tokens
+    chunk = tl.program_id(1)
+    if shared is not None:
+        if row % FEW_TOKENS != 0:
+            chunk += (tl.load(shared + row) // CHUNK).to(tl.int32)
+        in_team = (tokens > 0) & (row % FEW_TOKENS + tokens < FEW_TOKENS) & (row + tokens < num_rows)
+        common = (tl.load(shared + row + tokens, mask=in_team, other=0) // CHUNK).to(tl.int32)
+        # A row with several new tokens shares nothing, nor does the one after it.
+        parts = tl.where(num_new == 1, (row + tokens) * tokens_a_row, parts)
+        is_row = (lanes // GROUP < TOKENS) & (
+            tokens < tl.maximum(num_new, _num_together(chunk, common, tokens, TOKENS))
+        )
+    if SPLIT and chunk >= num_seen:
         return
 
     dims = tl.arange(0, WIDTH)
@@ -104,9 +122,12 @@ def attend(
 
     if SPLIT:
         if LOOPS:
-            for chunk in tl.range(tl.program_id(1), num_seen, tl.num_programs(1), disable_licm=True):
+            for own_chunk in tl.range(chunk, num_seen, tl.num_programs(1), disable_licm=True):
+                is_own = is_row
+                if shared is not None:
+                    is_own = is_row & (tokens < tl.maximum(num_new, _num_together(own_chunk, common, tokens, TOKENS)))
                 _attend_chunk(
-                    chunk, first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads,
+                    own_chunk, first_chunk, parts, num_heads, num_chunks, is_own, heads,
                     result, statistics, start, end, first_position,
                     queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
                     window, scale, capped_scale,
@@ -114,7 +135,7 @@ def attend(
                 )  # fmt: skip
         else:
             _attend_chunk(
-                tl.program_id(1), first_chunk, row * tokens_a_row, num_heads, num_chunks, is_row, tokens, heads,
+                chunk, first_chunk, parts, num_heads, num_chunks, is_row, heads,
                 result, statistics, start, end, first_position,
                 queries, positions, table, key_base, value_base, record_stride, key_scales, scale_part_stride,
                 window, scale, capped_scale,
@@ -135,11 +156,10 @@ def attend(
 def _attend_chunk(
     chunk,
     first_chunk,
-    first_part,
+    parts,
     num_heads,
     num_chunks,
     is_row,
-    tokens,
     heads,
     result,
     statistics,
@@ -167,7 +187,8 @@ def _attend_chunk(
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
 ):
-    """Leave the sums of one chunk, counted from the first that is seen, at its place behind `part`, for the merge."""
+    """Leave the sums of one chunk, counted from the first that is seen, for the merge. `parts` are the places of tokens
+    among those of all rows."""
     chunk_start = (first_chunk + chunk) * CHUNK
     largest, weight_sum, total = attend_span(
         tl.maximum(start, chunk_start), tl.minimum(end, chunk_start + CHUNK), first_position,
@@ -176,11 +197,18 @@ def _attend_chunk(
         OPERAND, HEAD_DIM, WIDTH, BLOCK_SIZE, ROWS, KEYS, CHUNK, HAS_WINDOW, HAS_SOFTCAP, True,
     )  # fmt: skip
     dims = tl.arange(0, WIDTH)
-    part = ((first_part + tokens) * num_heads + heads) * num_chunks + chunk
+    part = (parts * num_heads + heads) * num_chunks + chunk
     places = part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :]
     tl.store(result + places, total, mask=is_row[:, None] & (dims < HEAD_DIM)[None, :])
     tl.store(statistics + part * 2, largest, mask=is_row)
     tl.store(statistics + part * 2 + 1, weight_sum, mask=is_row)
+
+
+@triton.jit
+def _num_together(chunk, common, members, MOST: tl.constexpr):
+    """How many rows of a team, from a program's own on, share a chunk, each with the one before it. `common` is the
+    number of first chunks that each of the `members` shares so."""
+    return tl.min(tl.where((members == 0) | (chunk < common), MOST, members))
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.reference import EagerForward
-from octavo.kernels.triton.attention import CHUNK
+from octavo.kernels.triton.attention import CHUNK, cascades
 from octavo.kernels.triton.layout import power_of_2
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class _Captured:
 
 class CapturedForward:
     """A model whose decode steps are captured when they are first needed, for each number of rows and each power of two
-    of context chunks, and replayed from then on. Other steps run operation by operation.
+    of context chunks, with and without rows that share much, and replayed from then on. Other steps run operation by
+    operation.
 
     Before the first of a longer context the largest number of rows is captured and dropped: the memory that it leaves
     in the pool has room for all others. Captured in rising sizes, each would take new memory.
@@ -72,7 +73,7 @@ class CapturedForward:
         self._padding_slot = padding_slot
         self._longest = 0
         """Of the contexts that the pool has room for."""
-        self._graphs: dict[tuple[int, int], _Captured] = {}
+        self._graphs: dict[tuple[int, int, bool], _Captured] = {}
         self._pool: Pool | None = None
         self._places: tuple[int, ...] = ()
         """Of the batch's arrays: graphs read them there."""
@@ -90,16 +91,17 @@ class CapturedForward:
             return
         longest = CHUNK * power_of_2(-(-extent.longest_context // CHUNK))
         self._forget_moved(batch)
-        captured = self._graphs.get((num_rows, longest))
+        key = num_rows, longest, batch.shared is not None and cascades(extent)
+        captured = self._graphs.get(key)
         if captured is not None:
             captured.graph.replay()
             self._eager.hidden = captured.hidden
             return
-        batch = replace(batch, extent=BatchExtent(longest, 1, 1))
+        batch = replace(batch, extent=BatchExtent(longest, 1, 1, extent.num_shared))
         self._eager.run(batch)  # so everything is compiled before it is captured
-        self._capture(batch, (num_rows, longest))
+        self._capture(batch, key)
 
-    def _capture(self, batch: RaggedBatch, key: tuple[int, int]) -> None:
+    def _capture(self, batch: RaggedBatch, key: tuple[int, int, bool]) -> None:
         hidden = self._eager.hidden
         try:
             if key[1] > self._longest:
@@ -131,6 +133,7 @@ class CapturedForward:
             query_starts=torch.arange(num_rows + 1, device=slots.device),
             context_lens=torch.ones_like(zeros),
             tables=zeros,
+            shared=None,
         )
 
     def _compute(self, batch: RaggedBatch) -> torch.Tensor:

@@ -114,4 +114,5 @@ def _extent(batch: RaggedBatch, cache: KVCache) -> BatchExtent:
     if batch.extent is not None:
         return batch.extent
     num_new = batch.query_starts.diff()
-    return BatchExtent(int(batch.context_lens.max()), int(num_new.max()), int(num_new.min()))
+    num_shared = 0 if batch.shared is None else int(batch.shared.sum())
+    return BatchExtent(int(batch.context_lens.max()), int(num_new.max()), int(num_new.min()), num_shared)
