@@ -1,4 +1,5 @@
-"""A queue on the CPU that behaves like a GPU's: what comes to the host is garbage until it has been waited for."""
+"""A queue on the CPU that behaves like a GPU's: what comes to the host is garbage until it has been waited for, and
+what lies in the host's buffers is read late."""
 
 import time
 from collections.abc import Iterator
@@ -19,11 +20,12 @@ class LateMarker:
     seconds: float
 
     def wait(self) -> None:
+        self.queue.num_waited = max(self.queue.num_waited, self.num_marks)
         self.queue.num_late += self.queue.num_marks > self.num_marks
         self.queue.deliver(self.number)
 
     def is_over(self) -> bool:
-        return self.queue.num_delivered >= self.number
+        return self.queue.num_waited >= self.num_marks
 
     def seconds_since(self, earlier: "LateMarker") -> float:
         assert self.queue.num_delivered >= self.number, "read before it was waited for"
@@ -33,6 +35,23 @@ class LateMarker:
     def beside(self) -> Iterator[None]:
         self.queue.num_beside += 1
         yield
+
+
+class HostBuffer:
+    """Memory that the device may read until a marker behind what was last put there has been waited for."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = torch.zeros(size, dtype=torch.int64)
+        self._last = self.memory.clone()
+        self._num_marks = 0
+
+    def has_changed(self, num_marks: int) -> int:
+        """Look whether there is something new. Returns the number of marks when there was the last time, or 0."""
+        if torch.equal(self.memory, self._last):
+            return 0
+        self._last = self.memory.clone()
+        before, self._num_marks = self._num_marks, num_marks
+        return before
 
 
 class LateQueue:
@@ -47,13 +66,20 @@ class LateQueue:
         self.num_late = 0
         """Waits that began when more had been queued behind."""
         self.num_beside = 0
+        self._buffers: list[HostBuffer] = []
+        self.num_waited = 0
+        """Marks that the host knows to be reached."""
+        self.num_torn = 0
+        """Changes of a buffer that the device may not have read yet."""
 
     def mark(self) -> LateMarker:
         self.num_marks += 1
+        self.num_torn += sum(buffer.has_changed(self.num_marks) > self.num_waited for buffer in self._buffers)
         return LateMarker(self, self.num_delivered + len(self._copies), self.num_marks, time.perf_counter())
 
     def host_buffer(self, size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=torch.int64)
+        self._buffers.append(HostBuffer(size))
+        return self._buffers[-1].memory
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         garbage = torch.full_like(tensor, 1 if tensor.dtype == torch.bool else 2**30)

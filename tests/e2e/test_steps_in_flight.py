@@ -14,6 +14,7 @@ from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.local import LocalExecutor
+from octavo.kernels.batch import RaggedBatch
 from octavo.memory.ledger import Totals
 from octavo.scheduling.messages import EngineRequest
 from octavo.structured_outputs import Grammar
@@ -187,6 +188,7 @@ def test_a_device_that_works_beside_the_host_gives_the_same_tokens(
         apart, totals, _ = run(folder, PRECISIONS[precision], depth, mode, queue=queue)
         assert apart == one
         assert totals.num_preemptions > 0
+        assert queue.num_torn == 0
         assert (queue.num_late > 100) == (depth == 2)
         assert (queue.num_beside > 0) == (depth == 2 and mode == "swap")
 
@@ -197,3 +199,29 @@ def test_drafts_are_accepted_beside_the_host_too(folder: Path) -> None:
     with_drafts, _, _ = run(folder, PRECISIONS["reference"], 2, "recompute", drafter, LateQueue())
     assert with_drafts == without
     assert drafter.num_proposed > 300
+
+
+def test_what_a_step_reads_is_not_overwritten_where_another_fails(folder: Path) -> None:
+    """Nobody waits for steps that have failed, nor for those in flight then: a device may still read their batches."""
+    queue = LateQueue()
+    knobs: dict[str, Any] = {"steps_in_flight": 2, "max_num_seqs": 2, **PRECISIONS["reference"]}
+    config = EngineConfig(model=str(folder), kv_cache_memory="1MiB", **knobs)
+    executor = LocalExecutor(config, queue=queue)
+    forward, count = executor.runner.forward, 0
+    run_model = forward.run
+
+    def run_or_fail(batch: RaggedBatch) -> None:
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            raise RuntimeError("this step fails")
+        run_model(batch)
+
+    forward.run = run_or_fail  # type: ignore[method-assign]
+    engine = Engine.configured(executor, config)
+    for number in range(12):
+        engine.add(EngineRequest(str(number), [5, number, 7], SamplingParams(max_tokens=4, ignore_eos=True), 0.0, 1))
+    errors = [update.error for _ in range(24) for update in engine.step()]
+    assert "RuntimeError: this step fails" in errors
+    assert queue.num_torn == 0
+    executor.close()

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -17,7 +18,12 @@ from octavo.engine.engine import Engine
 from octavo.errors import ConfigError
 from octavo.execution import local, shared_blocks
 from octavo.execution.local import LocalExecutor
+from octavo.kernels.attention import ForwardContext
+from octavo.kernels.batch import BatchExtent, RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.triton import attention, graphs
+from octavo.layer_groups import one_group
 from octavo.memory.ledger import Totals
 from octavo.scheduling.messages import EngineRequest
 from tiny_checkpoints import make_checkpoint
@@ -53,25 +59,43 @@ def work() -> list[EngineRequest]:
 
 
 class Rerun:
-    """Stands in for a CUDA graph: a replay does the work again, on what lies at the same places by now."""
+    """Stands in for a CUDA graph: a replay does the work again, on what lies at the same places by now. As all share
+    one pool, it may write over what the others gave."""
 
     num_replays = 0
+    alive: ClassVar["WeakSet[Rerun]"] = WeakSet()
 
-    def __init__(self, run: Callable[[], torch.Tensor]) -> None:
+    def __init__(self, run: Callable[[], torch.Tensor], pool: tuple[int, int] | None) -> None:
+        self._pool = pool or (0, id(self))
         self._run = run
         self.result = run()
+        Rerun.alive.add(self)
 
     def replay(self) -> None:
         Rerun.num_replays += 1
+        for other in Rerun.alive:
+            other.result.fill_(torch.nan)
         self.result.copy_(self._run())
 
-    def pool(self) -> None:
-        """None is needed."""
+    def pool(self) -> tuple[int, int]:
+        return self._pool
 
 
-def capture(run: Callable[[], torch.Tensor], pool: object) -> tuple[Rerun, torch.Tensor]:
-    graph = Rerun(run)
+def capture(run: Callable[[], torch.Tensor], pool: tuple[int, int] | None) -> tuple[Rerun, torch.Tensor]:
+    assert pool is None or any(graph.pool() == pool for graph in Rerun.alive), "the pool has gone with its last graph"
+    graph = Rerun(run, pool)
     return graph, graph.result
+
+
+class PlainModel:
+    """Its states are sums of what stands in the batch."""
+
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        tables = context.batch.block_tables[0, context.batch.tables, :1]
+        return (context.batch.token_ids.unsqueeze(1) + tables).float()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
 
 
 @pytest.fixture
@@ -154,6 +178,35 @@ def test_without_graphs_and_with_one_step_in_flight_the_tokens_are_the_same(
     got, _ = run(folder, "triton", "recompute", 200, count=2, device="cuda", **off)
     assert got == expected
     assert Rerun.num_replays == 0
+
+
+def test_graphs_are_captured_again_where_the_tables_that_they_read_have_moved(
+    pretended_gpu: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ReferenceKernels().allocate_cache(
+        CacheShape(2, one_group(1), BLOCK_SIZE, 1, 8, torch.float32), torch.device("cpu")
+    )
+    eager = EagerForward(PlainModel(), cache, lambda batch, cache: None)
+    forward = graphs.CapturedForward(eager, 8, padding_slot=0)
+    token_ids = torch.zeros(2, dtype=torch.int64)
+    for num_tables in (2, 4):
+        tables = torch.zeros((1, num_tables, 4), dtype=torch.int64)
+        rows = torch.arange(2)
+        for token in range(3):
+            batch = RaggedBatch(
+                token_ids=token_ids.fill_(token),
+                positions=rows,
+                slots=rows.unsqueeze(0),
+                query_starts=torch.arange(3),
+                context_lens=rows + 1,
+                tables=rows,
+                block_tables=tables.fill_(10 * num_tables),
+                extent=BatchExtent(2, 1, 1),
+            )
+            forward.run(batch)
+            assert eager.hidden.tolist() == [[token + 10 * num_tables]] * 2
+    assert Rerun.num_replays == 4
+    assert not caplog.records
 
 
 def test_a_step_that_cannot_be_captured_is_run(

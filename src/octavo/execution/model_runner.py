@@ -86,13 +86,14 @@ class ModelRunner:
         self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample", "wait")
         self._launched: deque[DeviceOutput] = deque()
         """The steps that have not been collected."""
+        most_padded = self.forward.padded_rows(limits.max_num_rows)
         self._buffers = StepBuffers(
             self.rows,
             self._device_rows,
             self.queue,
             self._device,
-            max_tokens=limits.max_num_tokens,
-            max_rows=self.forward.padded_rows(limits.max_num_rows),
+            max_tokens=max(limits.max_num_tokens, most_padded),
+            max_rows=most_padded,
             steps_in_flight=limits.steps_in_flight,
             padding_block=shape.num_blocks - 1,
             full_groups=[group for group, kind in enumerate(shape.layer_groups.kinds) if kind == FULL],

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from octavo.execution.device_queue import DeviceQueue
+from octavo.execution.device_queue import DeviceQueue, Marker
 from octavo.execution.device_rows import DeviceRows
 from octavo.execution.plan import NO_ADAPTER, Plan
 from octavo.execution.row_tables import IN_FLIGHT, IntArray, RowTables
@@ -52,9 +52,18 @@ class _HostBuffer:
         self._queue = queue
         self._buffer = torch.empty(0, dtype=torch.int64)
         self._layout = self._lay_out(max_tokens, max_rows)
+        self._read: Marker | None = None
+        """Behind the copy to the device."""
+
+    def mark_read(self) -> None:
+        """Note that the copy to the device has been queued."""
+        self._read = self._queue.mark()
 
     def layout(self, num_tokens: int, num_rows: int) -> _Layout:
-        """Views for a step of this size; a step as large as the one before, as most are in decode, takes its views."""
+        """Views for a step of this size; a step as large as the one before, as most are in decode, takes its views.
+        What was put together before may be overwritten: the device has read it, unless its step was never collected."""
+        if self._read is not None and not self._read.is_over():
+            self._read.wait()
         if (num_tokens, num_rows) != self._layout[:2]:
             self._layout = self._lay_out(num_tokens, num_rows)
         return self._layout
@@ -106,7 +115,7 @@ class StepBuffers:
         self._shared = SharedBlocks(table, full_groups) if on_device is not None and full_groups else None
         self._padding_slot = padding_block * table.block_size
         buffers = [_HostBuffer(max_tokens, max_rows, table.num_groups, queue) for _ in range(steps_in_flight)]
-        # A buffer may be read by a device until its step is collected.
+        # So many that none is waited for, unless steps have failed.
         self._buffers = cycle(buffers)
         largest = buffers[0].layout(max_tokens, max_rows).staged
         self._staged = torch.empty_like(largest if on_device is not None else largest[:0], device=device)
@@ -122,7 +131,8 @@ class StepBuffers:
         rows, starts, num_new = np.array((plan.rows, plan.starts, plan.num_new), np.int64)
         num_tokens, num_own = sum(plan.num_new), len(plan.rows)
         num_padding = max(0, num_rows - num_own)
-        to = next(self._buffers).layout(num_tokens + num_padding, num_own + num_padding)
+        buffer = next(self._buffers)
+        to = buffer.layout(num_tokens + num_padding, num_own + num_padding)
         ends, positions, slots = to.query_starts[1 : num_own + 1], to.positions[:num_tokens], to.slots[:, :num_tokens]
         num_new.cumsum(out=ends)
         to.rows[:num_own] = rows
@@ -146,8 +156,10 @@ class StepBuffers:
         num_shared = 0 if self._shared is None else int(to.shared.sum())
         extent = BatchExtent(int(to.context_lens.max()), max(plan.num_new), min(plan.num_new), num_shared)
         batch = self._bring(to, self._adapters(plan, num_padding), extent)
-        if self._on_device is not None and len(in_flight):
-            self._on_device.fill_in(batch.token_ids)
+        if self._on_device is not None:
+            buffer.mark_read()
+            if len(in_flight):
+                self._on_device.fill_in(batch.token_ids)
         return StagedBatch(batch, ends - 1, written)
 
     def _pad(self, to: _Layout, first: int) -> None:

@@ -35,7 +35,8 @@ def capture(run: Callable[[], torch.Tensor], pool: Pool | None) -> tuple[Graph, 
     """Capture what a function launches. Nothing is computed.
 
     Args:
-        pool: of another graph. Graphs share it, as no two of them run at once.
+        pool: of another graph, which lives: a pool goes with the last graph that works in it. Graphs share it, as no
+            two of them run at once.
 
     Returns:
         The graph; and what the function returned, which each replay writes anew.
@@ -59,8 +60,9 @@ class CapturedForward:
     of context chunks, with and without rows that share much, and replayed from then on. Other steps run operation by
     operation.
 
-    Before the first of a longer context the largest number of rows is captured and dropped: the memory that it leaves
-    in the pool has room for all others. Captured in rising sizes, each would take new memory.
+    Before the first of a longer context the largest number of rows is captured: its memory in the pool has room for all
+    others. Captured in rising sizes, each would take new memory. It is never replayed, but holds the pool where the
+    others are dropped.
 
     Args:
         max_rows: of a step that is captured.
@@ -73,8 +75,9 @@ class CapturedForward:
         self._padding_slot = padding_slot
         self._longest = 0
         """Of the contexts that the pool has room for."""
+        self._largest: Graph | None = None
+        """Holds the pool."""
         self._graphs: dict[tuple[int, int, bool], _Captured] = {}
-        self._pool: Pool | None = None
         self._places: tuple[int, ...] = ()
         """Of the batch's arrays: graphs read them there."""
 
@@ -107,8 +110,8 @@ class CapturedForward:
             if key[1] > self._longest:
                 largest = self._largest_batch(batch)
                 self._eager.run(largest)
-                dropped, _ = capture(lambda: self._compute(largest), self._pool)
-                self._pool, self._longest = dropped.pool(), key[1]
+                self._largest, _ = capture(lambda: self._compute(largest), self._pool)
+                self._longest = key[1]
             graph, own = capture(lambda: self._compute(batch), self._pool)
             self._graphs[key] = _Captured(graph, own)
         except RuntimeError:
@@ -117,9 +120,13 @@ class CapturedForward:
                 "with --cuda-graphs off",
                 exc_info=True,
             )
-            self._most_rows = 0
+            self._most_rows, self._largest = 0, None
             self._graphs.clear()
         self._eager.hidden = hidden
+
+    @property
+    def _pool(self) -> Pool | None:
+        return None if self._largest is None else self._largest.pool()
 
     def _largest_batch(self, like: RaggedBatch) -> RaggedBatch:
         """As many rows of padding as a captured step may have, that may see as much as `like` may."""
