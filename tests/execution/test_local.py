@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from late_queue import LateQueue
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.execution.local import LocalExecutor
@@ -82,3 +83,24 @@ def test_an_int8_cache_has_more_blocks_for_its_memory(tmp_path: Path) -> None:
     )
     assert narrow.block_bytes * (8 * 4) == wide.block_bytes * (8 + 4)
     assert narrow.num_blocks > 2 * wide.num_blocks
+
+
+def test_memory_is_given_back_once_the_steps_in_flight_are_over(tmp_path: Path) -> None:
+    queue = LateQueue()
+    config = EngineConfig(model=str(make_llama(tmp_path)), kv_cache_memory="1MiB", steps_in_flight=2)
+    running = LocalExecutor(config, queue=queue)
+    row = NewRow(0, 0, [1, 2, 3], SamplingParams(temperature=0), 0, [])
+    step = running.submit(
+        Plan(
+            added=[row],
+            tables=[TableEdit(0, [0])],
+            rows=[0],
+            starts=[0],
+            num_new=[3],
+            sampled_rows=[0],
+            logits_from=[0],
+        )
+    )
+    assert not step.is_over()
+    running.close()
+    assert step.is_over()

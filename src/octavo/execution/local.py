@@ -202,6 +202,9 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Drop the weights and the cache; a GPU's memory is free for others."""
+        if self._runner is not None:
+            # Steps in flight may still write to the swap space, which is the host's.
+            self._runner.queue.mark().wait()
         self._runner = None
         if self._device.type == "cuda":
             gc.collect()
