@@ -99,7 +99,7 @@ class LocalExecutor:
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
         self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
         if self.kernel_choice.is_fallback:
-            logger.warning("%s This is many times slower.", self.kernel_choice.why)
+            logger.warning("%s", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
         warn_of_bounded_length(self.model_config)

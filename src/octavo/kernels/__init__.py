@@ -46,7 +46,7 @@ class KernelChoice:
     kernels: Kernels
     why: str
     is_fallback: bool = False
-    """Whether a better one would have served, had it been built."""
+    """Whether none of the fast ones could serve."""
 
 
 def _load_reference() -> Kernels:
@@ -125,9 +125,9 @@ def select_kernels(needs: Needs, name: str = "auto") -> KernelChoice:
         if reason is None:
             kernels = backend.load()
             why = "as asked for (--kernels)" if name != "auto" else "; ".join(refused) or "the fastest there are"
-            return KernelChoice(
-                kernels, f"Kernels '{kernels.name}' on {needs.device}: {why}.", is_fallback="could not be" in why
-            )
+            is_fallback = name == "auto" and backend is BACKENDS[-1]
+            slow = " This is many times slower." if is_fallback else ""
+            return KernelChoice(kernels, f"Kernels '{kernels.name}' on {needs.device}: {why}.{slow}", is_fallback)
         refused.append(f"'{backend.name}' {reason}")
     if name != "auto":
         names = ", ".join(backend.name for backend in BACKENDS)
