@@ -4,24 +4,27 @@
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --toy              # without a GPU: everything once, in Triton's interpreter
 
-Needs torch, triton, transformers, safetensors, msgspec, numpy and Octavo's source on PYTHONPATH. Weights are random, of
-the shapes of LLaMA-3-8B, LLaMA-2-13B and OPT-13B. Figures are written after each of them, so a run that is cut off
-still tells something. The parts run in a process of their own, which is ended where a part outlasts its time; a fault
-of the device then costs one part.
+Needs torch, triton, safetensors, msgspec and numpy; transformers for its own figure. Octavo need not be installed: its
+source beside this folder will do. Weights are random, of the shapes of LLaMA-3-8B, LLaMA-2-13B and OPT-13B. Figures are
+written after each of them, so a run that is cut off still tells something. The parts run in a process of their own,
+which is ended where a part outlasts its time; a fault of the device then costs one part.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "src"))  # where Octavo is not installed
 
 from gpu_parts.parts import PARTS, Part
 from gpu_parts.worker import Asked, work
@@ -40,6 +43,10 @@ class Report:
         """Print a figure and write all of them."""
         self.told.setdefault(part, {})[name] = figure
         print(part, name, json.dumps(figure), flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write all of them."""
         # A reader, or a run that is cut off, never finds half a file.
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(self.told, indent=1))
@@ -67,6 +74,9 @@ class Worker:
                         self.end()
                     return
                 report.add(part.name, *message)
+                if message[0] == "cannot start":
+                    self.end()
+                    sys.exit(1)  # nor would any other part
                 failed |= message[0] == "error"
             report.add(part.name, "cut", f"it outlasted its {limit_s:.0f} s")
         except (EOFError, OSError):
@@ -75,10 +85,14 @@ class Worker:
 
     def _connected(self) -> Connection:
         if self._connection is None:
+            ensure_running()  # what a first start does would unblock the signal
+            # Of Ctrl-C this process is told; the parts' is ended.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             self._connection, theirs = SPAWN.Pipe()
             self._process = SPAWN.Process(target=work, args=(theirs, self._asked), daemon=False)
             self._process.start()
             theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self._connection
 
     def end(self, patience_s: float = 0.0) -> None:
@@ -97,18 +111,32 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     deadline_s = time.monotonic() + arguments.budget_s
     report = Report(arguments.json)
-    if arguments.toy:
-        report.add("toy", "note", "a toy in Triton's interpreter on the CPU: its figures mean nothing")
+    try:
+        report.write()
+    except OSError as error:
+        sys.exit(f"gpu.py: --json {report.path} cannot be written: {error.strerror}")
     worker = Worker(Asked(arguments.toy, arguments.pool))
+    try:
+        if arguments.toy:
+            report.add("toy", "note", "a toy in Triton's interpreter on the CPU: its figures mean nothing")
+        run(arguments, worker, report, deadline_s)
+    except KeyboardInterrupt:
+        worker.end()
+        print(f"gpu.py: interrupted; {report.path} has what was told until then", file=sys.stderr)
+        sys.exit(130)
+    worker.end(patience_s=10)
+
+
+def run(arguments: argparse.Namespace, worker: Worker, report: Report, deadline_s: float) -> None:
+    """Run the parts that are asked for, while there is time."""
     for part in PARTS:
         if part.name not in arguments.parts:
             continue
-        left_s = deadline_s - time.monotonic()
+        left_s = max(0.0, deadline_s - time.monotonic())
         if left_s <= (0 if arguments.toy else part.least_s):
             report.add(part.name, "skipped", f"{left_s:.0f} s of the budget are left, it needs {part.least_s:.0f}")
             continue
         worker.run(part, left_s if arguments.toy else min(left_s, part.most_s), report)
-    worker.end(patience_s=10)
 
 
 def parse() -> argparse.Namespace:

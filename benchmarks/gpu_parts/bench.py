@@ -28,6 +28,8 @@ class Bench:
         self.told: dict[str, dict[str, Any]] = {}
         """What parts have told so far."""
         if self.is_cuda:
+            if not torch.cuda.is_available():
+                raise RuntimeError(f"torch {torch.__version__} finds no GPU that it can use (--toy runs without one)")
             keep_rows_independent()  # before the first product, as an engine does
         self._pool_bytes = 1 << 18 if is_toy else pool_gib << 30
         self._end_s = 0.0

@@ -1,5 +1,6 @@
 """The process in which the parts run: one after the other, with what they share. Torch is loaded here only."""
 
+import signal
 import traceback
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,12 +18,13 @@ class Asked:
 
 def work(connection: Connection, asked: Asked) -> None:
     """Run the parts that come, and send their figures; None ends each."""
-    from gpu_parts.bare import stand_in
-
-    stood_in = stand_in()
-    from gpu_parts.bench import Bench
-
-    bench = Bench(asked.toy, asked.pool_gib, stood_in)
+    signal.signal(signal.SIGINT, lambda *_: None)  # what this process starts is told of Ctrl-C
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        bench = _bench(asked)
+    except Exception as error:
+        connection.send(("cannot start", f"{type(error).__name__}: {error}"))
+        return
     while True:
         try:
             function, limit_s, told = connection.recv()
@@ -36,6 +38,15 @@ def work(connection: Connection, asked: Asked) -> None:
             connection.send(("error", f"{type(error).__name__}: {error}"[:500]))
             connection.send(("traceback", traceback.format_exc()[-2000:]))
         connection.send(None)
+
+
+def _bench(asked: Asked) -> Any:
+    from gpu_parts.bare import stand_in
+
+    stood_in = stand_in()
+    from gpu_parts.bench import Bench
+
+    return Bench(asked.toy, asked.pool_gib, stood_in)
 
 
 def _figures(function: str, bench: Any) -> Any:
