@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, MemoryUse, RequestMetrics, TokenLogprobs
-from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
+from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
+from octavo.structured_outputs import Grammar
 from octavo.tokenization.tokenizer import Tokenizer
 
 PROMPT = "안녕하세요"

@@ -1,9 +1,13 @@
 """Grammars that stand in for real ones, imported by name in every process that has this folder on its path."""
 
 import builtins
+import threading
 from collections.abc import Callable, Iterable, Sequence
 
-KINDS = {name: f"toy_grammars:{name}" for name in ("alternating", "multiples", "changing", "failing")}
+from octavo.sampling.grammars import ModelTokens
+from octavo.structured_outputs import Grammar
+
+KINDS = dict.fromkeys(("alternating", "multiples", "changing", "failing"), "toy_grammars:ToyGrammars")
 
 
 def bits(allowed: Iterable[int], vocab_size: int) -> bytes:
@@ -32,6 +36,20 @@ class ToyMatcher:
 
     def copy(self) -> "ToyMatcher":
         return ToyMatcher(self._allowed_after, self._vocab_size, self._token_ids)
+
+
+class ToyGrammars:
+    """Follows all of them."""
+
+    def __init__(self, tokens: ModelTokens) -> None:
+        self._vocab_size = tokens.vocab_size
+
+    def compile(self, grammar: Grammar) -> ToyMatcher:
+        make: Callable[[str, int], ToyMatcher] = globals()[grammar.kind]
+        return make(grammar.source, self._vocab_size)
+
+    def masks(self, matchers: Sequence[ToyMatcher]) -> list[bytes]:
+        return [matcher.mask() for matcher in matchers]
 
 
 def alternating(source: str, vocab_size: int) -> ToyMatcher:
@@ -63,3 +81,15 @@ def failing(source: str, vocab_size: int) -> ToyMatcher:
         return range(vocab_size)
 
     return ToyMatcher(allowed_after, vocab_size)
+
+
+class SlowGrammars(ToyGrammars):
+    """Compiles nothing until it may."""
+
+    may_go_on = threading.Event()
+
+    def compile(self, grammar: Grammar) -> ToyMatcher:
+        SlowGrammars.may_go_on.wait()
+        if grammar.source == "wrong":
+            raise ValueError("it cannot be compiled")
+        return alternating(grammar.source, self._vocab_size)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from octavo.errors import OctavoError
 from octavo.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from octavo.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
+from octavo.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 from octavo.vllm import paths
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "BeamSearchParams",
     "CompletionOutput",
     "EngineArgs",
+    "GuidedDecodingParams",
     "LLMEngine",
     "Logprob",
     "OctavoError",
@@ -32,6 +34,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
 ]

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 import msgspec
 
 from octavo.errors import RequestError
-from octavo.vllm.keywords import BEAM_SEARCH, SAMPLING, Keyword, check_keywords
+from octavo.structured_outputs import GuidedDecodingParams as GuidedDecodingParams  # vLLM has it here, too
+from octavo.structured_outputs import StructuredOutputsParams as StructuredOutputsParams
+from octavo.vllm.keywords import BEAM_SEARCH, SAMPLING, Parameters
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """Seeds are of 64 bits, with a sign."""
@@ -43,36 +45,6 @@ def _check(good: bool, field: str, wanted: str, value: Any) -> None:
 
 def _is_whole(value: Any, low: int, high: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-class _Parameters(msgspec.StructMeta):
-    """The class of structs that take vLLM's keywords beside their fields, where these ask for nothing else than what
-    is done anyway."""
-
-    foreign: dict[str, Keyword]
-
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """An instance.
-
-        Raises:
-            RequestError: a keyword that nobody knows, or a value that cannot be had.
-        """
-        if args:
-            raise RequestError(f"{self.__name__} takes its fields by name, as in {self.__struct_fields__[0]}=2")
-        foreign = {name: keywords.pop(name) for name in sorted(keywords.keys() - set(self.__struct_fields__))}
-        if unknown := foreign.keys() - self.foreign.keys():
-            fields = ", ".join(name for name in self.__struct_fields__ if name != "beams")
-            raise RequestError(f"unknown field {', '.join(sorted(unknown))}; {self.__name__} takes {fields}")
-        check_keywords(foreign, self.foreign)
-        return super().__call__(**keywords)
-
-
-class Grammar(msgspec.Struct, frozen=True):
-    """What an output must conform to: of each sequence's tokens the grammar says which may come next."""
-
-    kind: str
-    """A name that the executor knows: how `source` is read."""
-    source: str = ""
 
 
 EarlyStopping = bool | Literal["never"]
@@ -121,7 +93,7 @@ class RequestOutputKind(Enum):
     """All, once it is over."""
 
 
-class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=_Parameters):
+class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):
     """How to turn a request's logits into tokens, and when to stop.
 
     The defaults sample from the model's own distribution. `temperature=0` is greedy: the most likely token, ties to the
@@ -134,6 +106,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
 
     foreign: ClassVar = SAMPLING
     """vLLM's keywords that are no fields."""
+    older_names: ClassVar = {"guided_decoding": "structured_outputs"}
 
     n: int = 1
     """Sequences to generate from the prompt; they share the prompt's blocks."""
@@ -180,6 +153,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     """The same for each token of the prompt but the first."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
+    structured_outputs: StructuredOutputsParams | None = None
+    """What the output conforms to: it ends where that says so, or at `max_tokens`. That goes before `min_tokens`. With
+    `ignore_eos` the model's end-of-sequence tokens fill what is left of `max_tokens`."""
     beams: Beams | None = None
     """Search for the likeliest sequences and give the best `n`: temperature, truncation and seed play no part then."""
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
@@ -246,6 +222,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
                 "logit_bias",
                 "token ids with finite numbers",
             )
+        check(
+            self.structured_outputs is None or isinstance(self.structured_outputs, StructuredOutputsParams),
+            "structured_outputs",
+            "a StructuredOutputsParams",
+        )
         if self.beams is not None:
             check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
             check(not self.stop, "stop", "left out of a beam search, which ends at tokens only (stop_token_ids)")
@@ -278,7 +259,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=_Parameters):
+class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):
     """What `LLM.beam_search` takes: how wide to search, and when to stop. See `Beams` for the search's own fields and
     `SamplingParams` for the others.
 
@@ -305,6 +286,7 @@ class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metacla
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         self.sampling_params()

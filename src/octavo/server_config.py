@@ -115,6 +115,29 @@ class ServerConfig:
         metavar="N",
         at_least=0,
     )
+    max_grammar_bytes: Size = knob(
+        "256KiB",
+        "cap on the UTF-8 bytes of a schema, regex, list of choices or grammar that an answer is to conform to",
+        group="server limits",
+        metavar="SIZE",
+    )
+    max_grammar_depth: int = knob(
+        64, "cap on how deep a schema, regex or grammar is nested", group="server limits", metavar="N", at_least=1
+    )
+    max_grammar_repeats: int = knob(
+        10_000,
+        "cap on what {m,n} adds to a grammar's regexes: their parts, each as often as it is repeated",
+        group="server limits",
+        metavar="N",
+        at_least=1,
+    )
+    max_grammar_time: float = knob(
+        0.5,
+        "seconds of processor time to compile a schema, regex or grammar",
+        group="server limits",
+        metavar="SECONDS",
+        at_least=0,
+    )
     max_prompts: int | None = knob(
         None,
         "cap on the prompts of one completion request; that of --max-queued-requests by default",

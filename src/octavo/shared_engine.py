@@ -9,6 +9,8 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 
+import msgspec
+
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError
 from octavo.inputs import Prompt, read_prompt
@@ -17,6 +19,7 @@ from octavo.metrics.offline import OfflineMetrics
 from octavo.output_assembler import OutputAssembler
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
+from octavo.structured_outputs import Grammar, StructuredOutputsParams
 from octavo.tokenization.tokenizer import Tokenizer
 from octavo.turns import Turns
 
@@ -90,6 +93,7 @@ class SharedEngine:
             EngineError: this process is a fork.
         """
         read, bad_words = read_prompt(prompt, self._tokenizer), self._tokenizer.bad_words(params.bad_words or ())
+        grammar = None if params.structured_outputs is None else _checked_grammar(params.structured_outputs)
         arrival_s = time.monotonic()
         with self.turn():
             request_id, seed = str(self._num_requests), request_seed(self._seed, self._num_requests)
@@ -98,10 +102,11 @@ class SharedEngine:
                 EngineRequest(
                     request_id,
                     read.token_ids,
-                    params,
+                    msgspec.structs.replace(params, structured_outputs=None),
                     arrival_s,
                     seed,
                     cache_salt=read.cache_salt,
+                    grammar=grammar,
                     bad_words=bad_words,
                 )
             )
@@ -185,6 +190,19 @@ class SharedEngine:
         self._engine.abort(assembler.request_id)
         self._opened.pop(assembler.request_id, None)
         self._metrics.note_end(assembler)
+
+
+def _checked_grammar(asked: StructuredOutputsParams) -> Grammar:
+    """What outputs conform to, as the engine is told.
+
+    Raises:
+        RequestError: it is wrong.
+    """
+    from octavo.sampling.grammar_sources import check_grammar  # most calls have none
+
+    grammar = asked.grammar_of_output()
+    check_grammar(grammar)
+    return grammar
 
 
 def _end(engine: Engine, turns: Turns, process_id: int) -> None:

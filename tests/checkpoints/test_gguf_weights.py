@@ -204,7 +204,7 @@ def test_metadata_that_asks_for_what_is_not_computed_is_refused(
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path))
     header = read_header(path)
     header.metadata[key] = value
-    monkeypatch.setattr("octavo.models.loader.read_header", lambda *_: header)
+    monkeypatch.setattr("octavo.checkpoints.gguf_header.read_header", lambda *_: header)
     with pytest.raises(ModelError, match=named):
         RaggedModel(path)
 
@@ -257,6 +257,6 @@ def test_a_file_without_a_tensor_is_refused_naming_it(tmp_path: Path, monkeypatc
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path))
     header = read_header(path)
     del header.tensors["blk.1.ffn_up.weight"]
-    monkeypatch.setattr("octavo.models.loader.read_header", lambda *_: header)
+    monkeypatch.setattr("octavo.checkpoints.gguf_header.read_header", lambda *_: header)
     with pytest.raises(ModelError, match=r"model\.gguf.*missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
         RaggedModel(path)

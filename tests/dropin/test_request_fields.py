@@ -53,15 +53,9 @@ def test_a_field_that_nobody_knows_is_ignored(server: Server, path: str, name: s
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("response_format", {"type": "json_object"}),
         ("response_format", {}),
         ("tools", [{"type": "function"}]),
-        ("guided_json", {}),
-        ("structured_outputs", {"choice": ["a"]}),
-        ("grammar", "root ::= x"),
-        ("json_schema", {}),
-        ("regex", "a"),
-        ("ebnf", ""),
+        ("structural_tag", "{}"),
         ("stop_regex", "a"),
         ("logprob_token_ids", []),
         ("thinking_token_budget", 0),

@@ -212,7 +212,7 @@ def test_sampling_params_default_as_vllms_and_take_its_keywords():
     [
         ({"best_of": 2}, "best_of of 2"),
         ({"logits_processors": [print]}, "logits_processors"),
-        ({"guided_decoding": {"json": {}}}, "guided_decoding"),
+        ({"guided_decoding": {"json": {}}}, "structured_outputs must be a StructuredOutputsParams"),
         ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
         ({"use_beam_search": True}, r"use_beam_search.*LLM\.beam_search"),

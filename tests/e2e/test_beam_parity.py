@@ -19,8 +19,8 @@ from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
 from octavo.layer_groups import one_group
 from octavo.memory import BlockDemand
-from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest, RequestUpdate
+from octavo.structured_outputs import Grammar
 from tiny_checkpoints import make_llama, transformers_from_gguf
 from toy_grammars import KINDS, allowed_to_change
 
@@ -192,6 +192,8 @@ def test_no_token_is_computed_twice_because_of_a_fork(tiny: Tiny) -> None:
 
         capacity, depth = tiny.executor.capacity, 1
         num_new = num_sampled = 0
+
+        prepare = tiny.executor.prepare
 
         def submit(self, plan: Plan) -> PendingOutput:
             self.num_new += sum(plan.num_new)

@@ -15,8 +15,8 @@ from octavo.engine.engine import Engine
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.local import LocalExecutor
 from octavo.memory.ledger import Totals
-from octavo.sampling_params import Grammar
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import Grammar
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_checkpoint, make_llama
 from toy_grammars import KINDS
@@ -128,6 +128,8 @@ def run(
     assert executor.depth == depth
     engine = Engine.configured(executor, config)
     for request in work():
+        if request.grammar is not None:
+            executor.prepare(request.grammar).result()  # so that all begin in their order
         engine.add(request)
     got: Tokens = {}
     while engine.has_unfinished:

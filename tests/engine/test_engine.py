@@ -1,6 +1,8 @@
 """The step loop over a real (tiny) model: grammars, aborts at any moment, scores, errors."""
 
 import random
+from concurrent.futures import Future
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,8 +13,9 @@ from octavo.errors import EngineError, RequestError
 from octavo.execution.executor import ExecutionTimes, PendingOutput
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
-from octavo.sampling_params import Grammar, SamplingParams
+from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
+from octavo.structured_outputs import Grammar
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS
@@ -145,6 +148,9 @@ class Failing:
             return pending.result()
 
         return PendingOutput(result)
+
+    def prepare(self, grammar: Grammar) -> Future[Any]:
+        return self._executor.prepare(grammar)
 
     def check(self) -> None:
         self._executor.check()

@@ -17,11 +17,11 @@ from octavo.sampling_params import (
     MAX_REPETITION_PENALTY,
     MIN_REPETITION_PENALTY,
     BeamSearchParams,
-    Grammar,
     SamplingParams,
 )
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.messages import SequenceUpdate
+from octavo.structured_outputs import Grammar
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS

@@ -20,9 +20,9 @@ from octavo.execution.executor import Executor, PendingOutput
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
 from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
-from octavo.sampling_params import Grammar
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.messages import RequestUpdate
+from octavo.structured_outputs import Grammar
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS
 
@@ -141,7 +141,7 @@ def outputs(executor: Executor, request: EngineRequest) -> dict[int, list[int]]:
 
 
 def test_a_grammar_that_the_ranks_have_no_kind_for_is_refused_by_name(executor: MultiProcessExecutor) -> None:
-    with pytest.raises(RequestError, match=r"kind of grammar 'alternating' is unknown .* none"):
+    with pytest.raises(RequestError, match=r"kind of grammar 'alternating' is unknown .* knows choice"):
         outputs(executor, EngineRequest("a", PROMPT, SamplingParams(), 0.0, grammar=Grammar("alternating")))
 
 

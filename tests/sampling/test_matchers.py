@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.errors import ConfigError
-from octavo.sampling.grammars import Grammars
+from octavo.sampling.grammars import Grammars, ModelTokens
 from octavo.sampling.matchers import RowMatchers
-from octavo.sampling_params import Grammar
+from octavo.structured_outputs import Grammar
 from toy_grammars import KINDS, ToyMatcher, bits
 
 VOCAB = 20
+TOKENS = ModelTokens(vocab_size=VOCAB)
 EVEN, ODD = bits(range(0, VOCAB, 2), VOCAB), bits(range(1, VOCAB, 2), VOCAB)
 ALTERNATING = Grammar("alternating")
 THREES = Grammar("multiples", "3")
@@ -20,7 +21,7 @@ THREES = Grammar("multiples", "3")
 @pytest.fixture
 def matchers() -> RowMatchers:
     ToyMatcher.num_consumed = 0
-    return RowMatchers(Grammars(KINDS, VOCAB))
+    return RowMatchers(Grammars(KINDS, TOKENS))
 
 
 def output(*token_ids: int) -> np.ndarray:
@@ -108,11 +109,11 @@ def test_a_matcher_that_has_failed_is_not_met_again(monkeypatch: pytest.MonkeyPa
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, VOCAB - 1)), st.lists(st.integers(0, VOCAB - 1), max_size=3))))
 def test_a_mask_is_a_function_of_the_tokens(asked: list[tuple[list[int], list[int]]]) -> None:
-    matchers = RowMatchers(Grammars(KINDS, VOCAB))
+    matchers = RowMatchers(Grammars(KINDS, TOKENS))
     changing = Grammar("changing", "5")
     matchers.set_row(0, changing)
     for tokens, drafts in asked:
-        alone = RowMatchers(Grammars(KINDS, VOCAB))
+        alone = RowMatchers(Grammars(KINDS, TOKENS))
         alone.set_row(0, changing)
         expected = [mask(alone, 0, *tokens, *drafts[:count]) for count in range(len(drafts) + 1)]
         assert matchers.row_masks(0, output(*tokens), drafts) == expected
@@ -121,4 +122,4 @@ def test_a_mask_is_a_function_of_the_tokens(asked: list[tuple[list[int], list[in
 @pytest.mark.parametrize("name", ["nowhere:maker", "toy_grammars:nothing", "toy grammars"])
 def test_a_kind_that_cannot_be_imported_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"kind 'odd' .* '{name}'"):
-        Grammars({"odd": name}, VOCAB)
+        Grammars({"odd": name}, TOKENS)

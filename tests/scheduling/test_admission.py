@@ -9,9 +9,10 @@ from octavo.errors import ContextLengthError, RequestError
 from octavo.execution.executor import Capabilities
 from octavo.layer_groups import Full, Window, group_layers, one_group
 from octavo.memory import BlockDemand
-from octavo.sampling_params import Beams, BeamSearchParams, Grammar, SamplingParams
+from octavo.sampling_params import Beams, BeamSearchParams, SamplingParams
 from octavo.scheduling.admission import Limits, check_wants, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import Grammar
 
 DEMAND = BlockDemand(16, one_group(2), max_tokens_in_flight=64)
 LIMITS = Limits(

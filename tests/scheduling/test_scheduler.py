@@ -8,10 +8,11 @@ from octavo.execution.executor import Capabilities
 from octavo.execution.plan import Plan
 from octavo.layer_groups import Full, Window, group_layers
 from octavo.memory import BlockTable
-from octavo.sampling_params import Beams, Grammar, SamplingParams
+from octavo.sampling_params import Beams, SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.request import Request
 from octavo.scheduling.sequence import SequenceState
+from octavo.structured_outputs import Grammar
 from paged_memory import paged
 from scheduling.checking import ShadowExecutor, capacity, check_engine
 

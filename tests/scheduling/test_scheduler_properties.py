@@ -17,9 +17,10 @@ from octavo.execution.executor import Capabilities
 from octavo.execution.simulated import beam_state, hashed_candidates, hashed_token
 from octavo.layer_groups import Full, LayerGroups, Window, group_layers, one_group
 from octavo.outputs import BeamCandidates
-from octavo.sampling_params import BeamSearchParams, Grammar, SamplingParams
+from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling import EngineRequest, SequenceUpdate
 from octavo.scheduling.beam_search import BeamSearch, Hypothesis
+from octavo.structured_outputs import Grammar
 from scheduling.checking import ShadowExecutor, capacity, check_drafts, check_engine, seed_of
 
 GROUPS = [

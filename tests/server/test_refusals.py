@@ -55,7 +55,7 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
         (CHAT, {"messages": MESSAGES, "stop_token_ids": [-1]}, "stop_token_ids"),
         (CHAT, {"messages": MESSAGES, "tools": [{"type": "function"}]}, "tools"),
         (CHAT, {"messages": MESSAGES, "tool_choice": "required"}, "tools"),
-        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "xml"}}, "response_format"),
         (CHAT, {"messages": MESSAGES, "modalities": ["audio"]}, "modalities"),
         (CHAT, {"messages": MESSAGES, "guided_json": {}, "guided_regex": "a"}, "guided_json"),
         (CHAT, {"messages": MESSAGES, "stream_options": {"include_usage": True}}, "stream_options"),

@@ -5,6 +5,7 @@ from collections import deque
 from typing import Self
 
 from octavo.config import EngineConfig, KVAllocation, PreemptionMode, PrefixCacheScope, SchedulingPolicy
+from octavo.engine.preparation import Preparation
 from octavo.engine.wire import EngineLoad
 from octavo.errors import ConfigError, EngineError, RequestError
 from octavo.execution.executor import Executor, PendingOutput
@@ -75,6 +76,7 @@ class Engine:
             max_drafts=capacity.max_drafts,
             policy=Policy(scheduling_policy, overtaking_time, capacity.max_model_len),
         )
+        self._preparation = Preparation(executor.prepare)
         self.num_steps = 0
         self.fullest = self.ledger()
         """The ledger of the step that held the most blocks so far."""
@@ -137,24 +139,32 @@ class Engine:
     @property
     def has_unfinished(self) -> bool:
         """Whether `step` has anything to do."""
-        return self.scheduler.has_unfinished
+        return self.scheduler.has_unfinished or len(self._preparation) > 0
 
     def add(self, request: EngineRequest) -> None:
-        """Queue a request.
+        """Queue a request. One with a grammar is not scheduled before that is compiled.
 
         Raises:
             RequestError: it can never be served here; the message says why. Nothing else is disturbed.
         """
+        if request.request_id in self._preparation:
+            raise RequestError(f"request id {request.request_id!r} is already in use")
+        if request.grammar is not None:
+            self.scheduler.check(request)
+            if self._preparation.holds(request, request.grammar):
+                return
         self.scheduler.add(request)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """End a request or one of its sequences at once, whatever its state; no update about it follows. False where it
         is over already."""
-        return self.scheduler.abort(request_id, index)
+        if request_id in self._preparation and index is not None:
+            self.scheduler.add(self._preparation.take(request_id))  # one of its sequences is to end, and not it
+        return self._preparation.drop(request_id) or self.scheduler.abort(request_id, index)
 
     def expire(self, now_s: float) -> list[EngineRequest]:
         """Drop the requests that were to begin by now (`start_by_s`) and have not; no update about them follows."""
-        return self.scheduler.expire(now_s)
+        return self._preparation.expire(now_s) + self.scheduler.expire(now_s)
 
     def step(self) -> list[RequestUpdate]:
         """Plan and submit a step; once as many are in flight as the executor takes, collect the oldest.
@@ -173,6 +183,7 @@ class Engine:
         except BaseException:
             self._in_flight.clear()
             self._executing = None
+            self._preparation.clear()
             self.scheduler.reset()
             raise
         self._num_failed_steps = 0
@@ -197,6 +208,9 @@ class Engine:
 
     def _step(self) -> list[RequestUpdate]:
         self.watch.start()
+        is_idle = not (self.scheduler.has_unfinished or self._in_flight)
+        for ready in self._preparation.take_ready(is_idle):
+            self.scheduler.add(ready)
         scheduled = self.scheduler.schedule()
         self.watch.lap("schedule")
         if self.scheduler.memory.num_used_blocks > self.fullest.num_used_blocks:
@@ -209,7 +223,7 @@ class Engine:
                 self._executing = None
                 return []
         if not self._in_flight:
-            if self.has_unfinished:
+            if self.scheduler.has_unfinished:
                 raise EngineError(
                     f"the scheduler has {self.scheduler.num_waiting} waiting and "
                     f"{self.scheduler.num_running} running requests and plans nothing"
@@ -247,7 +261,7 @@ class Engine:
         return EngineLoad(
             ledger=self.ledger(),
             num_running=self.scheduler.num_running,
-            num_waiting=self.scheduler.num_waiting,
+            num_waiting=self.scheduler.num_waiting + len(self._preparation),
             num_steps=self.num_steps,
             num_begun=self.scheduler.queues.num_begun,
         )

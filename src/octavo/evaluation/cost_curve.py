@@ -6,6 +6,8 @@ those of real requests, and the cache's memory is written once. What lies in the
 
 import statistics
 import time
+from concurrent.futures import Future
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +25,7 @@ from octavo.layers.build import ModelBuild
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.choosing import HEADROOM
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import Grammar
 
 WARM_UP_STEPS = 2
 
@@ -93,6 +96,9 @@ class _UncomputedPrefill:
         token_ids = np.zeros(len(plan.sampled_rows), np.int64)
         runner.rows.append(np.array(plan.sampled_rows, np.int64), token_ids)
         return PendingOutput.ready(StepOutput([[0] for _ in plan.sampled_rows]))
+
+    def prepare(self, grammar: Grammar) -> Future[Any]:
+        return self._executor.prepare(grammar)
 
     def check(self) -> None:
         self._executor.check()

@@ -3,7 +3,9 @@ offline from the tokens alone."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import count
+from typing import Any
 
 import msgspec
 
@@ -15,6 +17,7 @@ from octavo.execution.plan import Plan
 from octavo.memory import Ledger
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
+from octavo.structured_outputs import Grammar
 
 PAPER: dict[tuple[str, str], dict[int, float]] = {
     ("alpaca", "parallel"): {2: 6.1, 4: 8.5, 6: 9.8},
@@ -108,6 +111,9 @@ class _Recorder:
         for row, token_ids in zip(plan.sampled_rows, output.token_ids, strict=True):
             self._trees.extend(row, len(token_ids))
         return PendingOutput.ready(output)
+
+    def prepare(self, grammar: Grammar) -> Future[Any]:
+        return self._executor.prepare(grammar)
 
     def check(self) -> None:
         self._executor.check()

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from octavo.execution.plan import NO_ADAPTER, Plan, StepOutput, Task
 from octavo.layer_groups import LayerGroups, one_group
+from octavo.structured_outputs import Grammar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,11 @@ class Executor(Protocol):
     def sockets(self) -> Sequence[int]:
         """File descriptors to wait for while no step runs: one becomes readable where a process that steps need has
         ended, and then `check` raises. None where steps run in this very process."""
+        ...
+
+    def prepare(self, grammar: Grammar) -> "Future[Any]":
+        """Begin to compile a grammar of a kind that it knows, beside the steps. A row that has it before that is over
+        waits where it is sampled. What the grammar itself fails of is the row's to hear."""
         ...
 
     def check(self) -> None:

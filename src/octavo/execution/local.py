@@ -4,8 +4,10 @@ import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -38,7 +40,11 @@ from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
-from octavo.sampling.grammars import BUILT_IN, Grammars
+from octavo.sampling.grammars import BUILT_IN, Grammars, Matcher, ModelTokens
+from octavo.structured_outputs import Grammar
+
+if TYPE_CHECKING:
+    from octavo.tokenization.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +100,15 @@ class LocalExecutor:
         config = resolve_model(config)
         checkpoint = locate(config.model)
         self.model_config = read_config(checkpoint, generation_folder(config))
-        known = Grammars(grammars, self.model_config.vocab_size)
+        self._grammars = known = Grammars(
+            grammars if self.model_config.eos_token_ids else {},  # an output that conforms has an end
+            ModelTokens(
+                vocab_size=self.model_config.vocab_size,
+                eos_token_ids=frozenset(self.model_config.eos_token_ids),
+                load_tokenizer=partial(_load_tokenizer, config),
+                num_threads=num_threads,
+            ),
+        )
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
         self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
@@ -174,6 +188,9 @@ class LocalExecutor:
         launched = self.runner.launch(plan)
         return PendingOutput(partial(self.runner.collect, launched), launched.ended.is_over)
 
+    def prepare(self, grammar: Grammar) -> Future[Matcher]:
+        return self._grammars.prepare(grammar)
+
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""
         _ = self.runner
@@ -189,6 +206,12 @@ class LocalExecutor:
         if self._device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def _load_tokenizer(config: EngineConfig) -> "Tokenizer":
+    from octavo.tokenization.loading import load_tokenizer  # most engines never see a grammar
+
+    return load_tokenizer(config)
 
 
 def _check_threads(num_threads: int) -> None:

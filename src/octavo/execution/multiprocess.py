@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
@@ -21,6 +22,7 @@ from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.rank_messages import (
     Done,
     Failed,
+    Prepare,
     Report,
     Run,
     Start,
@@ -31,6 +33,7 @@ from octavo.execution.rank_messages import (
     encode,
 )
 from octavo.sampling.grammars import BUILT_IN
+from octavo.structured_outputs import Grammar
 
 BLAME_WAIT_S = 2.0
 """How long to look for the rank that failed, once another says that it has lost one."""
@@ -76,6 +79,14 @@ class MultiProcessExecutor:
     def sockets(self) -> list[int]:
         """File descriptors of which one becomes readable where a rank ends while no step runs; then `check` raises."""
         return [rank.socket.fileno() for rank in self._ranks]
+
+    def prepare(self, grammar: Grammar) -> Future[None]:
+        """Rank 0 compiles it, beside its steps. Nobody hears when that is over."""
+        with self._unless_interrupted():
+            self._ranks[0].send(encode(Prepare(grammar)))
+        asked: Future[None] = Future()
+        asked.set_result(None)
+        return asked
 
     def check(self) -> None:
         """Hear whether a rank has something to say between steps.

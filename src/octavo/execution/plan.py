@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 from octavo.outputs import BeamCandidates, TokenLogprobs
-from octavo.sampling_params import Grammar, SamplingParams
+from octavo.sampling_params import SamplingParams
+from octavo.structured_outputs import Grammar
 
 Task = Literal["generate", "score", "pool"]
 """What a row is for. No executor scores or pools yet."""

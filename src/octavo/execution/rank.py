@@ -16,6 +16,7 @@ from octavo.execution.executor import PendingOutput
 from octavo.execution.rank_messages import (
     Done,
     Failed,
+    Prepare,
     Run,
     Start,
     Started,
@@ -69,6 +70,8 @@ def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
         match decode_order(orders.recv_bytes()):
             case Run(plan):
                 in_flight.append(executor.submit(plan))
+            case Prepare(grammar):
+                executor.prepare(grammar)
             case TellTimes():
                 orders.send_bytes(encode(Times(executor.times())))
 

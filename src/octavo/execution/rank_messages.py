@@ -5,6 +5,7 @@ import msgspec
 from octavo.config import EngineConfig
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
 from octavo.execution.plan import Plan, StepOutput
+from octavo.structured_outputs import Grammar
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -23,6 +24,12 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Run a plan: the same message to all ranks. Rank 0 answers with `Done`."""
 
     plan: Plan
+
+
+class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Begin to compile a grammar: to rank 0, at any time, without an answer."""
+
+    grammar: Grammar
 
 
 class TellTimes(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -56,7 +63,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
-Order = Run | TellTimes
+Order = Run | Prepare | TellTimes
 """From the executor to a rank that has started."""
 Report = Started | Done | Times | Failed
 """From a rank to the executor."""

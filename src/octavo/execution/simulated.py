@@ -2,12 +2,14 @@
 benchmarks and the simulator."""
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from functools import reduce
 from itertools import accumulate
 
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.plan import Plan, StepOutput
 from octavo.outputs import BeamCandidates, TokenLogprobs
+from octavo.structured_outputs import Grammar
 
 _GOLDEN, _MIX_1, _MIX_2, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
@@ -93,6 +95,12 @@ class SimulatedExecutor:
             self._beams[row] = (beam_state(state, [token_id]), count)
         self.clock_s += self._cost_s(plan)
         return PendingOutput.ready(self._output(plan))
+
+    def prepare(self, grammar: Grammar) -> Future[None]:
+        """Nothing is compiled here."""
+        compiled: Future[None] = Future()
+        compiled.set_result(None)
+        return compiled
 
     def check(self) -> None:
         """Nothing can happen between two steps."""

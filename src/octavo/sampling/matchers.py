@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from octavo.kernels.sampling.interface import Indices, TokenIds
 from octavo.sampling.grammars import Grammars, Matcher
 from octavo.sampling.table import TokenHistory
-from octavo.sampling_params import Grammar
+from octavo.structured_outputs import Grammar
 
 
 class _State(NamedTuple):
@@ -56,7 +56,7 @@ class RowMatchers:
         self._states.pop(row, None)
 
     def masks(self, rows: Indices, positions: NDArray[np.int64], history: TokenHistory) -> list[tuple[int, bytes]]:
-        """What may be sampled in some rows.
+        """What may be sampled in some rows. All masks are made together.
 
         Args:
             rows: `[n]` row ids. One that has drafts comes several times together, before and behind each of them.
@@ -65,27 +65,31 @@ class RowMatchers:
         Returns:
             (index in `rows`, mask) of each row that has a grammar.
         """
-        masks: list[tuple[int, bytes]] = []
+        places: list[int] = []
+        asked: list[tuple[Grammar, Matcher]] = []
         for row, group in groupby(range(len(rows)), key=rows.tolist().__getitem__):
             if row in self._grammars:
                 indices = list(group)
                 num_output = int(positions[indices[0]])
                 _, token_ids = history(row, num_output + len(indices) - 1)
                 output, drafts = token_ids[:num_output], token_ids[num_output:].tolist()
-                masks += zip(indices, self.row_masks(row, output, drafts), strict=True)
-        return masks
+                places += indices
+                asked += self._followed(row, output, drafts)
+        return list(zip(places, self._known.masks(asked), strict=True))
 
     def row_masks(self, row: int, output: TokenIds, drafts: Sequence[int] = ()) -> list[bytes]:
         """The masks of a row that has a grammar: of the token after its output, and of that after each of the drafts
         that follow the output."""
-        matcher = self._advanced(row, output)
-        masks = [matcher.mask()]
-        if drafts:
-            matcher = matcher.copy()
+        return self._known.masks(self._followed(row, output, drafts))
+
+    def _followed(self, row: int, output: TokenIds, drafts: Sequence[int]) -> list[tuple[Grammar, Matcher]]:
+        """The row's matcher behind its output, and copies of it behind each of the drafts."""
+        matchers = [self._advanced(row, output)]
         for draft in drafts:
-            matcher.consume([draft])
-            masks.append(matcher.mask())
-        return masks
+            behind = matchers[-1].copy()
+            behind.consume([draft])
+            matchers.append(behind)
+        return [(self._grammars[row], matcher) for matcher in matchers]
 
     def _advanced(self, row: int, output: TokenIds) -> Matcher:
         """The row's matcher, which has consumed its output and nothing else."""

@@ -7,7 +7,8 @@ import msgspec
 
 from octavo.execution.plan import Task
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
-from octavo.sampling_params import Grammar, SamplingParams
+from octavo.sampling_params import SamplingParams
+from octavo.structured_outputs import Grammar
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True):

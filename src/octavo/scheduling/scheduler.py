@@ -100,11 +100,19 @@ class Scheduler:
         """
         self._add(message, recall.prefix_root(message, self._prefix_cache_scope))
 
-    def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
+    def check(self, message: EngineRequest) -> int:
+        """Refuse what `add` would. Returns the tokens that it may generate at most.
+
+        Raises:
+            RequestError: as `add`.
+        """
         if self.queues.find(message.request_id) is not None:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         check_wants(message, self.limits.capabilities)
-        max_tokens = resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
+        return resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
+
+    def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
+        max_tokens = self.check(message)
         if message.params.max_tokens is not None:  # as it is: any number is taken, and plans hold 64 bits
             params = msgspec.structs.replace(message.params, max_tokens=max_tokens)
             message = msgspec.structs.replace(message, params=params)

@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from octavo.bounded_processes import NUM_PROCESSES
 from octavo.engine.client import EngineClient
 from octavo.engine.stream import RequestStream
 from octavo.engine.wire import Ready
@@ -20,9 +21,10 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_prompt_length, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
+from octavo.server.grammar_check import GrammarCheck
+from octavo.structured_outputs import Grammar
 from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.spelled_tokens import Rendered
-from octavo.tokenization.template_processes import NUM_PROCESSES
 from octavo.tokenization.tokenizer import Tokenizer
 
 LONG_TEXT = 2**16
@@ -45,6 +47,7 @@ class Front:
         self.ready = ready
         self._seed = secrets.randbits(63) if seed is None else seed
         self._num_requests = 0
+        self.grammars = GrammarCheck(tokenizer)
         # One thread: long texts neither keep short ones waiting nor fill the memory, of which the allocator keeps as
         # much as a text needed for each thread that ever tokenized one.
         self._long_texts = ThreadPoolExecutor(1, thread_name_prefix="long-text")
@@ -52,8 +55,9 @@ class Front:
         self._rendering = ThreadPoolExecutor(NUM_PROCESSES, thread_name_prefix="render")
 
     def close(self) -> None:
-        """End what makes prompts of conversations: those that wait for theirs fail."""
+        """End what makes prompts of conversations, and what tries grammars: those that wait for it fail."""
         self.tokenizer.close()
+        self.grammars.close()
 
     @property
     def longest_sequence(self) -> int:
@@ -128,9 +132,13 @@ class Front:
         # Stop texts are looked for here, where the text is.
         most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
         max_tokens = None if params.max_tokens is None else min(params.max_tokens, most)
-        for_engine = msgspec.structs.replace(params, stop=None, bad_words=None, max_tokens=max_tokens)
+        for_engine = msgspec.structs.replace(
+            params, stop=None, bad_words=None, structured_outputs=None, max_tokens=max_tokens
+        )
         bad_words = self.tokenizer.bad_words(params.bad_words or ())
-        return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params))
+        asked = params.structured_outputs
+        grammar = None if asked is None else asked.grammar_of_output()
+        return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params), grammar)
 
     def _check_bad_words(self, words: list[str]) -> None:
         most = self.ready.limits.max_model_len
@@ -166,6 +174,7 @@ class Front:
             request_seed(self._seed, number),
             tenant,
             cache_salt,
+            grammar=prepared.grammar,
             bad_words=prepared.bad_words,
             start_by_s=None if start_within_s is None else arrival_s + start_within_s,
         )
@@ -185,6 +194,8 @@ class PreparedParams:
     bad_words: list[list[int]]
     """The token ids of `params.bad_words`."""
     special_stops: frozenset[str]
+    grammar: Grammar | None
+    """What every output conforms to."""
 
 
 class Generation:

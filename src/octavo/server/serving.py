@@ -10,6 +10,7 @@ from octavo.checkpoints.generation_config import SamplingDefaults
 from octavo.config import EngineConfig
 from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
+from octavo.sampling.grammar_bounds import GrammarBounds
 from octavo.server.errors import ApiError
 from octavo.server.front import Front
 from octavo.server.request_limits import OpenRequests
@@ -47,6 +48,17 @@ class Serving:
         if self.engine.quantization != "none":
             form += f"-{self.engine.quantization}"
         return f"octavo-{__version__}-{self.model_name}-{form}"
+
+    @property
+    def grammar_bounds(self) -> GrammarBounds:
+        """Caps on what answers are to conform to."""
+        config = self.config
+        return GrammarBounds(
+            max_grammar_bytes=parse_size(config.max_grammar_bytes, 2**40, flag("max_grammar_bytes")),
+            max_grammar_depth=config.max_grammar_depth,
+            max_grammar_repeats=config.max_grammar_repeats,
+            max_grammar_time=config.max_grammar_time,
+        )
 
     @property
     def max_tokenize_bytes(self) -> int:

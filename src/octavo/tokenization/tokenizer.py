@@ -209,6 +209,12 @@ class Tokenizer:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
+    def grammar_tokens(self) -> list[bytes]:
+        """The bytes of every token, as a grammar of text takes them: those of a special one behind a byte that no text
+        has, 0xFF."""
+        tokens = self.token_bytes
+        return [(b"\xff" if tokens.is_special(i) else b"") + tokens[i] for i in range(self.vocab_size)]
+
     def token_pieces(self, token_ids: Iterable[int]) -> list[str]:
         """How the vocabulary spells each token (a space as `Ġ`, for one); "" for an id that it does not have."""
         return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]

@@ -4,7 +4,10 @@ here and is refused by name with another. A leaf: plain data, and the functions 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from octavo.errors import OctavoError, RequestError
 
@@ -157,8 +160,6 @@ SAMPLING: dict[str, Keyword] = {
     "spaces_between_special_tokens": Keyword(bool, (True,), "a text is what the tokens spell"),
     "truncate_prompt_tokens": Keyword(int, (), "shorten the prompt"),
     "logits_processors": Keyword(list, ([],), _NO_CODE),
-    "structured_outputs": Keyword(dict, (), "outputs are not held to a grammar"),
-    "guided_decoding": Keyword(dict, (), "outputs are not held to a grammar"),
     "flat_logprobs": Keyword(bool, (False,), "logprobs are a list of dicts"),
     "logprob_token_ids": Keyword(list, (), "logprobs are those of the likeliest tokens"),
     "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
@@ -168,6 +169,14 @@ SAMPLING: dict[str, Keyword] = {
     "repetition_detection": Keyword(dict, (), "repetition_penalty discourages repetition"),
 }
 """Of `SamplingParams`."""
+
+STRUCTURED: dict[str, Keyword] = {
+    "backend": Keyword(str),
+    "_backend": Keyword(str),
+    "disable_fallback": Keyword(bool),
+    "structural_tag": Keyword(str, (), "give json, regex, choice or grammar"),
+}
+"""Of `StructuredOutputsParams`, and of its older name `GuidedDecodingParams`."""
 
 BEAM_SEARCH: dict[str, Keyword] = {
     "temperature": Keyword(float, (0,), "a beam search compares the model's own probabilities"),
@@ -237,6 +246,34 @@ def check_keywords(
             shown = "" if name in SECRETS else f" of {value!r:.100}"
             raise error(f"{spelling(name)}{shown} cannot be had: {known[name].remedy}")
     return [name for name, value in given.items() if value is not None and known[name].served is None]
+
+
+class Parameters(msgspec.StructMeta):
+    """The class of structs that take vLLM's keywords beside their fields, where these ask for nothing else than what
+    is done anyway."""
+
+    foreign: dict[str, Keyword]
+    older_names: Mapping[str, str] = MappingProxyType({})
+    """Of fields."""
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """An instance.
+
+        Raises:
+            RequestError: a keyword that nobody knows, or a value that cannot be had.
+        """
+        if args:
+            raise RequestError(f"{self.__name__} takes its fields by name, as in {self.__struct_fields__[0]}=2")
+        for older, name in self.older_names.items():
+            value = keywords.pop(older, None)
+            if value is not None and keywords.setdefault(name, value) is not value:
+                raise RequestError(f"{older} is the older name of {name}: give one of them")
+        foreign = {name: keywords.pop(name) for name in sorted(keywords.keys() - set(self.__struct_fields__))}
+        if unknown := foreign.keys() - self.foreign.keys():
+            fields = ", ".join(name for name in self.__struct_fields__ if name != "beams")
+            raise RequestError(f"unknown field {', '.join(sorted(unknown))}; {self.__name__} takes {fields}")
+        check_keywords(foreign, self.foreign)
+        return super().__call__(**keywords)
 
 
 def check_call(given: Mapping[str, Any], call: str) -> None:

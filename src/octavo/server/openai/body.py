@@ -26,6 +26,7 @@ from octavo.sampling_params import (
 )
 from octavo.server.errors import ApiError
 from octavo.server.openai.foreign_fields import REFUSED, Neutral, check_foreign, unsupported
+from octavo.server.openai.structured_fields import StructuredFields
 
 MAX_WHOLE = 2**31 - 1
 DRAWS_NOTHING: dict[str, tuple[float, ...]] = {
@@ -81,7 +82,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = Field(None, description="with include_usage: the usage so far in every chunk")
 
 
-class SamplingBody(BaseModel, ABC):
+class SamplingBody(StructuredFields, ABC):
     """Fields that completions and chat completions have in common. Unknown ones are ignored, as clients send new
     ones; those known to change the answer without being carried out are refused."""
 
@@ -150,7 +151,6 @@ class SamplingBody(BaseModel, ABC):
     )
     skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
     include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
-    response_format: dict[str, Any] | None = Field(None, description="only type text")
     tools: Annotated[list[Any], FirstError()] | None = Field(None, description="only with tool_choice none")
     tool_choice: Any = Field(None, description="only none")
     modalities: Annotated[list[str], FirstError()] | None = Field(None, description="only text")
@@ -208,8 +208,6 @@ class SamplingBody(BaseModel, ABC):
         check_foreign(self.model_extra or {}, self.foreign)
         if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
             raise unsupported("tools", 'leave them out, or send tool_choice "none"')
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise unsupported("response_format", 'leave it out, or send {"type": "text"}')
         if self.modalities not in (None, ["text"]):
             raise unsupported("modalities", 'leave it out, or send ["text"]')
         if self.stream_options is not None and not self.stream:
@@ -253,6 +251,8 @@ class SamplingBody(BaseModel, ABC):
         """
         names = [name for name in SamplingParams.__struct_fields__ if name in type(self).model_fields]
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        asked = self.structured()
+        given["structured_outputs"] = None if asked is None else asked.params
         given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens, "logprobs": logprobs}
         if self.use_beam_search:
             search = {name: getattr(self, name) for name in ("length_penalty", "early_stopping")}

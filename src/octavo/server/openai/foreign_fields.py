@@ -1,7 +1,8 @@
 """Fields of other servers that change an answer and that this one does not carry out: they are refused by name.
 
 What asks for nothing passes: null, as a rule false, and the values listed. Fields that are in no list, such as `user`,
-`metadata`, `store`, `service_tier`, `parallel_tool_calls` or `cache_prompt`, change no answer and are ignored.
+`metadata`, `store`, `service_tier`, `parallel_tool_calls`, `guided_decoding_backend` or `cache_prompt`, change no
+answer and are ignored.
 """
 
 from collections.abc import Mapping
@@ -22,14 +23,6 @@ OPENAI: dict[str, Neutral] = {
     "web_search_options": (),
 }
 VLLM: dict[str, Neutral] = {
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json_object": (),
-    "guided_whitespace_pattern": (),
-    "guided_decoding_backend": (),
-    "structured_outputs": (),
     "structural_tag": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
@@ -48,15 +41,12 @@ SGLANG: dict[str, Neutral] = {
     "bootstrap_host": (),
     "custom_logit_processor": (),
     "custom_params": ({},),
-    "ebnf": (),
     "input_embeds": (),
     "input_ids": (),
-    "json_schema": (),
     "lora_path": (),
     "max_new_tokens": (),
     "min_new_tokens": (0,),
     "no_stop_trim": (),
-    "regex": (),
     "return_hidden_states": (),
     "sampling_params": ({},),
     "session_params": (),
@@ -66,7 +56,6 @@ LLAMA_CPP: dict[str, Neutral] = {
     "adaptive_target": (-1,),
     "dry_multiplier": (0,),
     "dynatemp_range": (0,),
-    "grammar": ("",),
     "grammar_lazy": (),
     "grammar_triggers": ([],),
     "image_data": ([],),
@@ -162,8 +151,6 @@ FALSE_ASKS = {"add_bos_token", "do_sample", "enable_thinking", "think"}
 REFUSED = OPENAI | VLLM | SGLANG | LLAMA_CPP | TGI | OTHERS
 
 INSTEAD = {
-    "grammar": "structured answers are not supported",
-    "json_schema": "structured answers are not supported",
     "max_new_tokens": "send max_tokens",
     "n_predict": "send max_tokens",
     "num_predict": "send max_tokens",

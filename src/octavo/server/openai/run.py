@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from starlette.requests import Request
 
+from octavo.errors import RequestError
 from octavo.metrics.requests import Metrics
 from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
@@ -66,7 +67,25 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
+    await _check_structure(serving, body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
+
+
+async def _check_structure(serving: Serving, body: SamplingBody) -> None:
+    """Refuse what no answer can be held to here.
+
+    Raises:
+        ApiError: the message names the field.
+    """
+    asked = body.structured()
+    if asked is None:
+        return
+    if not serving.front.ready.limits.capabilities.grammars:
+        raise ApiError(400, f"{asked.field}: this model has no end-of-sequence token to end with", param=asked.field)
+    try:
+        await serving.front.grammars.check(asked.params, serving.grammar_bounds)
+    except RequestError as error:
+        raise ApiError(400, f"{asked.field}: {error}", param=asked.field) from error
 
 
 async def start(

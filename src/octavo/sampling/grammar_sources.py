@@ -1,0 +1,80 @@
+"""Grammars of the built-in kinds in llguidance's form, and what it may take to follow one."""
+
+import json
+from typing import TYPE_CHECKING
+
+from llguidance import LLMatcher, LLParserLimits
+from llguidance.gbnf_to_lark import any_to_lark
+
+from octavo.errors import RequestError
+from octavo.structured_outputs import Grammar
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+LIMITS = LLParserLimits(
+    step_lexer_fuel=20_000,  # a mask takes at most some tens of milliseconds, and what would take more fails
+    max_lexer_states=20_000,  # of 1 to 2 kB, for each compiled grammar
+    verbose_errors=False,
+)
+WHITESPACE = r"[ \t]|\r?\n[ \t]{0,40}"
+"""Between the tokens of JSON: a blank, or the end of a line and an indentation. Small models write blanks without an
+end where they may."""
+
+
+class GrammarError(RequestError):
+    """A grammar that is wrong, or beyond what can be followed."""
+
+
+def source_of(grammar: Grammar) -> str:
+    """A grammar of a built-in kind in llguidance's form.
+
+    Raises:
+        GrammarError: its source is wrong.
+    """
+    match grammar.kind:
+        case "json_object":
+            return _of_schema('{"type":"object"}')
+        case "json_schema":
+            return _of_schema(grammar.source)
+        case "choice":
+            # As one regex: of a rule's alternatives llguidance follows far fewer at once.
+            return LLMatcher.grammar_from_regex("|".join(map(_as_regex, json.loads(grammar.source))))
+        case "regex":
+            return LLMatcher.grammar_from_regex(grammar.source)
+        case _:
+            try:
+                return LLMatcher.grammar_from_lark(any_to_lark(grammar.source))
+            except Exception as error:  # its parser raises whatever comes to hand
+                raise GrammarError(f"the grammar cannot be read: {error}"[:500]) from error
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """Refuse a grammar that is wrong, whatever the vocabulary.
+
+    Raises:
+        GrammarError: it is.
+    """
+    message = LLMatcher.validate_grammar(source_of(grammar), None, limits=LIMITS)
+    if message and not message.startswith("WARNING"):
+        raise GrammarError(first_lines(message))
+
+
+def _of_schema(source: str) -> str:
+    own = json.loads(source).get("x-guidance", {})
+    says_whitespace = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
+    defaults: JsonCompileOptions = {} if says_whitespace else {"whitespace_pattern": WHITESPACE}
+    try:
+        return LLMatcher.grammar_from_json_schema(source, defaults, {"lenient": False})
+    except ValueError as error:
+        raise GrammarError(f"the schema cannot be read: {error}") from error
+
+
+def _as_regex(text: str) -> str:
+    """A regex that matches this text alone."""
+    return "".join(i if i.isalnum() or not i.isascii() else f"\\x{ord(i):02x}" for i in text)
+
+
+def first_lines(message: str) -> str:
+    """What an error of llguidance says, without the grammar behind it."""
+    return message.partition("\n<")[0].strip()[:500]
