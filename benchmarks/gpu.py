@@ -40,10 +40,10 @@ class Report:
         self.told: dict[str, dict[str, Any]] = {}
 
     def add(self, part: str, name: str, figure: Any) -> None:
-        """Print a figure and write all of them."""
+        """Write all figures, then print the new one."""
         self.told.setdefault(part, {})[name] = figure
-        print(part, name, json.dumps(figure), flush=True)
         self.write()
+        print(part, name, json.dumps(figure), flush=True)
 
     def write(self) -> None:
         """Write all of them."""
