@@ -4,24 +4,27 @@
     PYTHONPATH=src python benchmarks/gpu.py --json gpu.json
     PYTHONPATH=src python benchmarks/gpu.py --toy       # without a GPU: everything once, in Triton's interpreter
 
-Needs torch, triton, safetensors, msgspec, numpy and Octavo's source on PYTHONPATH; transformers for its own figure.
-Weights are random, of the shapes of LLaMA-3-8B, LLaMA-2-13B and OPT-13B. Figures are written after each of them, so a
-run that is cut off still tells something. The parts run in a process of their own, which is ended where a part outlasts
-its time; a fault of the device then costs one part.
+Needs torch, triton, safetensors, msgspec and numpy; transformers for its own figure. Octavo need not be installed: its
+source beside this folder will do. Weights are random, of the shapes of LLaMA-3-8B, LLaMA-2-13B and OPT-13B. Figures are
+written after each of them, so a run that is cut off still tells something. The parts run in a process of their own,
+which is ended where a part outlasts its time; a fault of the device then costs one part.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "src"))  # where Octavo is not installed
 
 from gpu_parts.parts import PARTS, Part
 from gpu_parts.worker import Asked, work
@@ -37,10 +40,10 @@ class Report:
         self.told: dict[str, dict[str, Any]] = {}
 
     def add(self, part: str, name: str, figure: Any) -> None:
-        """Print a figure and write all of them."""
+        """Write all figures, then print the new one."""
         self.told.setdefault(part, {})[name] = figure
-        print(part, name, json.dumps(figure), flush=True)
         self.write()
+        print(part, name, json.dumps(figure), flush=True)
 
     def write(self) -> None:
         """Write all of them."""
@@ -82,10 +85,14 @@ class Worker:
 
     def _connected(self) -> Connection:
         if self._connection is None:
+            ensure_running()  # what a first start does would unblock the signal
+            # Of Ctrl-C this process is told; the parts' is ended.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             self._connection, theirs = SPAWN.Pipe()
             self._process = SPAWN.Process(target=work, args=(theirs, self._asked), daemon=False)
             self._process.start()
             theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self._connection
 
     def end(self, patience_s: float = 0.0) -> None:
@@ -108,10 +115,10 @@ def main() -> None:
         report.write()
     except OSError as error:
         sys.exit(f"gpu.py: --json {report.path} cannot be written: {error.strerror}")
-    if arguments.toy:
-        report.add("toy", "note", "a toy in Triton's interpreter on the CPU: its figures mean nothing")
     worker = Worker(Asked(arguments.toy, arguments.pool))
     try:
+        if arguments.toy:
+            report.add("toy", "note", "a toy in Triton's interpreter on the CPU: its figures mean nothing")
         run(arguments, worker, report, deadline_s)
     except KeyboardInterrupt:
         worker.end()

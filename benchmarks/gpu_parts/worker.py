@@ -18,7 +18,8 @@ class Asked:
 
 def work(connection: Connection, asked: Asked) -> None:
     """Run the parts that come, and send their figures; None ends each."""
-    signal.signal(signal.SIGINT, lambda *_: None)  # of Ctrl-C the program's own process is told, which ends this one
+    signal.signal(signal.SIGINT, lambda *_: None)  # what this process starts is told of Ctrl-C
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         bench = _bench(asked)
     except Exception as error:

@@ -16,7 +16,7 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.execution import local
 from octavo.execution.budgets import MIB, DeviceUse, device_budget
-from octavo.execution.estimates import LIBRARY_BYTES, step_bytes
+from octavo.execution.estimates import ATTENTION_PARTS_BYTES, LIBRARY_BYTES, step_bytes
 from octavo.execution.local import LocalExecutor
 from octavo.execution.model_memory import DeviceMemory
 from octavo.execution.model_runner import RunnerLimits
@@ -222,3 +222,10 @@ def test_ranks_share_out_what_the_fullest_of_their_gpus_leaves() -> None:
     budget = device_budget(config, use, 100 * MIB)
     assert (budget.wanted_bytes, budget.free_bytes) == (200 * MIB, 200 * MIB)
     assert budget.remedy(1200 * MIB) == "raise --gpu-memory-utilization to 0.6"
+
+
+def test_what_the_estimates_know_of_attention_is_what_the_kernels_do() -> None:
+    pytest.importorskip("triton")
+    from octavo.kernels.triton import attention
+
+    assert attention.MOST_PARTIAL_BYTES == ATTENTION_PARTS_BYTES

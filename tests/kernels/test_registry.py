@@ -24,11 +24,26 @@ def test_the_cpu_gets_the_cpp_kernels_and_a_sentence_that_says_so() -> None:
     assert not choice.is_fallback
 
 
-def test_float64_gets_the_reference() -> None:
-    choice = select_kernels(EXACT)
+@pytest.mark.parametrize(
+    ("needs", "reason"),
+    [
+        (EXACT, "'cpu' have no float64"),
+        (
+            dataclasses.replace(NEEDS, cache_dtype=torch.float8_e4m3fn),
+            "'cpu' have no fp8 KV cache (--kv-cache-dtype int8",
+        ),
+        (dataclasses.replace(NEEDS, quantization="fp8"), "'cpu' have no fp8 weights (--quantization int8"),
+    ],
+    ids=["float64", "fp8 cache", "fp8 weights"],
+)
+def test_what_the_fast_kernels_do_not_have_gets_the_reference_which_is_said_to_be_slow(
+    needs: Needs, reason: str
+) -> None:
+    choice = select_kernels(needs)
     assert choice.kernels.name == "reference"
-    assert choice.why == "Kernels 'reference' on cpu: 'cpu' have no float64."
-    assert not choice.is_fallback
+    assert choice.why.startswith(f"Kernels 'reference' on cpu: {reason}")
+    assert choice.why.endswith(" This is many times slower.")
+    assert choice.is_fallback
 
 
 def test_without_the_extension_the_reference_serves_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,14 +63,15 @@ def test_a_gpu_without_triton_gets_the_reference_as_a_fallback_to_warn_of(monkey
 
 
 def test_a_backend_asked_for_by_name_serves_or_is_refused_with_the_flag() -> None:
-    assert select_kernels(NEEDS, "reference").kernels.name == "reference"
+    choice = select_kernels(NEEDS, "reference")
+    assert choice.kernels.name == "reference"
+    assert not choice.is_fallback
     with pytest.raises(ConfigError, match=r"'cpu' have no float64.*--kernels"):
         select_kernels(EXACT, "cpu")
 
 
-def test_fp8_weights_get_the_reference_on_a_cpu_and_the_cpp_kernels_refuse_them_with_the_flag() -> None:
+def test_the_cpp_kernels_refuse_fp8_weights_with_the_flag() -> None:
     needs = dataclasses.replace(NEEDS, quantization="fp8")
-    assert select_kernels(needs).kernels.name == "reference"
     with pytest.raises(ConfigError, match=r"'cpu' have no fp8 weights \(--quantization int8"):
         select_kernels(needs, "cpu")
 
@@ -100,7 +116,7 @@ def test_a_backend_that_cannot_serve_is_not_loaded_and_its_reason_is_told(monkey
     monkeypatch.setattr(kernels, "BACKENDS", [picky, *kernels.BACKENDS])
     choice = select_kernels(EXACT)
     assert choice.kernels.name == "reference"
-    assert choice.why.endswith("on cpu: 'picky' needs AVX-512, which this cpu lacks; 'cpu' have no float64.")
+    assert "on cpu: 'picky' needs AVX-512, which this cpu lacks; 'cpu' have no float64." in choice.why
 
 
 def test_a_device_that_no_backend_serves_is_refused_with_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from octavo.config import EngineConfig
+from octavo.execution.model_runner import SCORED_AT_ONCE
 from octavo.kernels.batch import CONTEXT_CHUNK
 from octavo.models.config import ModelConfig
 from octavo.sampling_params import ALL_TOKENS
@@ -13,9 +14,9 @@ LOGITS_COPIES = 4
 """Tensors of the size of the logits that sampling holds at once, in float32, beside the logits."""
 PROMPT_LOGITS_COPIES = 3
 """Of a prompt's, which `Kernels.score` holds."""
-SCORED_AT_ONCE = 256
 ATTENTION_PARTS_BYTES = 128 * 2**20
-"""The most that these sums take: `kernels/triton/attention.py`."""
+"""The most that sums of attention take that chunks of a context leave to be merged: that of
+`kernels/triton/attention.py`, which doesn't load where triton is not installed."""
 FEW_TOKENS_ROWS = 16
 """New tokens x heads that share a KV head of such a row, at most."""
 GRAPH_LAUNCHES_A_LAYER = 16
