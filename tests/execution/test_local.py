@@ -41,13 +41,15 @@ def test_without_the_extension_one_warning_says_so(
     assert "'cpu' could not be built or loaded" in told[0]
 
 
-@pytest.mark.parametrize("knobs", [{"kernels": "reference"}, {"dtype": "float64"}])
-def test_a_reference_that_was_asked_for_is_nothing_to_warn_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, knobs: dict[str, str]
+def test_a_reference_that_was_asked_for_is_nothing_to_warn_of_and_one_that_a_dtype_asks_for_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    folder = make_llama(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert executor(make_llama(tmp_path), **knobs).kernel_choice.kernels.name == "reference"
-    assert "kernels" not in caplog.text.lower()
+        assert executor(folder, kernels="reference").kernel_choice.kernels.name == "reference"
+        assert "kernels" not in caplog.text.lower()
+        assert executor(folder, dtype="float64").kernel_choice.kernels.name == "reference"
+    assert "have no float64. This is many times slower" in caplog.text
 
 
 def test_kernels_that_cannot_serve_the_dtype_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
