@@ -105,6 +105,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "queue_of", lambda device: LateQueue())
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(Rerun, "num_replays", 0)
+    monkeypatch.setattr(Rerun, "alive", WeakSet())
 
 
 def run(
