@@ -111,6 +111,7 @@ def test_a_profile_run_leaves_the_model_as_it_was(
         monkeypatch.setattr(graphs, "capture", capture)
     folder = make_checkpoint(tmp_path, architecture)
     knobs: dict[str, Any] = {"kernels": kernels, "dtype": "float32", "max_num_batched_tokens": 8, "max_num_seqs": 3}
+    knobs["max_model_len"] = 48
     plain = LocalExecutor(EngineConfig(model=str(folder), device="cpu", **knobs))
     profiled, memory = executor(folder, monkeypatch, **knobs)
     assert memory.use.step > 0

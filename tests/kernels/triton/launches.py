@@ -105,11 +105,10 @@ class Sampling:
 QUICK: list[Job] = [
     Shape(),
     Shape(dtype=torch.float16, head_dim=256, window=1024, softcap=30.0),
-    Shape(dtype=torch.float32),
     Widths(torch.bfloat16, 4096),
     Sampling(torch.float32),
 ]
-"""The commonest shape, the one that needs most registers, and the one without matrix units."""
+"""The commonest shape, and the one that needs most registers."""
 
 
 def all_jobs() -> list[Job]:

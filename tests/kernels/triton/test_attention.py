@@ -62,7 +62,7 @@ def shared_out(**limits: int) -> Any:
     return mock.patch.dict(vars(attention), limits)
 
 
-@examples(30)
+@examples(18)
 @given(heads=heads, rows=rows, seed=st.integers(0, 99))
 def test_a_ragged_batch_is_attended_as_by_the_reference(heads: Heads, rows: list[Row], seed: int) -> None:
     check(Case(heads, rows, seed))

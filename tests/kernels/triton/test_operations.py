@@ -56,7 +56,7 @@ def quantized(weight: torch.Tensor) -> QuantizedWeight:
 dtypes = st.sampled_from([torch.float16, torch.float32])
 
 
-@examples(16)
+@examples(10)
 @given(
     heads=heads,
     rows=st.lists(st.builds(Row, st.integers(0, 40), st.sampled_from([1, 1, 2, 9])), min_size=1, max_size=3),
@@ -129,7 +129,7 @@ def test_what_is_out_of_range_becomes_the_largest_of_an_fp8_cache() -> None:
     assert vectors(case.cache)[block, 1, :, :, offset].float().eq(-448).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     num_tokens=st.integers(1, 4),
     width=st.sampled_from([16, 576, 1000]),
@@ -149,7 +149,7 @@ def test_rms_norm_is_the_references(
         close(ours, theirs, weight_dtype)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     num_tokens=st.integers(0, 4),
     width=st.sampled_from([1, 16, 576, 1000]),
@@ -196,7 +196,7 @@ def test_activation_and_mul_is_the_references(kind: ActivationKind, dtype: torch
     torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=ROUNDING[dtype])
 
 
-@examples(20)
+@examples(12)
 @given(
     dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.int8, FP8]),
     sizes=st.tuples(
