@@ -264,7 +264,8 @@ class ModelRunner:
             if self.ranks.rank > 0:
                 return torch.zeros(len(places), dtype=torch.int64, device=self._device)
             batch, sampled = self._sample_well(rows, num_ahead, logits, launched.faults)
-        launched.batch, launched.sampled = batch, brought(sampled, self.queue.to_host)
+        launched.batch = batch
+        launched.sampled = brought(sampled, self.queue.to_host) if self.queue.runs_ahead else sampled
         return sampled.token_ids
 
     def _sample_well(
