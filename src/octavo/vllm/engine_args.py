@@ -39,10 +39,14 @@ def engine_knobs(keywords: Mapping[str, Any], spelling: Spelling = str) -> dict[
     return values
 
 
+def _check_truth(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {value!r}")
+
+
 def _enable_prefix_caching(is_enabled: object, values: dict[str, Any], spelling: Spelling) -> None:
     name, scope = spelling("enable_prefix_caching"), values.get("prefix_cache_scope", "tenant")
-    if not isinstance(is_enabled, bool):
-        raise ConfigError(f"{name} must be true or false, got {is_enabled!r}")
+    _check_truth(name, is_enabled)
     if is_enabled == (scope == "off") and "prefix_cache_scope" in values and scope != "tenant":
         raise ConfigError(f"{name} of {is_enabled} contradicts {spelling('prefix_cache_scope')} {scope!r}: give one")
     if not is_enabled:
@@ -56,16 +60,14 @@ def _kv_cache_memory_bytes(size: object, values: dict[str, Any], spelling: Spell
 
 
 def _enforce_eager(is_eager: object, values: dict[str, Any], spelling: Spelling) -> None:
-    if not isinstance(is_eager, bool):
-        raise ConfigError(f"{spelling('enforce_eager')} must be true or false, got {is_eager!r}")
+    _check_truth(spelling("enforce_eager"), is_eager)
     if is_eager:
         values["cuda_graphs"] = "off"
 
 
 def _async_scheduling(is_async: object, values: dict[str, Any], spelling: Spelling) -> None:
     name, steps = spelling("async_scheduling"), spelling("steps_in_flight")
-    if not isinstance(is_async, bool):
-        raise ConfigError(f"{name} must be true or false, got {is_async!r}")
+    _check_truth(name, is_async)
     if "steps_in_flight" in values and (values["steps_in_flight"] > 1) != is_async:
         raise ConfigError(f"{name} of {is_async} contradicts {steps} {values['steps_in_flight']}: give one")
     if not is_async:
