@@ -1,11 +1,10 @@
 """The formats of answers: which one a model has, and what each is asked for (`AnswerFormat`)."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from octavo.answers.answer_format import AnswerFormat, AnswerReader
+from octavo.answers.answer_format import AnswerReader
 from octavo.answers.built_in import BUILT_IN, SYNONYMS, Writing, template_of
 from octavo.answers.delimiters import Delimiter
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
@@ -37,7 +36,7 @@ class TemplateFormat:
 
     @property
     def markers(self) -> frozenset[str]:
-        """Texts that readers look for; a special token that is part of one has to stay in an answer's text."""
+        """Texts that readers look for: special tokens that are part of one have to stay in an answer's text."""
         return self.template.markers
 
     @property
@@ -140,8 +139,3 @@ def _told_by(chat_template: str) -> str | None:
         if any(text in chat_template for text in built_in.told_by):
             return name
     return None
-
-
-def kept_specials(answer_format: AnswerFormat, special_texts: Iterable[str]) -> frozenset[str]:
-    """The special tokens that a format's readers have to see: they are part of its markers."""
-    return frozenset(text for text in special_texts if any(text in marker for marker in answer_format.markers))

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -157,9 +157,11 @@ class Front:
         tenant: str = "",
         cache_salt: str | None = None,
         start_within_s: float | None = None,
+        kept_specials: Collection[str] = (),
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
-        is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
+        is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`. Special tokens
+        that are part of one of `kept_specials` stay in its text.
 
         Raises:
             EngineError: the engine is dead.
@@ -180,7 +182,14 @@ class Front:
         )
         stream = self.client.submit(request)
         assembler = OutputAssembler(
-            self.tokenizer, request_id, prompt, token_ids, prepared.params, arrival_s, prepared.special_stops
+            self.tokenizer,
+            request_id,
+            prompt,
+            token_ids,
+            prepared.params,
+            arrival_s,
+            prepared.special_stops,
+            kept_specials,
         )
         return Generation(self.client, stream, assembler)
 

@@ -1,7 +1,7 @@
 """Text to token ids and back, in the words of one model."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -219,6 +219,12 @@ class Tokenizer:
         """How the vocabulary spells each token (a space as `Ġ`, for one); "" for an id that it does not have."""
         return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
 
+    @property
+    def response_template(self) -> Any:
+        """How the model marks the sections of its answers, as tokenizer_config.json declares it; None where it does
+        not. It may be malformed."""
+        return self._config.get("response_template")
+
     def description(self) -> dict[str, Any]:
         """What the model's tokenizer_config.json says, special tokens as their texts (None where it has none), and the
         chat template in use. Of a GGUF file it is what the file says in other words."""
@@ -226,9 +232,11 @@ class Tokenizer:
         special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | self._special_tokens
         return {"tokenizer_class": "PreTrainedTokenizerFast", **config, **special, "chat_template": self.chat_template}
 
-    def stream(self, skip_special_tokens: bool = True, continues: bool = False) -> Detokenizer:
+    def stream(
+        self, skip_special_tokens: bool = True, continues: bool = False, kept_specials: Collection[str] = ()
+    ) -> Detokenizer:
         """A new incremental decoder (see `Detokenizer`)."""
-        return Detokenizer(self.token_bytes, skip_special_tokens, continues)
+        return Detokenizer(self.token_bytes, skip_special_tokens, continues, kept_specials)
 
 
 def _conversation(messages: object, add_generation_prompt: bool, options: Mapping[str, Any]) -> Conversation:
