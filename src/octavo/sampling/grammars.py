@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from octavo.tokenization.tokenizer import Tokenizer
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(("json_schema", "json_object", "regex", "choice", "grammar"), "octavo.sampling.guidance:Guidance")
+    dict.fromkeys(
+        ("json_schema", "json_object", "regex", "choice", "grammar", "structural_tag"),
+        "octavo.sampling.guidance:Guidance",
+    )
 )
 """By kind, where what follows its grammars is imported from: "package.module:class", made of a model's tokens."""
 NUM_COMPILED = 64

@@ -174,7 +174,6 @@ STRUCTURED: dict[str, Keyword] = {
     "backend": Keyword(str),
     "_backend": Keyword(str),
     "disable_fallback": Keyword(bool),
-    "structural_tag": Keyword(str, (), "give json, regex, choice or grammar"),
 }
 """Of `StructuredOutputsParams`, and of its older name `GuidedDecodingParams`."""
 

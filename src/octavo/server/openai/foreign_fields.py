@@ -20,7 +20,6 @@ OPENAI: dict[str, Neutral] = {
     "web_search_options": (),
 }
 VLLM: dict[str, Neutral] = {
-    "structural_tag": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
     "logprob_token_ids": (),
