@@ -86,11 +86,12 @@ def test_what_is_no_text_and_no_call_is_refused_with_its_place(message: dict[str
 
 def test_blocks_come_in_order_with_the_arguments_of_calls_read() -> None:
     signature = b64encode(hashlib.sha256(b"Hm. Yes.").digest()).decode()
+    direct = {"type": "direct"}
     assert builtins(blocks_of(PARTS)) == [
         {"type": "thinking", "thinking": "Hm. Yes.", "signature": signature},
-        {"type": "text", "text": "Let me look."},
-        {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"where": "here"}},
-        {"type": "tool_use", "id": "toolu_", "name": "think", "input": {}},
+        {"type": "text", "text": "Let me look.", "citations": None},
+        {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"where": "here"}, "caller": direct},
+        {"type": "tool_use", "id": "toolu_", "name": "think", "input": {}, "caller": direct},
     ]
 
 

@@ -14,10 +14,16 @@ class MessageUsage(Struct):
     output_tokens: int
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    cache_creation: None = None
+    inference_geo: None = None
+    output_tokens_details: None = None
+    server_tool_use: None = None
+    service_tier: Literal["standard"] = "standard"
 
 
 class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
+    citations: None = None
 
 
 class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
@@ -26,10 +32,15 @@ class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
     """A digest of the text. It is not looked at when the block comes back."""
 
 
+class DirectCaller(Struct, tag_field="type", tag="direct"):
+    """The model itself calls, and no code that it runs elsewhere."""
+
+
 class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
+    caller: DirectCaller = DirectCaller()
 
 
 Block = TextBlock | ThinkingBlock | ToolUseBlock
@@ -43,6 +54,8 @@ class Message(Struct, tag_field="type", tag="message"):
     role: Literal["assistant"] = "assistant"
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
+    stop_details: None = None
+    container: None = None
 
 
 class MessageStart(Struct, tag_field="type", tag="message_start"):

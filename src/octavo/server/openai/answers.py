@@ -80,6 +80,7 @@ class ChatMessage(Struct):
     """Null where the answer has calls and no text."""
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    annotations: list[None] = []
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
     """The same, under another name that clients look for."""
