@@ -95,6 +95,20 @@ class Front:
         prompt = await rendering
         return prompt.plain, await self._tokenize(prompt, add_special_tokens, max_bytes)
 
+    async def template_variables(self, chat_template: str | None = None, has_tools: bool = False) -> frozenset[str]:
+        """The names of all variables that a chat template may ask for, found off the event loop; kept for the model's.
+
+        Args:
+            chat_template: Jinja source in place of the model's own.
+            has_tools: of conversations with tools, for which models may have another template.
+
+        Raises:
+            RequestError: there is no template, it is not valid Jinja, or it takes too long to read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._rendering, self.tokenizer.template_variables, chat_template, has_tools
+        )
+
     async def _tokenize(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None) -> list[int]:
         """Long texts are tokenized one at a time."""
         threads = self._long_texts if len(prompt.text) > LONG_TEXT else None

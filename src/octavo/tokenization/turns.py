@@ -20,12 +20,13 @@ def fitted_turns(
         messages: as `checked_messages` makes them, with arguments as the template takes them.
         tools: where it has no place for them, the turns tell of them.
     """
-    turns = _with_known_systems(list(messages), trials)
+    turns = list(messages)
     tells_tools = bool(tools) and not trials.shows_tools
+    if tells_tools:
+        turns, tools = _with_told_tools(turns, tools_as_text(tools)), []
+    turns = _with_known_systems(turns, trials)
     if any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
         turns = _with_tool_turns(turns, trials, tells_tools)
-    if tells_tools:
-        turns, tools = _with_told_tools(turns, tools_as_text(tools), trials.shows_role("system")), []
     return [_with_formed_content(turn, trials) for turn in turns], tools
 
 
@@ -39,27 +40,34 @@ def _with_tool_turns(turns: list[Message], trials: TemplateTrials, tells_tools: 
     return _with_responses_as_text(turns, "tool" if writes_any_role else "user")
 
 
+def _with_told_tools(turns: list[Message], told: str) -> list[Message]:
+    """Tools behind what the system says."""
+    first = turns[0]
+    if first["role"] not in _SYSTEM_ROLES:
+        return [{"role": "system", "content": told}, *turns]
+    return [first | {"content": joined(text_of(first), told)}, *turns[1:]]
+
+
 def _with_known_systems(turns: list[Message], trials: TemplateTrials) -> list[Message]:
-    """Developers speak as the system, and only once where the template shows only the first one."""
+    """Developers speak as the system where the template knows none; the system speaks once where it shows but the first
+    message, and through the user where it shows none."""
     if any(turn["role"] == "developer" for turn in turns) and not trials.knows_role("developer"):
         turns = [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in turns]
     num_systems = next((index for index, turn in enumerate(turns) if turn["role"] not in _SYSTEM_ROLES), len(turns))
-    if num_systems < 2 or trials.shows_two_systems:
+    if not num_systems:
         return turns
-    told = "\n\n".join(text_of(turn) for turn in turns[:num_systems])
-    return [turns[0] | {"content": told}, *turns[num_systems:]]
+    if not trials.shows_role(turns[0]["role"]) and trials.shows_role("user"):
+        num_merged = num_systems + (turns[num_systems:] != [] and turns[num_systems]["role"] == "user")
+        return _with_merged(turns, num_merged, "user")
+    if num_systems > 1 and not trials.shows_two_systems:
+        return _with_merged(turns, num_systems, turns[0]["role"])
+    return turns
 
 
-def _with_told_tools(turns: list[Message], told: str, shows_system: bool) -> list[Message]:
-    """Tools behind what the system says, or before what the user does."""
-    first = turns[0]
-    if shows_system:
-        if first["role"] not in _SYSTEM_ROLES:
-            return [{"role": "system", "content": told}, *turns]
-        return [first | {"content": joined(text_of(first), told)}, *turns[1:]]
-    if first["role"] != "user":
-        return [{"role": "user", "content": told}, *turns]
-    return [first | {"content": joined(told, text_of(first))}, *turns[1:]]
+def _with_merged(turns: list[Message], num_merged: int, role: str) -> list[Message]:
+    """The first turns as one."""
+    told = "\n\n".join(filter(None, map(text_of, turns[:num_merged])))
+    return [{"role": role, "content": told}, *turns[num_merged:]]
 
 
 def _with_calls_as_text(turn: Message) -> Message:
