@@ -83,7 +83,7 @@ async def _check_structure(serving: Serving, body: SamplingBody) -> None:
     if not serving.front.ready.limits.capabilities.grammars:
         raise ApiError(400, f"{asked.field}: this model has no end-of-sequence token to end with", param=asked.field)
     try:
-        await serving.front.grammars.check(asked.params, serving.grammar_bounds)
+        await serving.front.grammars.check(asked.params.grammar_of_output(), serving.grammar_bounds)
     except RequestError as error:
         raise ApiError(400, f"{asked.field}: {error}", param=asked.field) from error
 
