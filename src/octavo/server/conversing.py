@@ -78,7 +78,7 @@ async def prompt_of(serving: Serving, turn: Turn) -> run.Prompt:
         RequestError: the messages are malformed, or the template refuses them.
     """
     front = serving.front
-    known = await front.template_variables()
+    known = await front.template_variables(turn.conversation.chat_template, turn.use.may_call)
     variables = dict(turn.conversation.variables)
     if turn.use.may_call:
         variables["tools"] = [tool.as_function() for tool in turn.use.tools]
@@ -106,7 +106,8 @@ async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answe
         answer_format.reader(prompt.text or "", turn.use, reads_reasoning=tells_reasoning) for _ in range(params.n)
     ]
     reasoning = None
-    budget = turn.reasoning.budget(await serving.front.template_variables())
+    known = await serving.front.template_variables(turn.conversation.chat_template, turn.use.may_call)
+    budget = turn.reasoning.budget(known)
     if params.structured_outputs is not None or budget is not None:
         is_open = answer_format.reader(prompt.text or "", turn.use).is_reasoning
         reasoning = serving.front.reasoning_section(is_open, budget)
@@ -118,7 +119,7 @@ async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answe
         params,
         turn.cache_salt,
         reasoning=reasoning,
-        kept_special_texts=answer_format.markers if reads else frozenset(),
+        kept_specials=answer_format.markers if reads else frozenset(),
     )
     return Answers(serving, context, readers, turn)
 
@@ -144,7 +145,7 @@ async def _held(serving: Serving, turn: Turn) -> SamplingParams:
         asked = StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": form})
     if asked is not None:
         await run.check_structure(serving, asked, field)
-    return msgspec.structs.replace(turn.params, structured_outputs=asked)
+    return msgspec.structs.replace(turn.params, structured_outputs=asked, thinking_token_budget=None)
 
 
 def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:

@@ -165,7 +165,6 @@ SAMPLING: dict[str, Keyword] = {
     "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
     "skip_clone": Keyword(bool),
     "extra_args": Keyword(dict, ({},), _NO_CODE),
-    "thinking_token_budget": Keyword(int, (), "max_tokens bounds the whole output"),
     "repetition_detection": Keyword(dict, (), "repetition_penalty discourages repetition"),
 }
 """Of `SamplingParams`."""

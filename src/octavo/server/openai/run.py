@@ -98,7 +98,7 @@ async def check_structure(serving: Serving, asked: StructuredOutputsParams, fiel
     if not serving.front.ready.limits.capabilities.grammars:
         raise ApiError(400, f"{field}: this model has no end-of-sequence token to end with", param=field)
     try:
-        await serving.front.grammars.check(asked, serving.grammar_bounds)
+        await serving.front.grammars.check(asked.grammar_of_output(), serving.grammar_bounds)
     except RequestError as error:
         raise ApiError(400, f"{field}: {error}", param=field) from error
 
@@ -111,13 +111,13 @@ async def start(
     cache_salt: str | None,
     *,
     reasoning: ReasoningSection | None = None,
-    kept_special_texts: Collection[str] = (),
+    kept_specials: Collection[str] = (),
 ) -> None:
     """Hand all prompts to the engine, or none where one is refused.
 
     Args:
         reasoning: what may come before that which answers conform to.
-        kept_special_texts: special tokens that stay in the answers' texts.
+        kept_specials: special tokens that stay in the answers' texts.
 
     Raises:
         RequestError: a prompt could never run.
@@ -130,11 +130,18 @@ async def start(
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
         _check_wait(serving, prompts, limit_s)
-    prepared = await serving.front.prepare(params, reasoning, kept_special_texts)
+    prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
         generation = serving.front.generate(
-            prompt.text, prompt.token_ids, prepared, context.tenant, cache_salt, start_within_s=limit_s
+            prompt.text,
+            prompt.token_ids,
+            prepared,
+            context.tenant,
+            cache_salt,
+            start_within_s=limit_s,
+            reasoning=reasoning,
+            kept_specials=kept_specials,
         )
         await context.hold(generation)
         await asyncio.sleep(0)
