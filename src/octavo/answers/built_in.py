@@ -218,6 +218,9 @@ SYNONYMS = {
 }
 """What others call these formats."""
 
+NAMES = (*BUILT_IN, *SYNONYMS)
+"""What `--tool-parser` takes beside auto."""
+
 REASONING: Mapping[str, Json] = {
     "</think>": {"open": "<think>", "close": "</think>", "repeats": True},
     "<think>": {"open": "<think>", "close": "</think>", "repeats": True},

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.answers.answer_format import AnswerReader
-from octavo.answers.built_in import BUILT_IN, SYNONYMS, Writing, template_of
+from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, Writing, template_of
 from octavo.answers.delimiters import Delimiter
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
 from octavo.answers.template_reader import TemplateReader
 from octavo.answers.tools import ToolUse
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,6 @@ OWN = "response_template"
 """The name of the format that a model's own files declare."""
 DEFAULT = "hermes"
 """For models of which nothing is known: it is what they are told to write."""
-NAMES = (*BUILT_IN, *SYNONYMS)
-"""What `--tool-parser` takes beside auto."""
 _ANCHOR_REACH = 2**16
 """Characters of a prompt's end in which an anchor's pattern is looked for."""
 _ANCHOR_TIME_S = 0.1
@@ -58,6 +56,16 @@ class TemplateFormat:
         """Of one answer (see `AnswerFormat`)."""
         return TemplateReader(self.template, self._begun(prompt), use, reads_reasoning)
 
+    def call_grammar(self, use: ToolUse) -> dict[str, Any] | None:
+        """What answers conform to (see `AnswerFormat`).
+
+        Raises:
+            RequestError: calls cannot be held to a grammar in this format.
+        """
+        if not use.must_call and not any(tool.strict for tool in use.callable_tools):
+            return None
+        raise RequestError(f"calls cannot be held to a grammar in the format {self.name}: let tool_choice be auto")
+
     def _begun(self, prompt: str) -> str:
         """What of the answer is in the prompt already: what follows its last anchor. Without one, the opening of a
         reasoning section at its end."""
@@ -92,7 +100,7 @@ def built_in_format(name: str, chat_template: str | None = None) -> TemplateForm
     """
     known = BUILT_IN.get(SYNONYMS.get(name, name))
     if known is None:
-        raise ConfigError(f"--tool-parser is {name!r}; it is auto or one of {', '.join(NAMES)}")
+        raise ConfigError(f"there is no format {name!r} of answers; there are {', '.join(NAMES)}")
     template = read_response_template(template_of(known, chat_template))
     return TemplateFormat(SYNONYMS.get(name, name), template, known.writing)
 

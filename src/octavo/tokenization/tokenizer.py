@@ -49,6 +49,8 @@ class Tokenizer:
         self._config = vocabulary.config
         self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
         """Jinja source, or None where the model has none."""
+        self._tool_template = vocabulary.tool_template if chat_template is None else None
+        self._own_variables: dict[str, frozenset[str]] = {}
         self._spelled = SpelledTokens(vocabulary.backend, set(vocabulary.special_tokens.values()))
         self._templates = TemplateProcesses(
             {
@@ -158,12 +160,38 @@ class Tokenizer:
             EngineError: the tokenizer is closed.
         """
         if conversation.chat_template is None:
-            if self.chat_template is None:
-                raise RequestError(
-                    "this model has no chat template: give one with --chat-template, or send a plain prompt"
-                )
-            conversation = dataclasses.replace(conversation, chat_template=self.chat_template)
+            source = self._own_template(bool(conversation.variables.get("tools")))
+            conversation = dataclasses.replace(conversation, chat_template=source)
         return self._templates.render(conversation)
+
+    def template_for(self, has_tools: bool) -> str | None:
+        """Jinja source of the model's own chat template, or of that for conversations with tools; None where it has
+        none."""
+        return self._tool_template if has_tools and self._tool_template is not None else self.chat_template
+
+    def template_variables(self, chat_template: str | None = None, has_tools: bool = False) -> frozenset[str]:
+        """The names of all variables that a chat template may ask for, such as `enable_thinking`; kept for the model's.
+
+        Args:
+            chat_template: Jinja source in place of the model's own.
+            has_tools: of conversations with tools, for which models may have another template.
+
+        Raises:
+            RequestError: there is no template, it is not valid Jinja, or it takes too long to read.
+            EngineError: the tokenizer is closed.
+        """
+        if chat_template is not None:
+            return self._templates.variables(chat_template)
+        source = self._own_template(has_tools)
+        if source not in self._own_variables:
+            self._own_variables[source] = self._templates.variables(source)
+        return self._own_variables[source]
+
+    def _own_template(self, has_tools: bool) -> str:
+        source = self.template_for(has_tools)
+        if source is None:
+            raise RequestError("this model has no chat template: give one with --chat-template, or send a plain prompt")
+        return source
 
     def encode_rendered(self, prompt: Rendered, add_special_tokens: bool = False) -> list[int]:
         """Token ids of what `render` has made: special tokens that messages spell are text.
