@@ -9,7 +9,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from octavo.errors import GrammarError
 from octavo.sampling.marks import NO_MARKS, Marks
-from octavo.sampling.schema_notations import NOTATIONS
+from octavo.sampling.python_notation import python_arguments
 from octavo.sampling.tag_parts import (
     NOTHING,
     Choice,
@@ -24,6 +24,10 @@ from octavo.sampling.tag_parts import (
     flattened,
     optional,
 )
+from octavo.sampling.xml_notation import qwen_xml
+
+NOTATIONS: dict[str, Callable[[dict[str, Any]], Part]] = {"qwen_xml": qwen_xml, "python": python_arguments}
+"""Of JSON schemas, by their `style`. `python` is this server's own."""
 
 
 def read_structural_tag(source: str, marks: Marks = NO_MARKS) -> Part:

@@ -26,6 +26,7 @@ from octavo.sampling.tag_parts import (
 )
 
 ANY_TEXT = "/(?s:.*)/"
+SPACE = r"\s*"
 
 
 def grammar_of_parts(part: Part, json_source: Callable[[str], str]) -> str:
@@ -61,11 +62,10 @@ class _Writer:
             first, rest = parts[0], parts[1:]
             if isinstance(first, Free):
                 return " ".join([*written, self._led_rule(first, rest)])
-            regular = parts[: _num_regular(parts)]
-            if any(map(_has_regex, regular)):
-                # As one terminal: only within one do texts that could go on and those that follow sort themselves out.
-                written.append(self._as_terminal(regular))
-                parts = parts[len(regular) :]
+            together = parts[: _num_together(parts)]
+            if together:
+                written.append(self._as_terminal(together))
+                parts = parts[len(together) :]
             elif rest and may_end_open(first):
                 return " ".join([*written, self._shared_out(first, rest)])
             else:
@@ -159,7 +159,7 @@ class _Writer:
     def _terminal(self, part: Part) -> str:
         match part:
             case Regex(pattern, excludes, unlike):
-                unless = f" & ~{_regex(rf'\s*(?:{unlike})\s*')}" if unlike else ""
+                unless = f" & ~{_regex(SPACE + f'(?:{unlike})' + SPACE)}" if unlike else ""
                 return f"({_without(_regex(pattern), excludes)}{unless})"
             case Choice(options):
                 return "(" + " | ".join(map(self._terminal, options)) + ")"
@@ -179,12 +179,14 @@ class _Writer:
         return name
 
 
-def _num_regular(parts: tuple[Part, ...]) -> int:
-    """How many of the first parts can be one terminal."""
-    for count, part in enumerate(parts):
-        if not _is_regular(part):
-            return count
-    return len(parts)
+def _num_together(parts: tuple[Part, ...]) -> int:
+    """How many of the first parts have to be one terminal: regexes and what ends them. Only within a terminal do texts
+    that could go on and those that follow sort themselves out."""
+    count, is_open = 0, bool(parts) and may_end_open(parts[0])
+    while is_open and count < len(parts) and _is_regular(parts[count]):
+        is_open = may_end_open(parts[count]) or may_be_nothing(parts[count])
+        count += 1
+    return count
 
 
 def _is_regular(part: Part) -> bool:
@@ -197,16 +199,6 @@ def _is_regular(part: Part) -> bool:
             return _is_regular(repeated)
         case _:
             return False
-
-
-def _has_regex(part: Part) -> bool:
-    match part:
-        case Sequence(inner) | Choice(inner):
-            return any(map(_has_regex, inner))
-        case Repeat(repeated, _, _):
-            return _has_regex(repeated)
-        case _:
-            return isinstance(part, Regex)
 
 
 def _without(terminal: str, excludes: tuple[str, ...]) -> str:
