@@ -177,10 +177,30 @@ def test_smollm2_sees_calls_and_answers_as_turns_of_their_roles(smollm2: Tokeniz
     )
 
 
-def test_a_user_who_goes_on_behind_an_answer_speaks_in_the_same_turn() -> None:
-    prompt = render(GEMMA, [*ONE_CALL, {"role": "user", "content": "Well?"}])
-    assert prompt.endswith("<user><tool_response>\n9\n</tool_response>\nWell?")
-    assert render(GEMMA, [{"role": "system", "content": "Be brief."}, USER]) == "<user>Be brief.\nIs it warm?"
+def test_a_user_who_goes_on_speaks_in_the_same_turn_where_turns_must_alternate() -> None:
+    well = {"role": "user", "content": "Well?"}
+    assert render(GEMMA, [*ONE_CALL, well]).endswith("<user><tool_response>\n9\n</tool_response>\nWell?")
+    assert render(GEMMA, [USER, well]) == "<user>Is it warm?\nWell?"
+    alternates = MISTRAL.replace(
+        "{{ system }}", "{{ raise_exception('alternate') if loop.previtem and loop.previtem.role != 'assistant' }}"
+    )
+    assert "[TOOL_RESULTS]9\nWell?" in render(alternates, [*ONE_CALL, well])
+    assert render(QWEN, [USER, well]) == "[user]Is it warm?\n[user]Well?"
+
+
+def test_what_a_system_says_is_shown_wherever_it_says_it() -> None:
+    brief = {"role": "system", "content": "Be brief."}
+    assert render(GEMMA, [brief, USER]) == "<user>Be brief.\nIs it warm?"
+    assert render(GEMMA, [USER, FINAL, brief, USER]).endswith("<model>Yes.\n<user>Be brief.\nIs it warm?")
+    assert render(HARMONY, [USER, FINAL, brief]).endswith("<final>Yes.\n<user>Be brief.")
+    assert render(QWEN, [USER, FINAL, brief]).endswith("[assistant]Yes.\n[system]Be brief.")
+
+
+def test_tools_are_told_in_a_field_of_the_system_message_where_a_template_reads_them_there() -> None:
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '[' + m.tools + ']' if m.tools }};{% endfor %}"
+    shown = f"[{json.dumps([FUNCTION])}]"
+    assert render(source, [USER], TOOLS) == f"<system>{shown};<user>Is it warm?;"
+    assert render(source, [{"role": "developer", "content": "Hm."}, USER], TOOLS).startswith(f"<system>Hm.{shown};")
 
 
 def test_what_a_model_wrote_as_arguments_stays_as_it_was_written(smollm2: Tokenizer) -> None:

@@ -33,10 +33,18 @@ def with_heard_users(turns: list[Message], trials: TemplateTrials) -> list[Messa
     heard: list[Message] = []
     for turn in turns:
         before = heard[-1]["role"] if heard and turn["role"] == "user" else None
-        if (before == "user" and not trials.takes_two_users) or (
-            before == "tool" and not trials.takes_user_behind_tool
-        ):
-            heard[-1] = heard[-1] | {"content": joined(text_of(heard[-1]), text_of(turn))}
-        else:
+        if _takes_user_behind(before, trials):
             heard.append(turn)
+        else:
+            heard[-1] = heard[-1] | {"content": joined(text_of(heard[-1]), text_of(turn))}
     return heard
+
+
+def _takes_user_behind(role: str | None, trials: TemplateTrials) -> bool:
+    match role:
+        case "user":
+            return trials.takes_two_users
+        case "tool":
+            return trials.takes_user_behind_tool
+        case _:
+            return True

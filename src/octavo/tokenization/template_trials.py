@@ -84,6 +84,12 @@ class TemplateTrials:
         return _PROBE in (self._try([self._user()], {"tools": [_tool(_PROBE)]}) or "")
 
     @cached_property
+    def shows_tools_of_system(self) -> bool:
+        """Whether tools have a place as a field of the system message, as in Phi-4-mini's template: a JSON text."""
+        told = {"role": "system", "content": self._plain("system", "Hi"), "tools": _PROBE}
+        return self._shows([told, self._user()], _PROBE)
+
+    @cached_property
     def shows_two_systems(self) -> bool:
         """Whether it shows a second system message behind the first one."""
         systems = [{"role": "system", "content": self._plain("system", text)} for text in (_PROBE, _OTHER_PROBE)]

@@ -8,7 +8,7 @@ from octavo.tokenization.call_turns import fitted_calls
 from octavo.tokenization.conversation import ROLES_WITHOUT_TEXT, Message, joined, text_of
 from octavo.tokenization.speakers import SYSTEM_ROLES, with_heard_systems, with_heard_users
 from octavo.tokenization.template_trials import CallForm, TemplateTrials
-from octavo.tokenization.tool_text import calls_as_text, response_as_text, tools_as_text
+from octavo.tokenization.tool_text import calls_as_text, functions_as_text, response_as_text, tools_as_text
 
 
 def fitted_turns(
@@ -39,6 +39,8 @@ def shown_calls(tools: list[Message], trials: TemplateTrials) -> CallForm | None
 def _with_told_tools(turns: list[Message], tools: list[Message], trials: TemplateTrials) -> list[Message]:
     """Tools behind what the system says."""
     first, *others = turns if turns[0]["role"] in SYSTEM_ROLES else [{"role": "system", "content": ""}, *turns]
+    if trials.shows_tools_of_system:
+        return [first | {"role": "system", "tools": functions_as_text(tools)}, *others]
     return [first | {"content": joined(text_of(first), tools_as_text(tools))}, *others]
 
 
