@@ -13,12 +13,33 @@ CONSTRAINTS = ("json", "json_object", "regex", "choice", "grammar", "structural_
 """The fields that say what an answer conforms to; exactly one of them is given."""
 
 
-class Grammar(msgspec.Struct, frozen=True):
+class Grammar(msgspec.Struct, frozen=True, tag=True):
     """What an output must conform to: of each sequence's tokens the grammar says which may come next."""
 
     kind: str
     """A name that the executor knows: how `source` is read."""
     source: str = ""
+
+
+class ReasoningSection(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What an output may begin with: the model's reasoning, which no grammar holds to anything.
+
+    Raises:
+        RequestError: nothing ends it, or `max_tokens` is below 0.
+    """
+
+    opening: tuple[int, ...]
+    """The token ids that open it, as the first of an output."""
+    end: tuple[int, ...]
+    """Those that end it. Other tokens that spell the same text end it, too."""
+    is_open: bool
+    """The prompt has opened it, and the output begins within it."""
+    max_tokens: int | None = None
+    """Of the section, between its opening and its end, which is then forced; None for no bound."""
+
+    def __post_init__(self) -> None:
+        _check(self.end, "end", "the tokens that end it", of="a reasoning section")
+        _check(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", "at least 0", of="a reasoning section")
 
 
 class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):
@@ -119,9 +140,9 @@ GuidedDecodingParams = StructuredOutputsParams
 """Its older name."""
 
 
-def _check(good: Any, field: str, wanted: str) -> None:
+def _check(good: Any, field: str, wanted: str, of: str = "structured outputs") -> None:
     if not good:
-        raise RequestError(f"{field} of structured outputs must be {wanted}")
+        raise RequestError(f"{field} of {of} must be {wanted}")
 
 
 def _json_text(field: str, value: Any) -> str:

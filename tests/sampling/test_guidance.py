@@ -132,10 +132,10 @@ def test_a_grammar_is_compiled_once_in_a_thread_of_its_own(
     grammar = Grammar("json_schema", json.dumps(PERSON))
     first = grammars.prepare(grammar)
     assert grammars.prepare(grammar) is first
-    assert isinstance(grammars.matcher(grammar), GuidanceMatcher)
+    assert isinstance(grammars.follow(grammar, None).grammar, GuidanceMatcher)
     assert grammars.prepare(Grammar("regex", "(")).exception() is not None
     with ThreadPoolExecutor() as threads:
-        assert list(threads.map(lambda _: grammars.matcher(grammar) is not None, range(4))) == [True] * 4
+        assert list(threads.map(lambda _: grammars.follow(grammar, None) is not None, range(4))) == [True] * 4
 
 
 @pytest.mark.parametrize(

@@ -74,14 +74,11 @@ class Guidance:
 
     @cached_property
     def _tokens(self) -> TextTokens:
-        if self._model.load_tokenizer is None:
-            raise GrammarError("this model's tokenizer is not known, so no grammar of text can be followed")
-        tokenizer, size = self._model.load_tokenizer(), self._model.vocab_size
-        known = tokenizer.grammar_tokens()[:size]
+        model = self._model
         return TextTokens(
-            [*known, *[b""] * (size - len(known))],
-            sorted(i for i in self._model.eos_token_ids if i < size),
-            lambda text: tokenizer.encode(text, add_special_tokens=False),
+            model.token_bytes,
+            sorted(i for i in model.eos_token_ids if i < model.vocab_size),
+            lambda text: model.tokenizer.encode(text, add_special_tokens=False),
         )
 
     @cached_property

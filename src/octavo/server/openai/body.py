@@ -151,8 +151,6 @@ class SamplingBody(StructuredFields, ABC):
     )
     skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
     include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
-    tools: Annotated[list[Any], FirstError()] | None = Field(None, description="only with tool_choice none")
-    tool_choice: Any = Field(None, description="only none")
     modalities: Annotated[list[str], FirstError()] | None = Field(None, description="only text")
 
     use_beam_search: bool | None = Field(
@@ -206,8 +204,6 @@ class SamplingBody(StructuredFields, ABC):
             ApiError: the message names the field.
         """
         check_foreign(self.model_extra or {}, self.foreign)
-        if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
-            raise unsupported("tools", 'leave them out, or send tool_choice "none"')
         if self.modalities not in (None, ["text"]):
             raise unsupported("modalities", 'leave it out, or send ["text"]')
         if self.stream_options is not None and not self.stream:
