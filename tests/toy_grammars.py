@@ -19,6 +19,7 @@ class ToyMatcher:
 
     num_consumed = 0
     """By all of them together."""
+    is_lost = False
 
     def __init__(
         self, allowed_after: Callable[[list[int]], Iterable[int]], vocab_size: int, token_ids: Sequence[int] = ()

@@ -55,7 +55,6 @@ def test_a_field_that_nobody_knows_is_ignored(server: Server, path: str, name: s
     [
         ("response_format", {}),
         ("tools", [{"type": "function"}]),
-        ("structural_tag", "{}"),
         ("stop_regex", "a"),
         ("logprob_token_ids", []),
         ("thinking_token_budget", 0),

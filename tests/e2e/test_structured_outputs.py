@@ -23,6 +23,7 @@ from octavo.execution.local import LocalExecutor
 from octavo.outputs import CompletionOutput
 from octavo.sampling.grammar_sources import check_grammar
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import ReasoningSection
 from octavo.tokenization.tokenizer import Tokenizer
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_llama
@@ -61,7 +62,12 @@ def llm(folder: Path) -> Iterator[LLM]:
         yield llm
 
 
+THINK, END_OF_THOUGHT = (469,), (30, 17, 86, 74, 272, 77, 32)
+"""The tokenizer's <think>, and </think>, which is none of its tokens."""
+
+
 def does_conform(asked: StructuredOutputsParams, text: str) -> bool:
+    text = text.rpartition("</think>")[2].lstrip("\n")
     if asked is BY_SCHEMA:
         return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text)))
     pattern = {BY_REGEX.regex: BY_REGEX.regex, BY_GRAMMAR.regex: r"\(*x\)*"}[asked.regex]
@@ -69,7 +75,8 @@ def does_conform(asked: StructuredOutputsParams, text: str) -> bool:
 
 
 def work() -> list[tuple[EngineRequest, StructuredOutputsParams | None]]:
-    """Greedy, sampled, n, beams, penalties, a minimum of tokens; every fourth request is held to nothing."""
+    """Greedy, sampled, n, beams, penalties, a minimum of tokens; every fifth request is held to nothing, and two of
+    three may think before they answer, most of them for some tokens at most."""
     kinds = [
         SamplingParams(temperature=0, max_tokens=60),
         SamplingParams(temperature=1.3, max_tokens=60, seed=7, top_p=0.95),
@@ -79,12 +86,20 @@ def work() -> list[tuple[EngineRequest, StructuredOutputsParams | None]]:
         SamplingParams(temperature=1.2, max_tokens=60, n=2, seed=5, min_tokens=3),
     ]
     asked = [BY_SCHEMA, BY_REGEX, BY_CHOICE, BY_GRAMMAR, None]
+    sections = [
+        None,
+        ReasoningSection(opening=THINK, end=END_OF_THOUGHT, is_open=True, max_tokens=4),
+        ReasoningSection(opening=THINK, end=END_OF_THOUGHT, is_open=False, max_tokens=2),
+    ]
     requests: list[tuple[EngineRequest, StructuredOutputsParams | None]] = []
     for number in range(20):
         own = asked[number % len(asked)]
         prompt = [(17 * (number % 3) * place + 5 * place) % 500 for place in range(3 + 5 * number % 30)]
         grammar = None if own is None else own.grammar_of_output()
-        request = EngineRequest(str(number), prompt, kinds[number % len(kinds)], float(number), number, grammar=grammar)
+        section = sections[number % len(sections)]
+        request = EngineRequest(
+            str(number), prompt, kinds[number % len(kinds)], float(number), number, grammar=grammar, reasoning=section
+        )
         requests.append((request, own))
     return requests
 
@@ -112,8 +127,9 @@ def run(
     else:
         executor = LocalExecutor(config, drafter=drafter, queue=queue)
     for request in requests:
-        if request.grammar is not None:
-            executor.prepare(request.grammar).result()  # so that all begin in their order
+        for wanted in (request.grammar, request.reasoning):
+            if wanted is not None:
+                executor.prepare(wanted).result()  # so that all begin in their order
     engine = Engine.configured(executor, config)
     got: Tokens = {}
     left = list(requests)
@@ -149,6 +165,21 @@ def test_every_output_that_ends_conforms(alone: Tokens, byte_level: Tokenizer) -
                 assert does_conform(asked, byte_level.decode(token_ids))
                 num_ended += 1
     assert num_ended > 15
+
+
+def test_a_bounded_section_ends_after_its_tokens_and_the_answer_conforms(alone: Tokens) -> None:
+    num_ended = 0
+    for request, _ in work():
+        section = request.reasoning
+        if section is None or section.max_tokens is None:
+            continue
+        for token_ids in alone[request.request_id].values():
+            begin = 0 if section.is_open else 1
+            end = begin + section.max_tokens
+            if (section.is_open or token_ids[:1] == [*THINK]) and EOS not in token_ids[:end]:
+                assert token_ids[end : end + len(END_OF_THOUGHT)] == [*END_OF_THOUGHT]
+                num_ended += 1
+    assert num_ended > 8
 
 
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
@@ -245,6 +276,26 @@ def test_what_else_bounds_the_tokens_holds_as_well(llm: LLM) -> None:
     allowed = [*llm.tokenizer.encode("b"), EOS]
     [output] = ask(llm, StructuredOutputsParams(regex="[ab]{20}"), allowed_token_ids=allowed)
     assert (output.text, output.finish_reason) == ("b" * 20, "stop")
+
+
+def test_a_thinking_budget_ends_what_the_prompt_has_opened_and_the_schema_holds_behind_it(llm: LLM) -> None:
+    for budget, asked in ((0, BY_SCHEMA), (5, BY_SCHEMA), (5, None)):
+        params = SamplingParams(structured_outputs=asked, thinking_token_budget=budget, max_tokens=90, seed=1)
+        [output] = llm.generate("Why? <think>\n", params, use_tqdm=False)
+        token_ids = output.outputs[0].token_ids
+        assert token_ids[budget : budget + len(END_OF_THOUGHT)] == [*END_OF_THOUGHT]
+        if asked is not None:
+            assert output.outputs[0].finish_reason == "stop"
+            assert does_conform(BY_SCHEMA, output.outputs[0].text)
+
+
+def test_a_schema_does_not_hold_what_the_prompt_has_opened(llm: LLM) -> None:
+    params = SamplingParams(structured_outputs=BY_CHOICE, max_tokens=20, seed=1)
+    [thinking] = llm.generate("Why? <think>\n", params, use_tqdm=False)
+    [free] = llm.generate("Why? <think>\n", SamplingParams(max_tokens=20, seed=1), use_tqdm=False)
+    assert thinking.outputs[0].token_ids == free.outputs[0].token_ids
+    [told] = llm.generate("Why? <think>\n</think>\n\n", params, use_tqdm=False)
+    assert told.outputs[0].text in (BY_CHOICE.choice or ())
 
 
 def test_conversations_and_streams_conform_too(llm: LLM) -> None:

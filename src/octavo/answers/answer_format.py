@@ -37,7 +37,7 @@ class AnswerFormat(Protocol):
 
     @property
     def markers(self) -> frozenset[str]:
-        """Texts that readers look for. Those that are special tokens have to stay in an answer's text."""
+        """Texts that readers look for. Special tokens that are part of one have to stay in an answer's text."""
         ...
 
     @property

@@ -142,16 +142,17 @@ class Engine:
         return self.scheduler.has_unfinished or len(self._preparation) > 0
 
     def add(self, request: EngineRequest) -> None:
-        """Queue a request. One with a grammar is not scheduled before that is compiled.
+        """Queue a request. One with a grammar is not scheduled before that is compiled, nor one with a reasoning
+        section before its marks are known.
 
         Raises:
             RequestError: it can never be served here; the message says why. Nothing else is disturbed.
         """
         if request.request_id in self._preparation:
             raise RequestError(f"request id {request.request_id!r} is already in use")
-        if request.grammar is not None:
+        if request.grammar is not None or request.reasoning is not None:
             self.scheduler.check(request)
-            if self._preparation.holds(request, request.grammar):
+            if self._preparation.holds(request):
                 return
         self.scheduler.add(request)
 

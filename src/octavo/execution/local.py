@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,8 +40,8 @@ from octavo.kernels import Needs, select_kernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
-from octavo.sampling.grammars import BUILT_IN, Grammars, Matcher, ModelTokens
-from octavo.structured_outputs import Grammar
+from octavo.sampling.grammars import BUILT_IN, Grammars, ModelTokens
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 if TYPE_CHECKING:
     from octavo.tokenization.tokenizer import Tokenizer
@@ -167,7 +167,7 @@ class LocalExecutor:
             vocab_size=self.model_config.vocab_size,
             max_drafts=0 if drafter is None else drafter.max_drafts,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
-            capabilities=Capabilities(grammars=known.kinds),
+            capabilities=Capabilities(grammars=known.kinds, reasoning=True),
         )
         self.loaded = LoadedModel(
             weight_bytes=weight_bytes, dtype=str(dtype).removeprefix("torch."), kernels=self.kernel_choice.why
@@ -188,8 +188,8 @@ class LocalExecutor:
         launched = self.runner.launch(plan)
         return PendingOutput(partial(self.runner.collect, launched), launched.ended.is_over)
 
-    def prepare(self, grammar: Grammar) -> Future[Matcher]:
-        return self._grammars.prepare(grammar)
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[Any]:
+        return self._grammars.prepare(wanted)
 
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""

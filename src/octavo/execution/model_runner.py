@@ -190,7 +190,7 @@ class ModelRunner:
             self.sampling.clear_row(row)
             self.matchers.clear_row(row)
         for new in plan.added:
-            self.matchers.set_row(new.row, new.grammar)
+            self.matchers.set_row(new.row, new.grammar, new.reasoning)
             if new.task == "generate":
                 self._set_sampling(new)
         for fork in plan.forked:

@@ -8,7 +8,7 @@ import msgspec
 from octavo.execution.plan import Task
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.sampling_params import SamplingParams
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +36,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
     bad_words: list[list[int]] = []
     """Token ids that no sequence generates one after another: those of `params.bad_words`."""
+    reasoning: ReasoningSection | None = None
+    """What each sequence's output may begin with, before its grammar does."""
 
 
 def request_seed(seed: int, number: int) -> int:

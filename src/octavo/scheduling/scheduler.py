@@ -16,7 +16,7 @@ from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
-from octavo.scheduling.admission import Limits, check_wants, resolve_max_tokens
+from octavo.scheduling.admission import Limits, check_section, check_wants, resolve_max_tokens
 from octavo.scheduling.allotment import Allotment
 from octavo.scheduling.beams import advance_searches
 from octavo.scheduling.choosing import Chooser
@@ -109,6 +109,8 @@ class Scheduler:
         if self.queues.find(message.request_id) is not None:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         check_wants(message, self.limits.capabilities)
+        if message.reasoning is not None:
+            check_section(message.reasoning, self.limits)
         return resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
 
     def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:

@@ -9,6 +9,9 @@ from octavo.config import EngineConfig
 from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
+from octavo.server.anthropic import messages
+from octavo.server.anthropic.body import MessagesBody, PromptBody
+from octavo.server.anthropic.errors import error_event
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
@@ -51,12 +54,14 @@ def create_app(
     name, max_model_len = served_names(engine, config)[0], front.ready.limits.max_model_len
     kept = Metrics(front.client, open_requests, name, max_model_len)
     app.state.serving = Serving(front, engine, config, open_requests, kept, sampling_defaults or SamplingDefaults())
-    for module in (models, chat_completions, completions, tokenization, health, metrics):
+    for module in (models, chat_completions, completions, messages, tokenization, health, metrics):
         app.include_router(module.router)
-    install_handlers(app)
+    install_handlers(app, {"/v1/messages": error_event})
     bodies = (
         chat_completions.ChatBody,
         completions.CompletionBody,
+        MessagesBody,
+        PromptBody,
         tokenization.TokenizeBody,
         tokenization.DetokenizeBody,
     )

@@ -174,8 +174,6 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
     )
     return_token_ids: bool | None = Field(None, description="tell the token ids of prompt and answer")
     return_tokens_as_token_ids: bool | None = Field(None, description="name tokens token_id:N in logprobs")
-    tools: Annotated[list[Any], FirstError()] | None = Field(None, description="only with tool_choice none")
-    tool_choice: Any = Field(None, description="only none")
     modalities: Annotated[list[str], FirstError()] | None = Field(None, description="only text")
 
     use_beam_search: bool | None = Field(
@@ -224,8 +222,6 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
             ApiError: the message names the field.
         """
         check_foreign(self.model_extra or {}, self.foreign)
-        if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
-            raise unsupported("tools", 'leave them out, or send tool_choice "none"')
         if self.modalities not in (None, ["text"]):
             raise unsupported("modalities", 'leave it out, or send ["text"]')
         if self.stream_options is not None and not self.stream:

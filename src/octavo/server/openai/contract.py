@@ -6,6 +6,7 @@ import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from octavo.server.anthropic import answers as anthropic_answers
 from octavo.server.errors import ErrorAnswer
 from octavo.server.openai import answers
 
@@ -19,6 +20,9 @@ _ANSWERS = (
     answers.ModelList,
     answers.Tokens,
     answers.Detokenized,
+    anthropic_answers.Message,
+    anthropic_answers.Event,
+    anthropic_answers.TokenCount,
 )
 _ERRORS = {
     400: "The request is wrong, or asks for what this server cannot do.",

@@ -15,15 +15,11 @@ Neutral = tuple[Any, ...]
 
 OPENAI: dict[str, Neutral] = {
     "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "moderation": (),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 VLLM: dict[str, Neutral] = {
-    "structural_tag": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
     "logprob_token_ids": (),
@@ -33,7 +29,6 @@ VLLM: dict[str, Neutral] = {
     "priority": (0,),
     "prompt_embeds": (),
     "repetition_detection": (),
-    "thinking_token_budget": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
 }
@@ -121,7 +116,6 @@ OTHERS: dict[str, Neutral] = {
     "instructions": (),
     "max_length": (),
     "min_length": (0,),
-    "enable_thinking": (),
     "add_bos_token": (True,),
     "ban_eos_token": (),
     "negative_prompt": ("",),
@@ -133,20 +127,17 @@ OTHERS: dict[str, Neutral] = {
     "options": ({},),
     "penalty_alpha": (0,),
     "plugins": ([],),
-    "reasoning": ({},),
     "smoothing_factor": (0,),
     "stop_words": ([],),
     "stopping_strings": ([],),
     "suppress_tokens": ([],),
     "system": (),
     "tfs": (1,),
-    "think": (),
-    "thinking": ({"type": "disabled"},),
     "top_a": (0,),
     "transforms": ([],),
     "typical": (1,),
 }
-FALSE_ASKS = {"add_bos_token", "do_sample", "enable_thinking", "think"}
+FALSE_ASKS = {"add_bos_token", "do_sample"}
 """Fields in which false asks for something else than what is done."""
 REFUSED = OPENAI | VLLM | SGLANG | LLAMA_CPP | TGI | OTHERS
 
@@ -175,7 +166,6 @@ INSTEAD = {
     "return_tokens": "send return_token_ids",
     "add_bos_token": "send add_special_tokens",
     "ban_eos_token": "send ignore_eos",
-    "enable_thinking": "send it in chat_template_kwargs",
     "top_n_tokens": "send logprobs",
     "num_beams": "send use_beam_search with n",
     "do_sample": "send temperature 0",

@@ -28,12 +28,13 @@ class StructuredFields(BaseModel):
     response_format: dict[str, Any] | None = Field(
         None,
         description='{"type": "text"}, the default; {"type": "json_object"}, with a "schema" if one is wanted; or '
-        '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: the answer validates, strict or not',
+        '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: the answer validates, strict or not; or '
+        '{"type": "structural_tag", "format": ...}, xgrammar\'s',
     )
     structured_outputs: dict[str, Any] | None = Field(
         None,
-        description="one of json (a schema), json_object, regex, choice and grammar (Lark or GBNF); with JSON, "
-        "whitespace_pattern, disable_any_whitespace and disable_additional_properties as well",
+        description="one of json (a schema), json_object, regex, choice, grammar (Lark or GBNF) and structural_tag; "
+        "with JSON, whitespace_pattern, disable_any_whitespace and disable_additional_properties as well",
     )
     guided_json: dict[str, Any] | str | bool | None = Field(None, description="a JSON schema, or its text")
     guided_json_object: bool | None = Field(None, description="the answer is a JSON object")
@@ -48,6 +49,10 @@ class StructuredFields(BaseModel):
     ebnf: str | None = Field(None, description="as guided_grammar; SGLang's")
     grammar: str | dict[str, Any] | None = Field(
         None, description='as guided_grammar, llama.cpp\'s; or TGI\'s {"type": "json" or "regex", "value": ...}'
+    )
+
+    structural_tag: dict[str, Any] | str | None = Field(
+        None, description="free text with what is held to schemas within it, in xgrammar's form, or the text of it"
     )
 
     def structured(self) -> Asked | None:
@@ -89,6 +94,7 @@ class StructuredFields(BaseModel):
             "regex": one("regex", self.regex),
             "ebnf": one("grammar", self.ebnf),
             "grammar": _of_grammar(self.grammar),
+            "structural_tag": one("structural_tag", self.structural_tag),
         }
 
 
@@ -134,6 +140,7 @@ _RESPONSE_FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None
     "text": lambda asked: None,
     "json_object": _of_json_object,
     "json_schema": _of_json_schema,
+    "structural_tag": lambda asked: {"structural_tag": dict(asked)},
 }
 
 

@@ -1,0 +1,237 @@
+"""How the well-known kinds of models write calls and reasoning, as response templates.
+
+The forms are those of the models' own chat templates and cards: Qwen 2.5 and 3 (after Nous Hermes), Qwen3-Coder and
+3.5, SmolLM 2 and 3, Llama 3.x and 4, Mistral up to and from version 11 of its tokenizer, Phi-4-mini, and gpt-oss
+("OpenAI harmony response format").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Json = Mapping[str, Any]
+
+PROMPT_ENDS = [
+    "<|im_start|>assistant",
+    "<|start_header_id|>assistant<|end_header_id|>",
+    "<|header_start|>assistant<|header_end|>",
+    "[/INST]",
+    "<|assistant|>",
+    "<｜Assistant｜>",
+    "<start_of_turn>model",
+    "<|start|>assistant",
+]
+"""What chat templates end prompts with: an answer begins behind the last of these."""
+_CALL = {"type": "function", "function": "{content}"}
+_NAMED = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
+_OF_LIST = {"type": "function", "function": {"name": "{name}", "arguments": "{arguments}"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How a call is written in full, for whoever holds a model to it. `{name}` stands for the tool's name."""
+
+    opening: str
+    """What a call begins with; its arguments follow."""
+    closing: str
+    """What follows them."""
+    arguments: Literal["json", "python", "tagged"] = "json"
+    """JSON; keyword arguments; or `<parameter=key>\\nvalue\\n</parameter>\\n` for each."""
+    before: str = ""
+    """What stands once in front of all calls."""
+    between: str = ""
+    """What stands between two calls."""
+    behind: str = ""
+    """What stands once behind all calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A way to write calls."""
+
+    calls: list[Json]
+    """Fields of a response template: each is a way to write calls."""
+    writing: Writing
+    told_by: tuple[str, ...]
+    """Texts one of which a chat template has whose model writes so."""
+    others: Mapping[str, Any] | None = None
+    """Further keys of the response template, where the format marks more than calls."""
+
+
+_TAG = r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>"
+_TAGGED = {"repeats": True, "content": "xml-inline", "content_args": {"tag_pattern": _TAG}, "transform": _NAMED}
+_HARMONY_TO = r"to=functions\.(?P<name>[\w.\-]+)"
+_HARMONY_END = ["<|end|>", "<|return|>", "<|call|>"]
+
+HERMES = BuiltIn(
+    calls=[{"open": "<tool_call>", "close": "</tool_call>", "repeats": True, "content": "json", "transform": _CALL}],
+    writing=Writing('<tool_call>\n{"name": "{name}", "arguments": ', "}\n</tool_call>", between="\n"),
+    told_by=("<tool_call>",),
+)
+
+BUILT_IN: Mapping[str, BuiltIn] = {
+    "harmony": BuiltIn(
+        calls=[
+            {
+                "open_pattern": rf"<\|channel\|>\w+ {_HARMONY_TO} ?(?:<\|constrain\|>)?\w*<\|message\|>",
+                "close": ["<|call|>", "<|end|>"],
+                "repeats": True,
+                "content": "json",
+                "transform": _NAMED,
+            },
+            {
+                "open_pattern": rf" ?{_HARMONY_TO}<\|channel\|>\w+ ?(?:<\|constrain\|>)?\w*<\|message\|>",
+                "close": ["<|call|>", "<|end|>"],
+                "repeats": True,
+                "content": "json",
+                "transform": _NAMED,
+            },
+        ],
+        writing=Writing(
+            "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",
+            "<|call|>",
+            between="<|start|>assistant",
+        ),
+        told_by=("<|channel|>",),
+        others={
+            "start_anchor": "<|start|>assistant",
+            "ignored": ["<|start|>assistant"],
+            "fields": {
+                "thinking": {
+                    "open": "<|channel|>analysis<|message|>",
+                    "close": _HARMONY_END,
+                    "repeats": True,
+                    "join": "\n",
+                },
+                "content": [
+                    {
+                        "open": ["<|channel|>final<|message|>", "<|channel|>commentary<|message|>"],
+                        "close": _HARMONY_END,
+                        "repeats": True,
+                        "join": "\n",
+                    },
+                    {},
+                ],
+            },
+        },
+    ),
+    "qwen3_coder": BuiltIn(
+        calls=[
+            {"open_pattern": r"<tool_call>\s*<function=(?P<name>[^>\n]+)>", "close": "</tool_call>", **_TAGGED},
+            {"open_pattern": r"<function=(?P<name>[^>\n]+)>", "close": "</function>", **_TAGGED},
+        ],
+        writing=Writing("<tool_call>\n<function={name}>\n", "</function>\n</tool_call>", "tagged", between="\n"),
+        told_by=("<function=",),
+    ),
+    "mistral": BuiltIn(
+        calls=[
+            {
+                "open_pattern": r"\[TOOL_CALLS\]\s*(?=\[\s*\{)",
+                "content": "json",
+                "transform_each": True,
+                "transform": {**_OF_LIST, "id": "{id}"},
+            },
+            {
+                "open_pattern": r"\[TOOL_CALLS\]\s*(?P<name>[^\s\[\]{}]+)(?:\[CALL_ID\](?P<id>[^\s\[\]{}]+))?"
+                r"(?:\[ARGS\])?(?=\s*\{)",
+                "repeats": True,
+                "content": "json",
+                "transform": {**_NAMED, "id": "{id}"},
+            },
+        ],
+        writing=Writing('{"name": "{name}", "arguments": ', "}", before="[TOOL_CALLS][", between=", ", behind="]"),
+        told_by=("[TOOL_CALLS]",),
+    ),
+    "phi4": BuiltIn(
+        calls=[
+            {
+                "open_pattern": r"<\|tool_call\|>|functools\s*(?=\[)",
+                "close": "<|/tool_call|>",
+                "repeats": True,
+                "content": "json",
+                "transform_each": True,
+                "transform": _OF_LIST,
+            }
+        ],
+        writing=Writing(
+            '{"name": "{name}", "arguments": ', "}", before="<|tool_call|>[", between=", ", behind="]<|/tool_call|>"
+        ),
+        told_by=("<|tool_call|>", "<|/tool|>", "functools["),
+    ),
+    "llama3_json": BuiltIn(
+        calls=[
+            {
+                "open_pattern": r"(?:<\|python_tag\|>\s*)?(?=\{)",
+                "close": ";",
+                "repeats": True,
+                "content": "json",
+                "content_args": {"other_keys": False},
+                "transform": {
+                    "type": "function",
+                    "function": {"name": "{content.name}", "arguments": "{content.parameters}"},
+                },
+            }
+        ],
+        writing=Writing('{"name": "{name}", "parameters": ', "}", between="; "),
+        told_by=("<|python_tag|>", '{"name": function name, "parameters":'),
+    ),
+    "llama_pythonic": BuiltIn(
+        calls=[
+            {
+                "open_pattern": r"(?:<\|python_(?:tag|start)\|>\s*)?(?=\[)",
+                "close": "<|python_end|>",
+                "content": "python-call-list",
+                "transform_each": True,
+                "transform": _OF_LIST,
+            }
+        ],
+        writing=Writing("{name}(", ")", "python", before="[", between=", ", behind="]"),
+        told_by=("[func_name1(", "[func1(", "<|python_start|>"),
+    ),
+    "smollm": BuiltIn(
+        calls=[
+            {
+                "open": "<tool_call>",
+                "close": "</tool_call>",
+                "content": "json",
+                "transform_each": True,
+                "transform": _OF_LIST,
+            }
+        ],
+        writing=Writing(
+            '{"name": "{name}", "arguments": ', "}", before="<tool_call>[", between=", ", behind="]</tool_call>"
+        ),
+        told_by=("<tool_call>[",),
+    ),
+    "hermes": HERMES,
+}
+"""By name, those that are told most surely by a chat template first."""
+
+SYNONYMS = {
+    "qwen3_xml": "qwen3_coder",
+    "pythonic": "llama_pythonic",
+    "llama4_pythonic": "llama_pythonic",
+    "llama4_json": "llama3_json",
+    "openai": "harmony",
+    "gpt_oss": "harmony",
+    "phi4_mini_json": "phi4",
+}
+"""What others call these formats."""
+
+NAMES = (*BUILT_IN, *SYNONYMS)
+"""What `--tool-parser` takes beside auto."""
+
+REASONING: Mapping[str, Json] = {
+    "</think>": {"open": "<think>", "close": "</think>", "repeats": True},
+    "<think>": {"open": "<think>", "close": "</think>", "repeats": True},
+    "[THINK]": {"open": "[THINK]", "close": "[/THINK]", "repeats": True},
+}
+"""Fields of reasoning sections, by a text that the chat templates of such models have."""
+
+
+def template_of(built_in: BuiltIn, chat_template: str | None) -> Json:
+    """The response template of a format, with the reasoning sections that a chat template tells of."""
+    reasoning = next((field for text, field in REASONING.items() if text in (chat_template or "")), None)
+    others = built_in.others or {}
+    fields = {"content": {}, **({"thinking": reasoning} if reasoning is not None else {}), **others.get("fields", {})}
+    return {"start_anchor": PROMPT_ENDS, **others, "fields": {**fields, "tool_calls": built_in.calls}}
