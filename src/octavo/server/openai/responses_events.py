@@ -97,3 +97,23 @@ class CallArgumentsDelta(ItemEvent, tag="response.function_call_arguments.delta"
 class CallArgumentsDone(ItemEvent, tag="response.function_call_arguments.done"):
     name: str
     arguments: str
+
+
+StreamEvent = (
+    ResponseCreated
+    | ResponseInProgress
+    | OutputItemAdded
+    | ContentPartAdded
+    | OutputTextDelta
+    | OutputTextDone
+    | ReasoningTextDelta
+    | ReasoningTextDone
+    | ContentPartDone
+    | CallArgumentsDelta
+    | CallArgumentsDone
+    | OutputItemDone
+    | ResponseCompleted
+    | ResponseIncomplete
+    | ResponseFailed
+    | StreamError
+)
