@@ -9,6 +9,8 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
+from octavo.answers.formats import built_in_format
+from octavo.server.openai.responses_input import chat_messages
 from server.checked_responses import ASK, check_stream, whole
 from server.conftest import Server, serving, until
 
@@ -203,3 +205,24 @@ def test_a_client_that_leaves_ends_its_answer(server: Server) -> None:
         with http.stream("POST", "/v1/responses", json=body) as answer:
             next(answer.iter_lines())
         until(own.background.is_idle)
+
+
+def test_reasoning_is_an_item_of_its_own_and_comes_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.front, "answer_format", built_in_format("hermes", "<think> </think>"))
+    opened = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>"}]
+    fields: dict[str, Any] = {"input": opened, "continue_final_message": True, "thinking_token_budget": 6}
+    response = whole(server, **fields, include=["reasoning.encrypted_content", "message.output_text.logprobs"])
+    reasoning, message = response.output
+    assert reasoning.type == "reasoning"
+    assert message.type == "message"
+    assert reasoning.content
+    assert reasoning.content[0].text
+    [part] = message.content
+    assert part.type == "output_text"
+    assert response.usage is not None
+    num_reasoning = response.usage.output_tokens_details.reasoning_tokens
+    assert 6 < num_reasoning < response.usage.output_tokens
+    assert num_reasoning + len(part.logprobs or []) == response.usage.output_tokens
+    check_stream(server, **fields)
+    turns = chat_messages(None, [reasoning.model_dump(exclude={"content"}), message.model_dump()])
+    assert turns == [{"role": "assistant", "content": part.text, "reasoning_content": reasoning.content[0].text}]
