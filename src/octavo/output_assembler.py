@@ -137,7 +137,7 @@ class _Sequence:
         self, tokenizer: Tokenizer, index: int, params: SamplingParams, special_stops: Collection[str]
     ) -> None:
         self.output = CompletionOutput(index)
-        if params.logprobs is not None:
+        if params.tells_logprobs:
             self.output.logprobs, self.output.cumulative_logprob = [], 0.0
         self._params = params
         self._token_text = tokenizer.token_text
@@ -212,8 +212,9 @@ class _Sequence:
 
 
 def _logprobs_by_token(entry: TokenLogprobs, token_text: Callable[[int], str]) -> dict[int, Logprob]:
-    """The token itself first, then the most likely ones in order."""
+    """The token itself first, then the most likely ones in order, or those that were named."""
     at = {entry.token_id: Logprob(entry.logprob, entry.rank, token_text(entry.token_id))}
-    for rank, (token_id, logprob) in enumerate(zip(entry.top_token_ids, entry.top_logprobs, strict=True), start=1):
+    ranks = entry.top_ranks or range(1, len(entry.top_token_ids) + 1)
+    for token_id, logprob, rank in zip(entry.top_token_ids, entry.top_logprobs, ranks, strict=True):
         at.setdefault(token_id, Logprob(logprob, rank, token_text(token_id)))
     return at

@@ -151,6 +151,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     distribution); -1 is all tokens."""
     prompt_logprobs: int | None = None
     """The same for each token of the prompt but the first."""
+    logprob_token_ids: list[int] | None = None
+    """For each generated token the log-probability of it and of exactly these tokens, in place of the most likely ones:
+    `logprobs` is left out, or their number."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
     structured_outputs: StructuredOutputsParams | None = None
@@ -203,14 +206,16 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
                 field,
                 "a text or a list of texts, none empty" if field == "stop" else "a list of texts, none empty",
             )
-        for field in ("stop_token_ids", "allowed_token_ids"):
+        for field in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
             ids = getattr(self, field)
             check(
                 ids is None or (isinstance(ids, list) and all(whole(i, 0) for i in ids)), field, "a list of token ids"
             )
-        check(
-            self.allowed_token_ids is None or len(self.allowed_token_ids) > 0, "allowed_token_ids", "None or not empty"
-        )
+        for field in ("allowed_token_ids", "logprob_token_ids"):
+            check(getattr(self, field) != [], field, "None or not empty")
+        if self.logprob_token_ids is not None:
+            count = len(self.logprob_token_ids)
+            check(self.logprobs in (None, count), "logprobs", f"left out, or the number of logprob_token_ids ({count})")
         check(
             self.logit_bias is None or isinstance(self.logit_bias, dict),
             "logit_bias",
@@ -230,6 +235,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         if self.beams is not None:
             check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
             check(not self.stop, "stop", "left out of a beam search, which ends at tokens only (stop_token_ids)")
+            check(self.logprob_token_ids is None, "logprob_token_ids", "left out of a beam search: it has logprobs")
 
         check(isinstance(self.output_kind, RequestOutputKind), "output_kind", "a RequestOutputKind")
 
@@ -245,6 +251,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     def own_seed(self) -> int | None:
         """The seed as a number without a sign; None where the engine chooses it."""
         return None if self.seed in (None, -1) else self.seed % 2**64
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether generated tokens come with log-probabilities."""
+        return self.logprobs is not None or self.logprob_token_ids is not None
 
     @property
     def num_sequences(self) -> int:

@@ -57,7 +57,6 @@ def test_a_field_that_nobody_knows_is_ignored(server: Server, path: str, name: s
         ("tools", [{"type": "function"}]),
         ("structural_tag", "{}"),
         ("stop_regex", "a"),
-        ("logprob_token_ids", []),
         ("thinking_token_budget", 0),
         ("reasoning_effort", "high"),
         ("web_search_options", {}),

@@ -110,6 +110,7 @@ _CAPPED = {
     "logit_bias": "max_logit_bias",
     "stop_token_ids": "max_token_ids",
     "allowed_token_ids": "max_token_ids",
+    "logprob_token_ids": "max_token_ids",
 }
 """Fields with as many entries as a client likes, and the knobs that bound them."""
 

@@ -161,7 +161,6 @@ SAMPLING: dict[str, Keyword] = {
     "truncate_prompt_tokens": Keyword(int, (), "shorten the prompt"),
     "logits_processors": Keyword(list, ([],), _NO_CODE),
     "flat_logprobs": Keyword(bool, (False,), "logprobs are a list of dicts"),
-    "logprob_token_ids": Keyword(list, (), "logprobs are those of the likeliest tokens"),
     "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
     "skip_clone": Keyword(bool),
     "extra_args": Keyword(dict, ({},), _NO_CODE),

@@ -131,6 +131,11 @@ class SamplingBody(StructuredFields, ABC):
         le=MAX_WHOLE,
         description=f"log-probabilities of the prompt's tokens and of this many {MOST_LIKELY}",
     )
+    logprob_token_ids: TokenIds | None = Field(
+        None,
+        description="only with logprobs: beside each token's own log-probability tell those of exactly these tokens in "
+        "place of the most likely ones, however many are asked for",
+    )
     echo: bool | None = Field(None, description="begin the answer with what it goes on from")
     add_special_tokens: bool | None = Field(
         None, description="put the model's own special tokens, such as BOS, around the prompt"
@@ -223,6 +228,15 @@ class SamplingBody(StructuredFields, ABC):
             if getattr(self, name) is not None:
                 raise ApiError(400, f"{name} is for use_beam_search=true only", param=name)
 
+    def check_named_tokens(self, tells_logprobs: bool) -> None:
+        """Refuse `logprob_token_ids` where no log-probabilities are told.
+
+        Raises:
+            ApiError: the message names the field.
+        """
+        if self.logprob_token_ids and not tells_logprobs:
+            raise ApiError(400, "logprob_token_ids is for logprobs only: send that too", param="logprob_token_ids")
+
     def _check_beam_search(self) -> None:
         for name, harmless in DRAWS_NOTHING.items():
             value = getattr(self, name)
@@ -253,7 +267,9 @@ class SamplingBody(StructuredFields, ABC):
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         asked = self.structured()
         given["structured_outputs"] = None if asked is None else asked.params
-        given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens, "logprobs": logprobs}
+        named = self.logprob_token_ids or None
+        given |= {"logprob_token_ids": named, "logprobs": logprobs if named is None else None}
+        given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens}
         if self.use_beam_search:
             search = {name: getattr(self, name) for name in ("length_penalty", "early_stopping")}
             given["beams"] = Beams(

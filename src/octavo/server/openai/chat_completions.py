@@ -56,6 +56,7 @@ class ChatBody(ConversationFields, SamplingBody):
         super().check_supported()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs is for logprobs=true only", param="top_logprobs")
+        self.check_named_tokens(bool(self.logprobs))
         self.check_conversation()
 
     def params(self) -> SamplingParams:
@@ -99,7 +100,7 @@ class _ChatAnswer:
         self._serving = serving
         self._context = context
         self._body = body
-        self._num_top = params.logprobs
+        self._num_top = params.logprobs if params.logprob_token_ids is None else ALL_TOKENS
         self._names = TokenNames(serving.front.tokenizer, bool(body.return_tokens_as_token_ids))
         self._id = f"chatcmpl-{context.request_id}"
         self._created = int(time.time())

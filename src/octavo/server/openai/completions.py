@@ -80,6 +80,7 @@ class CompletionBody(SamplingBody):
 
     def check_supported(self) -> None:
         super().check_supported()
+        self.check_named_tokens(self.logprobs is not None)
         if self.suffix:
             raise unsupported("suffix")
         if self.max_tokens == 0 and not self.echo:

@@ -26,7 +26,6 @@ VLLM: dict[str, Neutral] = {
     "structural_tag": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
-    "logprob_token_ids": (),
     "logprobs_mode": ("raw_logprobs",),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
