@@ -85,8 +85,11 @@ class SharedEngine:
                 for request_id in list(opened.assemblers):
                     self._end(opened.assemblers[request_id])
 
-    def queue(self, opened: OpenRequests, prompt: Prompt, params: SamplingParams) -> str:
+    def queue(self, opened: OpenRequests, prompt: Prompt, params: SamplingParams, priority: int = 0) -> str:
         """Tokenize a prompt and hand it to the engine, with these requests. Returns its name there.
+
+        Args:
+            priority: as `EngineRequest` has it.
 
         Raises:
             RequestError: it can never be served here.
@@ -108,6 +111,7 @@ class SharedEngine:
                     cache_salt=read.cache_salt,
                     grammar=grammar,
                     bad_words=bad_words,
+                    priority=priority,
                 )
             )
             self._metrics.note_start(request_id, params)

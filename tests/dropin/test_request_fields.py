@@ -79,7 +79,6 @@ def test_a_field_that_nobody_knows_is_ignored(server: Server, path: str, name: s
         ("typical_p", 0.5),
         ("watermark", True),
         ("no_repeat_ngram_size", 2),
-        ("priority", 1),
         ("do_sample", False),
         ("enable_thinking", False),
         ("lora_path", "x"),

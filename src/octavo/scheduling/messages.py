@@ -36,6 +36,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
     bad_words: list[list[int]] = []
     """Token ids that no sequence generates one after another: those of `params.bad_words`."""
+    priority: int = 0
+    """Under the policy `priority`: the lowest goes first."""
 
 
 def request_seed(seed: int, number: int) -> int:

@@ -23,7 +23,7 @@ from octavo.scheduling.choosing import Chooser
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
-from octavo.scheduling.policy import Policy
+from octavo.scheduling.policy import Policy, check_priority
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
 from octavo.scheduling.request import Request
@@ -109,6 +109,7 @@ class Scheduler:
         if self.queues.find(message.request_id) is not None:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         check_wants(message, self.limits.capabilities)
+        check_priority(message.priority, self.policy.name)
         return resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
 
     def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
@@ -118,7 +119,7 @@ class Scheduler:
             message = msgspec.structs.replace(message, params=params)
         num_at_once = self.limits.num_at_once(message.params)
         request = Request.create(message, max_tokens, self._eos_token_ids, num_at_once, self.memory.new_table)
-        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
+        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids), message.priority)
         request.rank = (rank, self._num_added)
         self._num_added += 1
         if message.start_by_s is not None:

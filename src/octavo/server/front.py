@@ -157,6 +157,7 @@ class Front:
         tenant: str = "",
         cache_salt: str | None = None,
         start_within_s: float | None = None,
+        priority: int = 0,
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
         is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
@@ -177,6 +178,7 @@ class Front:
             grammar=prepared.grammar,
             bad_words=prepared.bad_words,
             start_by_s=None if start_within_s is None else arrival_s + start_within_s,
+            priority=priority,
         )
         stream = self.client.submit(request)
         assembler = OutputAssembler(

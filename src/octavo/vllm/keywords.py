@@ -184,7 +184,7 @@ BEAM_SEARCH: dict[str, Keyword] = {
 
 REQUEST: dict[str, Keyword] = {
     "lora_request": Keyword(dict, (), _NO_ADAPTERS),
-    "priority": Keyword(int, (0, []), "requests are served in the order of their arrival"),
+    "priority": Keyword(int, (0, []), "LLM.generate, LLMEngine.add_request and AsyncLLM.generate take it"),
     "tokenization_kwargs": Keyword(dict, ({},), "give token ids instead"),
     "mm_processor_kwargs": Keyword(dict, ({},), "only text is served"),
     "trace_headers": Keyword(dict, ({},), "requests are not traced"),

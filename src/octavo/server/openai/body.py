@@ -154,6 +154,9 @@ class SamplingBody(StructuredFields, ABC):
     cache_salt: StopText | None = Field(
         None, description="share computed prefixes only with requests of the same tenant that bring the same text"
     )
+    priority: Whole | None = Field(
+        None, description="with --scheduling-policy priority: the lowest goes first, 0 by default"
+    )
     skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
     include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
     tools: Annotated[list[Any], FirstError()] | None = Field(None, description="only with tool_choice none")

@@ -85,7 +85,7 @@ async def create_chat_completion(request: Request) -> Response:
         None if body.truncate_prompt_tokens is None else serving.max_tokenize_bytes,
     )
     prompt = run.Prompt(text, token_ids).truncated(body, params, serving)
-    await run.start(serving, context, [prompt], params, body.cache_salt)
+    await run.start(serving, context, [prompt], params, body.cache_salt, body.priority or 0)
     answer = _ChatAnswer(serving, context, params, body)
     if body.stream:
         return await event_stream(answer.chunks())

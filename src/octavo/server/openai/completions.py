@@ -118,7 +118,7 @@ async def create_completion(request: Request) -> Response:
     serving, context = serving_of(request), context_of(request)
     body, params = await run.read(request, CompletionBody)
     tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
-    await run.start(serving, context, tokenized, params, body.cache_salt)
+    await run.start(serving, context, tokenized, params, body.cache_salt, body.priority or 0)
     answer = _TextAnswer(serving, context, body)
     if body.stream:
         return await event_stream(answer.chunks())

@@ -29,7 +29,6 @@ VLLM: dict[str, Neutral] = {
     "logprobs_mode": ("raw_logprobs",),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
-    "priority": (0,),
     "prompt_embeds": (),
     "repetition_detection": (),
     "thinking_token_budget": (),

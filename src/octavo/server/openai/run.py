@@ -67,8 +67,21 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
+    _check_priority(serving, body)
     await _check_structure(serving, body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
+
+
+def _check_priority(serving: Serving, body: SamplingBody) -> None:
+    """Refuse a priority that the server's policy has no use for.
+
+    Raises:
+        ApiError: it does; the message names the flag.
+    """
+    try:
+        serving.front.client.check_priority(body.priority or 0)
+    except RequestError as error:
+        raise ApiError(400, str(error), param="priority") from error
 
 
 async def _check_structure(serving: Serving, body: SamplingBody) -> None:
@@ -89,7 +102,12 @@ async def _check_structure(serving: Serving, body: SamplingBody) -> None:
 
 
 async def start(
-    serving: Serving, context: RequestContext, prompts: Sequence[Prompt], params: SamplingParams, cache_salt: str | None
+    serving: Serving,
+    context: RequestContext,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    cache_salt: str | None,
+    priority: int = 0,
 ) -> None:
     """Hand all prompts to the engine, or none where one is refused.
 
@@ -103,25 +121,25 @@ async def start(
         await asyncio.sleep(0)  # others have their turn between two of many prompts
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
-        _check_wait(serving, prompts, limit_s)
+        _check_wait(serving, prompts, limit_s, priority)
     prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
         generation = serving.front.generate(
-            prompt.text, prompt.token_ids, prepared, context.tenant, cache_salt, start_within_s=limit_s
+            prompt.text, prompt.token_ids, prepared, context.tenant, cache_salt, limit_s, priority
         )
         await context.hold(generation)
         await asyncio.sleep(0)
 
 
-def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float) -> None:
+def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float, priority: int) -> None:
     """Refuse prompts of which one would wait for too long, and tell when to come again.
 
     Raises:
         ApiError: with status 429.
     """
     now_s, client = time.monotonic(), serving.front.client
-    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids)) for prompt in prompts)
+    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids), priority) for prompt in prompts)
     if wait_s > limit_s:
         raise ApiError(
             429,
