@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput, TokenLogprobs
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
+from octavo.tokenization.regex_search import automaton_of
 from octavo.tokenization.stop_strings import StopChecker
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -42,6 +43,9 @@ class OutputAssembler:
         params: the request's; they say what of a stop is shown and whether logprobs are.
         arrival_s: `time.monotonic()` when the request came.
         special_stops: `tokenizer.special_stops(params)`, where it is known already.
+
+    Raises:
+        RequestError: a regex of `stop_regex` cannot be had.
     """
 
     def __init__(
@@ -143,7 +147,8 @@ class _Sequence:
         self._token_text = tokenizer.token_text
         # An output goes on from its prompt, so a space at its start is its own.
         self._detokenizer = tokenizer.stream(params.skip_special_tokens, continues=True)
-        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output, special_stops)
+        regexes = automaton_of(params.stop_regexes) if params.stop_regexes else None
+        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output, special_stops, regexes)
         self._is_hidden = tokenizer.token_bytes.is_special if special_stops else None
         self._pieces: list[str] = []
         self._num_taken_pieces = 0

@@ -138,8 +138,14 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     """End-of-sequence and stop tokens are not sampled before this many tokens."""
     stop: str | list[str] | None = None
     """Texts that end a sequence; the text ends before the match. Special tokens can be spelled in them."""
+    stop_regex: str | list[str] | None = None
+    """Regexes of Python's `re` that end a sequence as a stop does, at the first character that completes a match. Those
+    that look ahead or behind, or at the text's end, are refused, as are back references
+    (`tokenization.regex_syntax`)."""
     bad_words: list[str] | None = None
     """Texts whose tokens are not generated one after another, at the start of a word or within one."""
+    bad_words_ids: list[list[int]] | None = None
+    """The same as token ids: none of these lists is generated, one token of it after another."""
     stop_token_ids: list[int] | None = None
     """Token ids that end a sequence, beside the model's own end-of-sequence."""
     include_stop_str_in_output: bool = False
@@ -200,12 +206,20 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         for field in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
             check(isinstance(getattr(self, field), bool), field, "True or False")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        for field, texts in (("stop", stops), ("bad_words", self.bad_words or [])):
+        regexes = [self.stop_regex] if isinstance(self.stop_regex, str) else self.stop_regex or []
+        for field, texts in (("stop", stops), ("stop_regex", regexes), ("bad_words", self.bad_words or [])):
             check(
                 isinstance(texts, list) and all(isinstance(text, str) and text for text in texts),
                 field,
-                "a text or a list of texts, none empty" if field == "stop" else "a list of texts, none empty",
+                "a list of texts, none empty" if field == "bad_words" else "a text or a list of texts, none empty",
             )
+        words = self.bad_words_ids or []
+        check(
+            isinstance(words, list)
+            and all(isinstance(word, list) and word and all(whole(i, 0) for i in word) for word in words),
+            "bad_words_ids",
+            "a list of lists of token ids, none empty",
+        )
         for field in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
             ids = getattr(self, field)
             check(
@@ -234,7 +248,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         )
         if self.beams is not None:
             check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
-            check(not self.stop, "stop", "left out of a beam search, which ends at tokens only (stop_token_ids)")
+            for field in ("stop", "stop_regex"):
+                wanted = "left out of a beam search, which ends at tokens only (stop_token_ids)"
+                check(not getattr(self, field), field, wanted)
             check(self.logprob_token_ids is None, "logprob_token_ids", "left out of a beam search: it has logprobs")
 
         check(isinstance(self.output_kind, RequestOutputKind), "output_kind", "a RequestOutputKind")
@@ -268,6 +284,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def stop_regexes(self) -> tuple[str, ...]:
+        """The regexes in the same way."""
+        if self.stop_regex is None:
+            return ()
+        return (self.stop_regex,) if isinstance(self.stop_regex, str) else tuple(self.stop_regex)
 
 
 class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):

@@ -95,7 +95,8 @@ class SharedEngine:
             RequestError: it can never be served here.
             EngineError: this process is a fork.
         """
-        read, bad_words = read_prompt(prompt, self._tokenizer), self._tokenizer.bad_words(params.bad_words or ())
+        read = read_prompt(prompt, self._tokenizer)
+        bad_words = self._tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         grammar = None if params.structured_outputs is None else _checked_grammar(params.structured_outputs)
         arrival_s = time.monotonic()
         with self.turn():

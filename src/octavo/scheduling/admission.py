@@ -122,6 +122,7 @@ def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits
         ("allowed_token_ids", params.allowed_token_ids),
         ("logprob_token_ids", params.logprob_token_ids),
         ("logit_bias", params.logit_bias),
+        *(("bad_words_ids", word) for word in params.bad_words_ids or ()),
     ):
         if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
             wrong = next(i for i in ids if not 0 <= i < vocab_size)

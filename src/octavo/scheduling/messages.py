@@ -35,7 +35,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     start_by_s: float | None = None
     """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
     bad_words: list[list[int]] = []
-    """Token ids that no sequence generates one after another: those of `params.bad_words`."""
+    """Token ids that no sequence generates one after another: those of `params.bad_words` and
+    `params.bad_words_ids`."""
     priority: int = 0
     """Under the policy `priority`: the lowest goes first."""
 

@@ -133,9 +133,15 @@ class Front:
         most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
         max_tokens = None if params.max_tokens is None else min(params.max_tokens, most)
         for_engine = msgspec.structs.replace(
-            params, stop=None, bad_words=None, structured_outputs=None, max_tokens=max_tokens
+            params,
+            stop=None,
+            stop_regex=None,
+            bad_words=None,
+            bad_words_ids=None,
+            structured_outputs=None,
+            max_tokens=max_tokens,
         )
-        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        bad_words = self.tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         asked = params.structured_outputs
         grammar = None if asked is None else asked.grammar_of_output()
         return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params), grammar)
@@ -194,7 +200,7 @@ class PreparedParams:
     params: SamplingParams
     for_engine: SamplingParams
     bad_words: list[list[int]]
-    """The token ids of `params.bad_words`."""
+    """The token ids of `params.bad_words`, and `params.bad_words_ids`."""
     special_stops: frozenset[str]
     grammar: Grammar | None
     """What every output conforms to."""

@@ -1,6 +1,7 @@
 """What the bodies of completion requests share: the fields of sampling and streaming, and what is refused."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -25,6 +26,7 @@ from octavo.sampling_params import (
     SamplingParams,
 )
 from octavo.server.errors import ApiError
+from octavo.server.openai.aliases import ALIASES, Alias
 from octavo.server.openai.foreign_fields import REFUSED, Neutral, check_foreign, unsupported
 from octavo.server.openai.structured_fields import StructuredFields
 
@@ -82,11 +84,16 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = Field(None, description="with include_usage: the usage so far in every chunk")
 
 
+def _tell_aliases(schema: dict[str, Any], kind: type["SamplingBody"]) -> None:
+    """Put other servers' names of the fields into a body's schema."""
+    schema["x-other-names"] = {name: alias.field for name, alias in sorted(kind.aliases.items())}
+
+
 class SamplingBody(StructuredFields, ABC):
     """Fields that completions and chat completions have in common. Unknown ones are ignored, as clients send new
     ones; those known to change the answer without being carried out are refused."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=_tell_aliases)
 
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
     stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
@@ -101,6 +108,11 @@ class SamplingBody(StructuredFields, ABC):
     )
     stop: StopText | Annotated[list[StopText], FirstError()] | None = Field(
         None, description="texts that end an answer; not part of it; special tokens can be spelled in them"
+    )
+    stop_regex: StopText | Annotated[list[StopText], FirstError()] | None = Field(
+        None,
+        description="regexes of Python's re, without looking ahead or behind; the first text that matches one ends an "
+        "answer as a stop does",
     )
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="once for every token already generated")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="for each time a token was generated")
@@ -124,6 +136,9 @@ class SamplingBody(StructuredFields, ABC):
     allowed_token_ids: TokenIds | None = Field(None, description="only these tokens are generated")
     bad_words: Annotated[list[StopText], FirstError()] | None = Field(
         None, description="texts whose tokens are not generated one after another"
+    )
+    bad_words_ids: Annotated[list[TokenIds], FirstError()] | None = Field(
+        None, description="lists of token ids that are not generated one after another; [[5], [6]] bans two tokens"
     )
     prompt_logprobs: Whole | None = Field(
         None,
@@ -184,6 +199,8 @@ class SamplingBody(StructuredFields, ABC):
 
     foreign: ClassVar[dict[str, Neutral]] = REFUSED
     """Fields that are refused by name; see `check_foreign`."""
+    aliases: ClassVar[Mapping[str, Alias]] = ALIASES
+    """Other servers' names of fields; see `own_fields`."""
 
     @property
     def num_answers(self) -> int:
@@ -245,10 +262,10 @@ class SamplingBody(StructuredFields, ABC):
             value = getattr(self, name)
             if value is not None and value not in harmless:
                 raise ApiError(400, f"{name} is for drawing tokens: leave it out with use_beam_search", param=name)
-        if self.stop:
-            raise ApiError(
-                400, "a beam search ends at tokens: send stop_token_ids in place of stop with it", param="stop"
-            )
+        for name in ("stop", "stop_regex"):
+            if getattr(self, name):
+                told = f"a beam search ends at tokens: send stop_token_ids in place of {name} with it"
+                raise ApiError(400, told, param=name)
         if self.best_of is not None and self.best_of < self.num_answers:
             raise ApiError(400, f"best_of={self.best_of} beams are fewer than n={self.num_answers}", param="best_of")
 

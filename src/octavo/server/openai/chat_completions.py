@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: the next message of a conversation."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar
 
 from fastapi import APIRouter, Request
@@ -14,6 +14,7 @@ from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.openai import run
+from octavo.server.openai.aliases import CHAT_ALIASES, Alias
 from octavo.server.openai.answers import (
     ChatChoice,
     ChatChunk,
@@ -50,6 +51,7 @@ class ChatBody(ConversationFields, SamplingBody):
         None, ge=ALL_TOKENS, le=MAX_WHOLE, description=f"and those of this many {MOST_LIKELY}"
     )
 
+    aliases: ClassVar[Mapping[str, Alias]] = CHAT_ALIASES
     foreign: ClassVar[dict[str, Neutral]] = REFUSED | {"prompt": (), "suffix": ("",)}
 
     def check_supported(self) -> None:

@@ -21,6 +21,7 @@ from octavo.server.openai.json_body import read_body
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
+from octavo.tokenization.regex_search import automaton_of
 
 Body = TypeVar("Body", bound=SamplingBody)
 
@@ -62,12 +63,13 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
         RequestError: a value is out of its range.
     """
     serving = serving_of(request)
-    body = await read_body(request, kind)
+    body = await read_body(request, kind, kind.aliases)
     context_of(request).model = body.model
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
     _check_priority(serving, body)
+    _check_stops(body)
     await _check_structure(serving, body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
 
@@ -82,6 +84,19 @@ def _check_priority(serving: Serving, body: SamplingBody) -> None:
         serving.front.client.check_priority(body.priority or 0)
     except RequestError as error:
         raise ApiError(400, str(error), param="priority") from error
+
+
+def _check_stops(body: SamplingBody) -> None:
+    """Refuse regexes that cannot be followed.
+
+    Raises:
+        ApiError: the message says what and where.
+    """
+    regexes = [body.stop_regex] if isinstance(body.stop_regex, str) else body.stop_regex or []
+    try:
+        automaton_of(tuple(regexes))
+    except RequestError as error:
+        raise ApiError(400, str(error), param="stop_regex") from error
 
 
 async def _check_structure(serving: Serving, body: SamplingBody) -> None:
