@@ -222,9 +222,9 @@ NAMES = (*BUILT_IN, *SYNONYMS)
 """What `--tool-parser` takes beside auto."""
 
 REASONING: Mapping[str, Json] = {
-    "</think>": {"open": "<think>", "close": "</think>", "repeats": True},
-    "<think>": {"open": "<think>", "close": "</think>", "repeats": True},
-    "[THINK]": {"open": "[THINK]", "close": "[/THINK]", "repeats": True},
+    "</think>": {"open": "<think>", "close": "</think>", "repeats": True, "join": "\n"},
+    "<think>": {"open": "<think>", "close": "</think>", "repeats": True, "join": "\n"},
+    "[THINK]": {"open": "[THINK]", "close": "[/THINK]", "repeats": True, "join": "\n"},
 }
 """Fields of reasoning sections, by a text that the chat templates of such models have."""
 
