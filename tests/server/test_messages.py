@@ -84,7 +84,7 @@ def test_a_call_that_must_be_made_conforms_and_its_result_is_taken(anthropic_cli
 
 def test_a_last_message_of_the_assistant_is_gone_on_with(anthropic_client: Anthropic) -> None:
     history = [*ASK["messages"], {"role": "assistant", "content": "The sea is"}]
-    answer = anthropic_client.messages.create(**{**ASK, "messages": history, "temperature": 0})
+    answer = anthropic_client.messages.create(**{**ASK, "messages": history, "extra_body": {"temperature": 0}})
     [block] = answer.content
     assert block.type == "text"
     assert block.text[:1] in " ,"

@@ -58,14 +58,14 @@ class _Writer:
         parts = flattened(parts)
         written: list[str] = []
         while parts:
+            parts = _drawn_in(parts)
             first, rest = parts[0], parts[1:]
             if isinstance(first, Free):
                 return " ".join([*written, self._led_rule(first, rest)])
-            regular = parts[: _num_regular(parts)]
-            if any(map(_has_regex, regular)):
-                # As one terminal: only within one do texts that could go on and those that follow sort themselves out.
-                written.append(self._as_terminal(regular))
-                parts = parts[len(regular) :]
+            together = parts[: _num_together(parts)]
+            if together:
+                written.append(self._as_terminal(together))
+                parts = parts[len(together) :]
             elif rest and may_end_open(first):
                 return " ".join([*written, self._shared_out(first, rest)])
             else:
@@ -147,7 +147,7 @@ class _Writer:
         return self._named(("led", free, parts), lambda: self._led(free, parts))
 
     def _text(self, free: Free) -> str:
-        return self._named(free, lambda: _without(ANY_TEXT, free.excludes), "X")
+        return self._named(free, lambda: _without(ANY_TEXT, free.excludes, free.excluded_pattern), "X")
 
     def _ended(self, free: Free, text: str, options: str = "") -> str:
         key = ("ended", free, text, options)
@@ -158,9 +158,8 @@ class _Writer:
 
     def _terminal(self, part: Part) -> str:
         match part:
-            case Regex(pattern, excludes, unlike):
-                unless = f" & ~{_regex(rf'\s*(?:{unlike})\s*')}" if unlike else ""
-                return f"({_without(_regex(pattern), excludes)}{unless})"
+            case Regex(pattern, excludes):
+                return f"({_without(_regex(pattern), excludes)})"
             case Choice(options):
                 return "(" + " | ".join(map(self._terminal, options)) + ")"
             case Sequence(parts):
@@ -179,12 +178,28 @@ class _Writer:
         return name
 
 
-def _num_regular(parts: tuple[Part, ...]) -> int:
-    """How many of the first parts can be one terminal."""
-    for count, part in enumerate(parts):
-        if not _is_regular(part):
-            return count
-    return len(parts)
+def _drawn_in(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The same, but where a text is followed by one of several, each with it: free text that may come as well is told
+    apart from a whole text only."""
+    match parts:
+        case (Fixed(_, False) as text, Choice(options), *rest) if all(map(_begins_fixed, options)):
+            return (Choice(tuple(Sequence(flattened((text, option))) for option in options)), *rest)
+        case _:
+            return parts
+
+
+def _begins_fixed(part: Part) -> bool:
+    return isinstance(next(iter(flattened((part,))), None), Fixed)
+
+
+def _num_together(parts: tuple[Part, ...]) -> int:
+    """How many of the first parts have to be one terminal: regexes and what ends them. Only within a terminal do texts
+    that could go on and those that follow sort themselves out."""
+    count, is_open = 0, bool(parts) and may_end_open(parts[0])
+    while is_open and count < len(parts) and _is_regular(parts[count]):
+        is_open = may_end_open(parts[count]) or may_be_nothing(parts[count])
+        count += 1
+    return count
 
 
 def _is_regular(part: Part) -> bool:
@@ -199,20 +214,9 @@ def _is_regular(part: Part) -> bool:
             return False
 
 
-def _has_regex(part: Part) -> bool:
-    match part:
-        case Sequence(inner) | Choice(inner):
-            return any(map(_has_regex, inner))
-        case Repeat(repeated, _, _):
-            return _has_regex(repeated)
-        case _:
-            return isinstance(part, Regex)
-
-
-def _without(terminal: str, excludes: tuple[str, ...]) -> str:
-    if not excludes:
-        return terminal
-    return f"{terminal} & ~({ANY_TEXT} ({' | '.join(map(json.dumps, excludes))}) {ANY_TEXT})"
+def _without(terminal: str, excludes: tuple[str, ...], pattern: str = "") -> str:
+    out = [*map(json.dumps, excludes), *([_regex(pattern)] if pattern else [])]
+    return f"{terminal} & ~({ANY_TEXT} ({' | '.join(out)}) {ANY_TEXT})" if out else terminal
 
 
 def _regex(pattern: str) -> str:

@@ -32,7 +32,7 @@ class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
     """A digest of the text. It is not looked at when the block comes back."""
 
 
-class DirectCaller(Struct, tag_field="type", tag="direct"):
+class DirectCaller(Struct, frozen=True, tag_field="type", tag="direct"):
     """The model itself calls, and no code that it runs elsewhere."""
 
 

@@ -39,7 +39,7 @@ Body = TypeVar("Body", bound=PromptBody)
     "/v1/messages",
     summary="Answer a conversation, in Anthropic's form",
     openapi_extra=takes(MessagesBody),
-    responses=gives(Message, MessageStart),
+    responses=gives(Message, MessageStart, are_named=True),
 )
 async def create_message(request: Request) -> Response:
     """One answer to a conversation, whole or as a stream of events."""

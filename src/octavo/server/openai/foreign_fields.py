@@ -182,15 +182,20 @@ INSTEAD = {
 """What to send in place of a field, where this server has the same under another name."""
 
 
-def check_foreign(fields: Mapping[str, Any], refused: Mapping[str, Neutral]) -> None:
+def check_foreign(
+    fields: Mapping[str, Any], refused: Mapping[str, Neutral], instead: Mapping[str, str] = INSTEAD
+) -> None:
     """Refuse fields that would change the answer.
+
+    Args:
+        instead: what to send in place of a field.
 
     Raises:
         ApiError: the message names the first of them.
     """
     for name, value in fields.items():
         if name in refused and not _asks_nothing(name, value, refused[name]):
-            raise unsupported(name, INSTEAD.get(name, "leave it out"))
+            raise unsupported(name, instead.get(name, "leave it out"))
 
 
 def _asks_nothing(name: str, value: object, neutral: Neutral) -> bool:

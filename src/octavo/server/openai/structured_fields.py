@@ -61,7 +61,7 @@ class StructuredFields(BaseModel):
         Raises:
             ApiError: a field is wrong, or two are given.
         """
-        given = {name: value for name, value in self._given().items() if value is not None}
+        given = {name: value for name, value in self.given_structures().items() if value is not None}
         if len(given) > 1:
             first, second = list(given)[:2]
             raise ApiError(400, f"{first} and {second} both say what the answer conforms to: send one", param=second)
@@ -76,7 +76,7 @@ class StructuredFields(BaseModel):
             raise ApiError(400, f"{name} is for guided_json and guided_json_object only", param=name)
         return None
 
-    def _given(self) -> dict[str, dict[str, Any] | None]:
+    def given_structures(self) -> dict[str, dict[str, Any] | None]:
         """The arguments of `StructuredOutputsParams` that each field asks for; None where it asks for nothing."""
 
         def one(name: str, value: Any) -> dict[str, Any] | None:
