@@ -8,6 +8,7 @@ from octavo.answers.answer_format import AnswerReader
 from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, template_of
 from octavo.answers.call_grammars import call_grammar
 from octavo.answers.delimiters import Delimiter
+from octavo.answers.derived_writing import writing_read_by
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
 from octavo.answers.template_reader import TemplateReader
 from octavo.answers.tools import ToolUse
@@ -110,7 +111,7 @@ def built_in_format(name: str, chat_template: str | None = None) -> TemplateForm
     if known is None:
         raise ConfigError(f"there is no format {name!r} of answers; there are {', '.join(NAMES)}")
     template = read_response_template(template_of(known, chat_template))
-    return TemplateFormat(SYNONYMS.get(name, name), template, known.writing)
+    return TemplateFormat(SYNONYMS.get(name, name), template, known.writing_of(chat_template or ""))
 
 
 FORMATS = {name: built_in_format(name) for name in BUILT_IN}
@@ -146,7 +147,8 @@ def format_of(chat_template: str | None, response_template: Any = None, name: st
         return chosen
     if own.unknown_fields:
         logger.warning("fields of the model's response_template stay in the text: %s", ", ".join(own.unknown_fields))
-    return TemplateFormat(OWN, own, BUILT_IN[told].writing if told is not None else None)
+    writing = None if told is None else BUILT_IN[told].writing_of(chat_template or "")
+    return TemplateFormat(OWN, own, writing_read_by(own, writing))
 
 
 def _told_by(chat_template: str) -> str | None:

@@ -66,6 +66,8 @@ def _of_schema(source: str) -> str:
         schema = rewritten(json.loads(source))
         if not isinstance(schema, dict):
             raise ValueError("nothing conforms to it")
+        if "json-schema.org" not in str(schema.get("$schema", "json-schema.org")):
+            del schema["$schema"]  # somebody's own dialect: nothing is fetched, and its keywords are read as everyone's
         own = schema.get("x-guidance", {})
         says = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
         defaults: JsonCompileOptions = {} if says else {"whitespace_pattern": WHITESPACE}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Any
 
+from octavo.sampling.exclusive_options import with_exclusive_options
 from octavo.sampling.schema_formats import with_known_format
 
 Schema = dict[str, Any]
@@ -29,7 +30,7 @@ _SINGLE = (
 
 def rewritten(schema: Any) -> Any:
     """The same schema, of keywords that can be compiled as far as that is possible."""
-    return _rewrite(schema, schema) if isinstance(schema, dict) else schema
+    return with_exclusive_options(_rewrite(schema, schema)) if isinstance(schema, dict) else schema
 
 
 def _rewrite(part: Any, whole: Schema) -> Any:
@@ -192,29 +193,6 @@ def _dependent_required(own: Schema, whole: Schema) -> Schema:
     return {**rest, "allOf": [*rest.get("allOf", []), *either]} if either else rest
 
 
-def _exclusive(own: Schema, whole: Schema) -> Schema:
-    """`oneOf` of closed objects, of which each has to have a property that no other may have, is `anyOf`."""
-    options = own.get("oneOf")
-    if not isinstance(options, list) or "anyOf" in own:
-        return own
-    resolved = [_resolved(option, whole) for option in options]
-    pairs = [(one, other) for place, one in enumerate(resolved) for other in resolved[:place]]
-    if not all(_are_apart(one, other) for one, other in pairs):
-        return own
-    return {("anyOf" if name == "oneOf" else name): value for name, value in own.items()}
-
-
-def _are_apart(one: Any, other: Any) -> bool:
-    def closed(schema: Any) -> bool:
-        is_object = isinstance(schema, dict) and schema.get("type") == "object" and "patternProperties" not in schema
-        return is_object and schema.get("additionalProperties") is False
-
-    def has_own(one: Schema, other: Schema) -> bool:
-        return not set(one.get("required") or ()) <= set(other.get("properties") or ())
-
-    return closed(one) and closed(other) and (has_own(one, other) or has_own(other, one))
-
-
 def _unevaluated(own: Schema, whole: Schema) -> Schema:
     others = {"anyOf", "oneOf", "allOf", "$ref", "if", "dependentSchemas", "not", "additionalProperties"}
     if "unevaluatedProperties" not in own or own.keys() & others:
@@ -228,7 +206,6 @@ _REWRITES: tuple[Rewrite, ...] = (
     _negation,
     _condition,
     _dependent_required,
-    _exclusive,
     _unevaluated,
     with_known_format,
 )
