@@ -385,6 +385,8 @@ def test_a_format_is_had_by_the_names_that_others_have_for_it():
         ({"fields": {"content": {}, "thinking": {}}}, "more than one field"),
         ({"fields": {"thinking": {"open": "<t>", "open_pattern": "<t>"}}}, "both"),
         ({"fields": {"thinking": {"open_pattern": "(<t>"}}}, "no pattern"),
+        ({"fields": {"thinking": {"open_pattern": "((a{1000}){1000}){1000}"}}}, "repeats over"),
+        ({"fields": {"thinking": {"open_pattern": "a" * 10_000}}}, "over 2000 characters"),
         ({"fields": {"thinking": {"open": ""}}}, "open must be texts"),
         ({"fields": {"tool_calls": {"open": "<c>", "content": "yaml"}}}, "'yaml'"),
         ({"fields": {"tool_calls": {"open": "<c>", "content": "json", "transform": {"function": 1}}}}, "function"),

@@ -5,6 +5,7 @@ if the characters had come one by one. Patterns come from checkpoints, so their 
 their matches.
 """
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,15 @@ WINDOW = 1024
 """Characters that are searched at once: what is found far ahead may turn out to lie in another section."""
 LONGEST_MATCH = 256
 """Characters of the longest match of a pattern: a text that begins none within so many is let go."""
+MAX_PATTERN = 2000
+"""Characters of a pattern."""
+MAX_REPEATS = 1000
+"""The product of all counts of a pattern's repetitions, as `regex` writes those out when they are within each other."""
 LOOK_BEHIND = 64
 """Characters in front of a place that patterns may look at."""
 TIME_FOR_PATTERNS = (0.5, 20e-6)
 """Seconds of processor time that the patterns may take for an answer, and for each character of it."""
+_REPEATED = re.compile(r"\{(\d*),?(\d*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,11 @@ class Delimiter:
         """What a pattern of the `regex` package matches; a dot matches line ends, too.
 
         Raises:
-            ValueError: it is no pattern.
+            ValueError: it is no pattern, or so large that compiling it would take much memory.
         """
+        counts = (int(count) for pair in _REPEATED.findall(source) for count in pair if count)
+        if len(source) > MAX_PATTERN or math.prod(map(float, (max(count, 1) for count in counts))) > MAX_REPEATS:
+            raise ValueError(f"{source[:200]!r} is over {MAX_PATTERN} characters, or repeats over {MAX_REPEATS} times")
         try:
             return cls((), regex.compile(source, regex.DOTALL))
         except (regex.error, RecursionError, OverflowError) as error:
