@@ -21,6 +21,8 @@ class TemplateReader:
     A call of an unknown tool is text, and so is what is malformed before it has named a tool. From then on, what comes
     within its arguments is theirs, as it is written.
 
+    Where a tool must be called, an answer that ends in the beginning of a call was cut there: that is no text.
+
     Args:
         template: how the model marks sections.
         begun: what of the answer the prompt has at its end already.
@@ -36,6 +38,7 @@ class TemplateReader:
         self._out = TextParts(self._parts.append, reads_reasoning)
         self._sink = CallSink({tool.name: tool for tool in use.callable_tools}, use.parallel, self._parts.append)
         self._section: Section | None = None
+        self._must_call = use.must_call
         self._call: _OpenCall | None = None
         self._shows_outside = False
         """Text outside of sections is shown: always where the template says where it belongs."""
@@ -67,7 +70,8 @@ class TemplateReader:
         """What was held back."""
         self._run(is_end=True)
         self._out.finish()
-        return self._take_parts()
+        parts = self._take_parts()
+        return [part for part in parts if not isinstance(part, Text)] if self._must_call else parts
 
     def _watch(self, with_calls: bool) -> None:
         """Decide what may open outside of sections."""
