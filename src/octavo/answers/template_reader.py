@@ -5,9 +5,9 @@ from itertools import groupby
 
 from octavo.answers.call_readers import CallReader, call_reader, read_section
 from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading
-from octavo.answers.delimiters import Found, PatternTime, Scanner, Stretch
 from octavo.answers.parts import CallArguments, CallStart, Part, Reasoning, Text
 from octavo.answers.response_template import Kind, ResponseTemplate, Section
+from octavo.answers.scanner import Found, PatternTime, Scanner, Stretch
 from octavo.answers.text_parts import TextParts
 from octavo.answers.tools import ToolUse
 
