@@ -166,15 +166,18 @@ def test_nothing_is_stored_and_who_asks_for_it_is_told_so(client: OpenAI) -> Non
     ):
         with pytest.raises(openai.NotFoundError, match="stores none"):
             ask()
+    with pytest.raises(openai.NotFoundError, match="compacts no conversations"):
+        client.responses.compact(model="smollm2", input="Hi")
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, None, "stores none"),
-        ({"input": []}, None, "an item at least"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", "stores none"),
+        ({"input": []}, "input", "an item at least"),
         ({"input": None}, "input", "input"),
-        ({"input": "word " * 2000, "truncation": "auto"}, None, "context length"),
+        ({"input": "word " * 2000}, None, "context length"),
+        ({"input": "word " * 2000, "truncation": "auto"}, "truncation", "is not supported"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "send the whole conversation as input"),
         ({"background": True}, "background", "wait"),
         ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "x"}}}}, "text.format", "text.f"),

@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from octavo.errors import ContextLengthError
 from octavo.sampling_params import SamplingParams
 from octavo.server.answer_tokens import AnswerTokens
 from octavo.server.conversing import Answers, Gained, Turn, begin, prompt_of
@@ -48,7 +49,14 @@ async def create_response(request: Request) -> Response:
     body = await _read(request)
     params = serving.sampling_defaults.applied(body.params(), body.given_params)
     turn = _turn(serving, body, params)
-    answer = _ResponseAnswer(serving, context, body, turn, await begin(serving, context, turn))
+    try:
+        answers = await begin(serving, context, turn)
+    except ContextLengthError as error:
+        if body.truncation != "auto":
+            raise
+        told = f'{error}; truncation "auto" is not supported by this server: send less'
+        raise ApiError(400, told, code="context_length_exceeded", param="truncation") from error
+    answer = _ResponseAnswer(serving, context, body, turn, answers)
     if body.stream:
         return await event_stream(answer.events(), EVENTS)
     return Response(msgspec.json.encode(await answer.whole()), media_type="application/json")
@@ -66,6 +74,16 @@ async def count_input_tokens(request: Request) -> Response:
     body = await _read(request)
     prompt = await prompt_of(serving, _turn(serving, body, body.params()))
     return Response(msgspec.json.encode(InputTokenCount(len(prompt.token_ids))), media_type="application/json")
+
+
+@router.post("/v1/responses/compact", include_in_schema=False)
+async def compact() -> Response:
+    """Nothing is made shorter here.
+
+    Raises:
+        ApiError: always.
+    """
+    raise ApiError(404, "this server compacts no conversations: send fewer items as input", code="not_found")
 
 
 @router.get("/v1/responses/{response_id}", include_in_schema=False)
@@ -116,7 +134,8 @@ class _ResponseAnswer:
         self._answers = answers
         self._num_top = turn.params.logprobs
         self._names = TokenNames(front.tokenizer)
-        reader = front.answer_format.reader(answers.output.prompt or "", turn.use)
+        tells_apart = turn.reasoning.is_told_apart
+        reader = front.answer_format.reader(answers.output.prompt or "", turn.use, reads_reasoning=tells_apart)
         detokenizer = front.tokenizer.stream(skip_special_tokens=False, continues=True)
         self._tokens = AnswerTokens[PositionLogprobs | None](reader, detokenizer)
         response = _response(f"resp_{context.request_id}", serving.model_name, body, turn)

@@ -9,6 +9,7 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from octavo.answers.tools import ToolUse
+from octavo.errors import RequestError
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingFields, Text, Whole
@@ -206,10 +207,14 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
         """What the prompt is made of.
 
         Raises:
-            ApiError: it brings a template, and the server takes none.
-            RequestError: an item is malformed, or cannot be told to a model of text.
+            ApiError: an item is malformed, or cannot be told to a model of text; or the body brings a template, and the
+                server takes none.
         """
-        return self.conversation(chat_messages(self.instructions, self.input), allow_template)
+        try:
+            messages = chat_messages(self.instructions, self.input)
+        except RequestError as error:
+            raise ApiError(400, str(error), param="input") from error
+        return self.conversation(messages, allow_template)
 
 
 def _structure(wanted: Mapping[str, Any]) -> dict[str, Any] | None:
