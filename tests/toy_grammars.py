@@ -35,6 +35,10 @@ class ToyMatcher:
     def mask(self) -> bytes:
         return bits(self._allowed_after(self._token_ids), self._vocab_size)
 
+    def forced(self) -> list[int]:
+        allowed = list(self._allowed_after(self._token_ids))
+        return allowed if len(allowed) == 1 else []
+
     def copy(self) -> "ToyMatcher":
         return ToyMatcher(self._allowed_after, self._vocab_size, self._token_ids)
 

@@ -66,7 +66,7 @@ def test_a_stream_assembled_is_the_answer_sent_whole(anthropic_client: Anthropic
 
 def test_a_call_that_must_be_made_conforms_and_its_result_is_taken(anthropic_client: Anthropic) -> None:
     asked = {**ASK, "tools": [TOOL], "max_tokens": 60}
-    choice = {"type": "tool", "name": "add", "disable_parallel_tool_use": True}
+    choice: Any = {"type": "tool", "name": "add", "disable_parallel_tool_use": True}
     answer = anthropic_client.messages.create(**asked, tool_choice=choice)
     [call] = answer.content
     assert call.type == "tool_use"
@@ -108,7 +108,7 @@ def test_tokens_are_counted_as_the_prompt_has_them(anthropic_client: Anthropic) 
 def test_a_billing_line_does_not_defeat_the_prefix_cache(anthropic_client: Anthropic) -> None:
     instructions = "You know everything about the sea, its fish, its ships and its storms. Answer briefly, in verse."
     for number in range(2):
-        system = [
+        system: Any = [
             {"type": "text", "text": f"x-anthropic-billing-header: cch={number};"},
             {"type": "text", "text": instructions},
         ]
@@ -124,7 +124,8 @@ def test_errors_are_those_of_anthropic(anthropic_client: Anthropic, server: Serv
         anthropic_client.messages.create(**ASK, extra_headers={}, stop_sequences=[""])
     assert "stop_sequences" in wrong.value.message
     with server.http() as http:
-        for body in ({**ASK, "min_p": 0.1}, {"messages": []}, {"messages": 3, "max_tokens": 1}, []):
+        bodies: list[Any] = [{**ASK, "min_p": 0.1}, {"messages": []}, {"messages": 3, "max_tokens": 1}, []]
+        for body in bodies:
             answer = http.post("/v1/messages", json=body)
             assert answer.status_code == 400
             assert answer.json()["type"] == "error"

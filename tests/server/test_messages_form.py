@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from octavo.answers.parts import CallArguments, CallStart, Part, Reasoning, Text
+from octavo.answers.tools import ToolUse
 from octavo.errors import RequestError
 from octavo.server.anthropic.blocks import BlockWriter, blocks_of
 from octavo.server.anthropic.body import PromptBody
@@ -28,6 +29,10 @@ PARTS: list[Part] = [
 ]
 
 
+def use_of(**fields: Any) -> ToolUse:
+    return PromptBody.model_validate({"messages": [USER], **fields}).tool_use()
+
+
 def builtins(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
@@ -36,7 +41,7 @@ def test_a_conversation_with_tools_and_thoughts_becomes_messages_of_a_chat_templ
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": "ä"}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "42"}]}
     thought = {"type": "thinking", "thinking": "hm", "signature": "x"}
-    messages = [
+    messages: list[dict[str, Any]] = [
         USER,
         {"role": "assistant", "content": [thought, {"type": "text", "text": "ok"}, call]},
         {"role": "user", "content": [result, {"type": "text", "text": "and?"}]},
@@ -138,7 +143,7 @@ def test_tools_of_anthropics_own_are_left_out() -> None:
     use = body.tool_use()
     assert [tool.name for tool in use.tools] == ["f"]
     assert (use.choice, use.parallel, use.named) == ("required", False, None)
-    assert PromptBody(messages=[USER], tools=[mine], tool_choice={"type": "tool", "name": "f"}).tool_use().named == "f"
+    assert use_of(tools=[mine], tool_choice={"type": "tool", "name": "f"}).named == "f"
 
 
 @pytest.mark.parametrize(
@@ -154,5 +159,5 @@ def test_tools_of_anthropics_own_are_left_out() -> None:
 )
 def test_a_wrong_tool_is_refused_by_name(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        PromptBody(messages=[USER], **fields).tool_use()
+        use_of(**fields)
     assert told in str(refusal.value)

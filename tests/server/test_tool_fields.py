@@ -29,20 +29,22 @@ def tool(name: str = "f", **others: Any) -> dict[str, Any]:
 def test_the_choice_is_read_in_every_form(
     fields: dict[str, Any], choice: str, named: str | None, parallel: bool
 ) -> None:
-    use = ToolFields(tools=[tool("f", strict=True), tool("g", description="d")], **fields).tool_use()
+    tools = [tool("f", strict=True), tool("g", description="d")]
+    use = ToolFields.model_validate({"tools": tools, **fields}).tool_use()
     assert (use.choice, use.named, use.parallel) == (choice, named, parallel)
     assert [(each.name, each.strict, each.description) for each in use.tools] == [("f", True, None), ("g", False, "d")]
 
 
 def test_allowed_tools_are_the_only_ones() -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "name": "g"}]}
-    use = ToolFields(tools=[tool("f"), tool("g")], tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-    assert [each.name for each in use.tool_use().tools] == ["g"]
-    assert use.tool_use().must_call
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    use = ToolFields.model_validate({"tools": [tool("f"), tool("g")], "tool_choice": choice}).tool_use()
+    assert [each.name for each in use.tools] == ["g"]
+    assert use.must_call
 
 
 def test_the_older_form_calls_one_function_at_most() -> None:
-    body = ToolFields(functions=[{"name": "f"}], function_call={"name": "f"})
+    body = ToolFields.model_validate({"functions": [{"name": "f"}], "function_call": {"name": "f"}})
     use = body.tool_use()
     assert body.calls_as_functions
     assert (use.choice, use.named, use.parallel) == ("required", "f", False)
@@ -69,7 +71,7 @@ def test_the_older_form_calls_one_function_at_most() -> None:
 )
 def test_what_is_wrong_is_refused_with_its_place(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        ToolFields(**fields).tool_use()
+        ToolFields.model_validate(fields).tool_use()
     assert refusal.value.status == 400
     assert told in str(refusal.value)
 
@@ -95,7 +97,7 @@ def test_what_is_wrong_is_refused_with_its_place(fields: dict[str, Any], told: s
     ],
 )
 def test_reasoning_is_asked_for_in_many_words(fields: dict[str, Any], ask: ReasoningAsk) -> None:
-    asked = ReasoningFields(**fields).reasoning_ask()
+    asked = ReasoningFields.model_validate(fields).reasoning_ask()
     for name in ("enabled", "effort", "max_tokens", "is_told", "is_told_apart"):
         assert getattr(asked, name) == getattr(ask, name), name
 
@@ -112,5 +114,5 @@ def test_reasoning_is_asked_for_in_many_words(fields: dict[str, Any], ask: Reaso
 )
 def test_reasoning_that_does_not_agree_or_is_malformed_is_refused(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        ReasoningFields(**fields).reasoning_ask()
+        ReasoningFields.model_validate(fields).reasoning_ask()
     assert told in str(refusal.value)

@@ -73,7 +73,7 @@ def test_streamed_calls_assembled_are_those_of_the_answer_sent_whole(client: Ope
     for chunk in client.chat.completions.create(**asked, stream=True):
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
-            reasons[choice.index] = choice.finish_reason or reasons[choice.index]  # type: ignore[call-overload]
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
             for piece in choice.delta.tool_calls or []:
                 assert piece.function is not None
                 if piece.id is not None:

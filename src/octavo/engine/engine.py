@@ -74,6 +74,7 @@ class Engine:
             prefix_cache_scope=prefix_cache_scope,
             preemption_mode=preemption_mode,
             max_drafts=capacity.max_drafts,
+            foretells=capacity.foretells,
             policy=Policy(scheduling_policy, overtaking_time, capacity.max_model_len),
         )
         self._preparation = Preparation(executor.prepare)

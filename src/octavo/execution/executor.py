@@ -45,6 +45,8 @@ class Capacity:
     vocab_size: int
     max_drafts: int = 0
     """Tokens that it guesses for a row after a step, at most."""
+    foretells: bool = False
+    """It foretells the tokens that a row's grammar forces, as guesses."""
     eos_token_ids: frozenset[int] = frozenset()
     capabilities: Capabilities = field(default_factory=Capabilities)
 

@@ -77,7 +77,7 @@ def _within(part: Any) -> Iterator[Any]:
 
 def _patterns_of(part: dict[str, Any]) -> list[str]:
     named = part.get("patternProperties")
-    own = [part.get("pattern"), *(named if isinstance(named, dict) else ())]
+    own = [part.get("pattern"), part.get("excluded_pattern"), *(named if isinstance(named, dict) else ())]
     if part.get("type") == "grammar" and isinstance(part.get("grammar"), str):
         own.append(_unquoted(part["grammar"]))
     return [pattern for pattern in own if isinstance(pattern, str)]

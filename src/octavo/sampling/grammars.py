@@ -47,6 +47,10 @@ class Matcher(Protocol):
         """What it has consumed has left the grammar."""
         ...
 
+    def forced(self) -> list[int]:
+        """Tokens that come next, one after another, as the grammar leaves no choice; none where that is not known."""
+        ...
+
     def copy(self) -> "Matcher":
         """Another one that has consumed the same tokens."""
         ...

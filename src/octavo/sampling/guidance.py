@@ -205,6 +205,10 @@ class GuidanceMatcher:
                 raise GrammarError(_told(self.state))
         return bits
 
+    def forced(self) -> list[int]:
+        """As `Matcher.forced`."""
+        return [] if self.is_lost else self.state.compute_ff_tokens()
+
     def copy(self) -> "GuidanceMatcher":
         """Another one that has consumed the same tokens."""
         twin = object.__new__(GuidanceMatcher)

@@ -36,8 +36,12 @@ class Marks:
             begin = found.end()
         return parts + ([(text[begin:], Fixed(text[begin:]))] if begin < len(text) else [])
 
-    def fixed(self, text: str) -> Part:
-        return Sequence(tuple(part for _, part in self.parts_of(text)))
+    def fixed(self, text: str, closes: bool = False) -> Part:
+        """A text, and whether it ends free text in front of it."""
+        parts = [part for _, part in self.parts_of(text)]
+        if closes and parts and isinstance(parts[-1], Fixed):
+            parts[-1] = Fixed(parts[-1].text, closes=True)
+        return Sequence(tuple(parts))
 
     def token(self, named: Any) -> Part:
         """A token by its id or its text."""

@@ -14,6 +14,9 @@ from octavo.sampling.reasoning import OutputMatcher
 from octavo.sampling.table import TokenHistory
 from octavo.structured_outputs import Grammar, ReasoningSection
 
+MAX_FORCED = 8
+"""Tokens of a row that are foretold at once: what most schemas force, and each is sampled from logits of its own."""
+
 
 class _Wanted(NamedTuple):
     """What a row's output is held to."""
@@ -87,6 +90,16 @@ class RowMatchers:
                 places += indices
                 asked += self._followed(row, output, drafts)
         return [(place, mask) for place, mask in zip(places, self._masks(asked), strict=True) if mask is not None]
+
+    def forced(self, row: int, output: TokenIds) -> list[int]:
+        """Tokens that come behind a row's output, one after another, as nothing else may; at most `MAX_FORCED`. None
+        where following the output fails: its mask will tell."""
+        if row not in self._wanted:
+            return []
+        try:
+            return self._advanced(row, output).forced()[:MAX_FORCED]
+        except Exception:
+            return []
 
     def row_masks(self, row: int, output: TokenIds, drafts: Sequence[int] = ()) -> list[bytes | None]:
         """The masks of a row that may have some: of the token after its output, and of that after each of the drafts

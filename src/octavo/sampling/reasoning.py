@@ -169,11 +169,22 @@ class OutputMatcher:
     def _mask_of_section(self, marks: Marks) -> bytes | None:
         """While the section is open: its end, where it has had its tokens, and else anything. Only a token that would
         hold the end and a part of the answer may not come, as no grammar describes a part of a token."""
-        most = marks.section.max_tokens
-        if most is not None and 0 <= self._num_tokens - most < len(marks.section.end):
-            return marks.tokens.mask(1 << marks.section.end[self._num_tokens - most])
+        forced = self._forced_end(marks)
+        if forced:
+            return marks.tokens.mask(1 << forced[0])
         overruns = 0 if self._fresh is None else marks.tokens.overruns(marks.end)[len(self._seen)]
         return marks.tokens.mask(marks.tokens.all ^ overruns) if overruns else None
+
+    def forced(self) -> list[int]:
+        """As `Matcher.forced`."""
+        if self._marks is not None and self._part is Part.SECTION:
+            return self._forced_end(self._marks)
+        return [] if self.grammar is None or self._part is not Part.ANSWER else self.grammar.forced()
+
+    def _forced_end(self, marks: Marks) -> list[int]:
+        """What is left of the end, where the section has had its tokens."""
+        most = marks.section.max_tokens
+        return [] if most is None or self._num_tokens < most else list(marks.section.end[self._num_tokens - most :])
 
     def _take(self, token_id: int, marks: Marks) -> None:
         """Go on by a token that may belong to another part than the grammar's."""

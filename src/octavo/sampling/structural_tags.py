@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from llguidance.gbnf_to_lark import any_to_lark
@@ -66,7 +67,7 @@ class _Reader:
             "qwen_xml_parameter": (self._qwen_xml_parameter, "json_schema"),
             "regex": (lambda own: Regex(_text(own, "pattern")), "pattern"),
             "grammar": (_grammar, "grammar"),
-            "any_text": (lambda own: Free(_texts(own, "excludes")), "excludes"),
+            "any_text": (_free, "excludes excluded_pattern"),
             "token": (lambda own: marks.token(own.get("token")), "token"),
             "sequence": (lambda own: Sequence(self._all(own, "elements")), "elements"),
             "or": (lambda own: Choice(self._some(own, "elements")), "elements"),
@@ -75,7 +76,10 @@ class _Reader:
             "star": (lambda own: Repeat(self._content(own)), "content"),
             "repeat": (self._repeat, "content min max"),
             "tag": (self._tag, "begin content end"),
-            "triggered_tags": (self._triggered_tags, "triggers tags at_least_one stop_after_first excludes"),
+            "triggered_tags": (
+                self._triggered_tags,
+                "triggers tags at_least_one stop_after_first excludes excluded_pattern",
+            ),
             "token_triggered_tags": (self._token_triggered_tags, "trigger_tokens tags at_least_one stop_after_first"),
             "tags_with_separator": (self._tags_with_separator, "tags separator at_least_one stop_after_first"),
             "dispatch": (self._dispatch, "rules loop excludes"),
@@ -140,9 +144,10 @@ class _Reader:
         mark = own.get(name)
         if isinstance(mark, dict):
             return self.read(mark)
+        closes = name == "end"
         if isinstance(mark, list) and mark and all(isinstance(each, str) for each in mark):
-            return Choice(tuple(map(self._marks.fixed, mark)))
-        return self._marks.fixed(_text(own, name))
+            return Choice(tuple(self._marks.fixed(each, closes) for each in mark))
+        return self._marks.fixed(_text(own, name), closes)
 
     def _tags(self, own: dict[str, Any]) -> list[dict[str, Any]]:
         tags = _list(own, "tags")
@@ -152,7 +157,7 @@ class _Reader:
 
     def _triggered_tags(self, own: dict[str, Any]) -> Part:
         tags = [(_text(tag, "begin"), self._behind(tag)) for tag in self._tags(own)]
-        return self._triggered(_texts(own, "triggers"), tags, _texts(own, "excludes"), **_ways(own))
+        return self._triggered(_texts(own, "triggers"), tags, _free(own), **_ways(own))
 
     def _token_triggered_tags(self, own: dict[str, Any]) -> Part:
         known = [self._marks.token(token) for token in _list(own, "trigger_tokens")]
@@ -176,13 +181,13 @@ class _Reader:
         tags = [(rule[0], self.read(rule[1])) for rule in rules]
         triggers = _texts({"type": "dispatch", "rules": [text for text, _ in tags]}, "rules")
         once = own.get("loop", True) is False
-        return self._triggered(triggers, tags, _texts(own, "excludes"), stop_after_first=once)
+        return self._triggered(triggers, tags, _free(own), stop_after_first=once)
 
     def _triggered(
         self,
         triggers: tuple[str, ...],
         tags: list[tuple[str, Part]],
-        excludes: tuple[str, ...] = (),
+        free: Free = Free(),  # noqa: B008
         *,
         at_least_one: bool = False,
         stop_after_first: bool = False,
@@ -199,7 +204,7 @@ class _Reader:
             by_trigger.setdefault(trigger, []).append(Sequence((more, behind)))
             spelled += tokens
         tag = Choice(tuple(Sequence((trigger, Choice(tuple(ways)))) for trigger, ways in by_trigger.items()))
-        free = Free(tuple(dict.fromkeys((*excludes, *spelled))))
+        free = replace(free, excludes=tuple(dict.fromkeys((*free.excludes, *spelled))))
         return _called(tag, free, at_least_one=at_least_one, stop_after_first=stop_after_first)
 
     def _cut(self, begin: str, length: int) -> tuple[Part, Part, list[str]]:
@@ -226,6 +231,12 @@ def _called(tag: Part, free: Free, *, at_least_one: bool, stop_after_first: bool
     if stop_after_first:
         return tag if at_least_one else Sequence((free, optional(tag)))
     return Sequence((tag if at_least_one else NOTHING, Repeat(led), free))
+
+
+def _free(own: dict[str, Any]) -> Free:
+    """Free text. The pattern of what it contains no match of is this server's own."""
+    pattern = _text(own, "excluded_pattern") if own.get("excluded_pattern") is not None else ""
+    return Free(_texts(own, "excludes"), pattern)
 
 
 def _grammar(own: dict[str, Any]) -> Part:

@@ -26,7 +26,6 @@ from octavo.sampling.tag_parts import (
 )
 
 ANY_TEXT = "/(?s:.*)/"
-SPACE = r"\s*"
 
 
 def grammar_of_parts(part: Part, json_source: Callable[[str], str]) -> str:
@@ -59,6 +58,7 @@ class _Writer:
         parts = flattened(parts)
         written: list[str] = []
         while parts:
+            parts = _drawn_in(parts)
             first, rest = parts[0], parts[1:]
             if isinstance(first, Free):
                 return " ".join([*written, self._led_rule(first, rest)])
@@ -147,7 +147,7 @@ class _Writer:
         return self._named(("led", free, parts), lambda: self._led(free, parts))
 
     def _text(self, free: Free) -> str:
-        return self._named(free, lambda: _without(ANY_TEXT, free.excludes), "X")
+        return self._named(free, lambda: _without(ANY_TEXT, free.excludes, free.excluded_pattern), "X")
 
     def _ended(self, free: Free, text: str, options: str = "") -> str:
         key = ("ended", free, text, options)
@@ -158,9 +158,8 @@ class _Writer:
 
     def _terminal(self, part: Part) -> str:
         match part:
-            case Regex(pattern, excludes, unlike):
-                unless = f" & ~{_regex(SPACE + f'(?:{unlike})' + SPACE)}" if unlike else ""
-                return f"({_without(_regex(pattern), excludes)}{unless})"
+            case Regex(pattern, excludes):
+                return f"({_without(_regex(pattern), excludes)})"
             case Choice(options):
                 return "(" + " | ".join(map(self._terminal, options)) + ")"
             case Sequence(parts):
@@ -177,6 +176,20 @@ class _Writer:
             name = self._names[key] = f"{kind}{len(self._names)}"
             self.rules.append(f"{name}{options}: {write()}")
         return name
+
+
+def _drawn_in(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The same, but where a text is followed by one of several, each with it: free text that may come as well is told
+    apart from a whole text only."""
+    match parts:
+        case (Fixed(_, False) as text, Choice(options), *rest) if all(map(_begins_fixed, options)):
+            return (Choice(tuple(Sequence(flattened((text, option))) for option in options)), *rest)
+        case _:
+            return parts
+
+
+def _begins_fixed(part: Part) -> bool:
+    return isinstance(next(iter(flattened((part,))), None), Fixed)
 
 
 def _num_together(parts: tuple[Part, ...]) -> int:
@@ -201,10 +214,9 @@ def _is_regular(part: Part) -> bool:
             return False
 
 
-def _without(terminal: str, excludes: tuple[str, ...]) -> str:
-    if not excludes:
-        return terminal
-    return f"{terminal} & ~({ANY_TEXT} ({' | '.join(map(json.dumps, excludes))}) {ANY_TEXT})"
+def _without(terminal: str, excludes: tuple[str, ...], pattern: str = "") -> str:
+    out = [*map(json.dumps, excludes), *([_regex(pattern)] if pattern else [])]
+    return f"{terminal} & ~({ANY_TEXT} ({' | '.join(out)}) {ANY_TEXT})" if out else terminal
 
 
 def _regex(pattern: str) -> str:

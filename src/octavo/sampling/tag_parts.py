@@ -8,6 +8,8 @@ class Fixed:
     """This text. It spells no special token."""
 
     text: str
+    closes: bool = False
+    """It ends free text in front of it, whatever comes behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Free:
 
     excludes: tuple[str, ...] = ()
     """It contains none of these."""
+    excluded_pattern: str = ""
+    """A regex of which it contains no match; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,6 @@ class Regex:
     pattern: str
     excludes: tuple[str, ...] = ()
     """It contains none of these."""
-    unlike: str = ""
-    """A regex that it does not match, with or without space around; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,10 @@ def flattened(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     joined: list[Part] = []
     for part in parts:
         for each in flattened(part.parts) if isinstance(part, Sequence) else (part,):
-            if isinstance(each, Fixed) and joined and isinstance(joined[-1], Fixed):
-                joined[-1] = Fixed(joined[-1].text + each.text)
-            elif each != Fixed(""):
+            last = joined[-1] if joined else None
+            if isinstance(each, Fixed) and isinstance(last, Fixed) and not last.closes:
+                joined[-1] = Fixed(last.text + each.text, each.closes)
+            elif not (isinstance(each, Fixed) and not each.text):
                 joined.append(each)
     return tuple(joined)
 

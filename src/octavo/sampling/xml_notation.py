@@ -7,9 +7,7 @@ from octavo.errors import GrammarError
 from octavo.sampling.schema_parts import ANNOTATIONS, Schema, SchemaRoot, listed_values, no_others
 from octavo.sampling.tag_parts import Choice, Fixed, Free, Part, Regex, Repeat, Sequence, optional
 
-PARAMETER_END = "\n</parameter>"
-XML_MARKS = ("</parameter>", "<parameter=", "</function>", "</tool_call>")
-"""Texts that a reader of parameters may take for the end of a value."""
+PARAMETER_END = "</parameter>"
 FORMATS = {
     "date": r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])",
     "time": r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
@@ -22,15 +20,8 @@ FORMATS["date-time"] = FORMATS["date"] + "T" + FORMATS["time"]
 """Of strings that stand for themselves: texts that have the format, if not all of them."""
 
 
-_LOOKS = {
-    "boolean": "(?i:true|false)|[01]",
-    "null": "null|None",
-    "integer": "[+0-9-](?s:.*)",
-    "number": "[+0-9-](?s:.*)",
-    "array": r"\[(?s:.*)",
-    "object": r"\{(?s:.*)",
-}
-"""What a text is like that may be a value of a type."""
+_BEGINNINGS = {"integer": "+0-9-", "number": "+0-9-", "array": r"\[", "object": r"\{"}
+"""Characters that a value of a type begins with."""
 
 
 def qwen_xml(schema: Schema) -> Part:
@@ -44,12 +35,12 @@ def qwen_xml(schema: Schema) -> Part:
     own = root.object(schema)
 
     def parameter(name: Part, value: Part) -> Part:
-        return Sequence((Fixed("<parameter="), name, Fixed(">\n"), value, Fixed(PARAMETER_END), Fixed("\n")))
+        return Sequence((Fixed("<parameter="), name, Fixed(">\n"), value, Fixed("\n")))
 
     properties, required, others = own
     if not properties and others is not None:
         name, value = Regex("[A-Za-z_][A-Za-z0-9_]{0,63}"), _xml_value(root, others)
-        if value not in (Free(XML_MARKS), Choice((Free(XML_MARKS),))):
+        if value != _ANY_STRING:
             raise GrammarError("additionalProperties that are not strings cannot be held to in this notation")
         return Repeat(parameter(name, value))
     parts = []
@@ -59,18 +50,36 @@ def qwen_xml(schema: Schema) -> Part:
     return Sequence(tuple(parts))
 
 
+_ENDED = Fixed(PARAMETER_END, closes=True)
+_ANY_STRING = Sequence((Free(), _ENDED))
+
+
 def _xml_value(root: SchemaRoot, schema: Any) -> Part:
+    """A value and what ends it."""
     own = root.resolved(schema)
     options = root.within(own) or [own]
-    if any(not option.keys() - ANNOTATIONS for option in options):
-        return Free(XML_MARKS)
-    kinds = {kind for option in options for kind in _kinds(option)}
-    # Readers take a text for a string only where it is no value of another type that may stand here.
-    unlike = "|".join(_LOOKS[kind] for kind in sorted(kinds & _LOOKS.keys()))
-    return Choice(tuple(_xml_option(root, option, unlike) for option in options))
+    if any(_is_any_string(option) for option in options):
+        return _string_beside([option for option in options if not _is_any_string(option)], root)
+    return Sequence((Choice(tuple(_xml_option(root, option) for option in options)), Fixed("\n"), _ENDED))
 
 
-def _xml_option(root: SchemaRoot, own: Schema, unlike: str) -> Part:
+def _is_any_string(own: Schema) -> bool:
+    return own.keys() - ANNOTATIONS <= {"type"} and own.get("type", "string") == "string"
+
+
+def _string_beside(others: list[Schema], root: SchemaRoot) -> Part:
+    """Any string, or another value. Readers take a text for a string only where it is no value of another type that may
+    stand here: so where not every value of that type may, strings do not begin like one."""
+    held = [own for own in others if own.keys() - ANNOTATIONS - {"type"} or own.get("type") in ("array", "object")]
+    if not held:
+        return _ANY_STRING
+    alike = "".join(dict.fromkeys(_BEGINNINGS.get(str(own.get("type")), "") for own in held))
+    string = Sequence((Regex(rf"[^\s<{alike}]|<[^/]"), Free(), _ENDED))
+    other = Sequence((Choice(tuple(_xml_option(root, own) for own in others)), Fixed("\n"), _ENDED))
+    return Choice((_ENDED, string, other))
+
+
+def _xml_option(root: SchemaRoot, own: Schema) -> Part:
     values = listed_values(own)
     if values is not None:
         known = [value for value in values if value is not None or "type" in own]  # as `null` has no type of its own
@@ -80,7 +89,7 @@ def _xml_option(root: SchemaRoot, own: Schema, unlike: str) -> Part:
         return Choice(tuple(map(Fixed, texts)))
     match own.get("type"):
         case "string":
-            return _xml_string(own, unlike)
+            return _xml_string(own)
         case "boolean":
             return Choice((Fixed("true"), Fixed("false")))
         case "null":
@@ -89,23 +98,16 @@ def _xml_option(root: SchemaRoot, own: Schema, unlike: str) -> Part:
             return root.alone(own)
 
 
-def _xml_string(own: Schema, unlike: str) -> Part:
+def _xml_string(own: Schema) -> Part:
     no_others(own, {"type", "minLength", "maxLength", "pattern", "format"})
     asked = own.keys() - ANNOTATIONS - {"type"}
-    if not asked:
-        return Regex("(?s:.)*", XML_MARKS, unlike) if unlike else Free(XML_MARKS)
     if asked <= {"minLength", "maxLength"}:
-        return Regex(f"(?s:.){{{own.get('minLength', 0)},{own.get('maxLength', '')}}}", XML_MARKS, unlike)
+        return Regex(f"(?s:.){{{own.get('minLength', 0)},{own.get('maxLength', '')}}}", (PARAMETER_END,))
     if asked == {"pattern"}:
-        return Regex(_searched(str(own["pattern"])), XML_MARKS, unlike)
+        return Regex(_searched(str(own["pattern"])), (PARAMETER_END,))
     if asked == {"format"} and own["format"] in FORMATS:
-        return Regex(FORMATS[own["format"]], (), unlike)
+        return Regex(FORMATS[own["format"]])
     raise GrammarError(f"strings with {', '.join(f'{name} {own[name]!r}' for name in asked)} cannot be held to")
-
-
-def _kinds(own: Schema) -> set[str]:
-    kind = own.get("type")
-    return {kind} if isinstance(kind, str) else set()
 
 
 def _searched(pattern: str) -> str:

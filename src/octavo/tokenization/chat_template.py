@@ -20,7 +20,7 @@ from octavo.errors import RequestError
 from octavo.tokenization.conversation import Conversation, checked_messages, checked_tools, with_arguments
 from octavo.tokenization.spelled_tokens import Rendered, SpellingBreaker, unescape, unused_characters
 from octavo.tokenization.template_trials import TemplateTrials
-from octavo.tokenization.turns import fitted_turns
+from octavo.tokenization.turns import fitted_turns, shown_calls
 
 REMEDY = "--chat-template gives another"
 UNUSED_GLOBALS = ("lipsum", "cycler", "joiner")
@@ -76,7 +76,7 @@ class ChatTemplate:
         tools = checked_tools(variables.pop("tools", None) or [])
         messages = checked_messages(conversation.messages)
         if any("tool_calls" in message for message in messages):
-            form = self._trials.call_form
+            form = shown_calls(tools, self._trials)
             messages = with_arguments(messages, as_mapping=form is not None and form.as_mapping)
         separator = end = ""
         if self._breaker.touches([messages, tools, variables]) or conversation.continue_final_message:

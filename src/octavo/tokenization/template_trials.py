@@ -54,6 +54,7 @@ class TemplateTrials:
         self.of_content = cache(self._of_content)
         self.shows_role = cache(self._shows_role)
         self.knows_role = cache(self._knows_role)
+        self.shows_late_role = cache(self._shows_late_role)
         self._shown_forms = cache(self._find_shown_forms)
 
     def _of_content(self, role: str) -> frozenset[ContentForm]:
@@ -83,10 +84,32 @@ class TemplateTrials:
         return _PROBE in (self._try([self._user()], {"tools": [_tool(_PROBE)]}) or "")
 
     @cached_property
+    def shows_tools_of_system(self) -> bool:
+        """Whether tools have a place as a field of the system message, as in Phi-4-mini's template: a JSON text."""
+        told = {"role": "system", "content": self._plain("system", "Hi"), "tools": _PROBE}
+        return self._shows([told, self._user()], _PROBE)
+
+    @cached_property
     def shows_two_systems(self) -> bool:
         """Whether it shows a second system message behind the first one."""
         systems = [{"role": "system", "content": self._plain("system", text)} for text in (_PROBE, _OTHER_PROBE)]
         return self._shows([*systems, self._user()], _PROBE, _OTHER_PROBE)
+
+    def _shows_late_role(self, role: str) -> bool:
+        """Whether it shows messages of this role in the midst of a conversation, too."""
+        said = {"role": "assistant", "content": self._plain("assistant", "Hi")}
+        late = {"role": role, "content": self._plain(role, _PROBE)}
+        return self._shows([self._user(), said, late, self._user()], _PROBE)
+
+    @cached_property
+    def takes_two_users(self) -> bool:
+        """Whether a user may speak right behind a user."""
+        return self._try([self._user(), self._user()]) is not None
+
+    @cached_property
+    def takes_user_behind_tool(self) -> bool:
+        """Whether a user may speak right behind a tool's answer."""
+        return self._try([*self._called(_PROBE), self._user()]) is not None
 
     @cached_property
     def call_form(self) -> CallForm | None:

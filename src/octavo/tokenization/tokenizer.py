@@ -29,7 +29,7 @@ class Tokenizer:
     Args:
         vocabulary: what the model's files say.
         chat_template: Jinja source to use in place of the model's own.
-        content_format: in which form the template is given the content of messages (`ContentForms`).
+        content_format: in which form the template is given the content of messages (`TemplateTrials`).
         special_tokens_in_messages: special tokens that a message spells are taken as such, and not as text.
 
     Raises:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from octavo.tokenization.conversation import Message
+from octavo.tokenization.conversation import Message, function_of
 
 _BEFORE_TOOLS = "You can call functions. These are their signatures, as JSON:"
 _BEHIND_TOOLS = """\
@@ -23,6 +23,11 @@ def tools_as_text(tools: Iterable[Message]) -> str:
     """What a model is told of its tools."""
     signatures = "\n".join(map(_json, tools))
     return f"{_BEFORE_TOOLS}\n<tools>\n{signatures}\n</tools>\n{_BEHIND_TOOLS}"
+
+
+def functions_as_text(tools: Iterable[Message]) -> str:
+    """The functions alone, as one JSON text."""
+    return _json([function_of(tool) for tool in tools])
 
 
 def calls_as_text(calls: Iterable[Message]) -> str:
