@@ -137,10 +137,7 @@ def test_arguments_that_are_cut_short_are_read_as_far_as_they_go_and_others_quot
 def test_tools_of_anthropics_own_are_left_out() -> None:
     own = {"type": "web_search_20250305", "name": "web_search"}
     mine = {"name": "f", "description": "d", "input_schema": {"type": "object", "properties": {"a": {}}}}
-    body = PromptBody(
-        messages=[USER], tools=[own, mine], tool_choice={"type": "any", "disable_parallel_tool_use": True}
-    )
-    use = body.tool_use()
+    use = use_of(tools=[own, mine], tool_choice={"type": "any", "disable_parallel_tool_use": True})
     assert [tool.name for tool in use.tools] == ["f"]
     assert (use.choice, use.parallel, use.named) == ("required", False, None)
     assert use_of(tools=[mine], tool_choice={"type": "tool", "name": "f"}).named == "f"
