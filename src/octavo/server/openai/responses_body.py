@@ -17,28 +17,13 @@ from octavo.server.openai.conversation_fields import ConversationFields, Objects
 from octavo.server.openai.foreign_fields import INSTEAD, REFUSED, Neutral, check_foreign, unsupported
 from octavo.server.openai.reasoning_fields import ReasoningFields
 from octavo.server.openai.responses_input import chat_messages
+from octavo.server.openai.responses_schemas import INPUT, TOOLS
 from octavo.server.openai.responses_tools import tool_use
 from octavo.server.openai.structured_fields import StructuredFields
 from octavo.server.reasoning import ReasoningAsk
 from octavo.tokenization.conversation import Conversation
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_ITEM = {
-    "type": "object",
-    "properties": {"type": {"enum": ["message", "reasoning", "function_call", "function_call_output"]}},
-    "description": 'a message has a role and content: a text, or {"type": "input_text" or "output_text", "text": ...}',
-}
-_TOOL = {
-    "type": "object",
-    "properties": {
-        "type": {"type": "string", "examples": ["function"]},
-        "name": {"type": "string"},
-        "description": {"type": ["string", "null"]},
-        "parameters": {"type": ["object", "null"]},
-        "strict": {"type": ["boolean", "null"], "description": "calls are held to the schema; not by default"},
-    },
-    "required": ["type"],
-}
 _STORES_NOTHING = "nothing is stored here, send the whole conversation as input"
 _INSTEAD = INSTEAD | {
     **dict.fromkeys(("conversation", "previous_response_id"), _STORES_NOTHING),
@@ -82,18 +67,17 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
     """What to answer, and how."""
 
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
-    input: Annotated[
-        Text | Objects,
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM, "minItems": 1}]}),
-    ] = Field(description="a user's message, or the items of a conversation, the latest last")
+    input: Annotated[Text | Objects, WithJsonSchema(INPUT)] = Field(
+        description="a user's message, or the items of a conversation, the latest last"
+    )
     instructions: Text | None = Field(None, description="a system message before the input")
     stream: bool | None = Field(None, description="send the answer as server-sent events")
     max_output_tokens: Whole | None = Field(
         None, ge=1, description="tokens to generate, as far as they fit; as many as fit by default"
     )
-    tools: Annotated[
-        Annotated[list[Any], FirstError(), Echoed] | None, WithJsonSchema({"type": ["array", "null"], "items": _TOOL})
-    ] = Field(None, description="functions that the client runs; tools that a server would run are left out")
+    tools: Annotated[Annotated[list[Any], FirstError(), Echoed] | None, WithJsonSchema(TOOLS)] = Field(
+        None, description="functions that the client runs; tools that a server would run are left out"
+    )
     tool_choice: str | Annotated[dict[str, Any], Echoed] | None = Field(
         None,
         description='"auto", the default; "none", "required", {"type": "function", "name": ...} or {"type": '
