@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.answers.answer_format import AnswerReader
-from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, Writing, template_of
+from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, template_of
+from octavo.answers.call_grammars import call_grammar
 from octavo.answers.delimiters import Delimiter
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
 from octavo.answers.template_reader import TemplateReader
 from octavo.answers.tools import ToolUse
+from octavo.answers.writing import Writing
 from octavo.errors import ConfigError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -62,9 +64,15 @@ class TemplateFormat:
         Raises:
             RequestError: calls cannot be held to a grammar in this format.
         """
-        if not use.must_call and not any(tool.strict for tool in use.callable_tools):
-            return None
-        raise RequestError(f"calls cannot be held to a grammar in the format {self.name}: let tool_choice be auto")
+        if self.writing is not None:
+            return call_grammar(self.writing, use)
+        if use.must_call or not use.parallel or any(tool.strict for tool in use.callable_tools):
+            raise RequestError(
+                "calls cannot be held to schemas here: of this model's response_template it is known how calls are "
+                "read, not how they are written. Leave tool_choice, parallel_tool_calls and strict out, or start the "
+                "server with the format's name as --tool-parser"
+            )
+        return None
 
     def _begun(self, prompt: str) -> str:
         """What of the answer is in the prompt already: what follows its last anchor. Without one, the opening of a
@@ -102,7 +110,7 @@ def built_in_format(name: str, chat_template: str | None = None) -> TemplateForm
     if known is None:
         raise ConfigError(f"there is no format {name!r} of answers; there are {', '.join(NAMES)}")
     template = read_response_template(template_of(known, chat_template))
-    return TemplateFormat(SYNONYMS.get(name, name), template, known.writing)
+    return TemplateFormat(SYNONYMS.get(name, name), template, known.writing_of(chat_template or ""))
 
 
 FORMATS = {name: built_in_format(name) for name in BUILT_IN}
@@ -138,7 +146,8 @@ def format_of(chat_template: str | None, response_template: Any = None, name: st
         return chosen
     if own.unknown_fields:
         logger.warning("fields of the model's response_template stay in the text: %s", ", ".join(own.unknown_fields))
-    return TemplateFormat(OWN, own, BUILT_IN[told].writing if told is not None else None)
+    writing = None if told is None else BUILT_IN[told].writing_of(chat_template or "")
+    return TemplateFormat(OWN, own, writing)
 
 
 def _told_by(chat_template: str) -> str | None:
