@@ -1,7 +1,7 @@
 """POST /v1/responses: OpenAI's newer API of conversations, of which this server keeps nothing between two requests."""
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -130,14 +130,10 @@ class _ResponseAnswer:
     def __init__(
         self, serving: Serving, context: RequestContext, body: ResponsesBody, turn: Turn, answers: Answers
     ) -> None:
-        front = serving.front
         self._answers = answers
         self._num_top = turn.params.logprobs
-        self._names = TokenNames(front.tokenizer)
-        tells_apart = turn.reasoning.is_told_apart
-        reader = front.answer_format.reader(answers.output.prompt or "", turn.use, reads_reasoning=tells_apart)
-        detokenizer = front.tokenizer.stream(skip_special_tokens=False, continues=True)
-        self._tokens = AnswerTokens[PositionLogprobs | None](reader, detokenizer)
+        self._names = TokenNames(serving.front.tokenizer)
+        self._tokens = _tokens_of(serving, turn, answers)
         response = _response(f"resp_{context.request_id}", serving.model_name, body, turn)
         self._writer = ResponseWriter(response, body.wants_encrypted_reasoning)
 
@@ -171,19 +167,32 @@ class _ResponseAnswer:
             events = []
 
     def _write(self, gained: Gained) -> Iterator[ResponseEvent]:
+        yield from self._writer.write(gained.parts, self._logprobs(gained))
+        if gained.end_reason is not None:
+            num_reasoning = 0 if self._tokens is None else self._tokens.num_reasoning
+            yield from self._writer.end(gained.end_reason, ResponseUsage.of(self._answers.output, num_reasoning))
+
+    def _logprobs(self, gained: Gained) -> list[ContentLogprob]:
+        """Of the text's tokens, where the request asks for any."""
+        if self._tokens is None:
+            return []
         delta = gained.delta
         told = self._tokens.push(delta.token_ids, delta.logprobs or [None] * len(delta.token_ids))
         if gained.end_reason is not None:
             told += self._tokens.finish()
-        yield from self._writer.write(gained.parts, self._logprobs(told))
-        if gained.end_reason is not None:
-            usage = ResponseUsage.of(self._answers.output, self._tokens.num_reasoning)
-            yield from self._writer.end(gained.end_reason, usage)
-
-    def _logprobs(self, told: Sequence[PositionLogprobs | None]) -> list[ContentLogprob]:
         if self._num_top is None:
             return []
         return chat_logprobs(self._names, [each for each in told if each is not None], self._num_top).content
+
+
+def _tokens_of(serving: Serving, turn: Turn, answers: Answers) -> AnswerTokens[PositionLogprobs | None] | None:
+    """What reads the answer token by token; None where nobody asks what each token is."""
+    front = serving.front
+    if front.answer_format.reasoning_end is None and turn.params.logprobs is None:
+        return None
+    tells_apart = turn.reasoning.is_told_apart
+    reader = front.answer_format.reader(answers.output.prompt or "", turn.use, reads_reasoning=tells_apart)
+    return AnswerTokens(reader, front.tokenizer.stream(skip_special_tokens=False, continues=True))
 
 
 def _response(response_id: str, model: str, body: ResponsesBody, turn: Turn) -> ResponseObject:
