@@ -90,6 +90,13 @@ def test_a_stream_assembled_is_the_answer_sent_whole(server: Server, fields: dic
     check_stream(server, **fields)
 
 
+def test_other_names_of_fields_are_carried_out(server: Server) -> None:
+    with server.http() as http:
+        asked = {"input": ASK["input"], "max_new_tokens": 2, "do_sample": False}
+        answer = http.post("/v1/responses", json=asked).json()
+    assert (answer["usage"]["output_tokens"], answer["max_output_tokens"], answer["temperature"]) == (2, 2, 0)
+
+
 def test_logprobs_are_told_of_each_token(server: Server) -> None:
     response = whole(server, include=["message.output_text.logprobs"], top_logprobs=2, max_output_tokens=4)
     [message] = response.output
@@ -182,6 +189,9 @@ def test_nothing_is_stored_and_who_asks_for_it_is_told_so(client: OpenAI) -> Non
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"stop": ["x"] * 100}, "stop", "--max-stop-strings"),
         ({"reasoning": {"effort": 3}}, "reasoning", "effort must be"),
+        ({"stop_regex": "(?=a)"}, "stop_regex", "(?="),
+        ({"priority": 1}, "priority", "--scheduling-policy"),
+        ({"max_tokens": 4}, "max_tokens", "max_output_tokens say different things"),
         ({"chat_template": "x"}, "chat_template", "--allow-request-templates"),
     ],
     ids=lambda value: str(value)[:40],

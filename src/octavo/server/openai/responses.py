@@ -12,6 +12,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.answer_tokens import AnswerTokens
 from octavo.server.conversing import Answers, Gained, Turn, begin, prompt_of
 from octavo.server.errors import ApiError, api_error
+from octavo.server.openai import run
 from octavo.server.openai.answers import ContentLogprob
 from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.event_stream import EventForm, event_stream, named_event
@@ -105,10 +106,12 @@ async def find_response(response_id: str) -> Response:
 
 
 async def _read(request: Request) -> ResponsesBody:
-    body = await read_body(request, ResponsesBody)
+    body = await read_body(request, ResponsesBody, ResponsesBody.aliases)
     context_of(request).model = body.model
-    serving_of(request).check_model(body.model)
+    serving = serving_of(request)
+    serving.check_model(body.model)
     body.check_supported()
+    run.check_sampling(serving, body)
     return body
 
 
@@ -121,6 +124,7 @@ def _turn(serving: Serving, body: ResponsesBody, params: SamplingParams) -> Turn
         reasoning=body.asked_reasoning(serving.front.answer_format.reasoning_end is not None),
         structured_field="text.format" if asked is None else asked.field,
         cache_salt=body.cache_salt,
+        priority=body.priority or 0,
     )
 
 

@@ -12,7 +12,8 @@ from octavo.answers.tools import ToolUse
 from octavo.errors import RequestError
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
-from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingFields, Text, Whole
+from octavo.server.openai.aliases import RESPONSES_ALIASES, Alias
+from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingFields, Text, Whole, tell_aliases
 from octavo.server.openai.conversation_fields import ConversationFields, Objects
 from octavo.server.openai.foreign_fields import INSTEAD, REFUSED, Neutral, check_foreign, unsupported
 from octavo.server.openai.reasoning_fields import ReasoningFields
@@ -27,13 +28,10 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _STORES_NOTHING = "nothing is stored here, send the whole conversation as input"
 _INSTEAD = INSTEAD | {
     **dict.fromkeys(("conversation", "previous_response_id"), _STORES_NOTHING),
-    **dict.fromkeys(
-        ("max_completion_tokens", "max_length", "max_new_tokens", "max_tokens", "n_predict", "num_predict"),
-        "send max_output_tokens",
-    ),
+    "max_length": "send max_output_tokens",
     **dict.fromkeys(("input_ids", "inputs", "messages", "prompt"), "send the text as input"),
-    **dict.fromkeys(("n_cmpl", "num_beams", "num_return_sequences"), "a response has one answer"),
-    **dict.fromkeys(("logprobs", "n_probs", "top_n_tokens"), "send top_logprobs"),
+    **dict.fromkeys(("best_of", "n", "use_beam_search"), "a response has one answer"),
+    "logprobs": "send top_logprobs",
     "background": "leave it out, and wait for the answer",
 }
 
@@ -65,6 +63,8 @@ class TextOptions(BaseModel):
 
 class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, SamplingFields):
     """What to answer, and how."""
+
+    model_config = ConfigDict(json_schema_extra=tell_aliases)
 
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
     input: Annotated[Text | Objects, WithJsonSchema(INPUT)] = Field(
@@ -113,7 +113,6 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
         "context_management": ([],),
         "conversation": (),
         "echo": (),
-        "max_completion_tokens": (),
         "messages": (),
         "moderation": (),
         "previous_response_id": (),
@@ -123,6 +122,7 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
         "use_beam_search": (),
     }
     """What changes an answer and has no place in this API."""
+    aliases: ClassVar[Mapping[str, Alias]] = RESPONSES_ALIASES
 
     @property
     def wants_logprobs(self) -> bool:
