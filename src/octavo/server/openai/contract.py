@@ -19,6 +19,9 @@ _ANSWERS = (
     answers.ModelList,
     answers.Tokens,
     answers.Detokenized,
+    answers.Version,
+    answers.Well,
+    answers.Unavailable,
 )
 _ERRORS = {
     400: "The request is wrong, or asks for what this server cannot do.",
@@ -37,23 +40,37 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
 
 
 def gives(
-    answer: type[msgspec.Struct], event: type[msgspec.Struct] | None = None, errors: tuple[int, ...] = tuple(_ERRORS)
+    answer: type[msgspec.Struct] | None,
+    event: type[msgspec.Struct] | None = None,
+    errors: tuple[int, ...] = tuple(_ERRORS),
+    error: type[msgspec.Struct] = ErrorAnswer,
 ) -> dict[int | str, dict[str, Any]]:
     """`responses` of an endpoint.
 
     Args:
-        answer: what is sent whole.
+        answer: what is sent whole; None is an object of any fields.
         event: what the events of a stream hold, where there can be one.
         errors: the statuses of its errors.
+        error: what these hold; that of a missing key is always an ErrorAnswer.
     """
-    content: dict[str, Any] = {"application/json": {"schema": _reference(answer)}}
+    whole = {"type": "object"} if answer is None else _reference(answer)
+    content: dict[str, Any] = {"application/json": {"schema": whole}}
     if event is not None:
         told = f"Events, each a line `data: ` with a {event.__name__} or an ErrorAnswer; the last is `data: [DONE]`."
-        content["text/event-stream"] = {"schema": {"type": "string", "description": told}}
-    error = {"application/json": {"schema": _reference(ErrorAnswer)}}
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": told},
+            "x-event": {"anyOf": [_reference(event), _reference(ErrorAnswer)]},
+        }
+    kinds = {status: ErrorAnswer if status == 401 else error for status in errors}
     return {
         200: {"description": "The answer", "content": content},
-        **{status: {"description": _ERRORS[status], "content": error} for status in errors},
+        **{
+            status: {
+                "description": _ERRORS[status],
+                "content": {"application/json": {"schema": _reference(kind)}},
+            }
+            for status, kind in kinds.items()
+        },
     }
 
 
