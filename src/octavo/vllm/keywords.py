@@ -191,7 +191,7 @@ REQUEST: dict[str, Keyword] = {
     "trace_headers": Keyword(dict, ({},), "requests are not traced"),
     "data_parallel_rank": Keyword(int, (), "there is one engine"),
     "concurrency_limit": Keyword(int),
-    "chat_template_content_format": Keyword(str, ("auto",), "contents reach the template in the form that it takes"),
+    "chat_template_content_format": Keyword(str, ("auto",), "LLM(chat_template_content_format=...) sets it for all"),
 }
 """Of calls that make requests: `LLM.generate` and its siblings, `add_request`."""
 
