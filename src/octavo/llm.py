@@ -121,11 +121,14 @@ class LLM:
         """Answer one conversation or several, rendered with the model's chat template.
 
         Args:
-            messages: `{"role": ..., "content": ...}` dicts, or a list of such lists.
+            messages: `{"role": ..., "content": ...}` dicts, or a list of such lists. Assistants' turns may have
+                `tool_calls`, whose answers are turns of the role `tool`, and `reasoning_content`.
             add_generation_prompt: open the model's answer, as is done unless the last message is gone on with.
             continue_final_message: go on with the last message's text.
             chat_template: Jinja source in place of the model's own.
-            tools: shown to the model, if the template has a place for them; its calls come as text.
+            tools: `{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}` dicts, the
+                parameters a JSON schema. A template without a place for them has the system message tell of them. The
+                model's calls come as text, in the form that it knows.
             chat_template_kwargs: further variables of the template.
             keywords: vLLM's, where they ask for nothing.
 

@@ -165,6 +165,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     structured_outputs: StructuredOutputsParams | None = None
     """What the output conforms to: it ends where that says so, or at `max_tokens`. That goes before `min_tokens`. With
     `ignore_eos` the model's end-of-sequence tokens fill what is left of `max_tokens`."""
+    thinking_token_budget: int | None = None
+    """Tokens of the reasoning section that the prompt has opened, or that the output opens: its end is forced behind
+    so many. They count for `max_tokens`, too."""
     beams: Beams | None = None
     """Search for the likeliest sequences and give the best `n`: temperature, truncation and seed play no part then."""
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
@@ -246,6 +249,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
             "structured_outputs",
             "a StructuredOutputsParams",
         )
+        budget = self.thinking_token_budget
+        check(budget is None or whole(budget, 0), "thinking_token_budget", "a whole number of at least 0")
         if self.beams is not None:
             check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
             for field in ("stop", "stop_regex"):
@@ -321,6 +326,7 @@ class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metacla
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
 
     def __post_init__(self) -> None:
         self.sampling_params()

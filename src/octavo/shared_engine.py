@@ -20,6 +20,7 @@ from octavo.output_assembler import OutputAssembler
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.structured_outputs import Grammar, StructuredOutputsParams
+from octavo.tokenization.reasoning_marks import section_behind
 from octavo.tokenization.tokenizer import Tokenizer
 from octavo.turns import Turns
 
@@ -98,6 +99,8 @@ class SharedEngine:
         read = read_prompt(prompt, self._tokenizer)
         bad_words = self._tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         grammar = None if params.structured_outputs is None else _checked_grammar(params.structured_outputs)
+        budget = params.thinking_token_budget
+        section = section_behind(self._tokenizer, read.token_ids, budget, is_constrained=grammar is not None)
         arrival_s = time.monotonic()
         with self.turn():
             request_id, seed = str(self._num_requests), request_seed(self._seed, self._num_requests)
@@ -106,12 +109,13 @@ class SharedEngine:
                 EngineRequest(
                     request_id,
                     read.token_ids,
-                    msgspec.structs.replace(params, structured_outputs=None),
+                    msgspec.structs.replace(params, structured_outputs=None, thinking_token_budget=None),
                     arrival_s,
                     seed,
                     cache_salt=read.cache_salt,
                     grammar=grammar,
                     bad_words=bad_words,
+                    reasoning=section,
                     priority=priority,
                 )
             )

@@ -10,7 +10,7 @@ import msgspec
 
 from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.sampling_params import SamplingParams
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 Task = Literal["generate", "score", "pool"]
 """What a row is for. No executor scores or pools yet."""
@@ -37,6 +37,8 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """What its output conforms to."""
     bad_words: list[list[int]] = []
     """Token ids that it does not generate one after another."""
+    reasoning: ReasoningSection | None = None
+    """What its output may begin with, before its grammar does."""
 
 
 class ForkedRow(msgspec.Struct, frozen=True, array_like=True):

@@ -9,6 +9,7 @@ from octavo.execution.executor import Capabilities
 from octavo.memory import Demand
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import ReasoningSection
 
 MAX_LOGPROB_TOKEN_IDS = 128
 """vLLM's; more where --max-logprobs is larger."""
@@ -55,6 +56,8 @@ def check_wants(message: EngineRequest, capabilities: Capabilities) -> None:
         if name is not None and name not in known:
             told = ", ".join(sorted(known)) or "none"
             raise RequestError(f"{what} {name!r} is unknown to this engine; it knows {told}")
+    if message.reasoning is not None and not capabilities.reasoning:
+        raise RequestError("this engine follows no reasoning sections: leave the section out")
 
 
 def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "") -> None:
@@ -71,6 +74,16 @@ def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "") -> N
             f"This model's maximum context length is {limits.max_model_len} tokens. The prompt is too long: it has "
             f"{measure}{num_prompt} tokens, and one is generated at least; shorten it or raise --max-model-len"
         )
+
+
+def check_section(section: ReasoningSection, limits: Limits) -> None:
+    """Check that a reasoning section's marks are the model's tokens.
+
+    Raises:
+        RequestError: they are not.
+    """
+    for name, ids in (("opening", section.opening), ("end", section.end)):
+        _check_ids(f"the {name} of the reasoning section", ids, limits.vocab_size)
 
 
 def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
@@ -112,6 +125,12 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
     return max_tokens
 
 
+def _check_ids(name: str, ids: Collection[int], vocab_size: int) -> None:
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+        wrong = next(i for i in ids if not 0 <= i < vocab_size)
+        raise RequestError(f"{name} holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}")
+
+
 def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> None:
     vocab_size = limits.vocab_size
     if not prompt_token_ids:
@@ -124,9 +143,7 @@ def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits
         ("logit_bias", params.logit_bias),
         *(("bad_words_ids", word) for word in params.bad_words_ids or ()),
     ):
-        if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-            wrong = next(i for i in ids if not 0 <= i < vocab_size)
-            raise RequestError(f"{name} holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}")
+        _check_ids(name, ids or (), vocab_size)
     asked_counts = (
         ("logprobs", None if params.logprob_token_ids else params.logprobs),
         ("prompt_logprobs", params.prompt_logprobs),

@@ -8,7 +8,7 @@ import msgspec
 from octavo.execution.plan import Task
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.sampling_params import SamplingParams
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -37,6 +37,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     bad_words: list[list[int]] = []
     """Token ids that no sequence generates one after another: those of `params.bad_words` and
     `params.bad_words_ids`."""
+    reasoning: ReasoningSection | None = None
+    """What each sequence's output may begin with, before its grammar does."""
     priority: int = 0
     """Under the policy `priority`: the lowest goes first."""
 

@@ -201,5 +201,6 @@ class PlanWriter:
                 request.adapter,
                 message.grammar,
                 message.bad_words,
+                message.reasoning,
             )
         )

@@ -58,7 +58,7 @@ class OpenRequestLimit:
         try:
             self._open_requests.check(scope["app"].state.is_draining)
         except ApiError as error:
-            await error.response()(scope, receive, send)
+            await error.response(scope)(scope, receive, send)
             return
         self._open_requests.count += 1
         try:

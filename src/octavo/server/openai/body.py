@@ -89,16 +89,12 @@ def _tell_aliases(schema: dict[str, Any], kind: type["SamplingBody"]) -> None:
     schema["x-other-names"] = {name: alias.field for name, alias in sorted(kind.aliases.items())}
 
 
-class SamplingBody(StructuredFields, ABC):
-    """Fields that completions and chat completions have in common. Unknown ones are ignored, as clients send new
-    ones; those known to change the answer without being carried out are refused."""
+class SamplingFields(BaseModel):
+    """How tokens are drawn, and what ends an answer: for every body that asks for one. Fields that are unknown are
+    ignored, as clients send new ones."""
 
-    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=_tell_aliases)
+    model_config = ConfigDict(strict=True, extra="allow")
 
-    model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
-    stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
-    n: Whole | None = Field(None, ge=1, description="answers to generate; they share the prompt's memory; 1 by default")
     temperature: float | None = Field(None, ge=0, description="divides the logits; 0 is greedy; 1 by default")
     top_p: float | None = Field(
         None, ge=0, le=1, description="keep the most likely tokens that add up to this; 0 keeps the most likely one"
@@ -140,6 +136,43 @@ class SamplingBody(StructuredFields, ABC):
     bad_words_ids: Annotated[list[TokenIds], FirstError()] | None = Field(
         None, description="lists of token ids that are not generated one after another; [[5], [6]] bans two tokens"
     )
+    priority: Whole | None = Field(
+        None, description="with --scheduling-policy priority: the lowest goes first, 0 by default"
+    )
+    cache_salt: StopText | None = Field(
+        None, description="share computed prefixes only with requests of the same tenant that bring the same text"
+    )
+    skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
+    include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
+
+    @property
+    def given_params(self) -> frozenset[str]:
+        """The fields of sampling that the request brings."""
+        return frozenset(self._given_sampling())
+
+    def given_sampling(self) -> dict[str, Any]:
+        """The arguments of `SamplingParams` that the request brings.
+
+        Raises:
+            RequestError: a value is out of its range.
+        """
+        return self._given_sampling() | {"logit_bias": _bias_by_token(self.logit_bias)}
+
+    def _given_sampling(self) -> dict[str, Any]:
+        names = [name for name in SamplingParams.__struct_fields__ if name in type(self).model_fields]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class SamplingBody(SamplingFields, StructuredFields, ABC):
+    """Fields that completions and chat completions have in common. Those known to change the answer without being
+    carried out are refused."""
+
+    model_config = ConfigDict(json_schema_extra=_tell_aliases)
+
+    model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
+    stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
+    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    n: Whole | None = Field(None, ge=1, description="answers to generate; they share the prompt's memory; 1 by default")
     prompt_logprobs: Whole | None = Field(
         None,
         ge=ALL_TOKENS,
@@ -166,16 +199,6 @@ class SamplingBody(StructuredFields, ABC):
     )
     return_token_ids: bool | None = Field(None, description="tell the token ids of prompt and answer")
     return_tokens_as_token_ids: bool | None = Field(None, description="name tokens token_id:N in logprobs")
-    cache_salt: StopText | None = Field(
-        None, description="share computed prefixes only with requests of the same tenant that bring the same text"
-    )
-    priority: Whole | None = Field(
-        None, description="with --scheduling-policy priority: the lowest goes first, 0 by default"
-    )
-    skip_special_tokens: bool | None = Field(None, description="leave special tokens out of the text; the default")
-    include_stop_str_in_output: bool | None = Field(None, description="leave the matched stop at the end of the text")
-    tools: Annotated[list[Any], FirstError()] | None = Field(None, description="only with tool_choice none")
-    tool_choice: Any = Field(None, description="only none")
     modalities: Annotated[list[str], FirstError()] | None = Field(None, description="only text")
 
     use_beam_search: bool | None = Field(
@@ -212,11 +235,6 @@ class SamplingBody(StructuredFields, ABC):
         return max(self.num_answers, self.best_of or 1)
 
     @property
-    def given_params(self) -> frozenset[str]:
-        """The fields of sampling that the request brings."""
-        return frozenset(name for name in SamplingParams.__struct_fields__ if getattr(self, name, None) is not None)
-
-    @property
     def wants_usage_chunk(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
@@ -231,8 +249,6 @@ class SamplingBody(StructuredFields, ABC):
             ApiError: the message names the field.
         """
         check_foreign(self.model_extra or {}, self.foreign)
-        if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
-            raise unsupported("tools", 'leave them out, or send tool_choice "none"')
         if self.modalities not in (None, ["text"]):
             raise unsupported("modalities", 'leave it out, or send ["text"]')
         if self.stream_options is not None and not self.stream:
@@ -283,13 +299,11 @@ class SamplingBody(StructuredFields, ABC):
         Raises:
             RequestError: a value is out of its range.
         """
-        names = [name for name in SamplingParams.__struct_fields__ if name in type(self).model_fields]
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = self.given_sampling() | {"max_tokens": max_tokens, "logprobs": logprobs}
         asked = self.structured()
         given["structured_outputs"] = None if asked is None else asked.params
         named = self.logprob_token_ids or None
         given |= {"logprob_token_ids": named, "logprobs": logprobs if named is None else None}
-        given |= {"logit_bias": _bias_by_token(self.logit_bias), "max_tokens": max_tokens}
         if self.use_beam_search:
             search = {name: getattr(self, name) for name in ("length_penalty", "early_stopping")}
             given["beams"] = Beams(

@@ -68,6 +68,18 @@ class CompletionBody(SamplingBody):
         "documents": ([],),
         "messages": (),
         "top_logprobs": (0,),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "reasoning_effort": ("none",),
+        "enable_thinking": (),
+        "think": (),
+        "thinking": ({"type": "disabled"},),
+        "reasoning": ({},),
+        "thinking_token_budget": (),
+        "thinking_budget": (),
+        "reasoning_budget": (-1,),
     }
 
     @property
@@ -118,6 +130,9 @@ async def create_completion(request: Request) -> Response:
     """One continuation or several of each prompt, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
     body, params = await run.read(request, CompletionBody)
+    asked = body.structured()
+    if asked is not None:
+        await run.check_structure(serving, asked.params, asked.field)
     tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
     await run.start(serving, context, tokenized, params, body.cache_salt, body.priority or 0)
     answer = _TextAnswer(serving, context, body)
@@ -137,8 +152,8 @@ async def _tokenized(
     if isinstance(prompt, str):
         max_bytes = None if body.truncate_prompt_tokens is None else serving.max_tokenize_bytes
         token_ids = await front.tokenize(prompt, body.add_special_tokens is not False, max_bytes)
-        return run.Prompt(prompt, token_ids).truncated(body, params, serving)
-    return run.Prompt(None, prompt).truncated(body, params, serving)
+        return run.Prompt(prompt, token_ids).cut(run.Cut.of(body), params, serving)
+    return run.Prompt(None, prompt).cut(run.Cut.of(body), params, serving)
 
 
 class _TextAnswer:

@@ -1,13 +1,17 @@
 """What /openapi.json tells of the endpoints that read and write JSON themselves: bodies, answers and errors."""
 
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from octavo.server.anthropic import answers as anthropic_answers
 from octavo.server.errors import ErrorAnswer
 from octavo.server.openai import answers
+from octavo.server.openai.responses_events import StreamEvent
+from octavo.server.openai.responses_items import InputTokenCount, ResponseObject
 
 _REFERENCE = "#/components/schemas/"
 _ANSWERS = (
@@ -22,6 +26,13 @@ _ANSWERS = (
     answers.Version,
     answers.Well,
     answers.Unavailable,
+    anthropic_answers.Message,
+    anthropic_answers.Event,
+    anthropic_answers.MessageError,
+    anthropic_answers.TokenCount,
+    ResponseObject,
+    StreamEvent,
+    InputTokenCount,
 )
 _ERRORS = {
     400: "The request is wrong, or asks for what this server cannot do.",
@@ -41,7 +52,7 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
 
 def gives(
     answer: type[msgspec.Struct] | None,
-    event: type[msgspec.Struct] | None = None,
+    event: type[msgspec.Struct] | UnionType | None = None,
     errors: tuple[int, ...] = tuple(_ERRORS),
     error: type[msgspec.Struct] = ErrorAnswer,
 ) -> dict[int | str, dict[str, Any]]:
@@ -49,18 +60,15 @@ def gives(
 
     Args:
         answer: what is sent whole; None is an object of any fields.
-        event: what the events of a stream hold, where there can be one.
+        event: what the events of a stream hold, where there can be one. Where it is of several types, each event is
+            named by its own, and the first of the types comes first.
         errors: the statuses of its errors.
         error: what these hold; that of a missing key is always an ErrorAnswer.
     """
     whole = {"type": "object"} if answer is None else _reference(answer)
     content: dict[str, Any] = {"application/json": {"schema": whole}}
     if event is not None:
-        told = f"Events, each a line `data: ` with a {event.__name__} or an ErrorAnswer; the last is `data: [DONE]`."
-        content["text/event-stream"] = {
-            "schema": {"type": "string", "description": told},
-            "x-event": {"anyOf": [_reference(event), _reference(ErrorAnswer)]},
-        }
+        content["text/event-stream"] = _events(get_args(event) or (event,))
     kinds = {status: ErrorAnswer if status == 401 else error for status in errors}
     return {
         200: {"description": "The answer", "content": content},
@@ -72,6 +80,18 @@ def gives(
             for status, kind in kinds.items()
         },
     }
+
+
+def _events(kinds: tuple[type, ...]) -> dict[str, Any]:
+    """A stream of them, as text; `x-event` is what one holds."""
+    first = kinds[0].__name__
+    if len(kinds) == 1:
+        told = f"Events, each a line `data: ` with a {first} or an ErrorAnswer; the last is `data: [DONE]`."
+        kinds = (*kinds, ErrorAnswer)
+    else:
+        told = f"Events, each a line `event: ` with its type and a line `data: `; the first is a {first}."
+    held = {"anyOf": [_reference(kind) for kind in kinds]}
+    return {"schema": {"type": "string", "description": told}, "x-event": held}
 
 
 def describe(app: FastAPI, *bodies: type[BaseModel]) -> None:

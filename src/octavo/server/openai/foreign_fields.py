@@ -16,15 +16,11 @@ Neutral = tuple[Any, ...]
 
 OPENAI: dict[str, Neutral] = {
     "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "moderation": (),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 VLLM: dict[str, Neutral] = {
-    "structural_tag": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
     "logprobs_mode": ("raw_logprobs",),
@@ -32,7 +28,6 @@ VLLM: dict[str, Neutral] = {
     "mm_processor_kwargs": ({},),
     "prompt_embeds": (),
     "repetition_detection": (),
-    "thinking_token_budget": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
 }
@@ -102,7 +97,6 @@ OTHERS: dict[str, Neutral] = {
     "instructions": (),
     "max_length": (),
     "min_length": (0,),
-    "enable_thinking": (),
     "add_bos_token": (True,),
     "ban_eos_token": (),
     "negative_prompt": ("",),
@@ -111,12 +105,9 @@ OTHERS: dict[str, Neutral] = {
     "options": ({},),
     "penalty_alpha": (0,),
     "plugins": ([],),
-    "reasoning": ({},),
     "smoothing_factor": (0,),
     "system": (),
     "tfs": (1,),
-    "think": (),
-    "thinking": ({"type": "disabled"},),
     "top_a": (0,),
     "transforms": ([],),
     "typical": (1,),
@@ -133,7 +124,6 @@ INSTEAD = {
     "min_length": "send min_tokens",
     "add_bos_token": "send add_special_tokens",
     "ban_eos_token": "send ignore_eos",
-    "enable_thinking": "send it in chat_template_kwargs",
     "messages": "send them to /v1/chat/completions",
     "prompt": "send it to /v1/completions",
     "top_logprobs": "send their number as logprobs",
@@ -145,15 +135,20 @@ INSTEAD = {
 """What to send in place of a field, where this server has the same under another name."""
 
 
-def check_foreign(fields: Mapping[str, Any], refused: Mapping[str, Neutral]) -> None:
+def check_foreign(
+    fields: Mapping[str, Any], refused: Mapping[str, Neutral], instead: Mapping[str, str] = INSTEAD
+) -> None:
     """Refuse fields that would change the answer.
+
+    Args:
+        instead: what to send in place of a field.
 
     Raises:
         ApiError: the message names the first of them.
     """
     for name, value in fields.items():
         if name in refused and not _asks_nothing(name, value, refused[name]):
-            raise unsupported(name, INSTEAD.get(name, "leave it out"))
+            raise unsupported(name, instead.get(name, "leave it out"))
 
 
 def _asks_nothing(name: str, value: object, neutral: Neutral) -> bool:
