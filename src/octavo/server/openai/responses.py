@@ -12,7 +12,6 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.answer_tokens import AnswerTokens
 from octavo.server.conversing import Answers, Gained, Turn, begin, prompt_of
 from octavo.server.errors import ApiError, api_error
-from octavo.server.openai import run
 from octavo.server.openai.answers import ContentLogprob
 from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.event_stream import EventForm, event_stream, named_event

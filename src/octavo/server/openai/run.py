@@ -16,7 +16,7 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
-from octavo.server.openai.body import SamplingBody, SamplingFields
+from octavo.server.openai.body import SamplingBody
 from octavo.server.openai.json_body import read_body
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_num_answers
