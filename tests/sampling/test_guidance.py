@@ -204,7 +204,8 @@ def test_what_cannot_be_followed_is_refused_with_the_reason(params, words: str) 
         ({"regex": 1}, "regex .* a text"),
         ({"regex": "a", "whitespace_pattern": "b"}, "whitespace_pattern .* it is for json"),
         ({"json": {}, "whitespace_pattern": "b", "disable_any_whitespace": True}, "left out with"),
-        ({"structural_tag": "{}"}, "structural_tag"),
+        ({"structural_tag": 1}, "structural_tag .* a dict or its text"),
+        ({"structural_tag": "{}", "json_object": True}, "given: json_object and structural_tag"),
         ({"xml": "a"}, "unknown field xml"),
     ],
 )

@@ -15,6 +15,7 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
 )
 """What is read of a model beside its weights and its vocabulary."""
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))

@@ -4,10 +4,12 @@ import json
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits
-from llguidance.gbnf_to_lark import any_to_lark
 
-from octavo.errors import RequestError
+from octavo.errors import GrammarError
+from octavo.sampling.marks import NO_MARKS, Marks
 from octavo.sampling.schema_forms import followable
+from octavo.sampling.structural_tags import read_grammar, read_structural_tag
+from octavo.sampling.tag_grammar import grammar_of_parts
 from octavo.structured_outputs import Grammar
 
 if TYPE_CHECKING:
@@ -23,12 +25,11 @@ WHITESPACE = r"[ \t]|\r?\n[ \t]{0,40}"
 end where they may."""
 
 
-class GrammarError(RequestError):
-    """A grammar that is wrong, or beyond what can be followed."""
-
-
-def source_of(grammar: Grammar) -> str:
+def source_of(grammar: Grammar, marks: Marks = NO_MARKS) -> str:
     """A grammar of a built-in kind in llguidance's form.
+
+    Args:
+        marks: the model's special tokens. Structural tags spell them.
 
     Raises:
         GrammarError: its source is wrong.
@@ -43,11 +44,10 @@ def source_of(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex("|".join(map(_as_regex, json.loads(grammar.source))))
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)
+        case "structural_tag":
+            return grammar_of_parts(read_structural_tag(grammar.source, marks), _inner_schema)
         case _:
-            try:
-                return LLMatcher.grammar_from_lark(any_to_lark(grammar.source))
-            except Exception as error:  # its parser raises whatever comes to hand
-                raise GrammarError(f"the grammar cannot be read: {error}"[:500]) from error
+            return LLMatcher.grammar_from_lark(read_grammar(grammar.source))
 
 
 def check_grammar(grammar: Grammar) -> None:
@@ -70,6 +70,12 @@ def _of_schema(source: str) -> str:
         return LLMatcher.grammar_from_json_schema(followable(schema), defaults, {"lenient": False})
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"the schema cannot be read: {error}") from error
+
+
+def _inner_schema(source: str) -> str:
+    """A schema as it stands in a grammar that has more than it."""
+    [whole] = json.loads(_of_schema(source))["grammars"]
+    return json.dumps(whole["json_schema"], ensure_ascii=False)
 
 
 def _as_regex(text: str) -> str:

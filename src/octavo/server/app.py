@@ -9,13 +9,17 @@ from octavo.config import EngineConfig
 from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
+from octavo.server.anthropic import messages
+from octavo.server.anthropic.body import MessagesBody, PromptBody
+from octavo.server.anthropic.errors import error_event
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
 from octavo.server.expectation import Expectation
 from octavo.server.front import Front
-from octavo.server.openai import chat_completions, completions, models, tokenization
+from octavo.server.openai import chat_completions, completions, models, responses, tokenization
 from octavo.server.openai.contract import describe
+from octavo.server.openai.responses_body import ResponsesBody
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
 from octavo.server.routing import Routing
@@ -51,12 +55,15 @@ def create_app(
     name, max_model_len = served_names(engine, config)[0], front.ready.limits.max_model_len
     kept = Metrics(front.client, open_requests, name, max_model_len)
     app.state.serving = Serving(front, engine, config, open_requests, kept, sampling_defaults or SamplingDefaults())
-    for module in (models, chat_completions, completions, tokenization, health, metrics):
+    for module in (models, chat_completions, completions, messages, responses, tokenization, health, metrics):
         app.include_router(module.router)
-    install_handlers(app)
+    install_handlers(app, {"/v1/messages": error_event})
     bodies = (
         chat_completions.ChatBody,
         completions.CompletionBody,
+        MessagesBody,
+        ResponsesBody,
+        PromptBody,
         tokenization.TokenizeBody,
         tokenization.DetokenizeBody,
     )

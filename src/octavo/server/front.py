@@ -4,13 +4,15 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
 import msgspec
 
+from octavo.answers.answer_format import AnswerFormat
+from octavo.answers.formats import format_of
 from octavo.bounded_processes import NUM_PROCESSES
 from octavo.engine.client import EngineClient
 from octavo.engine.stream import RequestStream
@@ -24,7 +26,7 @@ from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_see
 from octavo.server.grammar_check import GrammarCheck
 from octavo.structured_outputs import Grammar, ReasoningSection
 from octavo.tokenization.conversation import Conversation
-from octavo.tokenization.reasoning_marks import section_behind
+from octavo.tokenization.reasoning_marks import reasoning_section, section_behind
 from octavo.tokenization.spelled_tokens import Rendered
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -40,12 +42,22 @@ class Front:
         tokenizer: the model's.
         ready: what the engine said when it was.
         seed: of requests that bring none; drawn where it is None, so that two servers give different answers.
+        tool_parser: the name of the format in which the model writes calls; `auto` where its files tell.
+
+    Raises:
+        ConfigError: no format has that name.
     """
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer, ready: Ready, seed: int | None) -> None:
+    def __init__(
+        self, client: EngineClient, tokenizer: Tokenizer, ready: Ready, seed: int | None, tool_parser: str = "auto"
+    ) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.ready = ready
+        self.answer_format: AnswerFormat = format_of(
+            tokenizer.template_for(True), tokenizer.response_template, tool_parser
+        )
+        """How the model marks reasoning and calls."""
         self._seed = secrets.randbits(63) if seed is None else seed
         self._num_requests = 0
         self.grammars = GrammarCheck(tokenizer)
@@ -96,6 +108,20 @@ class Front:
         prompt = await rendering
         return prompt.plain, await self._tokenize(prompt, add_special_tokens, max_bytes)
 
+    async def template_variables(self, chat_template: str | None = None, has_tools: bool = False) -> frozenset[str]:
+        """The names of all variables that a chat template may ask for, found off the event loop; kept for the model's.
+
+        Args:
+            chat_template: Jinja source in place of the model's own.
+            has_tools: of conversations with tools, for which models may have another template.
+
+        Raises:
+            RequestError: there is no template, it is not valid Jinja, or it takes too long to read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._rendering, self.tokenizer.template_variables, chat_template, has_tools
+        )
+
     async def _tokenize(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None) -> list[int]:
         """Long texts are tokenized one at a time."""
         threads = self._long_texts if len(prompt.text) > LONG_TEXT else None
@@ -110,6 +136,18 @@ class Front:
         elif len(prompt.text) > LONG_TEXT:
             check_prompt_length(self.tokenizer.least_tokens(prompt.plain), self.ready.limits, "at least ")
         return self.tokenizer.encode_rendered(prompt, add_special_tokens)
+
+    def reasoning_section(self, is_open: bool, max_tokens: int | None) -> ReasoningSection | None:
+        """What an answer may begin with before anything that it conforms to; None where the model does not reason.
+
+        Args:
+            is_open: the prompt has opened it.
+            max_tokens: of the section.
+        """
+        opening, end = self.answer_format.reasoning_opening, self.answer_format.reasoning_end
+        if end is None:
+            return None
+        return reasoning_section(self.tokenizer, opening or "", end, is_open=is_open, max_tokens=max_tokens)
 
     def check(self, token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the engine would, before it is asked.
@@ -139,12 +177,14 @@ class Front:
         for_engine = msgspec.structs.replace(
             params,
             stop=None,
+            stop_regex=None,
             bad_words=None,
+            bad_words_ids=None,
             structured_outputs=None,
             thinking_token_budget=None,
             max_tokens=max_tokens,
         )
-        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        bad_words = self.tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         asked = params.structured_outputs
         if grammar is None and asked is not None:
             grammar = asked.grammar_of_output()
@@ -168,6 +208,8 @@ class Front:
         cache_salt: str | None = None,
         start_within_s: float | None = None,
         reasoning: ReasoningSection | None = None,
+        kept_specials: Collection[str] = (),
+        priority: int = 0,
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
         is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
@@ -175,6 +217,7 @@ class Front:
         Args:
             reasoning: what outputs may begin with, before their grammar does, and how long that may be. Without one a
                 section that the prompt has opened is found by its usual marks.
+            kept_specials: special tokens that are part of one of these stay in the text.
 
         Raises:
             EngineError: the engine is dead.
@@ -197,10 +240,18 @@ class Front:
             bad_words=prepared.bad_words,
             start_by_s=None if start_within_s is None else arrival_s + start_within_s,
             reasoning=reasoning,
+            priority=priority,
         )
         stream = self.client.submit(request)
         assembler = OutputAssembler(
-            self.tokenizer, request_id, prompt, token_ids, prepared.params, arrival_s, prepared.special_stops
+            self.tokenizer,
+            request_id,
+            prompt,
+            token_ids,
+            prepared.params,
+            arrival_s,
+            prepared.special_stops,
+            kept_specials,
         )
         return Generation(self.client, stream, assembler)
 
@@ -212,7 +263,7 @@ class PreparedParams:
     params: SamplingParams
     for_engine: SamplingParams
     bad_words: list[list[int]]
-    """The token ids of `params.bad_words`."""
+    """The token ids of `params.bad_words`, and `params.bad_words_ids`."""
     special_stops: frozenset[str]
     grammar: Grammar | None
     """What every output conforms to."""
