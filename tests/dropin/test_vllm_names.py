@@ -313,12 +313,12 @@ def test_generate_takes_vllms_keywords(smollm2):
 
 def test_logits_processors_are_refused_with_what_to_use_instead():
     for refused, error in (
-        (lambda: SamplingParams(logits_processors=[print]), RequestError),  # type: ignore[arg-type]
+        (lambda: SamplingParams(logits_processors=[print]), RequestError),  # type: ignore[call-arg]
         (lambda: LLM("smollm2", logits_processors=["mine:Processor"]), ConfigError),
     ):
         with pytest.raises(error, match=r"logits_processors.*logit_bias, allowed_token_ids, bad_words and structured"):
             refused()
-    assert SamplingParams(logits_processors=[]) == SamplingParams()  # type: ignore[arg-type]
+    assert SamplingParams(logits_processors=[]) == SamplingParams()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
