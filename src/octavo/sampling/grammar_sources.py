@@ -7,7 +7,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from octavo.errors import GrammarError
 from octavo.sampling.marks import NO_MARKS, Marks
-from octavo.sampling.schema_forms import followable
+from octavo.sampling.schema_rewrites import rewritten
 from octavo.sampling.structural_tags import read_grammar, read_structural_tag
 from octavo.sampling.tag_grammar import grammar_of_parts
 from octavo.structured_outputs import Grammar
@@ -62,13 +62,15 @@ def check_grammar(grammar: Grammar) -> None:
 
 
 def _of_schema(source: str) -> str:
-    schema = json.loads(source)
-    own = schema.get("x-guidance", {})
-    says_whitespace = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
-    defaults: JsonCompileOptions = {} if says_whitespace else {"whitespace_pattern": WHITESPACE}
     try:
-        return LLMatcher.grammar_from_json_schema(followable(schema), defaults, {"lenient": False})
-    except (ValueError, RecursionError) as error:
+        schema = rewritten(json.loads(source))
+        if not isinstance(schema, dict):
+            raise ValueError("nothing conforms to it")
+        own = schema.get("x-guidance", {})
+        says = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
+        defaults: JsonCompileOptions = {} if says else {"whitespace_pattern": WHITESPACE}
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema, ensure_ascii=False), defaults, {"lenient": False})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GrammarError(f"the schema cannot be read: {error}") from error
 
 

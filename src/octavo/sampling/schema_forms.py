@@ -63,6 +63,10 @@ class _Known(NamedTuple):
     """All of them, each as its text; None where that is not known."""
     required: "Mapping[str, _Known]" = MappingProxyType({})
     """What is known of properties that an object has in any case, but not of theirs."""
+    needed: frozenset[str] = frozenset()
+    """All properties that an object has in any case."""
+    allowed: frozenset[str] | None = None
+    """All that it may have; None where it may have others."""
 
     @classmethod
     def of(cls, schema: Any, root: Any, looks_inside: bool = True) -> Self:
@@ -76,9 +80,10 @@ class _Known(NamedTuple):
             return cls(types, values)
         properties = schema.get("properties")
         named = properties if isinstance(properties, dict) else {}
-        return cls(
-            types, values, {name: cls.of(named[name], root, False) for name in _required(schema) if name in named}
-        )
+        needed = _required(schema)
+        is_closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+        required = {name: cls.of(named[name], root, False) for name in needed if name in named}
+        return cls(types, values, required, frozenset(needed), frozenset(named) if is_closed else None)
 
     def excludes(self, other: Self) -> bool:
         """Whether it is certain that no value is of both."""
@@ -86,6 +91,10 @@ class _Known(NamedTuple):
             return True
         if self.values is not None and other.values is not None:
             return not self.values & other.values
+        if not self.needed <= (self.needed if other.allowed is None else other.allowed) or not other.needed <= (
+            other.needed if self.allowed is None else self.allowed
+        ):
+            return True
         common = self.required.keys() & other.required.keys()
         return any(self.required[name].excludes(other.required[name]) for name in common)
 
