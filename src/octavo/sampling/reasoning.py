@@ -3,7 +3,7 @@
     <think> I wonder … </think> ⏎⏎ {"answer": 1}
     opening             end     gap grammar
 
-SectionMarks are looked for in the bytes of an output: a model may spell them in other tokens than a tokenizer does, and
+Marks are looked for in the bytes of an output: a model may spell them in other tokens than a tokenizer does, and
 whoever reads its text finds them all the same. An added token is found, too; no text has the bytes of a special one.
 """
 
