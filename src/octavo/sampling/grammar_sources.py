@@ -66,13 +66,11 @@ def _of_schema(source: str) -> str:
         schema = rewritten(json.loads(source))
         if not isinstance(schema, dict):
             raise ValueError("nothing conforms to it")
-        if "json-schema.org" not in str(schema.get("$schema", "json-schema.org")):
-            del schema["$schema"]  # somebody's own dialect: nothing is fetched, and its keywords are read as everyone's
         own = schema.get("x-guidance", {})
         says = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
         defaults: JsonCompileOptions = {} if says else {"whitespace_pattern": WHITESPACE}
         return LLMatcher.grammar_from_json_schema(json.dumps(schema, ensure_ascii=False), defaults, {"lenient": False})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GrammarError(f"the schema cannot be read: {error}") from error
 
 

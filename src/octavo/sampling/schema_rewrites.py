@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Any
 
-from octavo.sampling.exclusive_options import with_exclusive_options
 from octavo.sampling.schema_formats import with_known_format
+from octavo.sampling.schema_forms import followable
 
 Schema = dict[str, Any]
 Rewrite = Callable[[Schema, Schema], Any]
@@ -30,7 +30,7 @@ _SINGLE = (
 
 def rewritten(schema: Any) -> Any:
     """The same schema, of keywords that can be compiled as far as that is possible."""
-    return with_exclusive_options(_rewrite(schema, schema)) if isinstance(schema, dict) else schema
+    return followable(_rewrite(schema, schema)) if isinstance(schema, dict) else schema
 
 
 def _rewrite(part: Any, whole: Schema) -> Any:

@@ -16,7 +16,7 @@ from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
-from octavo.server.openai.body import SamplingBody
+from octavo.server.openai.body import SamplingBody, SamplingFields
 from octavo.server.openai.json_body import read_body
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_num_answers
@@ -84,29 +84,20 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    _check_priority(serving, body)
-    _check_stops(body)
+    check_sampling(serving, body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
 
 
-def _check_priority(serving: Serving, body: SamplingBody) -> None:
-    """Refuse a priority that the server's policy has no use for.
+def check_sampling(serving: Serving, body: SamplingFields) -> None:
+    """Refuse a priority that the server's policy has no use for, and regexes that cannot be followed.
 
     Raises:
-        ApiError: it does; the message names the flag.
+        ApiError: the message names the flag, or says what and where.
     """
     try:
         serving.front.client.check_priority(body.priority or 0)
     except RequestError as error:
         raise ApiError(400, str(error), param="priority") from error
-
-
-def _check_stops(body: SamplingBody) -> None:
-    """Refuse regexes that cannot be followed.
-
-    Raises:
-        ApiError: the message says what and where.
-    """
     regexes = [body.stop_regex] if isinstance(body.stop_regex, str) else body.stop_regex or []
     try:
         automaton_of(tuple(regexes))
