@@ -194,7 +194,7 @@ class Operations(Protocol):
 
     def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise the new tokens' query and key heads, rotate them by their positions, write the tokens' K and V into
-        their slots, and attend causally over their rows' blocks (paper, section 4.1, equation 4).
+        their slots, and attend over their rows' blocks as the layer's kind says (paper, section 4.1, equation 4).
 
         Args:
             qkv: `[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: query heads, key heads, value heads.
