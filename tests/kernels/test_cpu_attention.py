@@ -95,6 +95,8 @@ class Shape:
 class AttentionModel:
     """A model that is one attention: a token's id is its row of `qkv`, and the head is the identity."""
 
+    has_head = True
+
     kernels: Kernels
     spec: AttentionSpec
     qkv: torch.Tensor

@@ -65,9 +65,13 @@ class EagerForward:
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
+        return self._model.logits(self.hidden_states(tokens))
+
+    def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """`[n]` indices of the step's tokens -> `[n, hidden_size]`."""
         if np.array_equal(tokens, np.arange(len(tokens))):
-            return self._model.logits(self.hidden[: len(tokens)])
-        return self._model.logits(self.hidden.index_select(0, upload(tokens, self.hidden.device)))
+            return self.hidden[: len(tokens)]
+        return self.hidden.index_select(0, upload(tokens, self.hidden.device))
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""

@@ -46,6 +46,7 @@ class FeedForward(Protocol):
 class LanguageModel(nn.Module):
     """What architectures share: how their checkpoints are read, unless they say otherwise, and the head."""
 
+    has_head = True
     understands: ClassVar[Mapping[str, Any]] = {}
     base_prefix: ClassVar[str] = "model."
     transposed_tensors: ClassVar[tuple[str, ...]] = ()

@@ -178,6 +178,17 @@ STRUCTURED: dict[str, Keyword] = {
 }
 """Of `StructuredOutputsParams`, and of its older name `GuidedDecodingParams`."""
 
+POOLING: dict[str, Keyword] = {
+    "softmax": Keyword(bool, (), "use_activation says whether classes come as probabilities"),
+    "activation": Keyword(bool, (), "use_activation says whether classes come as probabilities"),
+    "step_tag_id": Keyword(int, (), "a prompt has one vector"),
+    "returned_token_ids": Keyword(list, (), "a prompt has one vector"),
+    "requires_token_ids": Keyword(bool),
+    "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
+    "extra_kwargs": Keyword(dict, ({},), _NO_CODE),
+}
+"""Of `PoolingParams`."""
+
 BEAM_SEARCH: dict[str, Keyword] = {
     "temperature": Keyword(float, (0,), "a beam search compares the model's own probabilities"),
 }
