@@ -15,7 +15,7 @@ PoolingKind = Literal["mean", "last", "cls"]
 PoolingTask = Literal["embed", "classify", "score"]
 """A vector; the scores of the classes that the model's head tells apart; or the share that each of a few tokens has in
 what a language model would say next."""
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "identity"]
 
 
 class Pooling(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import torch
 
 from octavo.errors import ModelError
 from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.layer_groups import LayerKind
@@ -93,6 +94,14 @@ class Operations(Protocol):
         (rows,) = self.record(
             "embedding", [weight.shape[1]], weights={"weight": [weight]}, ids=ids, scale=scale, first_id=first_id
         )
+        return rows
+
+    def segment_embedding(self, batch: RaggedBatch, weight: torch.Tensor, separator: int) -> torch.Tensor:
+        """The weight's row of the segment that each new token is in, `[num_tokens, width]`: the first up to a row's
+        first token `separator`, itself among them, the second up to the next one, and so on, the last to the row's end
+        (Devlin et al., BERT, 2018). A row's tokens are all in one step.
+        """
+        (rows,) = self.record("segment_embedding", [weight.shape[1]], weights={"weight": [weight]}, separator=separator)
         return rows
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
