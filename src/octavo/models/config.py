@@ -45,7 +45,7 @@ class ModelConfig:
     checkpoint_dtype: torch.dtype = torch.bfloat16
     """What `dtype="auto"` means: a safetensors checkpoint's own, bfloat16 for a GGUF."""
     eos_token_ids: tuple[int, ...] = ()
-    pooling: Pooling = Pooling()
+    pooling: Pooling = field(default_factory=Pooling)
     """How a vector is made of a prompt. A decoder's checkpoint that says nothing of it has the last token's."""
     extra: dict[str, Any] = field(default_factory=dict)
 
