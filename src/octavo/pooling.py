@@ -2,12 +2,14 @@
 made, and the same on both sides of a process boundary."""
 
 import copy
+import sys
+from array import array
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
 from octavo.errors import RequestError
-from octavo.sampling_params import RequestOutputKind
+from octavo.sampling_params import RequestOutputKind, SamplingParams
 from octavo.vllm.keywords import POOLING, Parameters
 
 PoolingKind = Literal["mean", "last", "cls"]
@@ -16,6 +18,9 @@ PoolingTask = Literal["embed", "classify", "score"]
 """A vector; the scores of the classes that the model's head tells apart; or the share that each of a few tokens has in
 what a language model would say next."""
 Activation = Literal["softmax", "sigmoid", "identity"]
+
+NOTHING_SAMPLED = SamplingParams(temperature=0, max_tokens=1)
+"""The parameters of a request that pools: it is over at once, as if it had one token to give."""
 
 
 class Pooling(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +31,8 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kind: PoolingKind = "last"
+    is_declared: bool = False
+    """The checkpoint says how it pools: it was made to embed, and scores are the likeness of embeddings."""
     normalize: bool = True
     """An embedding is divided by its length, unless a request wants it otherwise."""
     is_causal: bool = True
@@ -100,3 +107,11 @@ def _is_whole(value: Any, low: int) -> bool:
 def _check(good: bool, field: str, wanted: str, value: Any) -> None:
     if not good:
         raise RequestError(f"{field} must be {wanted}, got {value!r:.100}")
+
+
+def numbers(pooled: bytes) -> "array[float]":
+    """Numbers that were pooled: they travel as float32, the lowest byte first."""
+    read = array("f", pooled)
+    if sys.byteorder == "big":
+        read.byteswap()
+    return read

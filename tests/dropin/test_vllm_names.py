@@ -41,6 +41,7 @@ def config(**keywords) -> EngineConfig:
         ({"enable_prefix_caching": False}, {"prefix_cache_scope": "off"}),
         ({"kv_cache_memory_bytes": 2**26}, {"kv_cache_memory": 2**26}),
         ({"tokenizer_mode": "auto", "runner": "generate", "task": "auto", "hf_overrides": {}}, {}),
+        ({"runner": "pooling", "convert": "embed", "pooler_config": {"pooling_type": "MEAN"}}, {"pooling": "mean"}),
         ({"enforce_eager": True, "async_scheduling": False}, {"cuda_graphs": "off", "steps_in_flight": 1}),
         ({"enforce_eager": False, "async_scheduling": True}, {}),
         ({"pipeline_parallel_size": 1, "enable_lora": False, "logprobs_mode": "raw_logprobs"}, {}),
@@ -85,8 +86,10 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"data_parallel_size": 4}, "data_parallel_size of 4"),
         ({"tokenizer_mode": "mistral"}, "tokenizer_mode of 'mistral'"),
         ({"device": "tpu"}, "--device is 'tpu'; it is one of auto, cpu, cuda"),
-        ({"runner": "pooling"}, "runner of 'pooling'"),
-        ({"task": "embed"}, "task of 'embed'"),
+        ({"runner": "draft"}, "runner of 'draft'"),
+        ({"task": "reward"}, "task of 'reward'"),
+        ({"pooler_config": {"pooling_type": "STEP"}}, "pooler_config asks for pooling_type 'step'"),
+        ({"pooler_config": {"pooling_type": "CLS"}, "pooling": "mean"}, "pooler_config contradicts pooling mean"),
         ({"skip_tokenizer_init": True}, "skip_tokenizer_init"),
         ({"tokenizer_revision": "main"}, "tokenizer_revision of 'main'.*revision"),
         ({"enable_lora": True}, "enable_lora of True.*adapters"),
@@ -235,7 +238,7 @@ def test_fields_are_given_by_name():
 
 
 def test_methods_of_vllms_that_are_not_there_say_why(smollm2):
-    for name, words in (("embed", "this engine generates text"), ("sleep", "close()"), ("nothing", "no attribute")):
+    for name, words in (("reward", "a prompt has one vector"), ("sleep", "close()"), ("nothing", "no attribute")):
         assert not hasattr(smollm2, name)
         with pytest.raises(AttributeError, match=re.escape(words)):
             getattr(smollm2, name)

@@ -47,7 +47,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     generates: bool = True
     """Whether the model has a head that scores the next token. One without embeds or classifies prompts."""
-    pooling: Pooling = Pooling()
+    pooling: Pooling = field(default_factory=Pooling)
     """How a vector is made of a prompt. A decoder's checkpoint that says nothing of it has the last token's."""
     extra: dict[str, Any] = field(default_factory=dict)
 

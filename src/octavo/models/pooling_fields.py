@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from octavo.checkpoints.sentence_files import SentenceFiles
 from octavo.errors import ModelError
@@ -40,7 +41,13 @@ class _Fields(msgspec.Struct):
 
 
 def read_pooling(
-    raw: dict[str, Any], source: str, kind: PoolingKind, files: SentenceFiles | None, *, has_classes: bool
+    raw: dict[str, Any],
+    source: str,
+    kind: PoolingKind,
+    files: SentenceFiles | None,
+    *,
+    generates: bool,
+    has_classes: bool,
 ) -> Pooling:
     """How a checkpoint wants its prompts pooled.
 
@@ -49,6 +56,7 @@ def read_pooling(
         source: where it came from, for errors.
         kind: what the architecture does where nothing else is said.
         files: what Sentence Transformers' files say.
+        generates: whether its head gives logits. A model that does not is there for what is pooled.
         has_classes: whether its head scores classes.
 
     Raises:
@@ -64,10 +72,11 @@ def read_pooling(
         kind = files.kind
     is_causal = fields.is_causal is not False and not fields.use_bidirectional_attention
     normalize = files is None or files.normalize
+    stated = Pooling(kind=kind, is_declared=not generates, normalize=normalize, is_causal=is_causal)
     if not has_classes:
-        return Pooling(kind=kind, normalize=normalize, is_causal=is_causal)
+        return stated
     labels = _labels(fields)
-    return Pooling(kind=kind, is_causal=is_causal, labels=labels, activation=_activation(fields, len(labels), source))
+    return replace(stated, labels=labels, activation=_activation(fields, len(labels), source))
 
 
 def _labels(fields: _Fields) -> tuple[str, ...]:

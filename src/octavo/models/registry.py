@@ -148,8 +148,9 @@ def config_of(
     model_class = _class_named(fields, source)
     config = parse_config(fields, source, generation, model_class.understands)
     has_classes = config.architecture in _WITHOUT_HEAD and config.architecture.endswith("ForSequenceClassification")
-    pooling = read_pooling(fields, source, model_class.pooling_kind, sentence_files, has_classes=has_classes)
     generates = config.architecture in _MODULES and sentence_files is None
+    kind = model_class.pooling_kind
+    pooling = read_pooling(fields, source, kind, sentence_files, generates=generates, has_classes=has_classes)
     longest = config.max_position_embeddings
     if sentence_files is not None and sentence_files.max_tokens and config.rope_scaling is None:
         longest = min(longest, sentence_files.max_tokens)
