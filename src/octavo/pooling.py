@@ -2,8 +2,10 @@
 made, and the same on both sides of a process boundary."""
 
 import copy
+import math
 import sys
 from array import array
+from operator import mul
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
@@ -107,6 +109,13 @@ def _is_whole(value: Any, low: int) -> bool:
 def _check(good: bool, field: str, wanted: str, value: Any) -> None:
     if not good:
         raise RequestError(f"{field} must be {wanted}, got {value!r:.100}")
+
+
+def likeness(one: bytes, other: bytes) -> float:
+    """The cosine of the angle between two vectors that were pooled; 0 where one of them has no length."""
+    a, b = numbers(one), numbers(other)
+    lengths = math.sqrt(sum(map(mul, a, a)) * sum(map(mul, b, b)))
+    return sum(map(mul, a, b)) / lengths if lengths else 0.0
 
 
 def numbers(pooled: bytes) -> "array[float]":
