@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -99,6 +100,10 @@ def test_split_over_ranks_each_gives_the_logits_of_one_process(
     assert {each.architecture for each in splittable.values()} == set(FAMILIES)
     folders = {name: each.folder for name, each in splittable.items()}
     expected = {name: each.logits for name, each in splittable.items()}
+    encoder = RaggedModel(make_checkpoint(tmp_path / "encoder", "BertModel"))
+    encoder.run({"row": ROWS["whole"]})
+    folders["an encoder"] = encoder.checkpoint.path
+    expected["an encoder"] = encoder.forward.hidden_states(np.arange(len(ROWS["whole"])))
     on_ranks(size, check_models, tmp_path, folders, ROWS["whole"], expected)
 
 

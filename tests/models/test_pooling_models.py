@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from octavo.errors import ModelError
 from octavo.kernels.cpu import CpuKernels
@@ -130,6 +131,20 @@ def test_an_encoder_in_int8_is_close_to_itself_and_alike_on_both_backends(tmp_pa
         assert not torch.equal(hidden, exact[name])
         assert float((hidden - exact[name]).abs().mean()) < 0.1 * float(exact[name].std())
         assert float((hidden - theirs[name]).abs().mean()) < 1e-3 * float(exact[name].std())
+
+
+def test_a_checkpoint_with_tensorflows_names_of_norms_is_read(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "BertModel")
+    expected = states(RaggedModel(folder), ROWS)["long"]
+    path = folder / "model.safetensors"
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    renamed = {}
+    for name, tensor in load_file(path).items():
+        end = next((end for end in old if name.endswith(end)), "")
+        renamed[name.removesuffix(end) + old.get(end, "")] = tensor
+    assert sum(name.endswith(".gamma") for name in renamed) == 5
+    save_file(renamed, path)
+    assert torch.equal(states(RaggedModel(folder), ROWS)["long"], expected)
 
 
 def test_a_model_without_a_head_that_is_asked_for_logits_or_classes_says_so(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ class TensorSource(Protocol):
         ...
 
 
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""Ends of the names that BERT's first checkpoints have from TensorFlow, and what they are called since."""
+
+
 class HuggingFaceTensors:
     """A Hugging Face checkpoint's tensors as an architecture's placements name and shape them; a `TensorSource`.
 
@@ -42,7 +46,8 @@ class HuggingFaceTensors:
         names = stored.names()
         lacks_prefix = not any(name.startswith(base_prefix) for name in names)
         self._stored_names = {
-            base_prefix + name if lacks_prefix and not name.startswith("lm_head.") else name: name for name in names
+            _since_called(base_prefix + name if lacks_prefix and not name.startswith("lm_head.") else name): name
+            for name in names
         }
 
     def names(self) -> list[str]:
@@ -66,3 +71,8 @@ class HuggingFaceTensors:
             return
         ((_, stored),) = self._stored.slices(stored_name, range(self._stored.shape(stored_name)[0]))
         yield rows.start, stored.T[rows.start : rows.stop]
+
+
+def _since_called(name: str) -> str:
+    old = next((old for old in OLD_NAMES if name.endswith(old)), None)
+    return name if old is None else name.removesuffix(old) + OLD_NAMES[old]
