@@ -15,7 +15,8 @@ from torch import distributed
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
-from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from octavo.layers.embedding import VocabParallelEmbedding
+from octavo.layers.head import ParallelLMHead
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.parallel import TensorParallel
 from octavo.layers.placement import Placements
@@ -106,7 +107,7 @@ def check_embedding_and_head(tensor_parallel: TensorParallel) -> None:
     token_ids = torch.tensor([10, 0, 5, 6, 6, 3])
     torch.testing.assert_close(embedding(token_ids), table[token_ids])
     hidden = _random(3, 4)
-    logits = ParallelLMHead(embedding)(hidden)
+    logits = ParallelLMHead(embedding).logits(hidden)
     if tensor_parallel.rank == 0:
         torch.testing.assert_close(logits, hidden @ table.T)
 

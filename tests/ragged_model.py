@@ -14,6 +14,7 @@ from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import group_layers
 from octavo.layers.build import ModelBuild
+from octavo.layers.head import NoHead
 from octavo.layers.parallel import TensorParallel
 from octavo.models.loader import load_model, read_config
 
@@ -46,7 +47,8 @@ class RaggedModel:
         self.kernels = kernels or ReferenceKernels()
         build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
         self.model = load_model(self.config, build, self.checkpoint)
-        self.model.has_head = has_head
+        if not has_head:
+            self.model.lm_head = NoHead()  # type: ignore[attr-defined]
         kv_heads = tensor_parallel.shard(self.config.num_key_value_heads, "KV heads", replicate=True)
         self.layer_groups = group_layers(self.model.layer_kinds())
         num_blocks *= len(self.layer_groups.groups)

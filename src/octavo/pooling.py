@@ -19,7 +19,7 @@ PoolingKind = Literal["mean", "last", "cls"]
 PoolingTask = Literal["embed", "classify", "score"]
 """A vector; the scores of the classes that the model's head tells apart; or the share that each of a few tokens has in
 what a language model would say next."""
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "identity"]
 
 NOTHING_SAMPLED = SamplingParams(temperature=0, max_tokens=1)
 """The parameters of a request that pools: it is over at once, as if it had one token to give."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from octavo.checkpoints.hub import HubModel, is_hub_id
+from octavo.checkpoints.sentence_files import MODULES, TRANSFORMER_FILES
 from octavo.checkpoints.weight_files import choose_format, choose_gguf, is_gguf, weight_files
 from octavo.config import EngineConfig
 
@@ -15,8 +16,12 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    MODULES,
+    *TRANSFORMER_FILES,
 )
 """What is read of a model beside its weights and its vocabulary."""
+POOLING_CONFIG = "_Pooling/config.json"
+"""The end of the name of one more, which lies in a folder of its own."""
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """The files that a vocabulary may be in; the first that are there are read."""
 
@@ -52,7 +57,8 @@ def _fetch(config: EngineConfig, weights: bool) -> Path:
         pieces = choose_gguf(names, config.gguf_file, where)
         found.fetch(pieces)
         return found.folder / pieces[0]
-    found.fetch(name for name in (*SMALL_FILES, *_vocabulary(names)) if name in names)
+    pooling = [name for name in names if name.endswith(POOLING_CONFIG)]
+    found.fetch(name for name in (*SMALL_FILES, *pooling, *_vocabulary(names)) if name in names)
     if weights:
         kind = choose_format(names, config.load_format, where)
         found.fetch(weight_files(names, kind, where, found.read))

@@ -140,7 +140,7 @@ class Pooler:
             if self._pooling.normalize if asked.normalize is None else asked.normalize:
                 values = values / max(float(np.sqrt(np.sum(values * values))), 1e-12)
         elif asked.use_activation is not False:
-            values = _probabilities(values, "softmax" if pooled.task == "score" else self._pooling.activation)
+            values = _activated(values, "softmax" if pooled.task == "score" else self._pooling.activation)
         return values.astype("<f4").tobytes()
 
 
@@ -157,7 +157,9 @@ def _sum(so_far: torch.Tensor | None, first: int, count: int, forward: ForwardPa
     return total
 
 
-def _probabilities(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:
+def _activated(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:
+    if activation == "identity":
+        return logits
     if activation == "sigmoid" or len(logits) == 1:
         return 1 / (1 + np.exp(-logits))
     odds = np.exp(logits - logits.max())

@@ -216,4 +216,5 @@ class RecordedForward:
 
 def _plain_weight(num_inputs: int) -> _cpu.Weight:
     """Of products that take activations as they are."""
-    return _cpu.Weight(DATA_TYPES[torch.float32], 1, num_inputs, torch.zeros(1, num_inputs).data_ptr())
+    zeros = torch.zeros(1, num_inputs)  # which has to live while it is packed
+    return _cpu.Weight(DATA_TYPES[torch.float32], 1, num_inputs, zeros.data_ptr())

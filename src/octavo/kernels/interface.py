@@ -67,8 +67,10 @@ class ForwardPass(Protocol):
 class Model(Protocol):
     """What a backend runs: a forward pass in the words of `Kernels`."""
 
-    has_head: bool
-    """Whether it gives logits. One that does not gives hidden states only."""
+    @property
+    def has_head(self) -> bool:
+        """Whether it gives logits. One that does not gives hidden states only."""
+        ...
 
     def __call__(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token: `[num_tokens, hidden_size]`."""

@@ -113,6 +113,16 @@ class ReferenceKernels(Kernels):
         found = _rows(weight, torch.where(is_here, ids - first_id, 0))
         return torch.where(is_here.unsqueeze(1), found if scale == 1.0 else found * scale, 0)
 
+    def segment_embedding(self, batch: RaggedBatch, weight: torch.Tensor, separator: int) -> torch.Tensor:
+        """A row of the weight a token, by the separators before it in its row."""
+        is_separator = (batch.token_ids == separator).long()
+        before = is_separator.cumsum(0) - is_separator
+        firsts = batch.query_starts[:-1]
+        tokens = torch.arange(len(before), device=before.device)
+        rows = torch.searchsorted(firsts, tokens, right=True) - 1
+        segments = before - before[firsts][rows]
+        return functional.embedding(segments.clamp(max=len(weight) - 1), weight)
+
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The sum of two activations of one shape."""
         return a + b
