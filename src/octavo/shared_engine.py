@@ -137,7 +137,7 @@ class SharedEngine:
                 self._tokenizer, request_id, text, request.prompt_token_ids, params, request.arrival_s
             )
             self._engine.add(msgspec.structs.replace(request, request_id=request_id, seed=seed))
-            self._metrics.note_start(request_id, params)
+            self._metrics.note_start(request_id, params if request.pooling is None else None)
             self._num_requests += 1
             opened.assemblers[request_id] = assembler
             self._opened[request_id] = opened

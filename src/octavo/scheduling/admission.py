@@ -79,11 +79,7 @@ def check_pooled(message: EngineRequest, limits: Limits) -> None:
     """
     prompt, asked, pooling = message.prompt_token_ids, message.pooling, limits.capabilities.pooling
     num_prompt, width = len(prompt), limits.capabilities.embedding_width
-    if num_prompt > limits.max_model_len:
-        raise ContextLengthError(
-            f"This model's maximum context length is {limits.max_model_len} tokens, and the prompt has {num_prompt}: "
-            "shorten it, or send truncate_prompt_tokens=-1"
-        )
+    check_prompt_length(num_prompt, limits, num_output=0)
     if not pooling.is_causal and num_prompt > limits.max_num_batched_tokens:
         raise ContextLengthError(
             f"this model computes a prompt in one step, and the prompt's {num_prompt} tokens are over the token budget "
@@ -104,19 +100,21 @@ def check_pooled(message: EngineRequest, limits: Limits) -> None:
     _check_ids([("the prompt", prompt), ("label_token_ids", asked.label_token_ids)], limits.vocab_size)
 
 
-def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "") -> None:
-    """Check that the model's context has room for a prompt and one token more.
+def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "", num_output: int = 1) -> None:
+    """Check that the model's context has room for a prompt and the least that follows it.
 
     Args:
         measure: what the error says of `num_prompt`: "at least " where it is a lower bound.
+        num_output: tokens that follow at least: one, or none of a prompt that is pooled.
 
     Raises:
         ContextLengthError: it has not.
     """
-    if num_prompt >= limits.max_model_len:
+    if num_prompt + num_output > limits.max_model_len:
+        generated = ", and one is generated at least" if num_output else ""
         raise ContextLengthError(
             f"This model's maximum context length is {limits.max_model_len} tokens. The prompt is too long: it has "
-            f"{measure}{num_prompt} tokens, and one is generated at least; shorten it or raise --max-model-len"
+            f"{measure}{num_prompt} tokens{generated}; shorten it or raise --max-model-len"
         )
 
 

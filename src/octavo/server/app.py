@@ -14,7 +14,16 @@ from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
 from octavo.server.expectation import Expectation
 from octavo.server.front import Front
-from octavo.server.openai import chat_completions, completions, models, tokenization
+from octavo.server.openai import (
+    chat_completions,
+    classify,
+    completions,
+    embeddings,
+    models,
+    rerank,
+    score,
+    tokenization,
+)
 from octavo.server.openai.contract import describe
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
@@ -51,12 +60,17 @@ def create_app(
     name, max_model_len = served_names(engine, config)[0], front.ready.limits.max_model_len
     kept = Metrics(front.client, open_requests, name, max_model_len)
     app.state.serving = Serving(front, engine, config, open_requests, kept, sampling_defaults or SamplingDefaults())
-    for module in (models, chat_completions, completions, tokenization, health, metrics):
+    pooling = (embeddings, rerank, score, classify)
+    for module in (models, chat_completions, completions, *pooling, tokenization, health, metrics):
         app.include_router(module.router)
     install_handlers(app)
     bodies = (
         chat_completions.ChatBody,
         completions.CompletionBody,
+        embeddings.EmbeddingBody,
+        rerank.RerankBody,
+        score.ScoreBody,
+        classify.ClassifyBody,
         tokenization.TokenizeBody,
         tokenization.DetokenizeBody,
     )

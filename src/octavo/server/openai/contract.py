@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from octavo.server.errors import ErrorAnswer
-from octavo.server.openai import answers
+from octavo.server.openai import answers, pooled_answers
 
 _REFERENCE = "#/components/schemas/"
 _ANSWERS = (
@@ -19,6 +19,10 @@ _ANSWERS = (
     answers.ModelList,
     answers.Tokens,
     answers.Detokenized,
+    pooled_answers.EmbeddingList,
+    pooled_answers.Ranking,
+    pooled_answers.ScoreList,
+    pooled_answers.ClassificationList,
 )
 _ERRORS = {
     400: "The request is wrong, or asks for what this server cannot do.",

@@ -103,7 +103,7 @@ async def start(
         await asyncio.sleep(0)  # others have their turn between two of many prompts
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
-        _check_wait(serving, prompts, limit_s)
+        check_wait(serving, [prompt.token_ids for prompt in prompts], limit_s)
     prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
@@ -114,14 +114,14 @@ async def start(
         await asyncio.sleep(0)
 
 
-def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float) -> None:
+def check_wait(serving: Serving, prompts: Sequence[list[int]], limit_s: float) -> None:
     """Refuse prompts of which one would wait for too long, and tell when to come again.
 
     Raises:
         ApiError: with status 429.
     """
     now_s, client = time.monotonic(), serving.front.client
-    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids)) for prompt in prompts)
+    wait_s = max(client.expected_wait_s(now_s, len(token_ids)) for token_ids in prompts)
     if wait_s > limit_s:
         raise ApiError(
             429,
