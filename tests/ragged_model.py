@@ -14,7 +14,7 @@ from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import group_layers
 from octavo.layers.build import ModelBuild
-from octavo.layers.head import NoHead
+from octavo.layers.head import EmbeddingHead
 from octavo.layers.parallel import TensorParallel
 from octavo.models.loader import load_model, read_config
 
@@ -48,7 +48,7 @@ class RaggedModel:
         build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
         self.model = load_model(self.config, build, self.checkpoint)
         if not has_head:
-            self.model.lm_head = NoHead()  # type: ignore[attr-defined]
+            self.model.lm_head = EmbeddingHead(build)  # type: ignore[attr-defined]
         kv_heads = tensor_parallel.shard(self.config.num_key_value_heads, "KV heads", replicate=True)
         self.layer_groups = group_layers(self.model.layer_kinds())
         num_blocks *= len(self.layer_groups.groups)

@@ -21,8 +21,21 @@ PoolingTask = Literal["embed", "classify", "score"]
 what a language model would say next."""
 Activation = Literal["softmax", "sigmoid", "identity"]
 
+DenseActivation = Literal["identity", "tanh"]
+
 NOTHING_SAMPLED = SamplingParams(temperature=0, max_tokens=1)
 """The parameters of a request that pools: it is over at once, as if it had one token to give."""
+
+
+class Dense(msgspec.Struct, frozen=True):
+    """A layer that a pooled state goes through: a product, and its activation."""
+
+    folder: str
+    """Where its tensors `linear.weight` and `linear.bias` are, in the checkpoint's folder."""
+    in_features: int
+    out_features: int
+    has_bias: bool
+    activation: DenseActivation
 
 
 class Pooling(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +48,9 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     kind: PoolingKind = "last"
     is_declared: bool = False
     """The checkpoint says how it pools: it was made to embed, and scores are the likeness of embeddings."""
+    dense: tuple[Dense, ...] = ()
+    """What makes an embedding of a pooled state, in this order; with none the state is it. A model has a method `embed`
+    for that: `[n, hidden_size]` -> `[n, width]`."""
     normalize: bool = True
     """An embedding is divided by its length, unless a request wants it otherwise."""
     is_causal: bool = True
@@ -43,6 +59,10 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     """The classes of the model's head, by their numbers; none without a head."""
     activation: Activation = "softmax"
     """What makes probabilities of the classes' logits. With one label it is sigmoid."""
+
+    def width(self, hidden_size: int) -> int:
+        """Numbers of a whole embedding."""
+        return self.dense[-1].out_features if self.dense else hidden_size
 
 
 class PoolingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):

@@ -74,11 +74,14 @@ def test_a_model_is_downloaded_and_answers_as_from_a_folder(hub: Hub, folder: Pa
 
 def test_of_a_model_that_embeds_the_files_that_say_how_are_downloaded_too(hub: Hub, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "bert", "BertModel")
-    kinds = ("Transformer", "Pooling", "Normalize")
+    kinds = ("Transformer", "Pooling", "Dense", "Normalize")
     modules = [{"path": f"{i}_{kind}" if i else "", "type": f"st.{kind}"} for i, kind in enumerate(kinds)]
     files = folder_files(folder) | {
         "modules.json": json.dumps(modules).encode(),
         "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+        "2_Dense/config.json": b'{"in_features": 32, "out_features": 9}',
+        "2_Dense/model.safetensors": b"its weights",
+        "2_Dense/pytorch_model.bin": b"of no use",
         "sentence_bert_config.json": b'{"max_seq_length": 50}',
         "onnx/model.onnx": b"of no use",
     }
@@ -86,7 +89,9 @@ def test_of_a_model_that_embeds_the_files_that_say_how_are_downloaded_too(hub: H
     hub.repositories["octavo/bert"].commit(files)
     config = read_config(locate(str(resolve(tmp_path / "cache", "octavo/bert"))))
     assert (config.pooling.kind, config.pooling.normalize, config.max_position_embeddings) == ("mean", True, 50)
-    assert "onnx/model.onnx" not in hub.downloads()
+    assert config.pooling.width(32) == 9
+    assert "2_Dense/model.safetensors" in hub.downloads()
+    assert {"onnx/model.onnx", "2_Dense/pytorch_model.bin"}.isdisjoint(hub.downloads())
 
 
 def test_a_second_start_downloads_nothing_and_a_commit_needs_no_network(hub: Hub, tmp_path: Path) -> None:

@@ -8,11 +8,18 @@ import pytest
 
 from octavo.checkpoints.sentence_files import SentenceFiles, read_sentence_files
 from octavo.errors import ModelError
+from octavo.pooling import Dense
 
 POOLING = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
 
 
-def write(folder: Path, modules: list[str], pooling: dict[str, Any], transformer: dict[str, Any] | None = None) -> Path:
+def write(
+    folder: Path,
+    modules: list[str],
+    pooling: dict[str, Any],
+    transformer: dict[str, Any] | None = None,
+    dense: dict[str, dict[str, Any]] | None = None,
+) -> Path:
     """A folder with modules in their order, each in its own but the first."""
     paths = ["" if place == 0 else f"{place}_{name}" for place, name in enumerate(modules)]
     told = [
@@ -24,6 +31,8 @@ def write(folder: Path, modules: list[str], pooling: dict[str, Any], transformer
         (folder / path).mkdir(exist_ok=True)
     if "Pooling" in modules:
         (folder / paths[modules.index("Pooling")] / "config.json").write_text(json.dumps(pooling))
+    for path, config in (dense or {}).items():
+        (folder / path / "config.json").write_text(json.dumps(config))
     if transformer is not None:
         (folder / "sentence_bert_config.json").write_text(json.dumps(transformer))
     return folder
@@ -68,8 +77,21 @@ def test_other_pooling_is_refused(tmp_path: Path, pooling: dict[str, Any]) -> No
         read_sentence_files(write(tmp_path, ["Transformer", "Pooling"], pooling))
 
 
+def test_layers_behind_pooling_are_read_in_their_order(tmp_path: Path) -> None:
+    modules = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
+    wide = {"in_features": 8, "out_features": 20, "activation_function": "torch.nn.modules.linear.Identity"}
+    narrow = {"in_features": 20, "out_features": 6, "bias": False}
+    write(tmp_path, modules, POOLING, dense={"2_Dense": wide, "3_Dense": narrow})
+    found = read_sentence_files(tmp_path)
+    assert found is not None
+    assert found.dense == (Dense("2_Dense", 8, 20, True, "identity"), Dense("3_Dense", 20, 6, False, "tanh"))
+    (tmp_path / "3_Dense/config.json").write_text(json.dumps({**narrow, "activation_function": "torch.nn.ELU"}))
+    with pytest.raises(ModelError, match=r"3_Dense/config\.json has activation_function 'torch\.nn\.ELU'"):
+        read_sentence_files(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "modules", [["Transformer", "Pooling", "Dense", "Normalize"], ["Transformer", "Normalize", "Pooling"]]
+    "modules", [["Transformer", "Pooling", "LSTM", "Normalize"], ["Transformer", "Normalize", "Pooling"]]
 )
 def test_other_modules_are_refused(tmp_path: Path, modules: list[str]) -> None:
     with pytest.raises(

@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import processors, trainers
 
 from octavo import LLM, PoolingParams
@@ -95,6 +96,32 @@ def test_embeddings_are_pooled_as_the_checkpoint_says(bert: Path, open_llm: Call
         np.testing.assert_allclose(output.outputs.embedding, mean_vector(bert, text), atol=1e-5)
     [likeness] = llm.score(QUERY, DOCUMENTS[2], use_tqdm=False)
     assert likeness.outputs.score == pytest.approx(mean_vector(bert, QUERY) @ mean_vector(bert, DOCUMENTS[2]), abs=1e-5)
+
+
+def test_layers_behind_pooling_make_the_embedding(tmp_path: Path, open_llm: Callable[..., LLM]) -> None:
+    before, pooling, normalize = EMBEDS["modules.json"]
+    dense = [{"path": path, "type": "sentence_transformers.models.Dense"} for path in ("2_Dense", "3_Dense")]
+    files = EMBEDS | {
+        "modules.json": [before, pooling, *dense, normalize],
+        "2_Dense/config.json": {"in_features": 32, "out_features": 50},
+        "3_Dense/config.json": {
+            "in_features": 50,
+            "out_features": 6,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        },
+    }
+    folder = make_bert(tmp_path, "BertModel", files)
+    torch.manual_seed(0)
+    wide, bias, narrow = torch.randn(50, 32), torch.randn(50), torch.randn(6, 50)
+    save_file({"linear.weight": wide, "linear.bias": bias}, folder / "2_Dense" / "model.safetensors")
+    torch.save({"linear.weight": narrow}, folder / "3_Dense" / "pytorch_model.bin")
+    [output] = open_llm(folder).embed(QUERY, use_tqdm=False)
+    model: Any = transformers.AutoModel.from_pretrained(folder)
+    with torch.inference_mode():
+        state = model(**encoded(folder, QUERY)).last_hidden_state[0].mean(0)
+        expected = narrow @ (wide @ state + bias).tanh()
+    np.testing.assert_allclose(output.outputs.embedding, expected / expected.norm(), atol=1e-5)
 
 
 def test_a_texts_bits_are_the_same_beside_others_and_when_blocks_are_few(

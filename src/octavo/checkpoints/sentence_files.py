@@ -6,17 +6,17 @@ own config.json there.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.errors import ModelError
-from octavo.pooling import PoolingKind
+from octavo.pooling import Dense, DenseActivation, PoolingKind
 
 MODULES = "modules.json"
-SERVED = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-"""The modules' names, in their order."""
+DENSE_ACTIVATIONS: dict[str, DenseActivation] = {"Identity": "identity", "Tanh": "tanh"}
+"""By their classes in torch."""
 TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -38,6 +38,8 @@ class SentenceFiles:
     kind: PoolingKind
     normalize: bool
     """Whether an embedding is divided by its length."""
+    dense: tuple[Dense, ...] = ()
+    """What a pooled state goes through before that."""
     max_tokens: int | None = None
     """The longest text that it was made for."""
 
@@ -50,6 +52,13 @@ class _Module(msgspec.Struct):
     def name(self) -> str:
         """The class's, whatever module it is in."""
         return self.type.rpartition(".")[2]
+
+
+class _Dense(msgspec.Struct):
+    in_features: Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+    out_features: Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+    bias: bool = True
+    activation_function: str = "torch.nn.modules.activation.Tanh"
 
 
 class _Transformer(msgspec.Struct):
@@ -66,18 +75,20 @@ def read_sentence_files(folder: Path) -> SentenceFiles | None:
     if not (folder / MODULES).is_file():
         return None
     modules = read_json(folder / MODULES, list[_Module])
-    pooling = [module.path for module in modules if module.name == "Pooling"]
-    if not pooling:
-        return None
     names = [module.name for module in modules]
-    if names not in SERVED or modules[0].path:
+    if "Pooling" not in names:
+        return None
+    dense = [_read_dense(folder, module.path) for module in modules if module.name == "Dense"]
+    behind = ["Dense"] * len(dense) + ["Normalize"] * ("Normalize" in names)
+    if names != ["Transformer", "Pooling", *behind] or modules[0].path:
         told = ", ".join(f"{module.name} ({module.path or 'the folder itself'})" for module in modules)
         raise ModelError(
             f"{folder / MODULES} has the modules {told}; Octavo embeds by a Transformer in the folder itself, a "
-            "Pooling and, at most, a Normalize behind it"
+            "Pooling and, behind it, Dense layers and a Normalize"
         )
     return SentenceFiles(
-        kind=_pooling_kind(folder / pooling[0] / "config.json"),
+        kind=_pooling_kind(folder / modules[1].path / "config.json"),
+        dense=tuple(dense),
         normalize="Normalize" in names,
         max_tokens=_read_transformer(folder).max_seq_length,
     )
@@ -100,6 +111,17 @@ def _lowers(folder: Path) -> bool:
     normalizer = read_optional_object(folder / "tokenizer.json").get("normalizer") or {}
     parts: list[dict[str, Any]] = normalizer.get("normalizers") or [normalizer]
     return any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
+
+
+def _read_dense(folder: Path, path: str) -> Dense:
+    fields = read_json(folder / path / "config.json", _Dense)
+    activation = DENSE_ACTIVATIONS.get(fields.activation_function.rpartition(".")[2])
+    if activation is None:
+        raise ModelError(
+            f"{folder / path / 'config.json'} has activation_function {fields.activation_function!r:.80}; known are "
+            f"{', '.join(DENSE_ACTIVATIONS)}"
+        )
+    return Dense(path, fields.in_features, fields.out_features, fields.bias, activation)
 
 
 def _pooling_kind(path: Path) -> PoolingKind:

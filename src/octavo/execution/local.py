@@ -175,7 +175,7 @@ class LocalExecutor:
                 tasks=_tasks_of(model, self.model_config.pooling),
                 grammars=known.kinds,
                 pooling=self.model_config.pooling,
-                embedding_width=self.model_config.hidden_size,
+                embedding_width=self.model_config.pooling.width(self.model_config.hidden_size),
             ),
         )
         self.loaded = LoadedModel(

@@ -22,8 +22,12 @@ AVERAGED_AT_ONCE = 256
 BROKEN_STATES = "the model gave hidden states that are no finite numbers"
 
 
-class Classifies(Protocol):
-    """A model with a head that tells classes apart."""
+class Ends(Protocol):
+    """A model, behind pooling."""
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, width]`, in the same dtype."""
+        ...
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """`[n, hidden_size]` float32 -> `[n, num_labels]`."""
@@ -124,10 +128,11 @@ class Pooler:
             raise RuntimeError("a prompt that is pooled has not been computed from its first token on")
         if self._pooling.kind == "mean":
             state = state / num_tokens
-        if row.task == "embed":
+        if row.task == "embed" and not self._pooling.dense:
             return state
-        model: Classifies = self._model  # type: ignore[assignment]
-        return model.classify(state.float().unsqueeze(0))[0]
+        model: Ends = self._model  # type: ignore[assignment]
+        pooled = state.float().unsqueeze(0)
+        return (model.embed(pooled) if row.task == "embed" else model.classify(pooled))[0]
 
     def finished(self, pooled: PooledRow) -> bytes | None:
         """A row's numbers, as `StepOutput.pooled` has them; None where they are broken."""

@@ -83,6 +83,10 @@ class LanguageModel(nn.Module):
         """Of last hidden states, as `forward` gives them: `[n, width]` -> `[n, vocab_size]`, in the model's dtype."""
         return self.lm_head.logits(hidden)
 
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Embeddings from pooled states: `[n, hidden_size]` -> `[n, width]`."""
+        return self.lm_head.embed(pooled)
+
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """Scores of the classes of a model that has some, from pooled states: `[n, width]` -> `[n, num_labels]`."""
         return self.lm_head.classify(pooled)

@@ -1,6 +1,7 @@
 """What a model makes of last hidden states: logits of the next token, scores of classes, or nothing more."""
 
-from typing import NoReturn, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NoReturn, Protocol, cast
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from octavo.errors import ModelError
 from octavo.layers.build import ModelBuild
 from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.layers.placement import Placements, prefixed, whole
+from octavo.pooling import Dense
 
 
 class Head(Protocol):
@@ -20,6 +22,10 @@ class Head(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[n, hidden_size]` -> `[n, vocab_size]`, in the model's dtype. Raises ModelError where it gives none."""
+        ...
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, width]`: what layers behind pooling make of a pooled state; itself without any."""
         ...
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -52,6 +58,10 @@ class ParallelLMHead(nn.Module):
         logits = table.kernels.linear(hidden, table.weight)
         return table.kernels.gather(logits, table.tensor_parallel, table.shape[0])
 
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """As it is."""
+        return pooled
+
     def classify(self, pooled: torch.Tensor) -> NoReturn:
         """None."""
         raise ModelError("the model has no head that scores classes")
@@ -66,23 +76,59 @@ class ParallelLMHead(nn.Module):
         return ("lm_head.weight",) if self.is_tied else ()
 
 
-class NoHead(nn.Module):
-    """The end of a model that gives hidden states only."""
+class EmbeddingHead(nn.Module):
+    """The end of a model that gives hidden states only, with what its embeddings go through behind pooling, if
+    anything. Every rank holds that whole."""
 
     gives_logits = False
     unused_tensors = ("lm_head.weight",)
 
+    def __init__(self, build: ModelBuild, dense: Sequence[Dense] = ()) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DenseLayer(each, build) for each in dense)
+
     def logits(self, hidden: torch.Tensor) -> NoReturn:
         """None."""
         raise ModelError("the model has no head: it gives hidden states, and no logits of tokens")
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`[n, hidden_size]` -> `[n, width]`: computed in the dtype of `pooled`."""
+        for layer in self.layers:
+            pooled = layer(pooled)
+        return pooled
 
     def classify(self, pooled: torch.Tensor) -> NoReturn:
         """None."""
         raise ModelError("the model has no head that scores classes")
 
     def placements(self) -> Placements:
-        """None."""
-        return {}
+        """`<folder>.linear.weight` of each layer, and its bias."""
+        found: Placements = {}
+        for layer in cast(Iterable[DenseLayer], self.layers):
+            found |= layer.placements()
+        return found
+
+
+class DenseLayer(nn.Module):
+    """A product with pooled states, and its activation."""
+
+    def __init__(self, dense: Dense, build: ModelBuild) -> None:
+        super().__init__()
+        self.dense = dense
+        self.weight = build.parameter(dense.out_features, dense.in_features)
+        self.bias = build.parameter(dense.out_features) if dense.has_bias else None
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`[n, in_features]` -> `[n, out_features]`."""
+        product = _product(pooled, self.weight, self.bias)
+        return product.tanh() if self.dense.activation == "tanh" else product
+
+    def placements(self) -> Placements:
+        """By the folder that has them."""
+        found = {f"{self.dense.folder}.linear.weight": whole(self.weight)}
+        if self.bias is not None:
+            found[f"{self.dense.folder}.linear.bias"] = whole(self.bias)
+        return found
 
 
 class ClassHead(nn.Module):
@@ -111,6 +157,10 @@ class ClassHead(nn.Module):
     def logits(self, hidden: torch.Tensor) -> NoReturn:
         """None."""
         raise ModelError("the model's head scores classes, and gives no logits of tokens")
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """As it is."""
+        return pooled
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """`[n, hidden_size]` -> `[n, num_labels]`: computed in the dtype of `pooled`."""

@@ -16,7 +16,7 @@ from octavo.layers.decoder import LanguageModel
 from octavo.layers.embedding import PositionEmbedding, SegmentEmbedding, VocabParallelEmbedding
 from octavo.layers.encoder import EncoderLayer
 from octavo.layers.feed_forward import PlainFeedForward
-from octavo.layers.head import ClassHead, NoHead
+from octavo.layers.head import ClassHead, EmbeddingHead
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.models.config import ModelConfig, Positions, TokenId
@@ -71,8 +71,11 @@ class BertModel(LanguageModel):
         self.token_type_embeddings = SegmentEmbedding(extra["type_vocab_size"], width, build, separator=separator)
         self.norm = _norm(config, build)
         self.layers = nn.ModuleList(_layer(index, config, build) for index in range(config.num_hidden_layers))
-        dense, out = self.class_layers
-        self.lm_head = ClassHead(width, len(labels), build, out=out, dense=dense, bias=True) if labels else NoHead()
+        self.lm_head = (
+            ClassHead(width, len(labels), build, dense=self.class_layers[0], out=self.class_layers[1], bias=True)
+            if labels
+            else EmbeddingHead(build, config.pooling.dense)
+        )
         self.kernels = build.kernels
 
     @staticmethod

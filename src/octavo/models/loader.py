@@ -16,7 +16,7 @@ from octavo.checkpoints.folder import has_weights, open_folder
 from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.checkpoints.locate import Checkpoint
 from octavo.checkpoints.sentence_files import read_sentence_files
-from octavo.checkpoints.source import HuggingFaceTensors, TensorSource
+from octavo.checkpoints.source import HuggingFaceTensors, JoinedTensors, TensorSource
 from octavo.checkpoints.special_tokens import separator_id, tokenizer_end_ids
 from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
@@ -149,7 +149,9 @@ def _open_source(
             raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
         return GGUFTensors(read_header(*checkpoint.pieces), config.num_hidden_layers, config.head_dim, placements)
     stored = open_folder(checkpoint.path, load_format)
-    return HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
+    own = HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
+    dense = {f"{each.folder}.": open_folder(checkpoint.path / each.folder, "auto") for each in config.pooling.dense}
+    return JoinedTensors({"": own, **dense}) if dense else own
 
 
 def _check_placements(model: CausalLM, placements: Placements) -> None:

@@ -10,7 +10,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import PreNormLayer
 from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.layers.feed_forward import GatedFeedForward
-from octavo.layers.head import ClassHead, Head, NoHead, ParallelLMHead
+from octavo.layers.head import ClassHead, EmbeddingHead, Head, ParallelLMHead
 from octavo.layers.norm import RMSNorm
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import ModelConfig, WindowSize
@@ -95,8 +95,9 @@ def embedding_and_head(
         own = None if is_tied else VocabParallelEmbedding(*size, build, is_head=True)
         return embed_tokens, ParallelLMHead(embed_tokens, own)
     labels = config.pooling.labels
-    head = ClassHead(config.hidden_size, len(labels), build, out="score", bias=False) if labels else NoHead()
-    return embed_tokens, head
+    if labels:
+        return embed_tokens, ClassHead(config.hidden_size, len(labels), build, out="score", bias=False)
+    return embed_tokens, EmbeddingHead(build, config.pooling.dense)
 
 
 def pre_norm_layers(

@@ -71,8 +71,8 @@ def read_pooling(
     if files is not None:
         kind = files.kind
     is_causal = fields.is_causal is not False and not fields.use_bidirectional_attention
-    normalize = files is None or files.normalize
-    stated = Pooling(kind=kind, is_declared=not generates, normalize=normalize, is_causal=is_causal)
+    normalize, dense = (True, ()) if files is None else (files.normalize, files.dense)
+    stated = Pooling(kind=kind, is_declared=not generates, dense=dense, normalize=normalize, is_causal=is_causal)
     if not has_classes:
         return stated
     labels = _labels(fields)

@@ -58,6 +58,10 @@ class CausalLM(Model, Protocol):
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         ...
 
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Embeddings from pooled states: `[n, hidden_size]` -> `[n, width]`."""
+        ...
+
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """The classes' scores of a model that has some, from pooled states: `[n, width]` -> `[n, num_labels]`."""
         ...
