@@ -14,9 +14,9 @@ from octavo.kernels.interface import ForwardPass
 from octavo.kernels.upload import upload
 from octavo.pooling import Activation, Pooling, PoolingParams, PoolingTask
 
-MEAN_UNIT = 2.0**-26
-"""States are rounded to whole multiples of it before they are added up in float64. Such sums are exact up to 2**27, so
-neither the order of tokens nor the cuts of a prompt's steps change a bit of their mean."""
+ROUNDING = 1.5 * 2.0**26
+"""Added to a state in float64 and taken off again, it leaves a whole multiple of 2**-26. Sums of such are exact up to
+2**27, so neither the order of tokens nor the cuts of a prompt's steps change a bit of their mean."""
 AVERAGED_AT_ONCE = 256
 """Tokens whose states are held in float64 at a time."""
 BROKEN_STATES = "the model gave hidden states that are no finite numbers"
@@ -154,8 +154,7 @@ def _sum(so_far: torch.Tensor | None, first: int, count: int, forward: ForwardPa
     total = so_far
     for begin in range(first, first + count, AVERAGED_AT_ONCE):
         places = np.arange(begin, min(begin + AVERAGED_AT_ONCE, first + count))
-        states = forward.hidden_states(places).double()
-        added = (states / MEAN_UNIT).round().mul_(MEAN_UNIT).sum(0)
+        added = forward.hidden_states(places).double().add_(ROUNDING).sub_(ROUNDING).sum(0)
         total = added if total is None else total + added
     if total is None:
         raise ValueError("no tokens")

@@ -196,7 +196,7 @@ class RecordedForward:
 
     def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, hidden_size]` float32."""
-        return self._states.rows[torch.from_numpy(tokens)]
+        return self._states.rows.index_select(0, torch.from_numpy(tokens))  # indexing starts threads
 
     @property
     def _head(self) -> _cpu.Weight:

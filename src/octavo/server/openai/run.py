@@ -14,6 +14,7 @@ from octavo.metrics.requests import Metrics
 from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
+from octavo.scheduling.admission import check_task
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
 from octavo.server.openai.body import SamplingBody
@@ -65,6 +66,7 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
     body = await read_body(request, kind)
     context_of(request).model = body.model
     serving.check_model(body.model)
+    check_task("generate", serving.front.ready.limits.capabilities)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
     await _check_structure(serving, body)
