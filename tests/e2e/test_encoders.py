@@ -84,7 +84,7 @@ def mean_vector(folder: Path | str, text: str) -> np.ndarray:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     model: Any = transformers.AutoModel.from_pretrained(folder)
     with torch.inference_mode():
-        state = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        state = model(input_ids=tokenizer(text, return_tensors="pt").input_ids).last_hidden_state[0].mean(0)
     vector: np.ndarray = (state / state.norm()).numpy()
     return vector
 
@@ -96,6 +96,14 @@ def test_embeddings_are_pooled_as_the_checkpoint_says(bert: Path, open_llm: Call
         np.testing.assert_allclose(output.outputs.embedding, mean_vector(bert, text), atol=1e-5)
     [likeness] = llm.score(QUERY, DOCUMENTS[2], use_tqdm=False)
     assert likeness.outputs.score == pytest.approx(mean_vector(bert, QUERY) @ mean_vector(bert, DOCUMENTS[2]), abs=1e-5)
+
+
+def test_a_decoder_that_sees_both_ways_embeds_through_its_windows(tmp_path: Path, open_llm: Callable[..., LLM]) -> None:
+    folder = make_bert(tmp_path, "Gemma3TextModel", EMBEDS, use_bidirectional_attention=True, pad_token_id=0)
+    texts = [" ".join([QUERY, *DOCUMENTS]), QUERY]
+    llm = open_llm(folder, block_size=4)
+    for output, text in zip(llm.embed(texts, use_tqdm=False), texts, strict=True):
+        np.testing.assert_allclose(output.outputs.embedding, mean_vector(folder, text), atol=1e-5)
 
 
 def test_layers_behind_pooling_make_the_embedding(tmp_path: Path, open_llm: Callable[..., LLM]) -> None:
