@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -103,7 +104,7 @@ class PooledCalls:
             outputs = self._run(prompts, "classify", params, None, use_tqdm)
         else:
             if num_kept is not None:
-                raise RequestError("truncate_prompt_tokens would cut the question to the model: shorten the texts")
+                raise RequestError("truncate_prompt_tokens would cut what the model is asked: shorten the texts")
             asked = msgspec.structs.replace(params or PoolingParams(), label_token_ids=self._yes_no.label_token_ids)
             prompts = [{"prompt_token_ids": self._question(*pair)} for pair in pairs]
             outputs = self._run(prompts, "score", asked, None, use_tqdm)
@@ -133,10 +134,9 @@ class PooledCalls:
         self, prompts: Sequence[Prompt], task: PoolingTask, params: Params, num_kept: int | None, use_tqdm: bool
     ) -> list[RequestOutput]:
         self._shared.check_process()
-        given = [params or PoolingParams()] if isinstance(params, PoolingParams | None) else list(params)
-        if not all(isinstance(own, PoolingParams) for own in given):
+        each: Sequence[Any] = params if isinstance(params, list | tuple) else [params or PoolingParams()] * len(prompts)
+        if not all(isinstance(own, PoolingParams) for own in each):
             raise RequestError("pooling_params must be a PoolingParams, or a list with one for each prompt")
-        each = given * len(prompts) if isinstance(params, PoolingParams | None) else given
         if len(each) != len(prompts):
             raise RequestError(
                 f"{len(prompts)} prompts and {len(each)} pooling_params: give one for all or one for each"

@@ -83,7 +83,7 @@ class PoolingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=
     normalize: bool | None = None
     """Of an embedding: divide it by its length."""
     use_activation: bool | None = None
-    """Of classes and scores: probabilities, the default, or logits as they are."""
+    """Of classes and scores: probabilities, the default, or logits as they are. Of an embedding: as `normalize`."""
     truncate_prompt_tokens: int | None = None
     """Keep so many tokens of the prompt's end; -1 is as many as the model takes."""
     label_token_ids: list[int] | None = None

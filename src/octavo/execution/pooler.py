@@ -142,7 +142,8 @@ class Pooler:
         asked = pooled.asked
         if pooled.task == "embed":
             values = values[: asked.dimensions]
-            if self._pooling.normalize if asked.normalize is None else asked.normalize:
+            told = asked.use_activation if asked.normalize is None else asked.normalize
+            if self._pooling.normalize if told is None else told:
                 values = values / max(float(np.sqrt(np.sum(values * values))), 1e-12)
         elif asked.use_activation is not False:
             values = _activated(values, "softmax" if pooled.task == "score" else self._pooling.activation)

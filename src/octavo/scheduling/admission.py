@@ -93,7 +93,10 @@ def check_pooled(message: EngineRequest, limits: Limits) -> None:
         )
     if asked is None:
         raise RequestError(f"task {message.task!r} needs its pooling parameters")
-    if message.task == "embed" and asked.dimensions is not None and asked.dimensions > width:
+    for name in ("dimensions", "normalize"):
+        if message.task != "embed" and getattr(asked, name) is not None:
+            raise RequestError(f"{name} is for embeddings: leave it out")
+    if asked.dimensions is not None and asked.dimensions > width:
         raise RequestError(f"dimensions={asked.dimensions} is over the {width} numbers of this model's embeddings")
     if message.task == "score" and asked.label_token_ids is None:
         raise RequestError("task 'score' needs label_token_ids: the tokens whose logits are compared")

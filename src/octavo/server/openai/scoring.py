@@ -35,19 +35,35 @@ async def scores(
     method = scoring_method(serving.front.ready.limits.capabilities)
     if method == "likeness":
         return await _by_likeness(serving, context, pairs, body)
+    _check_fields(body, is_pair=method == "classes")
     if method == "classes":
         prompts = [await _pair(serving, *pair, body) for pair in pairs]
         asked = PoolingParams(use_activation=use_activation)
         found = await pooled_run.pooled(serving, context, prompts, "classify", asked, body.cache_salt)
     else:
-        if body.truncate_prompt_tokens is not None:
-            told = "truncate_prompt_tokens would cut the question that a language model is asked: shorten the texts"
-            raise ApiError(400, told, param="truncate_prompt_tokens")
         labels = serving.front.yes_no.label_token_ids
         prompts = [await _question(serving, *pair) for pair in pairs]
         asked = PoolingParams(use_activation=use_activation, label_token_ids=labels)
         found = await pooled_run.pooled(serving, context, prompts, "score", asked, body.cache_salt)
     return [numbers(each)[-1] for each in found]
+
+
+def _check_fields(body: PoolingFields, is_pair: bool) -> None:
+    """Refuse what says how one text is read, where it is put together with another.
+
+    Raises:
+        ApiError: the message names the field.
+    """
+    told = {
+        "add_special_tokens": body.add_special_tokens is False and "the tokens around the texts are part of the prompt",
+        "truncation_side": body.truncation_side == "left" and is_pair and "of a pair the second text's end is cut",
+        "truncate_prompt_tokens": body.truncate_prompt_tokens is not None
+        and not is_pair
+        and "it would cut the question that a language model is asked; shorten the texts",
+    }
+    for field, why in told.items():
+        if why:
+            raise ApiError(400, f"{field} cannot be had with this model: {why}", param=field)
 
 
 async def _by_likeness(
