@@ -19,6 +19,7 @@ class ToyMatcher:
 
     num_consumed = 0
     """By all of them together."""
+    is_lost = False
 
     def __init__(
         self, allowed_after: Callable[[list[int]], Iterable[int]], vocab_size: int, token_ids: Sequence[int] = ()
@@ -33,6 +34,10 @@ class ToyMatcher:
 
     def mask(self) -> bytes:
         return bits(self._allowed_after(self._token_ids), self._vocab_size)
+
+    def forced(self) -> list[int]:
+        allowed = list(self._allowed_after(self._token_ids))
+        return allowed if len(allowed) == 1 else []
 
     def copy(self) -> "ToyMatcher":
         return ToyMatcher(self._allowed_after, self._vocab_size, self._token_ids)

@@ -18,6 +18,10 @@ class RequestError(OctavoError, ValueError):
     """A request is wrong or can never be served by this engine. Raised before anything is allocated for it."""
 
 
+class GrammarError(RequestError):
+    """A grammar that is wrong, or beyond what can be followed."""
+
+
 class QueueTimeError(OctavoError):
     """A request waits for longer than it may before it begins. Another time it may be served."""
 

@@ -93,6 +93,8 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        *,
+        priority: Sequence[int] | None = None,
         **keywords: Any,
     ) -> list[RequestOutput]:
         """Complete prompts, batched together.
@@ -101,6 +103,7 @@ class LLM:
             prompts: one prompt or several; a flat list of token ids is one prompt.
             sampling_params: one for all, or one for each prompt; `get_default_sampling_params()` by default.
             use_tqdm: show a progress bar on stderr.
+            priority: with `scheduling_policy="priority"` a number for each prompt: the lowest goes first.
             keywords: vLLM's, where they ask for nothing: `lora_request=None`.
 
         Returns:
@@ -110,7 +113,7 @@ class LLM:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
         check_call(keywords, "LLM.generate")
-        return run_all(self.shared, self._open(as_list(prompts), sampling_params), use_tqdm)
+        return run_all(self.shared, self._open(as_list(prompts), sampling_params, priority), use_tqdm)
 
     def chat(
         self,
@@ -128,11 +131,14 @@ class LLM:
         """Answer one conversation or several, rendered with the model's chat template.
 
         Args:
-            messages: `{"role": ..., "content": ...}` dicts, or a list of such lists.
+            messages: `{"role": ..., "content": ...}` dicts, or a list of such lists. Assistants' turns may have
+                `tool_calls`, whose answers are turns of the role `tool`, and `reasoning_content`.
             add_generation_prompt: open the model's answer, as is done unless the last message is gone on with.
             continue_final_message: go on with the last message's text.
             chat_template: Jinja source in place of the model's own.
-            tools: shown to the model, if the template has a place for them; its calls come as text.
+            tools: `{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}` dicts, the
+                parameters a JSON schema. A template without a place for them has the system message tell of them. The
+                model's calls come as text, in the form that it knows.
             chat_template_kwargs: further variables of the template.
             keywords: vLLM's, where they ask for nothing.
 
@@ -323,7 +329,10 @@ class LLM:
         return {"prompt": prompt.plain, "prompt_token_ids": self.tokenizer.encode_rendered(prompt)}
 
     def _open(
-        self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: Sequence[int] | None = None,
     ) -> OpenRequests:
         """Tokenize and queue all prompts, or none where one is refused."""
         self.shared.check_process()
@@ -338,7 +347,11 @@ class LLM:
             raise RequestError(
                 f"{len(prompts)} prompts and {len(each)} sampling_params: give one for all or one for each"
             )
+        priorities = list(priority or [0] * len(prompts))
+        if len(priorities) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts and {len(priorities)} entries of priority: give one for each")
         queues = [
-            partial(self.shared.queue, prompt=prompt, params=own) for prompt, own in zip(prompts, each, strict=True)
+            partial(self.shared.queue, prompt=prompt, params=own, priority=rank)
+            for prompt, own, rank in zip(prompts, each, priorities, strict=True)
         ]
         return open_all(self.shared, queues)

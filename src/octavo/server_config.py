@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from octavo.answers.built_in import NAMES
 from octavo.errors import ConfigError
 from octavo.knobs import Size, check_knobs, knob
 
@@ -43,6 +44,14 @@ class ServerConfig:
     )
     allow_request_templates: bool = knob(
         False, "take a chat_template from requests: code of a stranger's, though bounded and shut in", group="server"
+    )
+    tool_parser: str = knob(
+        "auto",
+        "how the model writes calls of tools and marks its reasoning: auto takes what its files declare "
+        "(response_template), or what its chat template shows; for a model whose template says nothing, or something "
+        f"else than the model writes, one of {', '.join(NAMES)}",
+        group="server",
+        metavar="NAME",
     )
     max_queued_requests: int = knob(
         1024,
@@ -103,14 +112,18 @@ class ServerConfig:
         at_least=1,
     )
     max_stop_strings: int = knob(
-        16, "cap on a request's stop texts, and on its bad_words", group="server limits", metavar="N", at_least=0
+        16,
+        "cap on a request's stop texts, its stop_regex, and its bad_words",
+        group="server limits",
+        metavar="N",
+        at_least=0,
     )
     max_logit_bias: int = knob(
         1024, "cap on a request's logit_bias entries", group="server limits", metavar="N", at_least=0
     )
     max_token_ids: int = knob(
         4096,
-        "cap on the entries of a request's stop_token_ids, and of its allowed_token_ids",
+        "cap on the entries of a request's lists of token ids: stop_token_ids, allowed_token_ids and others",
         group="server limits",
         metavar="N",
         at_least=0,
@@ -178,6 +191,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if self.tool_parser not in ("auto", *NAMES):
+            raise ConfigError(f"--tool-parser is {self.tool_parser!r}; it is auto or one of {', '.join(NAMES)}")
         for key in self.api_key:
             if key != key.strip() or not key.isprintable():
                 raise ConfigError(

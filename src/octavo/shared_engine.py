@@ -21,6 +21,7 @@ from octavo.pooling import NOTHING_SAMPLED, PoolingParams, PoolingTask
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.structured_outputs import Grammar, StructuredOutputsParams
+from octavo.tokenization.reasoning_marks import section_behind
 from octavo.tokenization.tokenizer import Tokenizer
 from octavo.turns import Turns
 
@@ -86,23 +87,31 @@ class SharedEngine:
                 for request_id in list(opened.assemblers):
                     self._end(opened.assemblers[request_id])
 
-    def queue(self, opened: OpenRequests, prompt: Prompt, params: SamplingParams) -> str:
+    def queue(self, opened: OpenRequests, prompt: Prompt, params: SamplingParams, priority: int = 0) -> str:
         """Tokenize a prompt and hand it to the engine, with these requests. Returns its name there.
+
+        Args:
+            priority: as `EngineRequest` has it.
 
         Raises:
             RequestError: it can never be served here.
             EngineError: this process is a fork.
         """
-        read, bad_words = read_prompt(prompt, self._tokenizer), self._tokenizer.bad_words(params.bad_words or ())
+        read = read_prompt(prompt, self._tokenizer)
+        bad_words = self._tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         grammar = None if params.structured_outputs is None else _checked_grammar(params.structured_outputs)
+        budget = params.thinking_token_budget
+        section = section_behind(self._tokenizer, read.token_ids, budget, is_constrained=grammar is not None)
         request = EngineRequest(
             "",
             read.token_ids,
-            msgspec.structs.replace(params, structured_outputs=None),
+            msgspec.structs.replace(params, structured_outputs=None, thinking_token_budget=None),
             time.monotonic(),
             cache_salt=read.cache_salt,
             grammar=grammar,
             bad_words=bad_words,
+            reasoning=section,
+            priority=priority,
         )
         return self._add(opened, read.text, request, params)
 

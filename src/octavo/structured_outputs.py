@@ -9,11 +9,11 @@ import msgspec
 from octavo.errors import RequestError
 from octavo.vllm.keywords import STRUCTURED, Parameters
 
-CONSTRAINTS = ("json", "json_object", "regex", "choice", "grammar")
+CONSTRAINTS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 """The fields that say what an answer conforms to; exactly one of them is given."""
 
 
-class Grammar(msgspec.Struct, frozen=True):
+class Grammar(msgspec.Struct, frozen=True, tag=True):
     """What an output must conform to: of each sequence's tokens the grammar says which may come next."""
 
     kind: str
@@ -21,8 +21,29 @@ class Grammar(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+class ReasoningSection(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What an output may begin with: the model's reasoning, which no grammar holds to anything.
+
+    Raises:
+        RequestError: nothing ends it, or `max_tokens` is below 0.
+    """
+
+    opening: tuple[int, ...]
+    """The token ids that open it, as the first of an output."""
+    end: tuple[int, ...]
+    """Those that end it. Other tokens that spell the same text end it, too."""
+    is_open: bool
+    """The prompt has opened it, and the output begins within it."""
+    max_tokens: int | None = None
+    """Of the section, between its opening and its end, which is then forced; None for no bound."""
+
+    def __post_init__(self) -> None:
+        _check(self.end, "end", "the tokens that end it", of="a reasoning section")
+        _check(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", "at least 0", of="a reasoning section")
+
+
 class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):
-    """What an output conforms to, under vLLM's names: one of the first five fields.
+    """What an output conforms to, under vLLM's names: one of the first six fields.
 
     Raises:
         RequestError: none of them is given, or two are, or a value cannot be had.
@@ -41,6 +62,8 @@ class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, 
     """The output is one of these texts."""
     grammar: str | None = None
     """A context-free grammar, in Lark's syntax (`start: ...`) or llama.cpp's GBNF (`root ::= ...`)."""
+    structural_tag: Any = None
+    """Free text with what is held to schemas within it, as a dict or as its text (`sampling.structural_tags`)."""
     whitespace_pattern: str | None = None
     """Of JSON: what may stand between its tokens, as a regex; by default a blank, or a line's end and indentation."""
     disable_any_whitespace: bool = False
@@ -61,6 +84,7 @@ class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, 
             "choice",
             "a list of texts, not empty",
         )
+        _check(isinstance(self.structural_tag, str | dict | None), "structural_tag", "a dict or its text")
         for name in ("json_object", "disable_any_whitespace", "disable_additional_properties"):
             _check(getattr(self, name) in (None, False, True), name, "True or False")
         is_json = given[0] in ("json", "json_object")
@@ -92,6 +116,8 @@ class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, 
             return Grammar("choice", json.dumps(list(dict.fromkeys(self.choice)), ensure_ascii=False))
         if self.grammar is not None:
             return Grammar("grammar", self.grammar)
+        if self.structural_tag is not None:
+            return Grammar("structural_tag", _json_text("structural_tag", self.structural_tag))
         schema = {"type": "object"} if self.json is None else _read_schema(self.json)
         if self.disable_additional_properties:
             schema = _closed(schema)
@@ -104,10 +130,7 @@ class StructuredOutputsParams(msgspec.Struct, kw_only=True, omit_defaults=True, 
             schema = {**schema, "x-guidance": whitespace}
         elif self.json is None:
             return Grammar("json_object")
-        try:
-            return Grammar("json_schema", json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestError(f"json must be a JSON schema: {error}") from error
+        return Grammar("json_schema", _json_text("json", schema))
 
     def _asks(self, name: str) -> bool:
         return getattr(self, name) not in ((None, False) if name == "json_object" else (None,))
@@ -117,9 +140,24 @@ GuidedDecodingParams = StructuredOutputsParams
 """Its older name."""
 
 
-def _check(good: Any, field: str, wanted: str) -> None:
+def _check(good: Any, field: str, wanted: str, of: str = "structured outputs") -> None:
     if not good:
-        raise RequestError(f"{field} of structured outputs must be {wanted}")
+        raise RequestError(f"{field} of {of} must be {wanted}")
+
+
+def _json_text(field: str, value: Any) -> str:
+    """A value as JSON text. One that is a text is that already.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        if isinstance(value, str):
+            value = json.loads(value)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        what = "a JSON schema" if field == "json" else "JSON"
+        raise RequestError(f"{field} must be {what}: {error}") from error
 
 
 def _read_schema(given: Any) -> Any:

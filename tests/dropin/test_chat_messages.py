@@ -1,5 +1,6 @@
 """Chat messages over HTTP: what people say is text, turns may be half written, and a template harms nobody."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -89,11 +90,18 @@ def test_a_prompt_cannot_both_go_on_and_open_an_answer(server: Server) -> None:
         [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c", "content": None}],
         [USER, {"role": "assistant", "content": None, "refusal": None, "annotations": [], "function_call": None}],
         [USER, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}],
+        [USER, {"role": "assistant", "function_call": CALL["function"]}, {"role": "function", "name": "w"}],
+        [USER, {"role": "assistant", "content": "b", "reasoning_content": "c", "reasoning": "c", "tool_calls": [CALL]}],
         [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}],
     ],
 )
 def test_a_history_with_turns_without_text_is_answered(history: list[dict[str, Any]], server: Server) -> None:
     assert num_prompt_tokens(server, history) > 30
+
+
+def test_a_developer_counts_as_the_system(server: Server) -> None:
+    said = [[{"role": role, "content": "Be kind."}, USER] for role in ("system", "developer")]
+    assert num_prompt_tokens(server, said[0]) == num_prompt_tokens(server, said[1])
 
 
 def test_the_sdks_own_answer_can_be_sent_back(client: OpenAI) -> None:
@@ -119,6 +127,12 @@ def test_a_template_in_a_request_needs_leave(server: Server, serve: Serve) -> No
         with_documents = "{% for d in documents %}{{ d.text }}{% endfor %}"
         assert num_prompt_tokens(lenient, [USER], chat_template=with_documents, documents=[{"text": "a"}]) == 1
         assert "not valid Jinja" in refusal(post(lenient, CHAT, messages=[USER], chat_template="{% if %}"))["message"]
+
+
+def test_a_front_knows_the_variables_of_templates(server: Server) -> None:
+    own, given = server.front.template_variables(), server.front.template_variables("{{ thinking }}{{ messages }}")
+    assert asyncio.run(own) == {"messages", "add_generation_prompt"}
+    assert asyncio.run(given) == {"messages", "thinking"}
 
 
 def test_documents_that_no_template_shows_are_refused(server: Server) -> None:

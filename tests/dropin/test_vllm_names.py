@@ -96,8 +96,7 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"hf_overrides": {"rope_theta": 1}}, "hf_overrides"),
         ({"hf_token": "hf_secret"}, "^hf_token cannot be had: log in"),
         ({"logprobs_mode": "processed_logits"}, "logprobs_mode"),
-        ({"scheduling_policy": "priority"}, "scheduling.policy"),
-        ({"reasoning_parser": "qwen3"}, "reasoning_parser"),
+        ({"scheduling_policy": "longest"}, "scheduling.policy"),
         ({"logits_processors": ["mine"]}, "logits_processors"),
         ({"enable_prefix_caching": "yes"}, "enable_prefix_caching must be true or false"),
         ({"enable_prefix_caching": True, "prefix_cache_scope": "off"}, "enable_prefix_caching of True contradicts"),
@@ -167,13 +166,20 @@ def test_vllms_flags_of_logging_switch_the_log_of_requests():
         is_on("--disable-log-requests", "--enable-log-requests")
 
 
+def test_vllms_flag_of_a_tool_parser_chooses_the_format_of_calls():
+    parser = FlexibleArgumentParser()
+    add_config_flags(parser, ServerConfig)
+    arguments = parser.parse_args(["--enable-auto-tool-choice", "--tool-call-parser", "qwen3_xml"])
+    assert read_config_flags(arguments, ServerConfig).tool_parser == "qwen3_xml"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--pipeline-parallel-size", "2"), "--pipeline-parallel-size of 2"),
         (("--enable_lora",), "--enable-lora of True"),
         (("--hf-overrides", '{"a": 1}'), "--hf-overrides"),
-        (("--tool-call-parser", "hermes"), "--tool-call-parser of 'hermes'"),
+        (("--tool-parser-plugin", "mine.py"), "--tool-parser-plugin of 'mine.py'"),
         (("--ssl-keyfile", "key.pem"), "--ssl-keyfile"),
         (("--swap-space", "4"), "--swap-space is 4"),
     ],

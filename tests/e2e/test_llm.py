@@ -113,12 +113,22 @@ def test_chat_takes_template_variables_by_their_name_only(smollm2):
             smollm2.chat(HI, GREEDY, use_tqdm=False, **unknown)
     shown = {"chat_template": "{{ style }}", "chat_template_kwargs": {"style": "brief"}}
     assert smollm2.chat(HI, GREEDY, use_tqdm=False, **shown)[0].prompt == "brief"
-    with pytest.raises(RequestError, match="no use for tools"):
+    with pytest.raises(RequestError, match=r"tools\[0\] must be an object"):
         smollm2.chat(HI, GREEDY, tools=[{"type": "function"}])
     with pytest.raises(RequestError, match="must not set messages"):
         smollm2.chat(HI, GREEDY, chat_template_kwargs={"messages": []})
     with pytest.raises(RequestError, match="exclude each other"):
         smollm2.chat(HI, GREEDY, add_generation_prompt=True, continue_final_message=True)
+
+
+def test_chat_shows_tools_and_what_they_answered(smollm2):
+    tools = [{"type": "function", "function": {"name": "clock", "description": "Tells the time."}}]
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "clock", "arguments": "{}"}}]}
+    messages = [*HI, called, {"role": "tool", "content": "It is noon."}]
+    [output] = smollm2.chat(messages, GREEDY, use_tqdm=False, tools=tools)
+    assert '"description": "Tells the time."' in output.prompt
+    assert '<tool_call>\n{"name": "clock", "arguments": {}}' in output.prompt
+    assert "<tool_response>\nIt is noon." in output.prompt
 
 
 @pytest.mark.parametrize("messages", [[], {}, "Hi", [{"content": "Hi"}], [[{"role": "user", "content": "Hi"}], []]])

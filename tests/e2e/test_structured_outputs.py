@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonschema
 import pytest
@@ -20,9 +20,10 @@ from octavo.errors import RequestError
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.launch import executor_class
 from octavo.execution.local import LocalExecutor
-from octavo.outputs import CompletionOutput
+from octavo.outputs import CompletionOutput, TokenLogprobs
 from octavo.sampling.grammar_sources import check_grammar
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import ReasoningSection
 from octavo.tokenization.tokenizer import Tokenizer
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_llama
@@ -61,7 +62,12 @@ def llm(folder: Path) -> Iterator[LLM]:
         yield llm
 
 
+THINK, END_OF_THOUGHT = (469,), (30, 17, 86, 74, 272, 77, 32)
+"""The tokenizer's <think>, and </think>, which is none of its tokens."""
+
+
 def does_conform(asked: StructuredOutputsParams, text: str) -> bool:
+    text = text.rpartition("</think>")[2].lstrip("\n")
     if asked is BY_SCHEMA:
         return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text)))
     pattern = {BY_REGEX.regex: BY_REGEX.regex, BY_GRAMMAR.regex: r"\(*x\)*"}[asked.regex]
@@ -69,24 +75,42 @@ def does_conform(asked: StructuredOutputsParams, text: str) -> bool:
 
 
 def work() -> list[tuple[EngineRequest, StructuredOutputsParams | None]]:
-    """Greedy, sampled, n, beams, penalties, a minimum of tokens; every fourth request is held to nothing."""
+    """Greedy, sampled, n, beams, penalties, a minimum of tokens; every fifth request is held to nothing, and two of
+    three may think before they answer, most of them for some tokens at most."""
     kinds = [
         SamplingParams(temperature=0, max_tokens=60),
         SamplingParams(temperature=1.3, max_tokens=60, seed=7, top_p=0.95),
-        SamplingParams(temperature=1.1, n=3, max_tokens=50, seed=11),
+        SamplingParams(temperature=1.1, n=4, max_tokens=50, seed=11),
         BeamSearchParams(beam_width=3, max_tokens=50).sampling_params(),
         SamplingParams(temperature=1.0, max_tokens=60, seed=3, repetition_penalty=1.2, frequency_penalty=0.3),
         SamplingParams(temperature=1.2, max_tokens=60, n=2, seed=5, min_tokens=3),
     ]
     asked = [BY_SCHEMA, BY_REGEX, BY_CHOICE, BY_GRAMMAR, None]
+    sections = [
+        None,
+        ReasoningSection(opening=THINK, end=END_OF_THOUGHT, is_open=True, max_tokens=4),
+        ReasoningSection(opening=THINK, end=END_OF_THOUGHT, is_open=False, max_tokens=2),
+    ]
     requests: list[tuple[EngineRequest, StructuredOutputsParams | None]] = []
     for number in range(20):
         own = asked[number % len(asked)]
         prompt = [(17 * (number % 3) * place + 5 * place) % 500 for place in range(3 + 5 * number % 30)]
         grammar = None if own is None else own.grammar_of_output()
-        request = EngineRequest(str(number), prompt, kinds[number % len(kinds)], float(number), number, grammar=grammar)
+        section = sections[number % len(sections)]
+        request = EngineRequest(
+            str(number), prompt, kinds[number % len(kinds)], float(number), number, grammar=grammar, reasoning=section
+        )
         requests.append((request, own))
     return requests
+
+
+class Run(NamedTuple):
+    tokens: Tokens
+    logprobs: dict[str, list[TokenLogprobs]]
+    """Of the first sequences of requests that ask for them."""
+    num_steps: int
+    num_preemptions: int
+    num_swaps: int
 
 
 def run(
@@ -97,9 +121,10 @@ def run(
     one_by_one: bool = False,
     drafter: Any = None,
     queue: DeviceQueue | None = None,
+    foretells: bool = True,
     **knobs: Any,
-) -> tuple[Tokens, int, int]:
-    """The tokens of requests, together; how many were preempted, and how many of them by swap."""
+) -> Run:
+    """What requests get, together."""
     common: dict[str, Any] = {"model": str(folder), "block_size": 4, "dtype": "float64", "num_threads": 1}
     probe = LocalExecutor(EngineConfig(kv_cache_memory="1MiB", **common))
     size = (num_blocks or 500) * probe.capacity.block_bytes
@@ -107,15 +132,17 @@ def run(
     config = EngineConfig(
         kv_cache_memory=size, swap_space=size, max_num_batched_tokens=48, max_num_seqs=24, **common, **knobs
     )
-    if drafter is None and queue is None:
+    if drafter is None and queue is None and foretells:
         executor = executor_class(config)(config)
     else:
-        executor = LocalExecutor(config, drafter=drafter, queue=queue)
+        executor = LocalExecutor(config, drafter=drafter, queue=queue, foretells=foretells)
     for request in requests:
-        if request.grammar is not None:
-            executor.prepare(request.grammar).result()  # so that all begin in their order
+        for wanted in (request.grammar, request.reasoning):
+            if wanted is not None:
+                executor.prepare(wanted).result()  # so that all begin in their order
     engine = Engine.configured(executor, config)
     got: Tokens = {}
+    logprobs: dict[str, list[TokenLogprobs]] = {}
     left = list(requests)
     while left or engine.has_unfinished:
         while left and not (one_by_one and engine.has_unfinished):
@@ -124,16 +151,18 @@ def run(
             assert update.error is None
             for sequence in update.sequences:
                 got.setdefault(update.request_id, {}).setdefault(sequence.index, []).extend(sequence.token_ids)
+                if sequence.index == 0 and sequence.logprobs:
+                    logprobs.setdefault(update.request_id, []).extend(sequence.logprobs)
         check_engine(engine)
     totals = engine.ledger().totals
     executor.close()
-    return got, totals.num_preemptions, totals.num_swaps
+    return Run(got, logprobs, engine.num_steps, totals.num_preemptions, totals.num_swaps)
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Tokens:
-    """What each request gets with nobody beside it."""
-    return run(folder, [request for request, _ in work()], one_by_one=True)[0]
+    """What each request gets with nobody beside it, a token a step."""
+    return run(folder, [request for request, _ in work()], one_by_one=True, foretells=False).tokens
 
 
 @pytest.fixture(scope="module")
@@ -151,27 +180,81 @@ def test_every_output_that_ends_conforms(alone: Tokens, byte_level: Tokenizer) -
     assert num_ended > 15
 
 
+def test_a_bounded_section_ends_after_its_tokens_and_the_answer_conforms(alone: Tokens) -> None:
+    num_ended = 0
+    for request, _ in work():
+        section = request.reasoning
+        if section is None or section.max_tokens is None:
+            continue
+        for token_ids in alone[request.request_id].values():
+            begin = 0 if section.is_open else 1
+            end = begin + section.max_tokens
+            if (section.is_open or token_ids[:1] == [*THINK]) and EOS not in token_ids[:end]:
+                assert token_ids[end : end + len(END_OF_THOUGHT)] == [*END_OF_THOUGHT]
+                num_ended += 1
+    assert num_ended > 8
+
+
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_preempted_request_goes_on_where_its_grammar_was(
     folder: Path, alone: Tokens, requests: list[EngineRequest], mode: str, depth: int
 ) -> None:
-    got, num_preemptions, num_swaps = run(folder, requests, 60, preemption_mode=mode, steps_in_flight=depth)
-    assert got == alone
-    assert num_preemptions > 0
-    assert (num_swaps > 0) == (mode == "swap")
+    preempted = run(folder, requests, 60, preemption_mode=mode, steps_in_flight=depth)
+    assert preempted.tokens == alone
+    assert preempted.num_preemptions > 0
+    assert (preempted.num_swaps > 0) == (mode == "swap")
 
 
 def test_a_device_that_works_beside_the_host_gives_the_same(
     folder: Path, alone: Tokens, requests: list[EngineRequest]
 ) -> None:
     queue = LateQueue()
-    assert run(folder, requests, 60, queue=queue, steps_in_flight=2)[0] == alone
+    assert run(folder, requests, 60, queue=queue, steps_in_flight=2).tokens == alone
     assert queue.num_late > 50
 
 
 def test_ranks_give_the_same(folder: Path, alone: Tokens, requests: list[EngineRequest]) -> None:
-    assert run(folder, requests, tensor_parallel_size=2)[0] == alone
+    assert run(folder, requests, tensor_parallel_size=2).tokens == alone
+
+
+def test_what_a_grammar_forces_takes_fewer_steps_and_changes_nothing(
+    folder: Path, alone: Tokens, requests: list[EngineRequest]
+) -> None:
+    assert run(folder, requests).tokens == alone
+    held = [request for request in requests if request.grammar is not None and request.params.beams is None]
+    foretold, plain = run(folder, held, one_by_one=True), run(folder, held, one_by_one=True, foretells=False)
+    assert foretold.tokens == plain.tokens
+    assert foretold.num_steps < plain.num_steps / 2
+
+
+def test_requests_without_a_grammar_take_a_token_a_step(folder: Path, requests: list[EngineRequest]) -> None:
+    free = [request for request in requests if request.grammar is None and request.reasoning is None]
+    assert len(free) > 0
+    foretold, plain = run(folder, free, steps_in_flight=2), run(folder, free, foretells=False, steps_in_flight=2)
+    assert foretold.num_steps == plain.num_steps
+
+
+def test_outputs_end_within_what_is_forced_and_tell_of_each_token(folder: Path) -> None:
+    def asked(max_tokens: int, **fields: Any) -> EngineRequest:
+        params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2, **fields)
+        return EngineRequest(str(max_tokens), [7, 8], params, 0.0, grammar=BY_SCHEMA.grammar_of_output())
+
+    reference = run(folder, [asked(80)], foretells=False)
+    whole = reference.tokens["80"][0]
+    assert whole[-1] == EOS
+    cut = run(folder, [asked(length) for length in range(1, len(whole))])
+    assert all(cut.tokens[str(length)][0] == whole[:length] for length in range(1, len(whole)))
+    assert len(cut.logprobs["30"]) == 30
+    for told, expected in zip(cut.logprobs["30"], reference.logprobs["80"], strict=False):
+        assert (told.token_id, told.rank, told.top_token_ids) == (
+            expected.token_id,
+            expected.rank,
+            expected.top_token_ids,
+        )
+        assert [told.logprob, *told.top_logprobs] == pytest.approx([expected.logprob, *expected.top_logprobs])
+    stopped = run(folder, [asked(80, stop_token_ids=[whole[3]])]).tokens["80"][0]
+    assert stopped == whole[: whole.index(whole[3]) + 1]
 
 
 class Guesser:
@@ -204,7 +287,7 @@ def test_drafts_right_and_wrong_change_no_token(
     folder: Path, alone: Tokens, requests: list[EngineRequest], depth: int
 ) -> None:
     guesser = Guesser(requests, alone)
-    assert run(folder, requests, 60, drafter=guesser, steps_in_flight=depth)[0] == alone
+    assert run(folder, requests, 60, drafter=guesser, steps_in_flight=depth).tokens == alone
     assert guesser.num_right > 100
     assert guesser.num_wrong > 20
 
@@ -245,6 +328,26 @@ def test_what_else_bounds_the_tokens_holds_as_well(llm: LLM) -> None:
     allowed = [*llm.tokenizer.encode("b"), EOS]
     [output] = ask(llm, StructuredOutputsParams(regex="[ab]{20}"), allowed_token_ids=allowed)
     assert (output.text, output.finish_reason) == ("b" * 20, "stop")
+
+
+def test_a_thinking_budget_ends_what_the_prompt_has_opened_and_the_schema_holds_behind_it(llm: LLM) -> None:
+    for budget, asked in ((0, BY_SCHEMA), (5, BY_SCHEMA), (5, None)):
+        params = SamplingParams(structured_outputs=asked, thinking_token_budget=budget, max_tokens=90, seed=1)
+        [output] = llm.generate("Why? <think>\n", params, use_tqdm=False)
+        token_ids = output.outputs[0].token_ids
+        assert token_ids[budget : budget + len(END_OF_THOUGHT)] == [*END_OF_THOUGHT]
+        if asked is not None:
+            assert output.outputs[0].finish_reason == "stop"
+            assert does_conform(BY_SCHEMA, output.outputs[0].text)
+
+
+def test_a_schema_does_not_hold_what_the_prompt_has_opened(llm: LLM) -> None:
+    params = SamplingParams(structured_outputs=BY_CHOICE, max_tokens=20, seed=1)
+    [thinking] = llm.generate("Why? <think>\n", params, use_tqdm=False)
+    [free] = llm.generate("Why? <think>\n", SamplingParams(max_tokens=20, seed=1), use_tqdm=False)
+    assert thinking.outputs[0].token_ids == free.outputs[0].token_ids
+    [told] = llm.generate("Why? <think>\n</think>\n\n", params, use_tqdm=False)
+    assert told.outputs[0].text in (BY_CHOICE.choice or ())
 
 
 def test_conversations_and_streams_conform_too(llm: LLM) -> None:

@@ -15,7 +15,7 @@ from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 from scheduling.checking import check_engine
 from tiny_checkpoints import make_llama
 from toy_grammars import KINDS
@@ -149,8 +149,8 @@ class Failing:
 
         return PendingOutput(result)
 
-    def prepare(self, grammar: Grammar) -> Future[Any]:
-        return self._executor.prepare(grammar)
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[Any]:
+        return self._executor.prepare(wanted)
 
     def check(self) -> None:
         self._executor.check()

@@ -132,10 +132,10 @@ def test_a_grammar_is_compiled_once_in_a_thread_of_its_own(
     grammar = Grammar("json_schema", json.dumps(PERSON))
     first = grammars.prepare(grammar)
     assert grammars.prepare(grammar) is first
-    assert isinstance(grammars.matcher(grammar), GuidanceMatcher)
+    assert isinstance(grammars.follow(grammar, None).grammar, GuidanceMatcher)
     assert grammars.prepare(Grammar("regex", "(")).exception() is not None
     with ThreadPoolExecutor() as threads:
-        assert list(threads.map(lambda _: grammars.matcher(grammar) is not None, range(4))) == [True] * 4
+        assert list(threads.map(lambda _: grammars.follow(grammar, None) is not None, range(4))) == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,11 @@ def test_a_text_is_followed_to_its_end_where_it_conforms(byte_level: Tokenizer, 
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"json": {"not": {}}}, 'Unimplemented keys: ."not"'),
+        ({"json": {"not": {"minimum": 1}}}, 'Unimplemented keys: ."not"'),
+        ({"json": {"not": {}}}, "nothing conforms"),
         ({"json": {"type": "string", "format": "colour"}}, "Unknown format: colour"),
         ({"json": {"$ref": "http://127.0.0.1/a"}}, "does not fetch"),
-        ({"json": {"x-guidance": {"lenient": True}, "not": {}}}, "Unimplemented"),
+        ({"json": {"x-guidance": {"lenient": True}, "not": {"minimum": 1}}}, "Unimplemented"),
         ({"json": False}, "an object, got bool"),
         ({"json": "{"}, "not valid JSON"),
         ({"json": {"a": {1, 2}}}, "must be a JSON schema"),
@@ -204,7 +205,8 @@ def test_what_cannot_be_followed_is_refused_with_the_reason(params, words: str) 
         ({"regex": 1}, "regex .* a text"),
         ({"regex": "a", "whitespace_pattern": "b"}, "whitespace_pattern .* it is for json"),
         ({"json": {}, "whitespace_pattern": "b", "disable_any_whitespace": True}, "left out with"),
-        ({"structural_tag": "{}"}, "structural_tag"),
+        ({"structural_tag": 1}, "structural_tag .* a dict or its text"),
+        ({"structural_tag": "{}", "json_object": True}, "given: json_object and structural_tag"),
         ({"xml": "a"}, "unknown field xml"),
     ],
 )

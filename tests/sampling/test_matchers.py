@@ -28,7 +28,7 @@ def output(*token_ids: int) -> np.ndarray:
     return np.array(token_ids, np.int32)
 
 
-def mask(matchers: RowMatchers, row: int, *token_ids: int) -> bytes:
+def mask(matchers: RowMatchers, row: int, *token_ids: int) -> bytes | None:
     return matchers.row_masks(row, output(*token_ids))[0]
 
 
@@ -112,7 +112,9 @@ def test_a_mask_is_a_function_of_the_tokens(asked: list[tuple[list[int], list[in
     matchers = RowMatchers(Grammars(KINDS, TOKENS))
     changing = Grammar("changing", "5")
     matchers.set_row(0, changing)
-    for tokens, drafts in asked:
+    tokens: list[int] = []
+    for more, drafts in asked:
+        tokens += more
         alone = RowMatchers(Grammars(KINDS, TOKENS))
         alone.set_row(0, changing)
         expected = [mask(alone, 0, *tokens, *drafts[:count]) for count in range(len(drafts) + 1)]

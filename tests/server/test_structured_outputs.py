@@ -168,8 +168,8 @@ def test_constrained_requests_and_others_run_together(server: Server) -> None:
         ({"response_format": {"type": "json_object"}, "guided_json": {}}, "guided_json", "both"),
         ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs", "given: json and regex"),
         ({"structured_outputs": {}}, "structured_outputs", "given: none"),
-        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs", "structural_tag"),
-        ({"response_format": {"type": "xml"}}, "response_format", "one of text, json_object, json_schema"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs", "format of structural_tag"),
+        ({"response_format": {"type": "xml"}}, "response_format", "one of text, json_object, json_schema, struct"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema must be an object"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},

@@ -15,7 +15,7 @@ HI = [{"role": "user", "content": "Hi <b>there</b> & 안녕 🙂"}]
 CONVERSATIONS: list[list[dict[str, Any]]] = [
     HI,
     [{"role": "system", "content": "Be brief."}, *HI, {"role": "assistant", "content": "Hello!\n"}, *HI],
-    [*HI, {"role": "assistant", "content": ""}, {"role": "tool", "name": "clock", "content": '{"hour": 12}'}],
+    [*HI, {"role": "assistant", "content": ""}, {"role": "note", "name": "clock", "content": '{"hour": 12}'}],
 ]
 TOOLS = [{"type": "function", "function": {"name": "clock", "description": "Tells <the> time — 시각"}}]
 
@@ -26,7 +26,7 @@ DEMANDING_TEMPLATE = """\
 {%- endif %}
 {% set ns = namespace(count=0) %}
 {% for message in messages %}
-    {% if message.role == "tool" %}
+    {% if message.role == "note" %}
         {% continue %}
     {% endif %}
     {% generation %}

@@ -178,6 +178,18 @@ def test_templates_know_the_files_special_tokens(digits: Callable[..., Tokenizer
     assert tokenizer.render_chat([{"role": "user", "content": "1"}]) == "<s>1</s>"
 
 
+def test_a_file_may_have_a_template_for_conversations_with_tools(digits: Callable[..., Tokenizer]) -> None:
+    shows_tools = "{{ tools[0].function.name }}{{ messages[0].content }}"
+    named = [
+        {"name": "default", "template": "{{ messages[0].content }}"},
+        {"name": "tool_use", "template": shows_tools},
+    ]
+    tokenizer = digits(pre="gpt-2", chat_template=named)
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    assert tokenizer.render_chat([{"role": "user", "content": "1"}]) == "1"
+    assert tokenizer.render_chat([{"role": "user", "content": "1"}], variables={"tools": tools}) == "clock1"
+
+
 def sentencepiece_reference(text: str, ids: dict[str, int], scores: list[float]) -> list[str]:
     """SentencePiece's BPE as its paper tells it: merge the neighbours with the best score, the leftmost of equals."""
     pieces = list("▁" + text.replace(" ", "▁"))

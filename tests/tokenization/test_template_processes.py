@@ -65,6 +65,35 @@ def test_a_template_without_an_end_refuses_its_request_alone(source: str, cause:
     assert smollm2.render_chat(HI).endswith("assistant\n")
 
 
+def test_the_variables_of_a_template_are_told(byte_level_folder: Path) -> None:
+    source = (
+        "{% if thinking is not defined %}{% set thinking = true %}{% endif %}{% set own = 1 %}{{ bos_token }}"
+        "{% macro show() %}{{ reasoning_effort | default('high') }}{{ own }}{% endmacro %}{{ range(2) | list }}"
+    )
+    tokenizer = Tokenizer.from_folder(byte_level_folder, chat_template=source)
+    names = {"thinking", "bos_token", "reasoning_effort"}
+    assert tokenizer.template_variables() == tokenizer.template_variables(source) == names
+    assert tokenizer.template_variables("{{ enable_thinking }}") == {"enable_thinking"}
+    tokenizer.close()
+    assert tokenizer.template_variables() == names
+    with pytest.raises(EngineError, match="closed"):
+        tokenizer.template_variables("{{ enable_thinking }}")
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("{% if %}", "not valid Jinja"),
+        ("{{ 9**(9**9) }}", "takes too long"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "not valid Jinja"),
+    ],
+)
+def test_a_hostile_template_is_looked_into_within_bounds(source: str, cause: str, smollm2: Tokenizer) -> None:
+    with pytest.raises(RequestError, match=cause):
+        smollm2.template_variables(source)
+    assert "messages" in smollm2.template_variables()
+
+
 def test_a_conversation_goes_on_beside_a_template_that_hangs(smollm2: Tokenizer) -> None:
     with ThreadPoolExecutor() as threads:
         hanging = threads.submit(smollm2.render_chat, HI, chat_template=ENDLESS)

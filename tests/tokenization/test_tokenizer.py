@@ -151,6 +151,32 @@ def test_a_template_file_goes_before_the_configs_and_a_given_one_before_both(
     assert Tokenizer.from_folder(tmp_path, chat_template="given").chat_template == "given"
 
 
+def test_a_template_for_conversations_with_tools_is_used_for_those(byte_level_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((byte_level_folder / "tokenizer.json").read_bytes())
+    with_tools = "{% for t in tools %}{{ t.function.name }}{% endfor %}{{ style }}{{ messages[0].content }}"
+    named = [{"name": "tool_use", "template": with_tools}, {"name": "default", "template": "{{ messages[0].content }}"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+
+    def shown(tokenizer: Tokenizer) -> list[str]:
+        hi = [{"role": "user", "content": "Hi"}]
+        tools = [{"type": "function", "function": {"name": "clock"}}]
+        prompts = [tokenizer.render_chat(hi, variables=variables) for variables in ({}, {"tools": tools})]
+        tokenizer.close()
+        return prompts
+
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert "style" not in tokenizer.template_variables()
+    assert "style" in tokenizer.template_variables(has_tools=True)
+    assert shown(tokenizer) == ["Hi", "clockHi"]
+    (tmp_path / "chat_template.jinja").write_text("a file")
+    assert shown(Tokenizer.from_folder(tmp_path)) == ["a file", "a file"]
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("a file for tools")
+    assert shown(Tokenizer.from_folder(tmp_path)) == ["a file", "a file for tools"]
+    given = Tokenizer.from_folder(tmp_path, chat_template="{{ tools[0].function.name if tools else 'given' }}")
+    assert shown(given) == ["given", "clock"]
+
+
 @pytest.mark.parametrize(
     ("template", "cause"),
     [

@@ -37,7 +37,7 @@ class AnswerFormat(Protocol):
 
     @property
     def markers(self) -> frozenset[str]:
-        """Texts that readers look for. Those that are special tokens have to stay in an answer's text."""
+        """Texts that readers look for. Special tokens that are part of one have to stay in an answer's text."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class AnswerFormat(Protocol):
         ...
 
     def call_grammar(self, use: ToolUse) -> dict[str, Any] | None:
-        """What an answer must conform to, from behind its reasoning on, as a structural tag (xgrammar's form, see
+        """What an answer must conform to, from behind its reasoning on, as a format of a structural tag (see
         `sampling.structural_tags`): calls of tools in this format, where one must be called; text, with calls held to
         their schemas, where strict tools may be. None where nothing has to be held to anything.
 

@@ -17,6 +17,7 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
     MODULES,
     *TRANSFORMER_FILES,
 )

@@ -13,14 +13,14 @@ from octavo.sampling_params import SamplingParams
 from octavo.server_config import ServerConfig
 from octavo.vllm.engine_args import engine_knobs
 from octavo.vllm.flags import add_keyword_flags, given_keywords, server_knobs
-from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, SERVER, spelled
+from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, PARSERS, SERVER, spelled
 
 Config = TypeVar("Config", EngineConfig, ServerConfig)
 Container = argparse.ArgumentParser | argparse._ArgumentGroup
 
 _VLLM = {
     config: {name: each for name, each in names.items() if name not in {*knobs(EngineConfig), *knobs(ServerConfig)}}
-    for config, names in ((EngineConfig, MAPPED | ENGINE), (ServerConfig, LOGGING | SERVER))
+    for config, names in ((EngineConfig, MAPPED | ENGINE), (ServerConfig, LOGGING | PARSERS | SERVER))
 }
 """vLLM's keywords beside a config's knobs."""
 _SHORT = {"tensor_parallel_size": ["-tp"], "quantization": ["-q"]}

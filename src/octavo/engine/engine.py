@@ -74,6 +74,7 @@ class Engine:
             prefix_cache_scope=prefix_cache_scope,
             preemption_mode=preemption_mode,
             max_drafts=capacity.max_drafts,
+            foretells=capacity.foretells,
             policy=Policy(scheduling_policy, overtaking_time, capacity.max_model_len),
         )
         self._preparation = Preparation(executor.prepare)
@@ -142,16 +143,17 @@ class Engine:
         return self.scheduler.has_unfinished or len(self._preparation) > 0
 
     def add(self, request: EngineRequest) -> None:
-        """Queue a request. One with a grammar is not scheduled before that is compiled.
+        """Queue a request. One with a grammar is not scheduled before that is compiled, nor one with a reasoning
+        section before its marks are known.
 
         Raises:
             RequestError: it can never be served here; the message says why. Nothing else is disturbed.
         """
         if request.request_id in self._preparation:
             raise RequestError(f"request id {request.request_id!r} is already in use")
-        if request.grammar is not None:
+        if request.grammar is not None or request.reasoning is not None:
             self.scheduler.check(request)
-            if self._preparation.holds(request, request.grammar):
+            if self._preparation.holds(request):
                 return
         self.scheduler.add(request)
 

@@ -1,11 +1,12 @@
-"""Requests whose grammars are being compiled. They wait here, so that no step waits for a compiler."""
+"""Requests whose grammars are being compiled, or whose reasoning sections' marks are looked for. They wait here, so
+that no step waits for a compiler."""
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from octavo.scheduling.messages import EngineRequest
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 PATIENCE_S = 0.01
 """How long a step that has nothing else to do waits for a compiler before whoever makes steps hears of it."""
@@ -15,12 +16,12 @@ class Preparation:
     """Holds requests back until what their rows need is there.
 
     Args:
-        prepare: begins to compile a grammar.
+        prepare: begins to compile a grammar, or to look for a reasoning section's marks.
     """
 
-    def __init__(self, prepare: Callable[[Grammar], "Future[Any]"]) -> None:
+    def __init__(self, prepare: Callable[[Grammar | ReasoningSection], "Future[Any]"]) -> None:
         self._prepare = prepare
-        self._held: dict[str, tuple[EngineRequest, Future[Any]]] = {}
+        self._held: dict[str, tuple[EngineRequest, list[Future[Any]]]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -28,20 +29,21 @@ class Preparation:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._held
 
-    def holds(self, request: EngineRequest, grammar: Grammar) -> bool:
-        """Take in a request that has this grammar; False where it can begin at once."""
-        compiled = self._prepare(grammar)
-        if compiled.done():
+    def holds(self, request: EngineRequest) -> bool:
+        """Take in a request that has a grammar or a section; False where it can begin at once."""
+        missing = [self._prepare(each) for each in (request.grammar, request.reasoning) if each is not None]
+        if all(each.done() for each in missing):
             return False
-        self._held[request.request_id] = (request, compiled)
+        self._held[request.request_id] = (request, missing)
         return True
 
     def take_ready(self, is_idle: bool) -> list[EngineRequest]:
         """The requests that can begin, in the order in which they came. Where steps have nothing else to do, it waits
         a moment for the first."""
         if is_idle and self._held:
-            wait([compiled for _, compiled in self._held.values()], PATIENCE_S, FIRST_COMPLETED)
-        ready = [request for request, compiled in self._held.values() if compiled.done()]
+            missing = [each for _, own in self._held.values() for each in own if not each.done()]
+            wait(missing, PATIENCE_S, FIRST_COMPLETED)
+        ready = [request for request, own in self._held.values() if all(each.done() for each in own)]
         for request in ready:
             del self._held[request.request_id]
         return ready

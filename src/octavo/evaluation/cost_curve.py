@@ -25,7 +25,7 @@ from octavo.layers.build import ModelBuild
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.choosing import HEADROOM
 from octavo.scheduling.messages import EngineRequest
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 WARM_UP_STEPS = 2
 
@@ -97,8 +97,8 @@ class _UncomputedPrefill:
         runner.rows.append(np.array(plan.sampled_rows, np.int64), token_ids)
         return PendingOutput.ready(StepOutput([[0] for _ in plan.sampled_rows]))
 
-    def prepare(self, grammar: Grammar) -> Future[Any]:
-        return self._executor.prepare(grammar)
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[Any]:
+        return self._executor.prepare(wanted)
 
     def check(self) -> None:
         self._executor.check()

@@ -17,7 +17,7 @@ from octavo.execution.plan import Plan
 from octavo.memory import Ledger
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 PAPER: dict[tuple[str, str], dict[int, float]] = {
     ("alpaca", "parallel"): {2: 6.1, 4: 8.5, 6: 9.8},
@@ -112,8 +112,8 @@ class _Recorder:
             self._trees.extend(row, len(token_ids))
         return PendingOutput.ready(output)
 
-    def prepare(self, grammar: Grammar) -> Future[Any]:
-        return self._executor.prepare(grammar)
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[Any]:
+        return self._executor.prepare(wanted)
 
     def check(self) -> None:
         self._executor.check()

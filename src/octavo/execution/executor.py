@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from octavo.execution.plan import NO_ADAPTER, Plan, StepOutput, Task
 from octavo.layer_groups import LayerGroups, one_group
 from octavo.pooling import Pooling
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -26,6 +26,8 @@ class Capabilities:
     """How prompts are pooled, where a task does so."""
     embedding_width: int = 0
     """Numbers of a whole embedding."""
+    reasoning: bool = False
+    """It follows reasoning sections."""
 
     def adapter_number(self, name: str | None) -> int:
         """How plans call an adapter that is loaded; None is none."""
@@ -48,6 +50,8 @@ class Capacity:
     vocab_size: int
     max_drafts: int = 0
     """Tokens that it guesses for a row after a step, at most."""
+    foretells: bool = False
+    """It foretells the tokens that a row's grammar forces, as guesses."""
     eos_token_ids: frozenset[int] = frozenset()
     capabilities: Capabilities = field(default_factory=Capabilities)
 
@@ -110,9 +114,10 @@ class Executor(Protocol):
         ended, and then `check` raises. None where steps run in this very process."""
         ...
 
-    def prepare(self, grammar: Grammar) -> "Future[Any]":
-        """Begin to compile a grammar of a kind that it knows, beside the steps. A row that has it before that is over
-        waits where it is sampled. What the grammar itself fails of is the row's to hear."""
+    def prepare(self, wanted: Grammar | ReasoningSection) -> "Future[Any]":
+        """Begin to compile a grammar of a kind that it knows, or to look for a section's marks among the model's
+        tokens, beside the steps. A row that has it before that is over waits where it is sampled. What the grammar
+        itself fails of is the row's to hear."""
         ...
 
     def check(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -44,8 +44,8 @@ from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
 from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
 from octavo.pooling import Pooling
-from octavo.sampling.grammars import BUILT_IN, Grammars, Matcher, ModelTokens
-from octavo.structured_outputs import Grammar
+from octavo.sampling.grammars import BUILT_IN, Grammars, ModelTokens
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 if TYPE_CHECKING:
     from octavo.tokenization.tokenizer import Tokenizer
@@ -65,6 +65,7 @@ class LocalExecutor:
         drafter: guesses tokens, so that a step may give several a row.
         grammars: the kinds of grammars that it is to know, as `Grammars` takes them.
         queue: how the device takes its work; by default as it is.
+        foretells: whether tokens that a grammar forces are drafts, where the device does not work beside the host.
 
     Raises:
         ModelError: the model cannot be found, downloaded or read.
@@ -84,6 +85,7 @@ class LocalExecutor:
         drafter: Drafter | None = None,
         grammars: Mapping[str, str] = BUILT_IN,
         queue: DeviceQueue | None = None,
+        foretells: bool = True,
     ) -> None:
         ranks = ranks or TensorParallel()
         if config.tensor_parallel_size != ranks.size:
@@ -157,9 +159,21 @@ class LocalExecutor:
         num_host_free = memory.for_swap_space(shape)
         cache = kernels.allocate_cache(replace(shape, num_blocks=shape.num_blocks + padding), device)
         swap_shape = size_swap_space(config, shape, num_host_free)
+        # A device that works beside the host replays steps of a token a row, and drafts make it wait for the host.
+        foretells = foretells and not queue.runs_ahead
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         self._runner: ModelRunner | None = ModelRunner(
-            model, kernels, cache, limits, swap_space, ranks, drafter, known, queue, self.model_config.pooling
+            model,
+            kernels,
+            cache,
+            limits,
+            swap_space,
+            ranks,
+            drafter,
+            known,
+            queue,
+            self.model_config.pooling,
+            foretells=foretells,
         )
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
@@ -170,12 +184,14 @@ class LocalExecutor:
             max_model_len=max_model_len,
             vocab_size=self.model_config.vocab_size,
             max_drafts=0 if drafter is None else drafter.max_drafts,
+            foretells=foretells,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
             capabilities=Capabilities(
                 tasks=_tasks_of(model, self.model_config.pooling),
                 grammars=known.kinds,
                 pooling=self.model_config.pooling,
                 embedding_width=self.model_config.pooling.width(self.model_config.hidden_size),
+                reasoning=True,
             ),
         )
         self.loaded = LoadedModel(
@@ -197,8 +213,8 @@ class LocalExecutor:
         launched = self.runner.launch(plan)
         return PendingOutput(partial(self.runner.collect, launched), launched.ended.is_over)
 
-    def prepare(self, grammar: Grammar) -> Future[Matcher]:
-        return self._grammars.prepare(grammar)
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[Any]:
+        return self._grammars.prepare(wanted)
 
     def check(self) -> None:
         """Nothing can happen between two steps, but for `close`."""

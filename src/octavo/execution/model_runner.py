@@ -69,16 +69,20 @@ class ModelRunner:
         grammars: Grammars = NO_GRAMMARS,
         queue: DeviceQueue | None = None,
         pooling: Pooling | None = None,
+        *,
+        foretells: bool = False,
     ) -> None:
         """`swap_space` has records of the same shape as the cache's, for the blocks of preempted requests. `ranks` are
         the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it samples, and
-        tells the others. `drafter` guesses tokens for the plans that follow. `queue` is how the cache's device takes
-        its work, by default at once. `pooling` is how prompts are pooled, by default the last token."""
+        tells the others. `drafter` guesses tokens for the plans that follow, and with `foretells` those are guesses
+        that a row's grammar forces. `queue` is how the cache's device takes its work, by default at once. `pooling` is
+        how prompts are pooled, by default the last token."""
         self.forward = kernels.bind(model, cache, limits.max_num_rows if limits.captures else 0)
         self.kernels = kernels
         self.cache = cache
         self.ranks = ranks or TensorParallel()
         self.drafter = drafter
+        self._foretells = foretells
         self.queue = queue or HostQueue()
         self._moves = BlockMoves(kernels, cache, swap_space, self.queue)
         shape = cache.shape
@@ -154,9 +158,9 @@ class ModelRunner:
             output.candidates = row_candidates(launched.sampled.candidates, launched.batch)
             if launched.accepted is not None:
                 join_positions(output, launched.accepted)
-            if self.drafter is not None:
+            if self.drafter is not None or (self._foretells and self.matchers.has_any(launched.row_of)):
                 output.drafts = [
-                    self.drafter.propose(self.rows.all_token_ids(row).tolist()) if tokens else []
+                    self._drafts(row) if tokens else []
                     for row, tokens in zip(launched.rows, output.token_ids, strict=True)
                 ]
         for pooled in launched.pooled:
@@ -167,6 +171,12 @@ class ModelRunner:
         output.faults = list(launched.faults.items())
         self.watch.lap("sample")
         return output
+
+    def _drafts(self, row: int) -> list[int]:
+        """Guesses at a row's next tokens: what its grammar forces, or else what the drafter proposes."""
+        if self._foretells and (forced := self.matchers.forced(row, self.rows.output_token_ids(row))):
+            return forced
+        return [] if self.drafter is None else self.drafter.propose(self.rows.all_token_ids(row).tolist())
 
     def _settle(self) -> None:
         """Wait for the steps in flight, so that the rows have all of their tokens on the host."""
@@ -203,7 +213,7 @@ class ModelRunner:
             self.matchers.clear_row(row)
             self.pooler.clear_row(row)
         for new in plan.added:
-            self.matchers.set_row(new.row, new.grammar)
+            self.matchers.set_row(new.row, new.grammar, new.reasoning)
             if new.task == "generate":
                 self._set_sampling(new)
             else:

@@ -33,7 +33,7 @@ from octavo.execution.rank_messages import (
     encode,
 )
 from octavo.sampling.grammars import BUILT_IN
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 BLAME_WAIT_S = 2.0
 """How long to look for the rank that failed, once another says that it has lost one."""
@@ -80,10 +80,10 @@ class MultiProcessExecutor:
         """File descriptors of which one becomes readable where a rank ends while no step runs; then `check` raises."""
         return [rank.socket.fileno() for rank in self._ranks]
 
-    def prepare(self, grammar: Grammar) -> Future[None]:
-        """Rank 0 compiles it, beside its steps. Nobody hears when that is over."""
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[None]:
+        """Rank 0 makes it ready, beside its steps. Nobody hears when that is over."""
         with self._unless_interrupted():
-            self._ranks[0].send(encode(Prepare(grammar)))
+            self._ranks[0].send(encode(Prepare(wanted)))
         asked: Future[None] = Future()
         asked.set_result(None)
         return asked

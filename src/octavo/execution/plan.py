@@ -11,7 +11,7 @@ import msgspec
 from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.pooling import PoolingParams, PoolingTask
 from octavo.sampling_params import SamplingParams
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 Task = Literal["generate"] | PoolingTask
 """What a row is for: tokens, or what is pooled of its prompt."""
@@ -40,6 +40,8 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """Token ids that it does not generate one after another."""
     pooling: PoolingParams | None = None
     """Of tasks that pool: what they ask for."""
+    reasoning: ReasoningSection | None = None
+    """What its output may begin with, before its grammar does."""
 
 
 class ForkedRow(msgspec.Struct, frozen=True, array_like=True):

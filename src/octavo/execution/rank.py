@@ -70,8 +70,8 @@ def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
         match decode_order(orders.recv_bytes()):
             case Run(plan):
                 in_flight.append(executor.submit(plan))
-            case Prepare(grammar):
-                executor.prepare(grammar)
+            case Prepare(wanted):
+                executor.prepare(wanted)
             case TellTimes():
                 orders.send_bytes(encode(Times(executor.times())))
 

@@ -5,7 +5,7 @@ import msgspec
 from octavo.config import EngineConfig
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel
 from octavo.execution.plan import Plan, StepOutput
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -27,9 +27,9 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Begin to compile a grammar: to rank 0, at any time, without an answer."""
+    """Begin to make ready what a row will want: to rank 0, at any time, without an answer."""
 
-    grammar: Grammar
+    wanted: Grammar | ReasoningSection
 
 
 class TellTimes(msgspec.Struct, frozen=True, array_like=True, tag=True):

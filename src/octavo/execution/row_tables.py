@@ -132,6 +132,10 @@ class RowTables:
         num_prompt = self.num_prompt[row]
         return self.tokens[row, :num_prompt], self.tokens[row, num_prompt : num_prompt + num_generated]
 
+    def output_token_ids(self, row: int) -> npt.NDArray[np.int32]:
+        """A row's output tokens, valid until the next change."""
+        return self.tokens[row, self.num_prompt[row] : self.num_tokens[row]]
+
     def all_token_ids(self, row: int) -> npt.NDArray[np.int32]:
         """A row's prompt and output tokens, valid until the next change."""
         return self.tokens[row, : self.num_tokens[row]]

@@ -11,7 +11,7 @@ from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, Pen
 from octavo.execution.plan import NewRow, Plan, StepOutput
 from octavo.outputs import BeamCandidates, TokenLogprobs
 from octavo.pooling import PoolingParams
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 _GOLDEN, _MIX_1, _MIX_2, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
@@ -103,7 +103,7 @@ class SimulatedExecutor:
         self.clock_s += self._cost_s(plan)
         return PendingOutput.ready(self._output(plan))
 
-    def prepare(self, grammar: Grammar) -> Future[None]:
+    def prepare(self, wanted: Grammar | ReasoningSection) -> Future[None]:
         """Nothing is compiled here."""
         compiled: Future[None] = Future()
         compiled.set_result(None)

@@ -35,17 +35,18 @@ class GrammarBounds:
             RequestError: it is; the message names the flag.
         """
         self._check("bytes", len(grammar.source.encode()), "max_grammar_bytes")
-        if grammar.kind == "json_schema":
-            depth, patterns = _of_schema(json.loads(grammar.source))
+        more = 0
+        if grammar.kind in ("json_schema", "structural_tag"):
+            depth, patterns, more = _of_json(json.loads(grammar.source))
         elif grammar.kind in ("regex", "grammar"):
-            text = grammar.source if grammar.kind == "regex" else _QUOTED.sub('""', grammar.source)
-            depth, patterns = 0, [text]
+            depth, patterns = 0, [grammar.source if grammar.kind == "regex" else _unquoted(grammar.source)]
         else:
             return
         self._check("levels", depth, "max_grammar_depth")
         measured = [_of_regex(pattern) for pattern in patterns]
         self._check("levels", max((depth for depth, _ in measured), default=0), "max_grammar_depth")
-        self._check("repetitions in regexes", sum(repeats for _, repeats in measured), "max_grammar_repeats")
+        repeats = more + sum(repeats for _, repeats in measured)
+        self._check("repetitions in regexes", repeats, "max_grammar_repeats")
 
     def _check(self, what: str, count: int, name: str) -> None:
         most = getattr(self, name)
@@ -53,16 +54,18 @@ class GrammarBounds:
             raise RequestError(f"it has {count} {what}, over this server's cap of {most}: raise {flag(name)}")
 
 
-def _of_schema(schema: Any) -> tuple[int, list[str]]:
-    """How deep a schema is, and the regexes in it."""
-    depth, patterns = 0, []
-    level = [schema]
-    while level := [value for part in level for value in _within(part)]:
-        depth += 1
+def _of_json(whole: Any) -> tuple[int, list[str], int]:
+    """How deep a schema or a structural tag is, the regexes and grammars in it, and how often it repeats formats."""
+    depth, patterns, repeats = 0, [], 0
+    level = [whole]
+    while level:
         for part in level:
             if isinstance(part, dict):
                 patterns += _patterns_of(part)
-    return depth, patterns + (_patterns_of(schema) if isinstance(schema, dict) else [])
+                repeats += _repeats_of(part)
+        level = [value for part in level for value in _within(part)]
+        depth += bool(level)
+    return depth, patterns, repeats
 
 
 def _within(part: Any) -> Iterator[Any]:
@@ -72,10 +75,21 @@ def _within(part: Any) -> Iterator[Any]:
         yield from part
 
 
-def _patterns_of(schema: dict[str, Any]) -> list[str]:
-    named = schema.get("patternProperties")
-    own = [schema.get("pattern"), *(named if isinstance(named, dict) else ())]
+def _patterns_of(part: dict[str, Any]) -> list[str]:
+    named = part.get("patternProperties")
+    own = [part.get("pattern"), part.get("excluded_pattern"), *(named if isinstance(named, dict) else ())]
+    if part.get("type") == "grammar" and isinstance(part.get("grammar"), str):
+        own.append(_unquoted(part["grammar"]))
     return [pattern for pattern in own if isinstance(pattern, str)]
+
+
+def _repeats_of(part: dict[str, Any]) -> int:
+    bounds = [part.get("min"), part.get("max")] if part.get("type") == "repeat" else []
+    return max((bound for bound in bounds if isinstance(bound, int)), default=0)
+
+
+def _unquoted(grammar: str) -> str:
+    return _QUOTED.sub('""', grammar)
 
 
 def _of_regex(text: str) -> tuple[int, int]:

@@ -4,9 +4,12 @@ import json
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits
-from llguidance.gbnf_to_lark import any_to_lark
 
-from octavo.errors import RequestError
+from octavo.errors import GrammarError
+from octavo.sampling.marks import NO_MARKS, Marks
+from octavo.sampling.schema_rewrites import rewritten
+from octavo.sampling.structural_tags import read_grammar, read_structural_tag
+from octavo.sampling.tag_grammar import grammar_of_parts
 from octavo.structured_outputs import Grammar
 
 if TYPE_CHECKING:
@@ -22,12 +25,11 @@ WHITESPACE = r"[ \t]|\r?\n[ \t]{0,40}"
 end where they may."""
 
 
-class GrammarError(RequestError):
-    """A grammar that is wrong, or beyond what can be followed."""
-
-
-def source_of(grammar: Grammar) -> str:
+def source_of(grammar: Grammar, marks: Marks = NO_MARKS) -> str:
     """A grammar of a built-in kind in llguidance's form.
+
+    Args:
+        marks: the model's special tokens. Structural tags spell them.
 
     Raises:
         GrammarError: its source is wrong.
@@ -42,11 +44,10 @@ def source_of(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex("|".join(map(_as_regex, json.loads(grammar.source))))
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)
+        case "structural_tag":
+            return grammar_of_parts(read_structural_tag(grammar.source, marks), _inner_schema)
         case _:
-            try:
-                return LLMatcher.grammar_from_lark(any_to_lark(grammar.source))
-            except Exception as error:  # its parser raises whatever comes to hand
-                raise GrammarError(f"the grammar cannot be read: {error}"[:500]) from error
+            return LLMatcher.grammar_from_lark(read_grammar(grammar.source))
 
 
 def check_grammar(grammar: Grammar) -> None:
@@ -61,13 +62,22 @@ def check_grammar(grammar: Grammar) -> None:
 
 
 def _of_schema(source: str) -> str:
-    own = json.loads(source).get("x-guidance", {})
-    says_whitespace = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
-    defaults: JsonCompileOptions = {} if says_whitespace else {"whitespace_pattern": WHITESPACE}
     try:
-        return LLMatcher.grammar_from_json_schema(source, defaults, {"lenient": False})
-    except ValueError as error:
+        schema = rewritten(json.loads(source))
+        if not isinstance(schema, dict):
+            raise ValueError("nothing conforms to it")
+        own = schema.get("x-guidance", {})
+        says = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
+        defaults: JsonCompileOptions = {} if says else {"whitespace_pattern": WHITESPACE}
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema, ensure_ascii=False), defaults, {"lenient": False})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GrammarError(f"the schema cannot be read: {error}") from error
+
+
+def _inner_schema(source: str) -> str:
+    """A schema as it stands in a grammar that has more than it."""
+    [whole] = json.loads(_of_schema(source))["grammars"]
+    return json.dumps(whole["json_schema"], ensure_ascii=False)
 
 
 def _as_regex(text: str) -> str:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
-from octavo.sampling.grammar_sources import LIMITS, GrammarError, first_lines, source_of
+from octavo.errors import GrammarError
+from octavo.sampling.grammar_sources import LIMITS, first_lines, source_of
+from octavo.sampling.marks import Marks
 from octavo.structured_outputs import Grammar
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class TextTokens:
     ) -> None:
         self.tokens = token_bytes
         self.eos_token_id = eos_token_ids[0]
+        self._ends = frozenset(eos_token_ids)
         self._encode = encode
         self.table = LLTokenizer(self, eos_token=list(eos_token_ids))  # type: ignore[arg-type]
 
@@ -50,6 +53,12 @@ class TextTokens:
             if b"".join(self.tokens[i] for i in token_ids if i < len(self.tokens)) == text.encode():
                 return token_ids
         return self.table.greedy_tokenize(text)
+
+    @cached_property
+    def marks(self) -> Marks:
+        """The special tokens, by the texts behind the byte that no text has."""
+        special = {content[1:]: i for i, content in enumerate(self.tokens) if content[:1] == b"\xff" and content[1:]}
+        return Marks({text.decode(errors="replace"): i for text, i in special.items()}, self._ends, len(self.tokens))
 
 
 class Guidance:
@@ -65,14 +74,11 @@ class Guidance:
 
     @cached_property
     def _tokens(self) -> TextTokens:
-        if self._model.load_tokenizer is None:
-            raise GrammarError("this model's tokenizer is not known, so no grammar of text can be followed")
-        tokenizer, size = self._model.load_tokenizer(), self._model.vocab_size
-        known = tokenizer.grammar_tokens()[:size]
+        model = self._model
         return TextTokens(
-            [*known, *[b""] * (size - len(known))],
-            sorted(i for i in self._model.eos_token_ids if i < size),
-            lambda text: tokenizer.encode(text, add_special_tokens=False),
+            model.token_bytes,
+            sorted(i for i in model.eos_token_ids if i < model.vocab_size),
+            lambda text: model.tokenizer.encode(text, add_special_tokens=False),
         )
 
     @cached_property
@@ -91,7 +97,7 @@ class Guidance:
             GrammarError: the grammar is wrong.
         """
         _step_back()
-        return GuidanceMatcher(CompiledGrammar(self._tokens, source_of(grammar)))
+        return GuidanceMatcher(CompiledGrammar(self._tokens, source_of(grammar, self._tokens.marks)))
 
     def masks(self, matchers: Sequence["GuidanceMatcher"]) -> list[bytes]:
         """As `Follower.masks`; several are made together.
@@ -198,6 +204,10 @@ class GuidanceMatcher:
             if self.state.is_error():
                 raise GrammarError(_told(self.state))
         return bits
+
+    def forced(self) -> list[int]:
+        """As `Matcher.forced`."""
+        return [] if self.is_lost else self.state.compute_ff_tokens()
 
     def copy(self) -> "GuidanceMatcher":
         """Another one that has consumed the same tokens."""

@@ -10,6 +10,10 @@ from octavo.execution.plan import Task
 from octavo.memory import Demand
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
+from octavo.structured_outputs import ReasoningSection
+
+MAX_LOGPROB_TOKEN_IDS = 128
+"""vLLM's; more where --max-logprobs is larger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ def check_wants(message: EngineRequest, capabilities: Capabilities) -> None:
         if name is not None and name not in known:
             told = ", ".join(sorted(known)) or "none"
             raise RequestError(f"{what} {name!r} is unknown to this engine; it knows {told}")
+    if message.reasoning is not None and not capabilities.reasoning:
+        raise RequestError("this engine follows no reasoning sections: leave the section out")
 
 
 def check_pooled(message: EngineRequest, limits: Limits) -> None:
@@ -100,7 +106,7 @@ def check_pooled(message: EngineRequest, limits: Limits) -> None:
         raise RequestError(f"dimensions={asked.dimensions} is over the {width} numbers of this model's embeddings")
     if message.task == "score" and asked.label_token_ids is None:
         raise RequestError("task 'score' needs label_token_ids: the tokens whose logits are compared")
-    _check_ids([("the prompt", prompt), ("label_token_ids", asked.label_token_ids)], limits.vocab_size)
+    _check_all_ids([("the prompt", prompt), ("label_token_ids", asked.label_token_ids)], limits.vocab_size)
 
 
 def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "", num_output: int = 1) -> None:
@@ -119,6 +125,16 @@ def check_prompt_length(num_prompt: int, limits: Limits, measure: str = "", num_
             f"This model's maximum context length is {limits.max_model_len} tokens. The prompt is too long: it has "
             f"{measure}{num_prompt} tokens{generated}; shorten it or raise --max-model-len"
         )
+
+
+def check_section(section: ReasoningSection, limits: Limits) -> None:
+    """Check that a reasoning section's marks are the model's tokens.
+
+    Raises:
+        RequestError: they are not.
+    """
+    for name, ids in (("opening", section.opening), ("end", section.end)):
+        _check_ids(f"the {name} of the reasoning section", ids, limits.vocab_size)
 
 
 def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
@@ -161,14 +177,18 @@ def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limi
     return max_tokens
 
 
-def _check_ids(named: Sequence[tuple[str, Collection[int] | None]], vocab_size: int) -> None:
+def _check_ids(name: str, ids: Collection[int], vocab_size: int) -> None:
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+        wrong = next(i for i in ids if not 0 <= i < vocab_size)
+        raise RequestError(f"{name} holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}")
+
+
+def _check_all_ids(named: Sequence[tuple[str, Collection[int] | None]], vocab_size: int) -> None:
     """Check that ids are those of tokens. The first of these are a prompt's."""
     if not named[0][1]:
         raise RequestError("the prompt is empty: give at least one token")
     for name, ids in named:
-        if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-            wrong = next(i for i in ids if not 0 <= i < vocab_size)
-            raise RequestError(f"{name} holds token id {wrong}, and this model's ids are 0 to {vocab_size - 1}")
+        _check_ids(name, ids or (), vocab_size)
 
 
 def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> None:
@@ -176,12 +196,21 @@ def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits
         ("the prompt", prompt_token_ids),
         ("stop_token_ids", params.stop_token_ids),
         ("allowed_token_ids", params.allowed_token_ids),
+        ("logprob_token_ids", params.logprob_token_ids),
         ("logit_bias", params.logit_bias),
+        *(("bad_words_ids", word) for word in params.bad_words_ids or ()),
     ]
-    _check_ids(named, limits.vocab_size)
-    for name, count in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+    _check_all_ids(named, limits.vocab_size)
+    asked_counts = (
+        ("logprobs", None if params.logprob_token_ids else params.logprobs),
+        ("prompt_logprobs", params.prompt_logprobs),
+    )
+    for name, count in asked_counts:
         if count is None or limits.max_logprobs == -1:
             continue
         if count == -1 or count > limits.max_logprobs:
             asked = f"{name}=-1, the whole vocabulary," if count == -1 else f"{name}={count}"
             raise RequestError(f"{asked} is over the cap of {limits.max_logprobs}: lower it or raise --max-logprobs")
+    num_named, most = len(params.logprob_token_ids or ()), max(limits.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
+    if num_named > most and limits.max_logprobs != -1:
+        raise RequestError(f"logprob_token_ids has {num_named} ids, over the cap of {most}: raise --max-logprobs")

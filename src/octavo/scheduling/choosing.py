@@ -143,18 +143,20 @@ class Chooser:
         """Let requests compute the drafts of their sequences in what everyone else has left: so drafts preempt nobody.
 
         What is promised, and the blocks that each running sequence may need for its next token, stay free: the next
-        step may be planned before it is known which drafts were accepted.
+        step may be planned before it is known which drafts were accepted. A step has no more drafts than sequences may
+        run, as each has logits of its own.
         """
+        num_left = min(budget.chunk_tokens, self._limits.max_num_seqs)
         num_next = self._queues.num_running_sequences * len(self._limits.demand.layer_groups.groups)
         spare_blocks = max(0, budget.free_blocks - budget.promised_blocks - num_next)
         for place, allotment in enumerate(allotments):
             if not allotment.request.drafts:
                 continue
-            longer = with_drafts(allotment, budget.chunk_tokens)
+            longer = with_drafts(allotment, num_left)
             num_blocks = num_blocks_needed(longer, self._memory) - num_blocks_needed(allotment, self._memory)
             if num_blocks <= spare_blocks:
                 spare_blocks -= num_blocks
-                budget.chunk_tokens -= longer.num_tokens - allotment.num_tokens
+                num_left -= longer.num_tokens - allotment.num_tokens
                 allotments[place] = longer
 
     def _charge(self, budget: Budget, allotment: Allotment, num_blocks: int) -> None:

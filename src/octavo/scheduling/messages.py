@@ -9,7 +9,7 @@ from octavo.execution.plan import Task
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
 from octavo.pooling import PoolingParams
 from octavo.sampling_params import SamplingParams
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -36,9 +36,14 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     start_by_s: float | None = None
     """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
     bad_words: list[list[int]] = []
-    """Token ids that no sequence generates one after another: those of `params.bad_words`."""
+    """Token ids that no sequence generates one after another: those of `params.bad_words` and
+    `params.bad_words_ids`."""
     pooling: PoolingParams | None = None
     """Of tasks that pool: what they ask for. Their `params` are `pooling.NOTHING_SAMPLED`."""
+    reasoning: ReasoningSection | None = None
+    """What each sequence's output may begin with, before its grammar does."""
+    priority: int = 0
+    """Under the policy `priority`: the lowest goes first."""
 
 
 def request_seed(seed: int, number: int) -> int:

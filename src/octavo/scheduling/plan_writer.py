@@ -210,5 +210,6 @@ class PlanWriter:
                 message.grammar,
                 message.bad_words,
                 message.pooling,
+                message.reasoning,
             )
         )

@@ -16,14 +16,14 @@ from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
-from octavo.scheduling.admission import Limits, check_pooled, check_wants, resolve_max_tokens
+from octavo.scheduling.admission import Limits, check_pooled, check_section, check_wants, resolve_max_tokens
 from octavo.scheduling.allotment import Allotment
 from octavo.scheduling.beams import advance_searches
 from octavo.scheduling.choosing import Chooser
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
-from octavo.scheduling.policy import Policy
+from octavo.scheduling.policy import Policy, check_priority
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
 from octavo.scheduling.request import Request
@@ -48,10 +48,11 @@ class Scheduler:
         prefix_cache_scope: PrefixCacheScope = "tenant",
         preemption_mode: PreemptionMode = "auto",
         max_drafts: int = 0,
+        foretells: bool = False,
         policy: Policy | None = None,
     ) -> None:
-        """`max_drafts` is how many tokens the executor may guess for a sequence after a step; without a `policy` it is
-        first come, first served."""
+        """`max_drafts` is how many tokens the executor may guess for a sequence after a step, and where it `foretells`,
+        it does so for those with a grammar; without a `policy` it is first come, first served."""
         self.limits = limits
         """`num_blocks` is what requests can have: the memory without the pins."""
         self.memory = memory
@@ -63,10 +64,13 @@ class Scheduler:
         self._pins = Pins(memory)
         self._writer = PlanWriter(memory)
         self._preemption = Preemption(preemption_mode, memory.block_bytes)
-        self._chooser = Chooser(limits, memory, self.queues, self._preemption, self._writer, may_draft=max_drafts > 0)
+        self._chooser = Chooser(
+            limits, memory, self.queues, self._preemption, self._writer, may_draft=max_drafts > 0 or foretells
+        )
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
         self._max_drafts = max_drafts
+        self._foretells = foretells
 
     @property
     def has_unfinished(self) -> bool:
@@ -109,6 +113,9 @@ class Scheduler:
         if self.queues.find(message.request_id) is not None:
             raise RequestError(f"request id {message.request_id!r} is already in use")
         check_wants(message, self.limits.capabilities)
+        if message.reasoning is not None:
+            check_section(message.reasoning, self.limits)
+        check_priority(message.priority, self.policy.name)
         if message.task != "generate":
             check_pooled(message, self.limits)
             return 1
@@ -121,14 +128,16 @@ class Scheduler:
             message = msgspec.structs.replace(message, params=params)
         num_at_once = self.limits.num_at_once(message.params)
         request = Request.create(message, max_tokens, self._eos_token_ids, num_at_once, self.memory.new_table)
-        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
+        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids), message.priority)
         request.rank = (rank, self._num_added)
         self._num_added += 1
         if message.start_by_s is not None:
             heappush(self._deadlines, (message.start_by_s, self._num_added, request))
         request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
-        request.is_speculated = self._max_drafts > 0 and request.search is None and not request.is_pooled
+        may_be_forced = self._foretells and (message.grammar is not None or message.reasoning is not None)
+        may_be_drafted = (self._max_drafts > 0 or may_be_forced) and request.search is None
+        request.is_speculated = may_be_drafted and not request.is_pooled
         if request.is_pooled:
             self._follow_pooling(request)
         if request.adapter == NO_ADAPTER:  # pins are computed without one

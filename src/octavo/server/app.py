@@ -9,6 +9,9 @@ from octavo.config import EngineConfig
 from octavo.knobs import flag, parse_size
 from octavo.metrics.requests import Metrics
 from octavo.server import health, metrics
+from octavo.server.anthropic import messages
+from octavo.server.anthropic.body import MessagesBody, PromptBody
+from octavo.server.anthropic.errors import error_event
 from octavo.server.auth import KeyCheck
 from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
@@ -21,10 +24,12 @@ from octavo.server.openai import (
     embeddings,
     models,
     rerank,
+    responses,
     score,
     tokenization,
 )
 from octavo.server.openai.contract import describe
+from octavo.server.openai.responses_body import ResponsesBody
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
 from octavo.server.request_log import RequestLog
 from octavo.server.routing import Routing
@@ -61,9 +66,10 @@ def create_app(
     kept = Metrics(front.client, open_requests, name, max_model_len)
     app.state.serving = Serving(front, engine, config, open_requests, kept, sampling_defaults or SamplingDefaults())
     pooling = (embeddings, rerank, score, classify)
-    for module in (models, chat_completions, completions, *pooling, tokenization, health, metrics):
+    generating = (chat_completions, completions, messages, responses)
+    for module in (models, *generating, *pooling, tokenization, health, metrics):
         app.include_router(module.router)
-    install_handlers(app)
+    install_handlers(app, {"/v1/messages": error_event})
     bodies = (
         chat_completions.ChatBody,
         completions.CompletionBody,
@@ -71,6 +77,9 @@ def create_app(
         rerank.RerankBody,
         score.ScoreBody,
         classify.ClassifyBody,
+        MessagesBody,
+        ResponsesBody,
+        PromptBody,
         tokenization.TokenizeBody,
         tokenization.DetokenizeBody,
     )

@@ -34,7 +34,7 @@ class KeyCheck:
         if scope["type"] == "http":
             tenant = self._tenant(scope)
             if tenant is None:
-                await _refusal(Headers(scope=scope)).response()(scope, receive, send)
+                await _refusal(Headers(scope=scope)).response(scope)(scope, receive, send)
                 return
             scope["state"]["tenant"] = context_of(scope).tenant = tenant
         await self._app(scope, receive, send)

@@ -110,7 +110,7 @@ class Connection:
                 self._room.check(_announced(headers))
                 body = await self._read_body(receive, share)
             except ApiError as error:
-                await error.response()(scope, receive, send)
+                await error.response(scope)(scope, receive, send)
                 return
             if body is not None:
                 await _while_connected(self._app(scope, _replaying(body), send), receive, context_of(scope))

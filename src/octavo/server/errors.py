@@ -1,7 +1,7 @@
 """Errors as OpenAI's clients expect them: a status, and `{"error": {"message", "type", "param", "code"}}`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from msgspec import Struct
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from octavo.errors import ContextLengthError, FailedRequestError, OctavoError, QueueTimeError, RequestError
 
@@ -82,14 +83,24 @@ class ApiError(OctavoError):
             )
         )
 
-    def response(self) -> Response:
-        """The HTTP answer."""
-        content = msgspec.json.encode(self.body())
-        return Response(content, self.status, self.headers, media_type="application/json")
+    def response(self, scope: Scope) -> Response:
+        """The HTTP answer to a request, in the form of the API that it is for (`install_handlers`)."""
+        forms: Mapping[str, ErrorForm] = scope["app"].state.error_forms
+        form = next((form for prefix, form in forms.items() if scope["path"].startswith(prefix)), ApiError.body)
+        return Response(msgspec.json.encode(form(self)), self.status, self.headers, media_type="application/json")
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Answer every kind of error in OpenAI's format."""
+ErrorForm = Callable[[ApiError], Struct]
+"""What an API sends in place of an answer."""
+
+
+def install_handlers(app: FastAPI, forms: Mapping[str, ErrorForm]) -> None:
+    """Answer every kind of error in OpenAI's format.
+
+    Args:
+        forms: of other APIs, by what their paths begin with.
+    """
+    app.state.error_forms = forms
     for kind in (OctavoError, ValidationError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
 
@@ -98,7 +109,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
         asked = f"{request.method} {request.url.path}"
         error = HTTPException(error.status_code, f"there is no {asked} here; /openapi.json has what is", error.headers)
-    return api_error(error).response()
+    return api_error(error).response(request.scope)
 
 
 def api_error(error: Exception) -> ApiError:

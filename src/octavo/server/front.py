@@ -4,13 +4,15 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
 import msgspec
 
+from octavo.answers.answer_format import AnswerFormat
+from octavo.answers.formats import format_of
 from octavo.bounded_processes import NUM_PROCESSES
 from octavo.engine.client import EngineClient
 from octavo.engine.stream import RequestStream
@@ -23,8 +25,9 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_pooled, check_prompt_length, check_wants, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
 from octavo.server.grammar_check import GrammarCheck
-from octavo.structured_outputs import Grammar
+from octavo.structured_outputs import Grammar, ReasoningSection
 from octavo.tokenization.conversation import Conversation
+from octavo.tokenization.reasoning_marks import reasoning_section, section_behind
 from octavo.tokenization.score_prompts import YesNo
 from octavo.tokenization.spelled_tokens import Rendered
 from octavo.tokenization.tokenizer import Tokenizer
@@ -41,7 +44,11 @@ class Front:
         tokenizer: the model's.
         ready: what the engine said when it was.
         seed: of requests that bring none; drawn where it is None, so that two servers give different answers.
+        tool_parser: the name of the format in which the model writes calls; `auto` where its files tell.
         score_template: as `YesNo` takes it.
+
+    Raises:
+        ConfigError: no format has that name.
     """
 
     def __init__(
@@ -50,11 +57,16 @@ class Front:
         tokenizer: Tokenizer,
         ready: Ready,
         seed: int | None,
+        tool_parser: str = "auto",
         score_template: str | None = None,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.ready = ready
+        self.answer_format: AnswerFormat = format_of(
+            tokenizer.template_for(True), tokenizer.response_template, tool_parser
+        )
+        """How the model marks reasoning and calls."""
         self._seed = secrets.randbits(63) if seed is None else seed
         self._num_requests = 0
         self.grammars = GrammarCheck(tokenizer)
@@ -129,6 +141,20 @@ class Front:
         prompt = await rendering
         return prompt.plain, await self._tokenize(prompt, add_special_tokens, max_bytes, num_output)
 
+    async def template_variables(self, chat_template: str | None = None, has_tools: bool = False) -> frozenset[str]:
+        """The names of all variables that a chat template may ask for, found off the event loop; kept for the model's.
+
+        Args:
+            chat_template: Jinja source in place of the model's own.
+            has_tools: of conversations with tools, for which models may have another template.
+
+        Raises:
+            RequestError: there is no template, it is not valid Jinja, or it takes too long to read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._rendering, self.tokenizer.template_variables, chat_template, has_tools
+        )
+
     async def _tokenize(
         self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None, num_output: int
     ) -> list[int]:
@@ -147,6 +173,18 @@ class Front:
             check_prompt_length(least, self.ready.limits, "at least ", num_output)
         return self.tokenizer.encode_rendered(prompt, add_special_tokens)
 
+    def reasoning_section(self, is_open: bool, max_tokens: int | None) -> ReasoningSection | None:
+        """What an answer may begin with before anything that it conforms to; None where the model does not reason.
+
+        Args:
+            is_open: the prompt has opened it.
+            max_tokens: of the section.
+        """
+        opening, end = self.answer_format.reasoning_opening, self.answer_format.reasoning_end
+        if end is None:
+            return None
+        return reasoning_section(self.tokenizer, opening or "", end, is_open=is_open, max_tokens=max_tokens)
+
     def check(self, token_ids: list[int], params: SamplingParams) -> None:
         """Refuse what the engine would, before it is asked.
 
@@ -155,26 +193,37 @@ class Front:
         """
         resolve_max_tokens(token_ids, params, self.ready.limits)
 
-    async def prepare(self, params: SamplingParams) -> "PreparedParams":
+    async def prepare(self, params: SamplingParams, grammar: Grammar | None = None) -> "PreparedParams":
         """What the prompts of one request share, made off the event loop.
+
+        Args:
+            grammar: what outputs conform to, in place of `params.structured_outputs`; both have been checked.
 
         Raises:
             RequestError: a bad word is not valid Unicode, or longer than any answer.
         """
         threads = self._long_texts if sum(map(len, params.bad_words or ())) > LONG_TEXT else None
-        return await asyncio.get_running_loop().run_in_executor(threads, self._prepare, params)
+        return await asyncio.get_running_loop().run_in_executor(threads, self._prepare, params, grammar)
 
-    def _prepare(self, params: SamplingParams) -> "PreparedParams":
+    def _prepare(self, params: SamplingParams, grammar: Grammar | None) -> "PreparedParams":
         self._check_bad_words(params.bad_words or [])
         # Stop texts are looked for here, where the text is.
         most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
         max_tokens = None if params.max_tokens is None else min(params.max_tokens, most)
         for_engine = msgspec.structs.replace(
-            params, stop=None, bad_words=None, structured_outputs=None, max_tokens=max_tokens
+            params,
+            stop=None,
+            stop_regex=None,
+            bad_words=None,
+            bad_words_ids=None,
+            structured_outputs=None,
+            thinking_token_budget=None,
+            max_tokens=max_tokens,
         )
-        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        bad_words = self.tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         asked = params.structured_outputs
-        grammar = None if asked is None else asked.grammar_of_output()
+        if grammar is None and asked is not None:
+            grammar = asked.grammar_of_output()
         return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params), grammar)
 
     def _check_bad_words(self, words: list[str]) -> None:
@@ -194,13 +243,25 @@ class Front:
         tenant: str = "",
         cache_salt: str | None = None,
         start_within_s: float | None = None,
+        reasoning: ReasoningSection | None = None,
+        kept_specials: Collection[str] = (),
+        priority: int = 0,
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
         is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
 
+        Args:
+            reasoning: what outputs may begin with, before their grammar does, and how long that may be. Without one a
+                section that the prompt has opened is found by its usual marks.
+            kept_specials: special tokens that are part of one of these stay in the text.
+
         Raises:
             EngineError: the engine is dead.
+            RequestError: `params.thinking_token_budget` is given and `reasoning` is not, and the model has no marks.
         """
+        if reasoning is None:
+            budget, is_constrained = prepared.params.thinking_token_budget, prepared.grammar is not None
+            reasoning = section_behind(self.tokenizer, token_ids, budget, is_constrained=is_constrained)
         request = EngineRequest(
             "",
             token_ids,
@@ -210,8 +271,11 @@ class Front:
             cache_salt=cache_salt,
             grammar=prepared.grammar,
             bad_words=prepared.bad_words,
+            reasoning=reasoning,
+            priority=priority,
         )
-        return self._submit(request, prompt, prepared.params, prepared.special_stops, start_within_s)
+        special_stops = prepared.special_stops
+        return self._submit(request, prompt, prepared.params, special_stops, start_within_s, kept_specials)
 
     def pool(self, request: EngineRequest, prompt: str | None, start_within_s: float | None = None) -> "Generation":
         """Hand a request that pools to the engine, as `generate` does; `check_pooled` has passed it. Its output has
@@ -238,6 +302,7 @@ class Front:
         params: SamplingParams,
         special_stops: frozenset[str],
         start_within_s: float | None,
+        kept_specials: Collection[str] = (),
     ) -> "Generation":
         number, self._num_requests = self._num_requests, self._num_requests + 1
         request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
@@ -250,8 +315,16 @@ class Front:
             start_by_s=start_by_s,
         )
         stream = self.client.submit(request)
-        token_ids = request.prompt_token_ids
-        assembler = OutputAssembler(self.tokenizer, request_id, prompt, token_ids, params, arrival_s, special_stops)
+        assembler = OutputAssembler(
+            self.tokenizer,
+            request_id,
+            prompt,
+            request.prompt_token_ids,
+            params,
+            arrival_s,
+            special_stops,
+            kept_specials,
+        )
         return Generation(self.client, stream, assembler)
 
 
@@ -262,7 +335,7 @@ class PreparedParams:
     params: SamplingParams
     for_engine: SamplingParams
     bad_words: list[list[int]]
-    """The token ids of `params.bad_words`."""
+    """The token ids of `params.bad_words`, and `params.bad_words_ids`."""
     special_stops: frozenset[str]
     grammar: Grammar | None
     """What every output conforms to."""

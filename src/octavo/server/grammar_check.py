@@ -12,7 +12,7 @@ from octavo.errors import RequestError
 from octavo.knobs import flag
 from octavo.sampling.grammar_bounds import GrammarBounds
 from octavo.server.grammar_process import Question
-from octavo.structured_outputs import Grammar, StructuredOutputsParams
+from octavo.structured_outputs import Grammar
 from octavo.tokenization.tokenizer import Tokenizer
 
 NUM_KNOWN = 1024
@@ -40,16 +40,15 @@ class GrammarCheck:
         """End the processes: what is being tried fails."""
         self._processes.close()
 
-    async def check(self, asked: StructuredOutputsParams, bounds: GrammarBounds) -> None:
+    async def check(self, grammar: Grammar, bounds: GrammarBounds) -> None:
         """Refuse what cannot be followed, or takes more than it may, off the event loop.
 
         Raises:
             RequestError: the message says why, and names the flag where there is one.
         """
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._check, asked, bounds)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._check, grammar, bounds)
 
-    def _check(self, asked: StructuredOutputsParams, bounds: GrammarBounds) -> None:
-        grammar = asked.grammar_of_output()
+    def _check(self, grammar: Grammar, bounds: GrammarBounds) -> None:
         bounds.check_size(grammar)
         digest = hashlib.sha256(f"{grammar.kind}:{grammar.source}".encode()).digest()
         if digest not in self._known:

@@ -37,7 +37,7 @@ def _begin(vocabulary: bytes) -> bounded_process.Answer:
 
 def _problem(tokens: TextTokens, grammar: Grammar) -> str:
     try:
-        CompiledGrammar(tokens, source_of(grammar)).try_first_tokens()
+        CompiledGrammar(tokens, source_of(grammar, tokens.marks)).try_first_tokens()
     except RequestError as error:
         return str(error)
     except MemoryError:

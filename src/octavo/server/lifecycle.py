@@ -113,7 +113,7 @@ async def _serve(
     if pins:
         clock.lap("compute the pinned prefixes")
 
-    front = Front(client, tokenizer, ready, engine.seed, read_score_template(engine))
+    front = Front(client, tokenizer, ready, engine.seed, config.tool_parser, read_score_template(engine))
     app = create_app(front, engine, config, defaults)
     server = HttpServer(app, config, max_connections)
     ending = _Ending(client, server, app, config.drain_timeout)

@@ -59,7 +59,7 @@ class RequestLog:
         except Exception as error:
             answer = api_error(error)
             if context.status is None:
-                await answer.response()(scope, receive, watched_send)
+                await answer.response(scope)(scope, receive, watched_send)
         finally:
             self._close(context)
 

@@ -17,15 +17,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from octavo.config import ContentFormat
 from octavo.errors import RequestError
-from octavo.tokenization.content_forms import ContentForms
-from octavo.tokenization.conversation import Conversation, template_messages
+from octavo.tokenization.conversation import Conversation, checked_messages, checked_tools, with_arguments
 from octavo.tokenization.spelled_tokens import Rendered, SpellingBreaker, unescape, unused_characters
+from octavo.tokenization.template_trials import TemplateTrials
+from octavo.tokenization.turns import fitted_turns, shown_calls
 
 REMEDY = "--chat-template gives another"
 UNUSED_GLOBALS = ("lipsum", "cycler", "joiner")
 """What Jinja offers to web pages, and no chat template needs."""
-OPTIONAL_VARIABLES = ("tools", "documents")
-"""What a conversation may bring, and only some templates show."""
 
 
 class ChatTemplate:
@@ -34,7 +33,7 @@ class ChatTemplate:
     Args:
         source: Jinja text.
         special_tokens: variables such as `bos_token` and `eos_token`.
-        content_format: the form in which messages' content is given to the template (`ContentForms`).
+        content_format: the form in which messages' content is given to the template (`TemplateTrials`).
         breaker: of special tokens that messages spell; by default they are the template's own.
 
     Raises:
@@ -53,10 +52,13 @@ class ChatTemplate:
         environment = _environment()
         try:
             self._template = environment.from_string(source)
-            self._unbound = meta.find_undeclared_variables(environment.parse(source))
+            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            """The names of all variables that it may ask for."""
         except Exception as error:  # Python compiles what Jinja writes, and may refuse it in its own ways
             raise RequestError(f"the chat template is not valid Jinja: {_cause(error)}; {REMEDY}") from error
-        self._forms = ContentForms(lambda messages: self._write(messages, True, {}, None), content_format)
+        self._trials = TemplateTrials(
+            lambda messages, variables: self._write(messages, True, variables, None), content_format
+        )
 
     def render(self, conversation: Conversation, max_characters: int | None = None) -> Rendered:
         """The prompt that the template makes of a conversation.
@@ -68,16 +70,23 @@ class ChatTemplate:
             RequestError: the messages are malformed, the template refuses them or fails, it has no use for something
                 that was given, or the prompt gets too long.
         """
-        variables: Mapping[str, Any] = conversation.variables
-        for name in OPTIONAL_VARIABLES:
-            if variables.get(name) and name not in self._unbound:
-                raise RequestError(f"the chat template has no use for {name}: leave it out; {REMEDY}")
-        messages = template_messages(conversation.messages, self._forms)
+        variables = dict(conversation.variables)
+        if variables.get("documents") and "documents" not in self.variables:
+            raise RequestError(f"the chat template has no use for documents: leave it out; {REMEDY}")
+        tools = checked_tools(variables.pop("tools", None) or [])
+        messages = checked_messages(conversation.messages)
+        if any("tool_calls" in message for message in messages):
+            form = shown_calls(tools, self._trials)
+            messages = with_arguments(messages, as_mapping=form is not None and form.as_mapping)
         separator = end = ""
-        if self._breaker.touches([messages, variables]) or conversation.continue_final_message:
-            unused = unused_characters([messages, variables])
+        if self._breaker.touches([messages, tools, variables]) or conversation.continue_final_message:
+            unused = unused_characters([messages, tools, variables])
             separator, end = next(unused), next(unused) if conversation.continue_final_message else ""
-            messages, variables = self._breaker.broken([messages, variables], separator)
+            messages, tools, variables = self._breaker.broken([messages, tools, variables], separator)
+        # What is added to messages now is the template's word: special tokens in it are meant as such.
+        messages, tools = fitted_turns(messages, tools, self._trials)
+        if tools:
+            variables["tools"] = tools
         if conversation.continue_final_message:
             _mark_end(messages[-1], end)
         try:

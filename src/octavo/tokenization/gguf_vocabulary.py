@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from octavo.checkpoints.gguf_ends import end_token_ids
 from octavo.checkpoints.gguf_header import read_header
 from octavo.errors import ModelError
-from octavo.tokenization.vocabulary import Vocabulary
+from octavo.tokenization.vocabulary import TOOL_TEMPLATE, Vocabulary
 
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_SPLIT = (
@@ -119,6 +119,7 @@ def _vocabulary(backend: Tokenizer, metadata: dict[str, Any], kind: str) -> Voca
         backend=backend,
         special_tokens={role: _token(metadata, key) for role, key in ids.items() if key in metadata},
         chat_template=metadata.get(keys.CHAT_TEMPLATE),
+        tool_template=metadata.get(keys.CHAT_TEMPLATE_N.format(name=TOOL_TEMPLATE)),
     )
 
 

@@ -1,5 +1,5 @@
-"""The process in which chat templates run: it takes conversations and answers, within the bounds of
-`bounded_process`."""
+"""The process in which chat templates run: it takes conversations, or templates alone, and answers, within the bounds
+of `bounded_process`."""
 
 import json
 from functools import lru_cache
@@ -22,7 +22,8 @@ NUM_TEMPLATES = 8
 
 
 def main() -> None:
-    """Answer until the other end closes: `{"text", "separator"}`, or `{"error"}`."""
+    """Answer until the other end closes: `{"text", "separator"}` to `{"conversation"}`, `{"variables"}` to
+    `{"chat_template"}`, or `{"error"}`."""
     bounded_process.serve(
         lambda settings: _Templates(json.loads(settings)).answer,
         lambda asked: RENDER_TIME_S + RENDER_TIME_S_PER_BYTE * len(asked),
@@ -44,12 +45,15 @@ class _Templates:
         )
 
     def answer(self, asked: bytes) -> bytes:
-        """What is sent back for a conversation."""
-        return json.dumps(self._rendered(asked)).encode()
+        """What is sent back."""
+        return json.dumps(self._told(asked)).encode()
 
-    def _rendered(self, asked: bytes) -> dict[str, Any]:
+    def _told(self, asked: bytes) -> dict[str, Any]:
         try:
-            conversation = Conversation(**json.loads(asked))
+            question = json.loads(asked)
+            if "chat_template" in question:
+                return {"variables": sorted(self._compiled(question["chat_template"]).variables)}
+            conversation = Conversation(**question["conversation"])
             limit = MAX_CHARACTERS + MAX_CHARACTERS_PER_BYTE * len(asked)
             return self._compiled(conversation.chat_template).render(conversation, limit)._asdict()
         except RequestError as error:

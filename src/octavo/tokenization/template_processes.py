@@ -13,7 +13,9 @@ from octavo.tokenization.spelled_tokens import Rendered
 
 
 class TemplateProcesses:
-    """Renders conversations. Threads may share it; so may forked processes, each of which starts its own.
+    """Renders conversations, and looks into templates.
+
+    Threads may share it; so may forked processes, each of which starts its own.
 
     Args:
         settings: what a process is told at its start (see `template_process`).
@@ -32,8 +34,20 @@ class TemplateProcesses:
             EngineError: it is closed, or no process can be started.
         """
         fields = {field.name: getattr(conversation, field.name) for field in dataclasses.fields(conversation)}
+        return Rendered(**self._ask({"conversation": fields}))
+
+    def variables(self, chat_template: str) -> frozenset[str]:
+        """The names of all variables that a template may ask for.
+
+        Raises:
+            RequestError: it is not valid Jinja, or takes too long to read.
+            EngineError: as `render`.
+        """
+        return frozenset(self._ask({"chat_template": chat_template})["variables"])
+
+    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            asked = json.dumps(fields).encode()
+            asked = json.dumps(question).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(f"messages and template variables must be what JSON can say: {error}") from error
         try:
@@ -44,7 +58,7 @@ class TemplateProcesses:
             raise RequestError(f"the chat template ended the process that rendered it ({error}); {REMEDY}") from error
         if "error" in answer:
             raise RequestError(answer["error"])
-        return Rendered(**answer)
+        return answer
 
     def close(self) -> None:
         """End all processes. What they are at fails."""

@@ -1,7 +1,7 @@
 """Text to token ids and back, in the words of one model."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ class Tokenizer:
     Args:
         vocabulary: what the model's files say.
         chat_template: Jinja source to use in place of the model's own.
-        content_format: in which form the template is given the content of messages (`ContentForms`).
+        content_format: in which form the template is given the content of messages (`TemplateTrials`).
         special_tokens_in_messages: special tokens that a message spells are taken as such, and not as text.
 
     Raises:
@@ -49,6 +49,8 @@ class Tokenizer:
         self._config = vocabulary.config
         self.chat_template = chat_template if chat_template is not None else vocabulary.chat_template
         """Jinja source, or None where the model has none."""
+        self._tool_template = vocabulary.tool_template if chat_template is None else None
+        self._own_variables: dict[str, frozenset[str]] = {}
         self._spelled = SpelledTokens(vocabulary.backend, set(vocabulary.special_tokens.values()))
         self._templates = TemplateProcesses(
             {
@@ -178,12 +180,38 @@ class Tokenizer:
             EngineError: the tokenizer is closed.
         """
         if conversation.chat_template is None:
-            if self.chat_template is None:
-                raise RequestError(
-                    "this model has no chat template: give one with --chat-template, or send a plain prompt"
-                )
-            conversation = dataclasses.replace(conversation, chat_template=self.chat_template)
+            source = self._own_template(bool(conversation.variables.get("tools")))
+            conversation = dataclasses.replace(conversation, chat_template=source)
         return self._templates.render(conversation)
+
+    def template_for(self, has_tools: bool) -> str | None:
+        """Jinja source of the model's own chat template, or of that for conversations with tools; None where it has
+        none."""
+        return self._tool_template if has_tools and self._tool_template is not None else self.chat_template
+
+    def template_variables(self, chat_template: str | None = None, has_tools: bool = False) -> frozenset[str]:
+        """The names of all variables that a chat template may ask for, such as `enable_thinking`; kept for the model's.
+
+        Args:
+            chat_template: Jinja source in place of the model's own.
+            has_tools: of conversations with tools, for which models may have another template.
+
+        Raises:
+            RequestError: there is no template, it is not valid Jinja, or it takes too long to read.
+            EngineError: the tokenizer is closed.
+        """
+        if chat_template is not None:
+            return self._templates.variables(chat_template)
+        source = self._own_template(has_tools)
+        if source not in self._own_variables:
+            self._own_variables[source] = self._templates.variables(source)
+        return self._own_variables[source]
+
+    def _own_template(self, has_tools: bool) -> str:
+        source = self.template_for(has_tools)
+        if source is None:
+            raise RequestError("this model has no chat template: give one with --chat-template, or send a plain prompt")
+        return source
 
     def encode_rendered(self, prompt: Rendered, add_special_tokens: bool = False) -> list[int]:
         """Token ids of what `render` has made: special tokens that messages spell are text.
@@ -239,6 +267,12 @@ class Tokenizer:
         """How the vocabulary spells each token (a space as `Ġ`, for one); "" for an id that it does not have."""
         return [self._backend.id_to_token(token_id) or "" for token_id in token_ids]
 
+    @property
+    def response_template(self) -> Any:
+        """How the model marks the sections of its answers, as tokenizer_config.json declares it; None where it does
+        not. It may be malformed."""
+        return self._config.get("response_template")
+
     def description(self) -> dict[str, Any]:
         """What the model's tokenizer_config.json says, special tokens as their texts (None where it has none), and the
         chat template in use. Of a GGUF file it is what the file says in other words."""
@@ -246,9 +280,11 @@ class Tokenizer:
         special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | self._special_tokens
         return {"tokenizer_class": "PreTrainedTokenizerFast", **config, **special, "chat_template": self.chat_template}
 
-    def stream(self, skip_special_tokens: bool = True, continues: bool = False) -> Detokenizer:
+    def stream(
+        self, skip_special_tokens: bool = True, continues: bool = False, kept_specials: Collection[str] = ()
+    ) -> Detokenizer:
         """A new incremental decoder (see `Detokenizer`)."""
-        return Detokenizer(self.token_bytes, skip_special_tokens, continues)
+        return Detokenizer(self.token_bytes, skip_special_tokens, continues, kept_specials)
 
 
 def _conversation(messages: object, add_generation_prompt: bool, options: Mapping[str, Any]) -> Conversation:

@@ -10,10 +10,11 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from octavo.checkpoints.json_files import read_optional_object
 from octavo.checkpoints.special_tokens import AddedToken, SpecialTokens, read_special_tokens
 from octavo.errors import ModelError
-from octavo.tokenization.vocabulary import Vocabulary
+from octavo.tokenization.vocabulary import TOOL_TEMPLATE, Vocabulary
 
 BYTE_LEVEL_FILES = ("vocab.json", "merges.txt")
 """What checkpoints of GPT-2's and OPT's time have in place of a tokenizer.json."""
+TOOL_TEMPLATE_FILE = f"additional_chat_templates/{TOOL_TEMPLATE}.jinja"
 _BYTE_LEVEL_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
 
@@ -24,7 +25,7 @@ class _NamedTemplate(msgspec.Struct):
 
 def read_tokenizer_folder(folder: Path) -> Vocabulary:
     """Read tokenizer.json and, where there, tokenizer_config.json, special_tokens_map.json, added_tokens.json and
-    chat_template.jinja.
+    the files of chat templates.
 
     Raises:
         ModelError: there is no tokenizer.json, and none can be made of what is there, or a file cannot be read as what
@@ -40,8 +41,14 @@ def read_tokenizer_folder(folder: Path) -> Vocabulary:
     else:
         backend = _read_backend(folder / "tokenizer.json")
         _add_tokens(backend, special)
-    template = _chat_template(folder, config)
-    return Vocabulary(backend=backend, special_tokens=special.roles, chat_template=template, config=config)
+    templates = _chat_templates(folder, config)
+    return Vocabulary(
+        backend=backend,
+        special_tokens=special.roles,
+        chat_template=templates.get("default"),
+        tool_template=templates.get(TOOL_TEMPLATE),
+        config=config,
+    )
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
@@ -94,14 +101,11 @@ def _add_bos(backend: tokenizers.Tokenizer, config: dict[str, Any], special: Spe
         backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, bos_id)])
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """A template in its own file goes before the config's, where a list of named ones means that called `default`."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{file} cannot be read as UTF-8 text: {error}") from error
+def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """By name. Templates in files of their own go before the config's, where a text is that called `default`."""
+    files = {"default": folder / "chat_template.jinja", TOOL_TEMPLATE: folder / TOOL_TEMPLATE_FILE}
+    if found := {name: _read_text(file) for name, file in files.items() if file.is_file()}:
+        return found
     try:
         template = msgspec.convert(config.get("chat_template"), str | list[_NamedTemplate] | None)
     except msgspec.ValidationError as error:
@@ -110,5 +114,12 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
             f"template: {error}"
         ) from error
     if isinstance(template, list):
-        return next((named.template for named in template if named.name == "default"), None)
-    return template
+        return {named.name: named.template for named in template}
+    return {} if template is None else {"default": template}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} cannot be read as UTF-8 text: {error}") from error

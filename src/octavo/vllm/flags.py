@@ -10,7 +10,7 @@ from typing import Any
 
 from octavo.errors import ConfigError
 from octavo.knobs import flag
-from octavo.vllm.keywords import LOGGING, Keyword, check_keywords
+from octavo.vllm.keywords import LOGGING, PARSERS, Keyword, check_keywords
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +61,11 @@ def server_knobs(arguments: argparse.Namespace, keywords: Mapping[str, Keyword])
     wishes = {is_wanted == name.startswith("enable") for name, is_wanted in given.items() if name in LOGGING}
     if len(wishes) > 1:
         raise ConfigError("--enable-log-requests and --disable-log-requests contradict each other: give one of them")
-    foreign = {name: value for name, value in given.items() if name not in LOGGING}
+    foreign = {name: value for name, value in given.items() if name not in LOGGING | PARSERS}
     if idle := check_keywords(foreign, keywords, ConfigError, flag):
         logger.warning("%s: of vLLM, changing nothing here", ", ".join(map(flag, idle)))
-    return {"log_requests": wishes.pop()} if wishes else {}
+    parser = {"tool_parser": given["tool_call_parser"]} if "tool_call_parser" in given else {}
+    return parser | ({"log_requests": wishes.pop()} if wishes else {})
 
 
 def random_uuid() -> str:

@@ -38,7 +38,6 @@ _OWN_TASKS = "a model has its tasks, whatever is asked for: to generate, to embe
 _NO_ADAPTERS = "adapters are not loaded"
 _NO_CODE = "no code from outside is run in a step"
 _NO_OVERRIDES = "change the model's config.json instead"
-_NO_PARSERS = "answers come as the model wrote them"
 _NO_TLS = "put a proxy in front that speaks TLS"
 
 ENGINE: dict[str, Keyword] = {
@@ -68,7 +67,7 @@ ENGINE: dict[str, Keyword] = {
         "guided_decoding_disable_fallback speculative_config speculative_model num_speculative_tokens "
         "model_loader_extra_config ignore_patterns otlp_traces_endpoint collect_detailed_traces profiler_config "
         "kv_events_config ec_transfer_config additional_config cuda_graph_sizes cudagraph_capture_sizes "
-        "max_cudagraph_capture_size tokenizer_pool_type observability_config",
+        "max_cudagraph_capture_size tokenizer_pool_type observability_config reasoning_parser",
     ),
     "tokenizer_mode": Keyword(str, ("auto", "hf"), "the tokenizer is the model's own"),
     "config_format": Keyword(str, ("auto", "hf"), "a model's config.json is read"),
@@ -100,7 +99,6 @@ ENGINE: dict[str, Keyword] = {
     "num_gpu_blocks_override": Keyword(int, (), "kv_cache_memory sizes the KV cache"),
     "kv_transfer_config": Keyword(dict, ({},), "the KV cache stays in this process"),
     "kv_offloading_size": Keyword(float, (0,), "swap_space has room for preempted requests"),
-    "reasoning_parser": Keyword(str, ("",), _NO_PARSERS),
 }
 """Of the engine (`LLM`, `EngineArgs`, every command): those that change nothing, and those with one value here."""
 
@@ -120,12 +118,15 @@ LOGGING: dict[str, Keyword] = {
 }
 """Of the server, those that mean something here; an `LLM` logs no requests."""
 
+PARSERS: dict[str, Keyword] = {"tool_call_parser": Keyword(str, help="as --tool-parser")}
+"""Of the server, those that say how answers are read."""
+
 SERVER: dict[str, Keyword] = {
     **_changing_nothing(
         bool,
         "disable_frontend_multiprocessing disable_fastapi_docs disable_uvicorn_access_log enable_server_load_tracking "
         "enable_prompt_tokens_details enable_request_id_headers exclude_tools_when_tool_choice_none log_error_stack "
-        "trust_request_chat_template enable_tokenizer_info_endpoint enable_log_deltas",
+        "trust_request_chat_template enable_tokenizer_info_endpoint enable_log_deltas enable_auto_tool_choice",
     ),
     **_changing_nothing(int, "max_log_len h11_max_incomplete_event_size h11_max_header_count api_server_count"),
     **_changing_nothing(str, "uvicorn_log_level log_config_file disable_access_log_for_endpoints"),
@@ -133,8 +134,6 @@ SERVER: dict[str, Keyword] = {
     "response_role": Keyword(str, ("assistant",), "answers are the assistant's"),
     "return_tokens_as_token_ids": Keyword(bool, (False,), "tokens are told as texts"),
     "enable_force_include_usage": Keyword(bool, (False,), "requests ask for it: stream_options.include_usage"),
-    "enable_auto_tool_choice": Keyword(bool, (False,), _NO_PARSERS),
-    "tool_call_parser": Keyword(str, (), _NO_PARSERS),
     "tool_parser_plugin": Keyword(str, ("",), _NO_CODE),
     "reasoning_parser_plugin": Keyword(str, ("",), _NO_CODE),
     "tool_server": Keyword(str, (), "the model calls no tools by itself"),
@@ -162,11 +161,9 @@ SAMPLING: dict[str, Keyword] = {
     "truncate_prompt_tokens": Keyword(int, (), "shorten the prompt"),
     "logits_processors": Keyword(list, ([],), _NO_CODE),
     "flat_logprobs": Keyword(bool, (False,), "logprobs are a list of dicts"),
-    "logprob_token_ids": Keyword(list, (), "logprobs are those of the likeliest tokens"),
     "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
     "skip_clone": Keyword(bool),
     "extra_args": Keyword(dict, ({},), _NO_CODE),
-    "thinking_token_budget": Keyword(int, (), "max_tokens bounds the whole output"),
     "repetition_detection": Keyword(dict, (), "repetition_penalty discourages repetition"),
 }
 """Of `SamplingParams`."""
@@ -175,7 +172,6 @@ STRUCTURED: dict[str, Keyword] = {
     "backend": Keyword(str),
     "_backend": Keyword(str),
     "disable_fallback": Keyword(bool),
-    "structural_tag": Keyword(str, (), "give json, regex, choice or grammar"),
 }
 """Of `StructuredOutputsParams`, and of its older name `GuidedDecodingParams`."""
 
@@ -197,7 +193,7 @@ BEAM_SEARCH: dict[str, Keyword] = {
 
 REQUEST: dict[str, Keyword] = {
     "lora_request": Keyword(dict, (), _NO_ADAPTERS),
-    "priority": Keyword(int, (0, []), "requests are served in the order of their arrival"),
+    "priority": Keyword(int, (0, []), "LLM.generate, LLMEngine.add_request and AsyncLLM.generate take it"),
     "tokenization_kwargs": Keyword(dict, ({},), "give token ids instead"),
     "mm_processor_kwargs": Keyword(dict, ({},), "only text is served"),
     "trace_headers": Keyword(dict, ({},), "requests are not traced"),

@@ -10,6 +10,7 @@ from octavo.outputs import FinishReason, RequestOutput
 
 StopReason = int | str | None
 """The stop text or the stop token that ended an answer; None where it was the model's own end, or the length."""
+ChatFinishReason = FinishReason | Literal["tool_calls", "function_call"]
 PromptLogprobs = list[dict[int, "PromptLogprob"] | None]
 
 
@@ -62,17 +63,36 @@ class ChatLogprobs(Struct):
     refusal: None = None
 
 
+class CalledFunction(Struct):
+    name: str
+    arguments: str
+    """JSON text, as far as the model wrote one."""
+
+
+class ToolCall(Struct):
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(Struct):
-    content: str
+    content: str | None
+    """Null where the answer has calls and no text."""
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    annotations: list[None] = []
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    """The same, under another name that clients look for."""
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     stop_reason: StopReason = None
     token_ids: list[int] | UnsetType = UNSET
 
@@ -88,16 +108,34 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
+class FunctionDelta(Struct):
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
+class ToolCallDelta(Struct):
+    """A piece of a call. Its id, type and name come with the first."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class ChatDelta(Struct):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    function_call: FunctionDelta | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
     stop_reason: StopReason | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
 
@@ -152,10 +190,19 @@ class ModelCard(Struct, tag_field="object", tag="model"):
     owned_by: str
     max_model_len: int
     """Tokens of the longest sequence that model and memory allow."""
+    display_name: str
+    """The id, for Anthropic's clients, as the next two."""
+    created_at: str
+    """ISO 8601."""
+    type: Literal["model"] = "model"
 
 
 class ModelList(Struct, tag_field="object", tag="list"):
     data: list[ModelCard]
+    first_id: str
+    """This and the next two are for Anthropic's clients: the list is whole."""
+    last_id: str
+    has_more: bool = False
 
 
 class Tokens(Struct):

@@ -1,7 +1,7 @@
 """POST /v1/completions: texts, or token ids, and what follows them."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -14,6 +14,7 @@ from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestOutpu
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.openai import run
+from octavo.server.openai.aliases import TEXT_ALIASES, Alias
 from octavo.server.openai.answers import (
     StopReason,
     TextChoice,
@@ -58,15 +59,27 @@ class CompletionBody(SamplingBody):
     )
     suffix: str | None = Field(None, description="not supported")
 
+    aliases: ClassVar[Mapping[str, Alias]] = TEXT_ALIASES
     foreign: ClassVar[dict[str, Neutral]] = REFUSED | {
         "add_generation_prompt": (True,),
         "chat_template": (),
         "chat_template_kwargs": ({},),
         "continue_final_message": (),
         "documents": ([],),
-        "max_completion_tokens": (),
         "messages": (),
         "top_logprobs": (0,),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "reasoning_effort": ("none",),
+        "enable_thinking": (),
+        "think": (),
+        "thinking": ({"type": "disabled"},),
+        "reasoning": ({},),
+        "thinking_token_budget": (),
+        "thinking_budget": (),
+        "reasoning_budget": (-1,),
     }
 
     @property
@@ -80,6 +93,7 @@ class CompletionBody(SamplingBody):
 
     def check_supported(self) -> None:
         super().check_supported()
+        self.check_named_tokens(self.logprobs is not None)
         if self.suffix:
             raise unsupported("suffix")
         if self.max_tokens == 0 and not self.echo:
@@ -116,8 +130,11 @@ async def create_completion(request: Request) -> Response:
     """One continuation or several of each prompt, whole or as a stream of events."""
     serving, context = serving_of(request), context_of(request)
     body, params = await run.read(request, CompletionBody)
+    asked = body.structured()
+    if asked is not None:
+        await run.check_structure(serving, asked.params, asked.field)
     tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
-    await run.start(serving, context, tokenized, params, body.cache_salt)
+    await run.start(serving, context, tokenized, params, body.cache_salt, body.priority or 0)
     answer = _TextAnswer(serving, context, body)
     if body.stream:
         return await event_stream(answer.chunks())
@@ -135,8 +152,8 @@ async def _tokenized(
     if isinstance(prompt, str):
         max_bytes = None if body.truncate_prompt_tokens is None else serving.max_tokenize_bytes
         token_ids = await front.tokenize(prompt, body.add_special_tokens is not False, max_bytes)
-        return run.Prompt(prompt, token_ids).truncated(body, params, serving)
-    return run.Prompt(None, prompt).truncated(body, params, serving)
+        return run.Prompt(prompt, token_ids).cut(run.Cut.of(body), params, serving)
+    return run.Prompt(None, prompt).cut(run.Cut.of(body), params, serving)
 
 
 class _TextAnswer:

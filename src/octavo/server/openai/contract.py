@@ -6,8 +6,11 @@ import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from octavo.server.anthropic import answers as anthropic_answers
 from octavo.server.errors import ErrorAnswer
 from octavo.server.openai import answers, pooled_answers
+from octavo.server.openai.responses_events import StreamEvent
+from octavo.server.openai.responses_items import InputTokenCount, ResponseObject
 
 _REFERENCE = "#/components/schemas/"
 _ANSWERS = (
@@ -23,6 +26,12 @@ _ANSWERS = (
     pooled_answers.Ranking,
     pooled_answers.ScoreList,
     pooled_answers.ClassificationList,
+    anthropic_answers.Message,
+    anthropic_answers.Event,
+    anthropic_answers.TokenCount,
+    ResponseObject,
+    StreamEvent,
+    InputTokenCount,
 )
 _ERRORS = {
     400: "The request is wrong, or asks for what this server cannot do.",
@@ -41,7 +50,11 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
 
 
 def gives(
-    answer: type[msgspec.Struct], event: type[msgspec.Struct] | None = None, errors: tuple[int, ...] = tuple(_ERRORS)
+    answer: type[msgspec.Struct],
+    event: type[msgspec.Struct] | None = None,
+    errors: tuple[int, ...] = tuple(_ERRORS),
+    *,
+    are_named: bool = False,
 ) -> dict[int | str, dict[str, Any]]:
     """`responses` of an endpoint.
 
@@ -49,10 +62,13 @@ def gives(
         answer: what is sent whole.
         event: what the events of a stream hold, where there can be one.
         errors: the statuses of its errors.
+        are_named: events are of several types, and each is named by its own; `event` is the first of them.
     """
     content: dict[str, Any] = {"application/json": {"schema": _reference(answer)}}
     if event is not None:
         told = f"Events, each a line `data: ` with a {event.__name__} or an ErrorAnswer; the last is `data: [DONE]`."
+        if are_named:
+            told = f"Events, each a line `event: ` with its type and a line `data: `; the first is a {event.__name__}."
         content["text/event-stream"] = {"schema": {"type": "string", "description": told}}
     error = {"application/json": {"schema": _reference(ErrorAnswer)}}
     return {

@@ -1,4 +1,5 @@
-"""Fields of other servers that change an answer and that this one does not carry out: they are refused by name.
+"""Fields of other servers that change an answer and that this one does not carry out: they are refused by name. Those
+that it has under another name are in `aliases`.
 
 What asks for nothing passes: null, as a rule false, and the values listed. Fields that are in no list, such as `user`,
 `metadata`, `store`, `service_tier`, `parallel_tool_calls`, `guided_decoding_backend` or `cache_prompt`, change no
@@ -15,25 +16,18 @@ Neutral = tuple[Any, ...]
 
 OPENAI: dict[str, Neutral] = {
     "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "moderation": (),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 VLLM: dict[str, Neutral] = {
-    "structural_tag": (),
     "kv_transfer_params": (),
     "logits_processors": ([],),
-    "logprob_token_ids": (),
     "logprobs_mode": ("raw_logprobs",),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
-    "priority": (0,),
     "prompt_embeds": (),
     "repetition_detection": (),
-    "thinking_token_budget": (),
     "vllm_xargs": ({},),
     "extra_args": ({},),
 }
@@ -44,13 +38,9 @@ SGLANG: dict[str, Neutral] = {
     "input_embeds": (),
     "input_ids": (),
     "lora_path": (),
-    "max_new_tokens": (),
-    "min_new_tokens": (0,),
-    "no_stop_trim": (),
     "return_hidden_states": (),
     "sampling_params": ({},),
     "session_params": (),
-    "stop_regex": ([],),
 }
 LLAMA_CPP: dict[str, Neutral] = {
     "adaptive_target": (-1,),
@@ -69,16 +59,11 @@ LLAMA_CPP: dict[str, Neutral] = {
     "n_discard": (0,),
     "n_indent": (0,),
     "n_keep": (0,),
-    "n_predict": (),
-    "n_probs": (0,),
     "penalize_nl": (),
     "post_sampling_probs": (),
-    "repeat_last_n": (),
-    "repeat_penalty": (1,),
+    "repeat_last_n": (-1,),
     "response_fields": ([],),
-    "n_cmpl": (1,),
     "return_progress": (),
-    "return_tokens": (),
     "samplers": (),
     "t_max_predict_ms": (0, -1),
     "t_max_prompt_ms": (0, -1),
@@ -91,28 +76,19 @@ TGI: dict[str, Neutral] = {
     "adapter_id": (),
     "decoder_input_details": (),
     "details": (),
-    "do_sample": (True,),
     "frequency_penalty_range": (0,),
     "guideline": (),
     "inputs": (),
     "parameters": ({},),
     "return_full_text": (),
-    "stop_sequences": ([],),
     "tool_prompt": (),
-    "top_n_tokens": (0,),
-    "truncate": (),
     "watermark": (),
 }
 OTHERS: dict[str, Neutral] = {
-    "bad_words_ids": ([],),
     "banned_strings": ([],),
-    "banned_tokens": ([],),
-    "custom_stopping_strings": ([],),
-    "custom_token_bans": ("",),
     "diversity_penalty": (0,),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
-    "extra_body": ({},),
     "force_words_ids": ([],),
     "format": ("",),
     "guidance_scale": (1,),
@@ -121,69 +97,35 @@ OTHERS: dict[str, Neutral] = {
     "instructions": (),
     "max_length": (),
     "min_length": (0,),
-    "enable_thinking": (),
     "add_bos_token": (True,),
     "ban_eos_token": (),
     "negative_prompt": ("",),
     "no_repeat_ngram_size": (0,),
     "num_beam_groups": (1,),
-    "num_beams": (1,),
-    "num_predict": (),
-    "num_return_sequences": (1,),
     "options": ({},),
     "penalty_alpha": (0,),
     "plugins": ([],),
-    "reasoning": ({},),
     "smoothing_factor": (0,),
-    "stop_words": ([],),
-    "stopping_strings": ([],),
-    "suppress_tokens": ([],),
     "system": (),
     "tfs": (1,),
-    "think": (),
-    "thinking": ({"type": "disabled"},),
     "top_a": (0,),
     "transforms": ([],),
     "typical": (1,),
 }
-FALSE_ASKS = {"add_bos_token", "do_sample", "enable_thinking", "think"}
+FALSE_ASKS = {"add_bos_token", "enable_thinking", "think"}
 """Fields in which false asks for something else than what is done."""
 REFUSED = OPENAI | VLLM | SGLANG | LLAMA_CPP | TGI | OTHERS
 
 INSTEAD = {
-    "max_new_tokens": "send max_tokens",
-    "n_predict": "send max_tokens",
-    "num_predict": "send max_tokens",
-    "min_new_tokens": "send min_tokens",
-    "stop_sequences": "send stop",
-    "stop_words": "send stop",
-    "repeat_penalty": "send repetition_penalty",
     "repeat_last_n": "send repetition_penalty, which looks at all tokens",
-    "num_return_sequences": "send n",
-    "bad_words_ids": "send bad_words",
     "banned_strings": "send bad_words",
-    "banned_tokens": "send logit_bias",
-    "suppress_tokens": "send logit_bias",
-    "extra_body": "send the fields in it beside the others, as OpenAI's client does with them",
     "max_length": "send max_tokens",
     "min_length": "send min_tokens",
-    "stopping_strings": "send stop",
-    "custom_stopping_strings": "send stop",
-    "no_stop_trim": "send include_stop_str_in_output",
-    "n_cmpl": "send n",
-    "n_probs": "send logprobs",
-    "return_tokens": "send return_token_ids",
     "add_bos_token": "send add_special_tokens",
     "ban_eos_token": "send ignore_eos",
-    "enable_thinking": "send it in chat_template_kwargs",
-    "top_n_tokens": "send logprobs",
-    "num_beams": "send use_beam_search with n",
-    "do_sample": "send temperature 0",
-    "max_completion_tokens": "send max_tokens",
     "messages": "send them to /v1/chat/completions",
     "prompt": "send it to /v1/completions",
     "top_logprobs": "send their number as logprobs",
-    "truncate": "send truncate_prompt_tokens",
     "return_full_text": "send echo",
     "inputs": "send prompt, or messages",
     "input": "send prompt, or messages",
@@ -192,15 +134,20 @@ INSTEAD = {
 """What to send in place of a field, where this server has the same under another name."""
 
 
-def check_foreign(fields: Mapping[str, Any], refused: Mapping[str, Neutral]) -> None:
+def check_foreign(
+    fields: Mapping[str, Any], refused: Mapping[str, Neutral], instead: Mapping[str, str] = INSTEAD
+) -> None:
     """Refuse fields that would change the answer.
+
+    Args:
+        instead: what to send in place of a field.
 
     Raises:
         ApiError: the message names the first of them.
     """
     for name, value in fields.items():
         if name in refused and not _asks_nothing(name, value, refused[name]):
-            raise unsupported(name, INSTEAD.get(name, "leave it out"))
+            raise unsupported(name, instead.get(name, "leave it out"))
 
 
 def _asks_nothing(name: str, value: object, neutral: Neutral) -> bool:

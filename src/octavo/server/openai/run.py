@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -17,13 +17,31 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_task
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
-from octavo.server.openai.body import SamplingBody
+from octavo.server.openai.body import SamplingBody, SamplingFields
 from octavo.server.openai.json_body import read_body
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
+from octavo.structured_outputs import ReasoningSection, StructuredOutputsParams
+from octavo.tokenization.regex_search import automaton_of
 
 Body = TypeVar("Body", bound=SamplingBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a prompt is cut that is too long."""
+
+    most: int
+    """Tokens that stay; -1 is all that leave room for the answer."""
+    keeps_start: bool
+    """The start stays, else the end."""
+
+    @classmethod
+    def of(cls, body: SamplingBody) -> "Cut | None":
+        """As a body asks for it."""
+        most = body.truncate_prompt_tokens
+        return None if most is None else cls(most, body.truncation_side == "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +51,17 @@ class Prompt:
     text: str | None
     token_ids: list[int]
 
-    def truncated(self, body: SamplingBody, params: SamplingParams, serving: Serving) -> "Prompt":
-        """The prompt cut to `truncate_prompt_tokens`. One that is cut has no text of its own any more."""
-        most = body.truncate_prompt_tokens
-        if most is None:
+    def cut(self, cut: Cut | None, params: SamplingParams, serving: Serving) -> "Prompt":
+        """The prompt with so many tokens. One that is cut has no text of its own any more."""
+        if cut is None:
             return self
+        most = cut.most
         if most == -1:
             longest = serving.front.ready.limits.max_model_len
             most = max(longest - (params.max_tokens or 1), 1)
         if len(self.token_ids) <= most:
             return self
-        keeps_start = body.truncation_side == "right"
-        return Prompt(None, self.token_ids[:most] if keeps_start else self.token_ids[len(self.token_ids) - most :])
+        return Prompt(None, self.token_ids[:most] if cut.keeps_start else self.token_ids[len(self.token_ids) - most :])
 
 
 class PromptDeltas(NamedTuple):
@@ -63,37 +80,66 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
         RequestError: a value is out of its range.
     """
     serving = serving_of(request)
-    body = await read_body(request, kind)
+    body = await read_body(request, kind, kind.aliases)
     context_of(request).model = body.model
     serving.check_model(body.model)
     check_task("generate", serving.front.ready.limits.capabilities)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    await _check_structure(serving, body)
+    check_sampling(serving, body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
 
 
-async def _check_structure(serving: Serving, body: SamplingBody) -> None:
+def check_sampling(serving: Serving, body: SamplingFields) -> None:
+    """Refuse a priority that the server's policy has no use for, and regexes that cannot be followed.
+
+    Raises:
+        ApiError: the message names the flag, or says what and where.
+    """
+    try:
+        serving.front.client.check_priority(body.priority or 0)
+    except RequestError as error:
+        raise ApiError(400, str(error), param="priority") from error
+    regexes = [body.stop_regex] if isinstance(body.stop_regex, str) else body.stop_regex or []
+    try:
+        automaton_of(tuple(regexes))
+    except RequestError as error:
+        raise ApiError(400, str(error), param="stop_regex") from error
+
+
+async def check_structure(serving: Serving, asked: StructuredOutputsParams, field: str) -> None:
     """Refuse what no answer can be held to here.
+
+    Args:
+        field: of the request, which asks for it.
 
     Raises:
         ApiError: the message names the field.
     """
-    asked = body.structured()
-    if asked is None:
-        return
     if not serving.front.ready.limits.capabilities.grammars:
-        raise ApiError(400, f"{asked.field}: this model has no end-of-sequence token to end with", param=asked.field)
+        raise ApiError(400, f"{field}: this model has no end-of-sequence token to end with", param=field)
     try:
-        await serving.front.grammars.check(asked.params, serving.grammar_bounds)
+        await serving.front.grammars.check(asked.grammar_of_output(), serving.grammar_bounds)
     except RequestError as error:
-        raise ApiError(400, f"{asked.field}: {error}", param=asked.field) from error
+        raise ApiError(400, f"{field}: {error}", param=field) from error
 
 
 async def start(
-    serving: Serving, context: RequestContext, prompts: Sequence[Prompt], params: SamplingParams, cache_salt: str | None
+    serving: Serving,
+    context: RequestContext,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    cache_salt: str | None,
+    priority: int = 0,
+    *,
+    reasoning: ReasoningSection | None = None,
+    kept_specials: Collection[str] = (),
 ) -> None:
     """Hand all prompts to the engine, or none where one is refused.
+
+    Args:
+        reasoning: what may come before that which answers conform to.
+        kept_specials: special tokens that stay in the answers' texts.
 
     Raises:
         RequestError: a prompt could never run.
@@ -105,25 +151,33 @@ async def start(
         await asyncio.sleep(0)  # others have their turn between two of many prompts
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
-        check_wait(serving, [prompt.token_ids for prompt in prompts], limit_s)
+        check_wait(serving, [prompt.token_ids for prompt in prompts], limit_s, priority)
     prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
         generation = serving.front.generate(
-            prompt.text, prompt.token_ids, prepared, context.tenant, cache_salt, start_within_s=limit_s
+            prompt.text,
+            prompt.token_ids,
+            prepared,
+            context.tenant,
+            cache_salt,
+            start_within_s=limit_s,
+            reasoning=reasoning,
+            kept_specials=kept_specials,
+            priority=priority,
         )
         await context.hold(generation)
         await asyncio.sleep(0)
 
 
-def check_wait(serving: Serving, prompts: Sequence[list[int]], limit_s: float) -> None:
+def check_wait(serving: Serving, prompts: Sequence[list[int]], limit_s: float, priority: int = 0) -> None:
     """Refuse prompts of which one would wait for too long, and tell when to come again.
 
     Raises:
         ApiError: with status 429.
     """
     now_s, client = time.monotonic(), serving.front.client
-    wait_s = max(client.expected_wait_s(now_s, len(token_ids)) for token_ids in prompts)
+    wait_s = max(client.expected_wait_s(now_s, len(token_ids), priority) for token_ids in prompts)
     if wait_s > limit_s:
         raise ApiError(
             429,

@@ -28,12 +28,13 @@ class StructuredFields(BaseModel):
     response_format: dict[str, Any] | None = Field(
         None,
         description='{"type": "text"}, the default; {"type": "json_object"}, with a "schema" if one is wanted; or '
-        '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: the answer validates, strict or not',
+        '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: the answer validates, strict or not; or '
+        '{"type": "structural_tag", "format": ...}, xgrammar\'s',
     )
     structured_outputs: dict[str, Any] | None = Field(
         None,
-        description="one of json (a schema), json_object, regex, choice and grammar (Lark or GBNF); with JSON, "
-        "whitespace_pattern, disable_any_whitespace and disable_additional_properties as well",
+        description="one of json (a schema), json_object, regex, choice, grammar (Lark or GBNF) and structural_tag; "
+        "with JSON, whitespace_pattern, disable_any_whitespace and disable_additional_properties as well",
     )
     guided_json: dict[str, Any] | str | bool | None = Field(None, description="a JSON schema, or its text")
     guided_json_object: bool | None = Field(None, description="the answer is a JSON object")
@@ -50,13 +51,17 @@ class StructuredFields(BaseModel):
         None, description='as guided_grammar, llama.cpp\'s; or TGI\'s {"type": "json" or "regex", "value": ...}'
     )
 
+    structural_tag: dict[str, Any] | str | None = Field(
+        None, description="free text with what is held to schemas within it, in xgrammar's form, or the text of it"
+    )
+
     def structured(self) -> Asked | None:
         """What the answer is to conform to.
 
         Raises:
             ApiError: a field is wrong, or two are given.
         """
-        given = {name: value for name, value in self._given().items() if value is not None}
+        given = {name: value for name, value in self.given_structures().items() if value is not None}
         if len(given) > 1:
             first, second = list(given)[:2]
             raise ApiError(400, f"{first} and {second} both say what the answer conforms to: send one", param=second)
@@ -71,7 +76,7 @@ class StructuredFields(BaseModel):
             raise ApiError(400, f"{name} is for guided_json and guided_json_object only", param=name)
         return None
 
-    def _given(self) -> dict[str, dict[str, Any] | None]:
+    def given_structures(self) -> dict[str, dict[str, Any] | None]:
         """The arguments of `StructuredOutputsParams` that each field asks for; None where it asks for nothing."""
 
         def one(name: str, value: Any) -> dict[str, Any] | None:
@@ -89,6 +94,7 @@ class StructuredFields(BaseModel):
             "regex": one("regex", self.regex),
             "ebnf": one("grammar", self.ebnf),
             "grammar": _of_grammar(self.grammar),
+            "structural_tag": one("structural_tag", self.structural_tag),
         }
 
 
@@ -134,6 +140,7 @@ _RESPONSE_FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None
     "text": lambda asked: None,
     "json_object": _of_json_object,
     "json_schema": _of_json_schema,
+    "structural_tag": lambda asked: {"structural_tag": dict(asked)},
 }
 
 

@@ -1,0 +1,229 @@
+"""The next turn of a conversation, whichever API asks for it: from messages and tools to the parts of its answers."""
+
+import dataclasses
+import json
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from octavo.answers.answer_format import AnswerReader
+from octavo.answers.parts import Answer, CallStart, Part, Reasoning
+from octavo.answers.tools import ToolUse
+from octavo.output_assembler import Delta
+from octavo.outputs import CompletionOutput, RequestOutput
+from octavo.sampling_params import SamplingParams
+from octavo.server.openai import run
+from octavo.server.reasoning import ReasoningAsk
+from octavo.server.request_context import RequestContext
+from octavo.server.serving import Serving
+from octavo.structured_outputs import StructuredOutputsParams
+from octavo.tokenization.conversation import Conversation
+
+EndReason = Literal["stop", "length", "abort", "error", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What a request asks of the next turn."""
+
+    conversation: Conversation
+    """Without tools, and without what reasoning sets."""
+    params: SamplingParams
+    use: ToolUse
+    reasoning: ReasoningAsk
+    structured_field: str = "response_format"
+    """The field that says what the text for the user conforms to (`params.structured_outputs`)."""
+    cut: run.Cut | None = None
+    add_special_tokens: bool = False
+    cache_salt: str | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """What one answer gained."""
+
+    delta: Delta
+    parts: Sequence[Part]
+    end_reason: EndReason | None
+    """With the last of an answer only."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """An answer that is over."""
+
+    output: CompletionOutput
+    """As the model wrote it."""
+    parts: list[Part]
+    """In order, as they came."""
+    end_reason: EndReason | None
+
+    @property
+    def answer(self) -> Answer:
+        """The parts, joined."""
+        answer = Answer()
+        answer.add(self.parts)
+        return answer
+
+
+async def prompt_of(serving: Serving, turn: Turn) -> run.Prompt:
+    """The prompt that a turn goes on from.
+
+    Raises:
+        ApiError: the model cannot reason as it is asked to.
+        ContextLengthError: it is too long.
+        RequestError: the messages are malformed, or the template refuses them.
+    """
+    front = serving.front
+    known = await front.template_variables(turn.conversation.chat_template, turn.use.may_call)
+    variables = dict(turn.conversation.variables)
+    if turn.use.may_call:
+        variables["tools"] = [tool.as_function() for tool in turn.use.tools]
+    variables = turn.reasoning.variables(known, front.answer_format) | variables
+    text, token_ids = await front.tokenize_chat(
+        dataclasses.replace(turn.conversation, variables=variables),
+        turn.add_special_tokens,
+        None if turn.cut is None else serving.max_tokenize_bytes,
+    )
+    prompt = run.Prompt(text, token_ids)
+    return prompt if turn.cut is None else prompt.cut(turn.cut, turn.params, serving)
+
+
+async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answers":
+    """Hand a turn to the engine.
+
+    Raises:
+        OctavoError: it is refused; nothing has been begun.
+    """
+    answer_format = serving.front.answer_format
+    params = await _held(serving, turn)
+    prompt = await prompt_of(serving, turn)
+    tells_reasoning = turn.reasoning.is_told_apart
+    readers = [
+        answer_format.reader(prompt.text or "", turn.use, reads_reasoning=tells_reasoning) for _ in range(params.n)
+    ]
+    reasoning = None
+    known = await serving.front.template_variables(turn.conversation.chat_template, turn.use.may_call)
+    budget = turn.reasoning.budget(known)
+    if params.structured_outputs is not None or budget is not None:
+        is_open = answer_format.reader(prompt.text or "", turn.use).is_reasoning
+        reasoning = serving.front.reasoning_section(is_open, budget)
+    reads = turn.use.may_call or tells_reasoning
+    await run.start(
+        serving,
+        context,
+        [prompt],
+        params,
+        turn.cache_salt,
+        turn.priority,
+        reasoning=reasoning,
+        kept_specials=answer_format.markers if reads else frozenset(),
+    )
+    return Answers(serving, context, readers, turn)
+
+
+async def _held(serving: Serving, turn: Turn) -> SamplingParams:
+    """The turn's parameters, with all that its answers conform to: what the user is told, and calls of tools.
+
+    Raises:
+        ApiError: answers cannot be held to that here.
+    """
+    calls = serving.front.answer_format.call_grammar(turn.use) if turn.use.may_call else None
+    asked, field = turn.params.structured_outputs, turn.structured_field
+    if calls is not None or (asked is not None and turn.use.may_call):
+        field = "tools" if asked is None or turn.use.must_call else f"tools and {field}"
+        if asked is None or turn.use.must_call:
+            form = calls
+        else:
+            must = dataclasses.replace(turn.use, choice="required")
+            form = {
+                "type": "or",
+                "elements": [_form_of(asked), serving.front.answer_format.call_grammar(must)],
+            }
+        asked = StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": form})
+    if asked is not None:
+        await run.check_structure(serving, asked, field)
+    return msgspec.structs.replace(turn.params, structured_outputs=asked, thinking_token_budget=None)
+
+
+def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
+    """What an answer conforms to, as a part of a structural tag."""
+    grammar = asked.grammar_of_output()
+    match grammar.kind:
+        case "json_object":
+            return {"type": "json_schema", "json_schema": {"type": "object"}}
+        case "json_schema":
+            return {"type": "json_schema", "json_schema": json.loads(grammar.source)}
+        case "choice":
+            texts = json.loads(grammar.source)
+            return {"type": "or", "elements": [{"type": "const_string", "value": text} for text in texts]}
+        case "regex":
+            return {"type": "regex", "pattern": grammar.source}
+        case "structural_tag":
+            form: dict[str, Any] = json.loads(grammar.source)["format"]
+            return form
+        case _:
+            return {"type": "grammar", "grammar": grammar.source}
+
+
+class Answers:
+    """The answers to a turn, as they come or whole."""
+
+    def __init__(self, serving: Serving, context: RequestContext, readers: Sequence[AnswerReader], turn: Turn) -> None:
+        self._serving = serving
+        self._context = context
+        self._readers = readers
+        self._tells_reasoning = turn.reasoning.is_told
+        self._has_called = [False] * len(readers)
+
+    @property
+    def output(self) -> RequestOutput:
+        """All so far, as the model wrote it."""
+        return self._context.generations[0].output
+
+    async def gained(self) -> AsyncIterator[list[Gained]]:
+        """What the answers gain, step by step, until all are over.
+
+        Raises:
+            OctavoError: the engine refused the request or died.
+        """
+        async for gained in run.deltas(self._serving, self._context):
+            yield [self._gained(delta) for delta in gained.deltas]
+
+    async def whole(self) -> list[WholeAnswer]:
+        """The answers, once all are over: what joining what they gained gives.
+
+        Raises:
+            OctavoError: as `gained`.
+        """
+        parts: list[list[Part]] = [[] for _ in self._readers]
+        ends: list[EndReason | None] = [None] * len(parts)
+        async for steps in self.gained():
+            for each in steps:
+                parts[each.delta.index] += each.parts
+                ends[each.delta.index] = each.end_reason
+        outputs = self.output.outputs
+        return [WholeAnswer(*each) for each in zip(outputs, parts, ends, strict=True)]
+
+    def _gained(self, delta: Delta) -> Gained:
+        index, reader = delta.index, self._readers[delta.index]
+        parts = [*reader.push(delta.text)] if delta.text else []
+        if delta.finish_reason is not None:
+            parts += reader.finish()
+        if not self._tells_reasoning:
+            parts = [part for part in parts if not isinstance(part, Reasoning)]
+        parts = [_named(part) for part in parts]
+        self._has_called[index] |= any(isinstance(part, CallStart) for part in parts)
+        has_stopped_to_call = self._has_called[index] and delta.finish_reason == "stop"
+        return Gained(delta, parts, "tool_calls" if has_stopped_to_call else delta.finish_reason)
+
+
+def _named(part: Part) -> Part:
+    """Calls have ids, the model's own or new ones."""
+    if isinstance(part, CallStart) and part.id is None:
+        return dataclasses.replace(part, id=f"call_{uuid.uuid4().hex[:24]}")
+    return part
