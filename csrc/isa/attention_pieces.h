@@ -19,7 +19,7 @@ struct Pieces {
   int64_t offset[PIECES];
 
   OCTAVO_INLINE Pieces(const AttentionCall& call, const AttentionItem& item, int64_t chunk)
-      : seen(call.spec, item.first_position, chunk),
+      : seen(call.spec, item.first_position, item.num_tokens, chunk),
         first(seen.begin / LANES),
         last((seen.end + LANES - 1) / LANES) {
     const int64_t size = call.cache.block_size, position = chunk * CHUNK + first * LANES;

@@ -14,14 +14,15 @@ constexpr float MINUS_INFINITY = -__builtin_inff();
 // The total of a result of which nothing was visible: any negative one.
 constexpr float NOTHING_VISIBLE = -1;
 
-// The slots [begin, end) of a chunk that a query at `position` sees.
+// The slots [begin, end) of a chunk that a query at `position` sees, in a row of `num_tokens`.
 struct Visible {
   int64_t begin, end;
 
-  OCTAVO_INLINE Visible(const AttentionSpec& spec, int64_t position, int64_t chunk) {
+  OCTAVO_INLINE Visible(const AttentionSpec& spec, int64_t position, int64_t num_tokens, int64_t chunk) {
     const int64_t start = chunk * CHUNK, oldest = spec.kind.first_seen(position) - start;
+    const int64_t newest = spec.kind.last_seen(position, num_tokens) - start;
     begin = oldest > 0 ? oldest : 0;
-    end = position + 1 - start < CHUNK ? position + 1 - start : CHUNK;
+    end = newest + 1 < CHUNK ? newest + 1 : CHUNK;
   }
   OCTAVO_INLINE bool is_empty() const { return begin >= end; }
 };

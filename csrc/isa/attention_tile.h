@@ -87,7 +87,7 @@ OCTAVO_INLINE void softmax_tile(const AttentionCall& call, const AttentionItem& 
   const float* key_scales = call.cache.has_scales ? s.key_scales : nullptr;
   const float* value_scales = call.cache.has_scales ? s.value_scales : nullptr;
   for (int64_t v = 0; v < num_vectors; ++v) {
-    const Visible seen(spec, item.first_position + v / group, chunk);
+    const Visible seen(spec, item.first_position + v / group, item.num_tokens, chunk);
     float* scores = s.scores + v * CHUNK;
     const int64_t first_seen = seen.is_empty() ? end : seen.begin / LANES * LANES;
     for (int64_t i = begin; i < first_seen; i += LANES) store(scores + i, zero());
@@ -104,8 +104,8 @@ OCTAVO_INLINE void attend_chunk(const AttentionCall& call, const AttentionItem& 
   const AttentionSpec& spec = call.spec;
   const int64_t group = spec.group(), num_vectors = item.num_queries * group;
   const int64_t last_position = item.first_position + item.num_queries - 1;
-  const int64_t oldest = Visible(spec, item.first_position, chunk).begin, begin = oldest / LANES * LANES;
-  const int64_t end = Visible(spec, last_position, chunk).end;
+  const int64_t oldest = Visible(spec, item.first_position, item.num_tokens, chunk).begin, begin = oldest / LANES * LANES;
+  const int64_t end = Visible(spec, last_position, item.num_tokens, chunk).end;
   const int64_t padded_end = (end + LANES - 1) / LANES * LANES;
   if (begin < end) {
     widen<Element>(call, item, s, kv_head, chunk, begin, end);

@@ -31,7 +31,9 @@ class AttentionPlanner {
  public:
   // The step's plan for layers of this kind and these heads, whatever their group; its address stays.
   AttentionPlan& plan(const Step& step, const AttentionSpec& spec, int num_threads) {
-    AttentionPlan& plan = plans_[{spec.kind.name, spec.kind.size, spec.num_heads, spec.num_kv_heads, spec.head_dim}];
+    const LayerKind& kind = spec.kind;
+    AttentionPlan& plan =
+        plans_[{kind.name, kind.size, kind.is_causal, spec.num_heads, spec.num_kv_heads, spec.head_dim}];
     if (plan.serial == step.serial) return plan;
     plan.serial = step.serial;
     plan.items.clear();
@@ -46,7 +48,7 @@ class AttentionPlanner {
   float* scratch(int thread) { return scratch_[static_cast<size_t>(thread)].data(); }
 
  private:
-  using Key = std::tuple<LayerKind::Name, int64_t, int64_t, int64_t, int64_t>;
+  using Key = std::tuple<LayerKind::Name, int64_t, bool, int64_t, int64_t, int64_t>;
 
   static void grow(std::vector<float>& memory, int64_t floats) {
     if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
@@ -85,6 +87,7 @@ class AttentionPlanner {
     item.first_token = token;
     item.num_queries = 1;
     item.first_position = context - 1;
+    item.num_tokens = context;
     const int64_t first_chunk = spec.kind.first_seen(context - 1) / CHUNK, end_chunk = divide_up(context, CHUNK);
     const int64_t num_chunks = end_chunk - first_chunk;
     const bool is_shared = num_chunks > chunks_an_item;
@@ -110,13 +113,14 @@ class AttentionPlanner {
                            int64_t num_queries, int64_t context) {
     AttentionItem item;
     item.table = table;
+    item.num_tokens = context;
     const int64_t most = std::max<int64_t>(1, TILE_VECTORS / spec.group());
     for (int64_t query = 0; query < num_queries; query += most) {
       item.first_token = first_token + query;
       item.num_queries = std::min(most, num_queries - query);
       item.first_position = context - num_queries + query;
       item.chunk_begin = spec.kind.first_seen(item.first_position) / CHUNK;
-      item.chunk_end = divide_up(item.first_position + item.num_queries, CHUNK);
+      item.chunk_end = spec.kind.last_seen(item.first_position + item.num_queries - 1, context) / CHUNK + 1;
       for (int64_t head = 0; head < spec.num_kv_heads; ++head) {
         item.kv_head_begin = head;
         item.kv_head_end = head + 1;
@@ -210,8 +214,9 @@ class AttentionOp final : public Op {
 
 LayerKind read_kind(const Arguments& kind) {
   const auto name = kind.get<std::string>("name");
-  if (name == "Full") return {};
-  if (name == "Window") return {LayerKind::Name::window, kind.get<int64_t>("size")};
+  const bool is_causal = kind.get<bool>("is_causal");
+  if (name == "Full") return {LayerKind::Name::full, 0, is_causal};
+  if (name == "Window") return {LayerKind::Name::window, kind.get<int64_t>("size"), is_causal};
   throw std::invalid_argument("the C++ kernels have no attention of kind '" + name + "': use --kernels reference");
 }
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.errors import OctavoError
 from octavo.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from octavo.pooling import PoolingParams
 from octavo.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from octavo.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 from octavo.vllm import paths
@@ -12,6 +13,12 @@ from octavo.vllm import paths
 if TYPE_CHECKING:
     from octavo.inputs import PromptType, TextPrompt, TokensPrompt
     from octavo.llm import LLM
+    from octavo.pooling_outputs import (
+        ClassificationRequestOutput,
+        EmbeddingRequestOutput,
+        PoolingRequestOutput,
+        ScoringRequestOutput,
+    )
     from octavo.vllm.async_llm import AsyncLLM, AsyncLLMEngine
     from octavo.vllm.engine_args import AsyncEngineArgs, EngineArgs
     from octavo.vllm.llm_engine import LLMEngine
@@ -23,17 +30,22 @@ __all__ = [
     "AsyncLLM",
     "AsyncLLMEngine",
     "BeamSearchParams",
+    "ClassificationRequestOutput",
     "CompletionOutput",
+    "EmbeddingRequestOutput",
     "EngineArgs",
     "GuidedDecodingParams",
     "LLMEngine",
     "Logprob",
     "OctavoError",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "PromptType",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "ScoringRequestOutput",
     "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",

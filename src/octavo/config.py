@@ -18,6 +18,7 @@ ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 SchedulingPolicy = Literal["fcfs", "shortest-first", "priority"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
+PoolingChoice = Literal["auto", "mean", "last", "cls"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
 
 
@@ -100,6 +101,20 @@ class EngineConfig:
         "bits, and answers that differ slightly; fp8 does so in float8_e4m3fn, on GPUs (on a CPU only the slow kernels "
         "'reference' compute it), and they differ more",
         group="model",
+    )
+    pooling: PoolingChoice = knob(
+        "auto",
+        "what makes a prompt's vector of its tokens' last hidden states: their mean, the last token's, or the first's "
+        "(cls); auto is as the model's files say (1_Pooling/config.json), and the last token's without such",
+        group="model",
+    )
+    score_template: str | None = knob(
+        None,
+        "Jinja template file that makes of a query and a document (messages of those roles) a question for a language "
+        "model, to which the model says yes or no: scores are the share of yes; by default one in plain words, which "
+        "is that of Qwen3-Reranker, in the model's chat template",
+        group="model",
+        metavar="FILE",
     )
     max_model_len: int | None = knob(
         None,

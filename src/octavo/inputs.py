@@ -42,8 +42,11 @@ class ReadPrompt:
     cache_salt: str | None
 
 
-def read_prompt(prompt: object, tokenizer: Tokenizer) -> ReadPrompt:
+def read_prompt(prompt: object, tokenizer: Tokenizer, most: int | None = None) -> ReadPrompt:
     """Check a prompt, and tokenize it where it is a text.
+
+    Args:
+        most: tokens of its end that are kept, and with a text those around it.
 
     Raises:
         RequestError: it is none, or asks for what is not served, as images in `multi_modal_data`.
@@ -58,10 +61,11 @@ def read_prompt(prompt: object, tokenizer: Tokenizer) -> ReadPrompt:
     if salt is not None and not (isinstance(salt, str) and salt):
         raise RequestError(f"cache_salt must be a text that is not empty, got {salt!r}")
     if "prompt_token_ids" in given:
-        return ReadPrompt(text, _token_ids(given["prompt_token_ids"]), salt)
+        token_ids = _token_ids(given["prompt_token_ids"])
+        return ReadPrompt(text, token_ids if most is None else token_ids[-most:], salt)
     if text is None:
         raise RequestError(f'a prompt given as a dict needs "prompt" or "prompt_token_ids", got {sorted(given)}')
-    return ReadPrompt(text, tokenizer.encode(text), salt)
+    return ReadPrompt(text, tokenizer.encode(text) if most is None else tokenizer.encode_within(text, most), salt)
 
 
 def as_list(prompts: object) -> Sequence[Prompt]:

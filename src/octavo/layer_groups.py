@@ -13,25 +13,33 @@ MAX_GROUPS = 8
 
 
 class Full(msgspec.Struct, frozen=True, tag=True):
-    """Every query sees all tokens before it."""
+    """Every query sees all tokens up to its own or, where it is not causal, all tokens of its row."""
+
+    is_causal: bool = True
 
     @property
     def most_seen(self) -> int | None:
-        """The most tokens that a query sees, itself among them; None where that grows with the sequence."""
+        """The most tokens up to its own that a query sees; None where that grows with the sequence."""
         return None
 
     def first_seen(self, position: int) -> int:
         """The first position that a query at `position` sees, from 0; it never falls as `position` rises."""
         return 0
 
+    def last_seen(self, position: int, num_tokens: int) -> int:
+        """The last position that a query at `position` sees in a row of `num_tokens`; it never falls either."""
+        return position if self.is_causal else num_tokens - 1
+
     def __str__(self) -> str:
-        return "full"
+        return "full" if self.is_causal else "full, both ways"
 
 
 class Window(msgspec.Struct, frozen=True, tag=True):
-    """A query sees itself and the `size - 1` tokens before it (Beltagy et al., Longformer, 2020)."""
+    """A query sees itself and the `size - 1` tokens before it (Beltagy et al., Longformer, 2020); where it is not
+    causal also as many after it."""
 
     size: int
+    is_causal: bool = True
 
     @property
     def most_seen(self) -> int | None:
@@ -42,15 +50,20 @@ class Window(msgspec.Struct, frozen=True, tag=True):
         """As for `Full`."""
         return max(0, position - self.size + 1)
 
+    def last_seen(self, position: int, num_tokens: int) -> int:
+        """As for `Full`."""
+        return position if self.is_causal else min(num_tokens, position + self.size) - 1
+
     def __str__(self) -> str:
-        return f"window({self.size})"
+        return f"window({self.size})" if self.is_causal else f"window({self.size}), both ways"
 
 
 FULL = Full()
 
 LayerKind = Full | Window
 """What of a sequence's KV a layer reads. Layers of equal kinds can share block tables. All that memory and scheduling
-do about windows follows from a kind's `most_seen` and `first_seen`."""
+do about windows follows from a kind's `most_seen` and `first_seen`. Where a kind is not causal, a token's state depends
+on those after it: a row is computed whole in one step, and no other row can begin with its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,11 @@ class LayerGroups:
     def kinds(self) -> tuple[LayerKind, ...]:
         """Each group's."""
         return tuple(group.kind for group in self.groups)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token sees any after it, in all layers."""
+        return all(kind.is_causal for kind in self.kinds)
 
     def place(self, layer: int) -> tuple[int, int]:
         """Where a layer's KV lies: (its group, its place in the group's records)."""

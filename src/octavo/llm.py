@@ -2,12 +2,9 @@
 
 import dataclasses
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
-
-from tqdm import tqdm
 
 from octavo.checkpoints.generation_config import read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
@@ -18,12 +15,22 @@ from octavo.execution.launch import executor_class
 from octavo.inputs import Prompt, as_list
 from octavo.memory import Ledger
 from octavo.metrics.offline import OfflineMetrics
+from octavo.offline_run import open_all, run_all
 from octavo.output_assembler import OutputAssembler
 from octavo.outputs import RequestOutput
+from octavo.pooled_calls import Params, PooledCalls
+from octavo.pooling import PoolingParams, PoolingTask
+from octavo.pooling_outputs import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    ScoringRequestOutput,
+)
 from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.shared_engine import OpenRequests, SharedEngine
 from octavo.tokenization.conversation import Conversation
-from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
+from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix, read_score_template
 from octavo.vllm.beams import beam_sequences
 from octavo.vllm.engine_args import engine_knobs
 from octavo.vllm.keywords import METHODS, check_call
@@ -68,6 +75,9 @@ class LLM:
         self._metrics = OfflineMetrics(self.engine, self.config.model)
         self.shared = SharedEngine(self.engine, self.tokenizer, self._metrics, self.config.seed or 0)
 
+        known, template = executor.capacity.capabilities, read_score_template(self.config)
+        self._pooled = PooledCalls(self.shared, self.tokenizer, known, template)
+
     @classmethod
     def configured(cls, config: EngineConfig) -> Self:
         """A model as the knobs say. Raises as the constructor does."""
@@ -103,7 +113,7 @@ class LLM:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
         check_call(keywords, "LLM.generate")
-        return self._run(self._open(as_list(prompts), sampling_params, priority), use_tqdm)
+        return run_all(self.shared, self._open(as_list(prompts), sampling_params, priority), use_tqdm)
 
     def chat(
         self,
@@ -153,7 +163,7 @@ class LLM:
             for each in conversations
         ]
         prompts = [self._rendered(each) for each in asked]
-        return self._run(self._open(prompts, sampling_params), use_tqdm)
+        return run_all(self.shared, self._open(prompts, sampling_params), use_tqdm)
 
     def beam_search(
         self,
@@ -197,6 +207,76 @@ class LLM:
             RequestError: as for `generate`, when the first is asked for.
         """
         yield from self.shared.steps(self._open(as_list(prompts), sampling_params))
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling_params: Params = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = True,
+        **keywords: Any,
+    ) -> list[EmbeddingRequestOutput]:
+        """A vector of each prompt (`.outputs.embedding`), batched together.
+
+        Args:
+            pooling_params: one for all, or one for each prompt.
+            truncate_prompt_tokens: tokens of each prompt's end that are kept; -1 is as many as the model takes.
+
+        Raises:
+            RequestError: as `generate`, or the model does not embed.
+        """
+        check_call(keywords, "LLM.embed")
+        return self._pooled.embed(prompts, pooling_params, truncate_prompt_tokens, use_tqdm)
+
+    def encode(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: Params = None,
+        *,
+        pooling_task: PoolingTask | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = True,
+        **keywords: Any,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """The numbers of a task as tensors (`.outputs.data`), of each prompt. Raises as `embed`."""
+        check_call(keywords, "LLM.encode")
+        return self._pooled.encode(prompts, pooling_params, pooling_task, truncate_prompt_tokens, use_tqdm)
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling_params: Params = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = True,
+        **keywords: Any,
+    ) -> list[ClassificationRequestOutput]:
+        """How likely each class of the model's head is (`.outputs.probs`), of each prompt. Raises as `embed`."""
+        check_call(keywords, "LLM.classify")
+        return self._pooled.classify(prompts, pooling_params, truncate_prompt_tokens, use_tqdm)
+
+    def score(
+        self,
+        data_1: str | Sequence[str],
+        data_2: str | Sequence[str],
+        /,
+        *,
+        pooling_params: PoolingParams | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = True,
+        **keywords: Any,
+    ) -> list[ScoringRequestOutput]:
+        """How well texts go together (`.outputs.score`): each of the first with each of the second, or one with all.
+
+        A cross-encoder tells by its head, a model that was made to embed by the cosine of two vectors, and a language
+        model by how likely it says that the second text, a document, answers the first.
+
+        Raises:
+            RequestError: as `embed`, the texts make no pairs, or the model cannot score.
+        """
+        check_call(keywords, "LLM.score")
+        return self._pooled.score(data_1, data_2, pooling_params, truncate_prompt_tokens, use_tqdm)
 
     def get_tokenizer(self) -> "NamedTokenizer":
         """The tokenizer with the methods that `transformers` has: `encode`, `decode`, `apply_chat_template`."""
@@ -270,29 +350,8 @@ class LLM:
         priorities = list(priority or [0] * len(prompts))
         if len(priorities) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts and {len(priorities)} entries of priority: give one for each")
-        opened = OpenRequests()
-        try:
-            for number, (prompt, own, rank) in enumerate(zip(prompts, each, priorities, strict=True)):
-                try:
-                    self.shared.queue(opened, prompt, own, rank)
-                except RequestError as error:
-                    raise RequestError(f"prompt {number}: {error}") from error
-        except BaseException:
-            self.shared.abort(opened)
-            raise
-        return opened
-
-    def _run(self, opened: OpenRequests, use_tqdm: bool) -> list[RequestOutput]:
-        num_tokens, start_s = 0, time.monotonic()
-        try:
-            total = len(opened.assemblers)
-            with tqdm(total=total, desc="Requests", unit="request", disable=not use_tqdm, dynamic_ncols=True) as bar:
-                for assembler in self.shared.steps(opened):
-                    num_tokens += sum(len(delta.token_ids) for delta in assembler.take_delta())
-                    if assembler.finished:
-                        rate = num_tokens / (time.monotonic() - start_s)
-                        bar.set_postfix_str(f"{rate:.0f} output tokens/s", refresh=False)
-                        bar.update()
-        finally:
-            self.shared.abort(opened)
-        return [assembler.output for assembler in opened.assemblers.values()]
+        queues = [
+            partial(self.shared.queue, prompt=prompt, params=own, priority=rank)
+            for prompt, own, rank in zip(prompts, each, priorities, strict=True)
+        ]
+        return open_all(self.shared, queues)

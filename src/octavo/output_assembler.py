@@ -182,6 +182,8 @@ class _Sequence:
                 return True
         if update.cumulative_logprob is not None:
             self.output.cumulative_logprob = update.cumulative_logprob
+        if update.pooled is not None:
+            self.output.pooled = update.pooled
         if update.finish_reason is not None:
             self._pieces.append(self._stop_checker.finish())
             self.output.finish_reason, self.output.stop_reason = update.finish_reason, update.stop_token_id

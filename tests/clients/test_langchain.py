@@ -52,3 +52,14 @@ def test_a_tool_calls_turn_can_be_sent_back(server: Server) -> None:
 def test_a_prompt_over_the_context_is_recognised(server: Server) -> None:
     with pytest.raises(ContextOverflowError):
         chat(server).invoke("word " * 2000)
+
+
+def test_vectors_of_documents_and_of_a_query_are_the_servers(server: Server) -> None:
+    texts = ["The sea is wide.", "A cat sat on the mat."]
+    # Without this it would send token ids of OpenAI's own vocabulary.
+    model = langchain_openai.OpenAIEmbeddings(
+        model="smollm2", base_url=server.url, api_key="EMPTY", check_embedding_ctx_length=False
+    )
+    told = server.client.embeddings.create(model="smollm2", input=texts)
+    assert model.embed_documents(texts) == [each.embedding for each in told.data]
+    assert model.embed_query(texts[1]) == told.data[1].embedding

@@ -250,7 +250,9 @@ def test_a_chunk_that_is_no_http_ends_the_request_and_fills_no_log(serve: Any, c
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/v1/embeddings", 404), ("GET", COMPLETE, 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/v1/images/generations", 404), ("GET", COMPLETE, 405)]
+)
 def test_what_is_not_served_is_refused_by_its_method_and_path(server: Server, method: str, path: str, status: int):
     with server.http() as http:
         answer = http.request(method, path)

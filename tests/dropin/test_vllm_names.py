@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cli.commands import octavo
-from octavo import LLM, AsyncLLM, BeamSearchParams, EngineArgs, LLMEngine, RequestOutputKind, SamplingParams
+from octavo import LLM, AsyncLLM, BeamSearchParams, EngineArgs, RequestOutputKind, SamplingParams
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, EngineError, RequestError
@@ -41,6 +41,7 @@ def config(**keywords) -> EngineConfig:
         ({"enable_prefix_caching": False}, {"prefix_cache_scope": "off"}),
         ({"kv_cache_memory_bytes": 2**26}, {"kv_cache_memory": 2**26}),
         ({"tokenizer_mode": "auto", "runner": "generate", "task": "auto", "hf_overrides": {}}, {}),
+        ({"runner": "pooling", "convert": "embed", "pooler_config": {"pooling_type": "MEAN"}}, {"pooling": "mean"}),
         ({"enforce_eager": True, "async_scheduling": False}, {"cuda_graphs": "off", "steps_in_flight": 1}),
         ({"enforce_eager": False, "async_scheduling": True}, {}),
         ({"pipeline_parallel_size": 1, "enable_lora": False, "logprobs_mode": "raw_logprobs"}, {}),
@@ -85,8 +86,10 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"data_parallel_size": 4}, "data_parallel_size of 4"),
         ({"tokenizer_mode": "mistral"}, "tokenizer_mode of 'mistral'"),
         ({"device": "tpu"}, "--device is 'tpu'; it is one of auto, cpu, cuda"),
-        ({"runner": "pooling"}, "runner of 'pooling'"),
-        ({"task": "embed"}, "task of 'embed'"),
+        ({"runner": "draft"}, "runner of 'draft'"),
+        ({"task": "reward"}, "task of 'reward'"),
+        ({"pooler_config": {"pooling_type": "STEP"}}, "pooler_config asks for pooling_type 'step'"),
+        ({"pooler_config": {"pooling_type": "CLS"}, "pooling": "mean"}, "pooler_config contradicts pooling mean"),
         ({"skip_tokenizer_init": True}, "skip_tokenizer_init"),
         ({"tokenizer_revision": "main"}, "tokenizer_revision of 'main'.*revision"),
         ({"enable_lora": True}, "enable_lora of True.*adapters"),
@@ -241,7 +244,7 @@ def test_fields_are_given_by_name():
 
 
 def test_methods_of_vllms_that_are_not_there_say_why(smollm2):
-    for name, words in (("embed", "this engine generates text"), ("sleep", "close()"), ("nothing", "no attribute")):
+    for name, words in (("reward", "a prompt has one vector"), ("sleep", "close()"), ("nothing", "no attribute")):
         assert not hasattr(smollm2, name)
         with pytest.raises(AttributeError, match=re.escape(words)):
             getattr(smollm2, name)
@@ -375,7 +378,7 @@ def test_the_tokenizer_has_transformers_names(smollm2):
 
 
 def test_an_engine_stepped_by_hand_tells_as_its_output_kind_says(smollm2):
-    engine: LLMEngine = smollm2.llm_engine
+    engine: Any = smollm2.llm_engine
     greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
     [whole] = smollm2.generate("The sea is", SamplingParams(**greedy), use_tqdm=False)
     for kind in RequestOutputKind:
@@ -395,7 +398,7 @@ def test_an_engine_stepped_by_hand_tells_as_its_output_kind_says(smollm2):
 
 
 def test_parts_of_several_sequences_are_over_when_all_are(smollm2):
-    engine: LLMEngine = smollm2.llm_engine
+    engine: Any = smollm2.llm_engine
     params = SamplingParams(n=3, seed=4, max_tokens=30, stop=["e"], output_kind=RequestOutputKind.DELTA)
     [whole] = smollm2.generate("The sea is", params, use_tqdm=False)
     assert len({len(each.token_ids) for each in whole.outputs}) > 1
@@ -411,7 +414,7 @@ def test_parts_of_several_sequences_are_over_when_all_are(smollm2):
 
 
 def test_an_engine_stepped_by_hand_shares_its_steps_with_the_llms_own_calls(smollm2):
-    engine: LLMEngine = smollm2.llm_engine
+    engine: Any = smollm2.llm_engine
     params = SamplingParams(temperature=0, max_tokens=5)
     engine.add_request("a", "The sea is", params)
     with pytest.raises(RequestError, match="request_id 'a'"):
@@ -442,7 +445,7 @@ def test_the_prefix_cache_can_be_reset_between_calls(smollm2):
     assert num_cached() > 100
     assert smollm2.llm_engine.reset_prefix_cache()
     assert num_cached() == 0
-    engine: LLMEngine = smollm2.llm_engine
+    engine: Any = smollm2.llm_engine
     engine.add_request("a", prompt, params)
     assert not smollm2.reset_prefix_cache(), "a request is not over"
     engine.abort_request(["a"])

@@ -365,7 +365,7 @@ def test_the_stepped_engine_takes_them_under_their_older_name(llm: LLM) -> None:
     guided: Any = {"guided_decoding": GuidedDecodingParams(**older)}
     engine = llm.llm_engine
     engine.add_request("one", "The", SamplingParams(max_tokens=20, **guided))
-    outputs = []
+    outputs: list[Any] = []
     while engine.has_unfinished_requests():
         outputs += engine.step()
     assert outputs[-1].outputs[0].text in ("red", "green")

@@ -90,6 +90,8 @@ def capture(run: Callable[[], torch.Tensor], pool: tuple[int, int] | None) -> tu
 class PlainModel:
     """Its states are sums of what stands in the batch."""
 
+    has_head = True
+
     def __call__(self, context: ForwardContext) -> torch.Tensor:
         tables = context.batch.block_tables[0, context.batch.tables, :1]
         return (context.batch.token_ids.unsqueeze(1) + tables).float()

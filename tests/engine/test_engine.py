@@ -76,7 +76,7 @@ def test_a_grammar_decides_at_every_token_from_the_tokens_before_it(engine):
             "kind of grammar 'json' .* knows alternating, changing, failing, multiples",
         ),
         ({"adapter": "french"}, "adapter 'french' .* knows none"),
-        ({"task": "pool"}, "task 'pool' .* knows generate"),
+        ({"task": "classify"}, "no task 'classify'"),
     ],
 )
 def test_what_the_executor_does_not_know_is_refused_by_name(engine, wants, words):

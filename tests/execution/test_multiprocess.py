@@ -20,6 +20,7 @@ from octavo.execution.executor import Executor, PendingOutput
 from octavo.execution.local import LocalExecutor, threads_of_a_rank
 from octavo.execution.multiprocess import MultiProcessExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
+from octavo.pooling import NOTHING_SAMPLED, PoolingParams, PoolingTask, numbers
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.messages import RequestUpdate
 from octavo.structured_outputs import Grammar
@@ -81,6 +82,20 @@ def test_two_ranks_give_the_tokens_and_scores_of_one_process(folder: Path, execu
     told, expected = (step.prompt_logprobs[0] + (step.logprobs[0] or []) for step in (ours[0], theirs[0]))
     assert [each.token_id for each in told] == [each.token_id for each in expected]
     assert [each.logprob for each in told] == pytest.approx([each.logprob for each in expected], abs=1e-4)
+
+
+def test_two_ranks_pool_what_one_process_does(folder: Path, executor: MultiProcessExecutor) -> None:
+    def pooled(task: PoolingTask, asked: PoolingParams) -> Plan:
+        new = NewRow(0, 0, PROMPT, NOTHING_SAMPLED, seed=0, stop_token_ids=[], task=task, pooling=asked)
+        tables = [TableEdit(0, [0])]
+        return Plan(removed=[0], added=[new], tables=tables, rows=[0], starts=[0], num_new=[len(PROMPT)], pooled=[0])
+
+    alone = LocalExecutor(config(folder, 1))
+    plans = [pooled("embed", PoolingParams()), pooled("score", PoolingParams(label_token_ids=[9, 90]))]
+    ours, theirs = ([each.submit(plan).result().pooled[0] for plan in plans] for each in (executor, alone))
+    assert [len(numbers(own)) for own in ours] == [32, 2]
+    for own, expected in zip(ours, theirs, strict=True):
+        assert numbers(own).tolist() == pytest.approx(numbers(expected).tolist(), abs=1e-4)
 
 
 def test_two_ranks_on_the_kernels_of_a_gpu_give_the_tokens_of_one_process(folder: Path) -> None:

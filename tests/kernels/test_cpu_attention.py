@@ -21,7 +21,7 @@ from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import Kernels
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import AttentionMetadata, write_kv
-from octavo.layer_groups import FULL, Window, one_group
+from octavo.layer_groups import Full, Window, one_group
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ["avx512", "avx2", "portable"]  # avx512bf16 attends as avx512 does
@@ -63,6 +63,7 @@ class Shape:
     normalises: bool = False
     num_layers: int = 2
     layer: int = 1
+    is_causal: bool = True
 
     @property
     def width(self) -> int:
@@ -81,7 +82,7 @@ class Shape:
             self.num_kv_heads,
             self.head_dim,
             scale=self.head_dim**-0.5,
-            kind=FULL if self.window is None else Window(self.window),
+            kind=Full(self.is_causal) if self.window is None else Window(self.window, self.is_causal),
             softcap=self.softcap,
             query_norm=query_norm,
             key_norm=key_norm,
@@ -93,6 +94,8 @@ class Shape:
 @dataclass
 class AttentionModel:
     """A model that is one attention: a token's id is its row of `qkv`, and the head is the identity."""
+
+    has_head = True
 
     kernels: Kernels
     spec: AttentionSpec
@@ -207,6 +210,7 @@ def keys_from(ours: KVCache) -> Iterator[None]:
     softcap=st.one_of(st.none(), st.floats(0.5, 30)),
     rotates=st.booleans(),
     normalises=st.booleans(),
+    is_causal=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_ragged_batch_is_attended_as_by_the_reference(
@@ -222,10 +226,13 @@ def test_any_ragged_batch_is_attended_as_by_the_reference(
     softcap: float | None,
     rotates: bool,
     normalises: bool,
+    is_causal: bool,
     seed: int,
 ) -> None:
     rotary_dim = (head_dim if seed % 2 else head_dim // 4 * 2) if rotates else 0
-    shape = Shape(num_kv_heads, group, head_dim, block_size, dtype, window, softcap, rotary_dim, normalises)
+    shape = Shape(
+        num_kv_heads, group, head_dim, block_size, dtype, window, softcap, rotary_dim, normalises, is_causal=is_causal
+    )
     ours = Rows(kernels_for(instruction_set), shape, lengths, seed=seed)
     theirs = Rows(ReferenceKernels(), shape, lengths, seed=seed)
     actual = all_steps(ours, lengths, sizes)
@@ -265,6 +272,23 @@ def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
                 assert torch.equal(ours, theirs)
     alone = in_steps(kernels, shape, lengths[:1], [500, 1])
     assert torch.equal(alone[0], in_steps(kernels, shape, [530, 40, 300, 7], [500, 1])[0])
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("window", [None, 200])
+def test_rows_that_see_what_follows_are_attended_over_many_chunks_with_the_same_bits_in_any_batch(
+    instruction_set: str, window: int | None
+) -> None:
+    kernels = kernels_for(instruction_set)
+    shape = Shape(num_kv_heads=2, group=3, head_dim=16, window=window, rotary_dim=8, is_causal=False)
+    lengths = [600, 1, 257, 40]
+    together = in_steps(kernels, shape, lengths, [600])
+    for ours, theirs in zip(together, in_steps(ReferenceKernels(), shape, lengths, [600]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=3e-5, atol=3e-5)
+    with threads(3):
+        apart = [Rows(kernels, shape, lengths).step({row: length})[row] for row, length in enumerate(lengths)]
+    for ours, theirs in zip(apart, together, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])

@@ -52,6 +52,8 @@ def batch_of(num_tokens: int) -> RaggedBatch:
 class Recipe:
     """A model that is the operations given, between an embedding of `inputs` and a head that is the identity."""
 
+    has_head = True
+
     kernels: Any
     inputs: torch.Tensor
     operations: Any

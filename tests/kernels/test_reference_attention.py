@@ -16,7 +16,7 @@ from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.quantized import quantize_rows, to_fp8
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors, Tile, paged_attention, plan_tiles, prepare, write_kv
-from octavo.layer_groups import FULL, LayerKind, Window, one_group
+from octavo.layer_groups import FULL, Full, LayerKind, Window, one_group
 
 CPU = torch.device("cpu")
 LAYERS = 2
@@ -164,9 +164,10 @@ def attend_one_by_one(
         for position in range(row.num_cached, row.context_len):
             query = next(queries)
             group = query.shape[0] // keys.shape[1]
-            oldest = max(0, position - kind.size + 1) if isinstance(kind, Window) else 0
+            distance = kind.size - 1 if isinstance(kind, Window) else row.context_len
+            oldest, newest = max(0, position - distance), position if kind.is_causal else position + distance
             for head in range(query.shape[0]):
-                seen = slice(oldest, position + 1), head // group
+                seen = slice(oldest, newest + 1), head // group
                 scores = [float(np.dot(query[head], key)) * scale for key in keys[seen]]
                 if softcap is not None:
                     scores = [softcap * math.tanh(score / softcap) for score in scores]
@@ -194,7 +195,7 @@ decoding = st.lists(st.tuples(st.just(1), st.integers(0, 60)), min_size=1, max_s
     group=st.integers(1, 4),
     head_dim=st.sampled_from([1, 4, 8]),
     dtype=st.sampled_from(list(TOLERANCE)),
-    kind=st.one_of(st.just(FULL), st.builds(Window, st.integers(1, 50))),
+    kind=st.one_of(st.builds(Full, st.booleans()), st.builds(Window, st.integers(1, 50), st.booleans())),
     softcap=st.one_of(st.none(), st.floats(0.5, 30)),
     scale=st.floats(0.05, 2),
     tile_bytes=st.sampled_from([200, 5000, 1 << 20]),

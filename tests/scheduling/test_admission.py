@@ -76,7 +76,7 @@ def test_all_tokens_may_be_told_where_there_is_no_cap() -> None:
 @pytest.mark.parametrize(
     ("wants", "words"),
     [
-        ({"task": "score"}, "task 'score' is unknown.* generate$"),
+        ({"task": "score"}, "no task 'score'; it has 'generate'"),
         ({"adapter": "German"}, "adapter 'German' is unknown.* french, legal$"),
         ({"grammar": Grammar("regex", ".*")}, "kind of grammar 'regex' is unknown.* none$"),
     ],

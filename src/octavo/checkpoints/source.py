@@ -1,6 +1,6 @@
 """What the loader reads a checkpoint's tensors through."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -26,6 +26,10 @@ class TensorSource(Protocol):
         ...
 
 
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""Ends of the names that BERT's first checkpoints have from TensorFlow, and what they are called since."""
+
+
 class HuggingFaceTensors:
     """A Hugging Face checkpoint's tensors as an architecture's placements name and shape them; a `TensorSource`.
 
@@ -42,7 +46,8 @@ class HuggingFaceTensors:
         names = stored.names()
         lacks_prefix = not any(name.startswith(base_prefix) for name in names)
         self._stored_names = {
-            base_prefix + name if lacks_prefix and not name.startswith("lm_head.") else name: name for name in names
+            _since_called(base_prefix + name if lacks_prefix and not name.startswith("lm_head.") else name): name
+            for name in names
         }
 
     def names(self) -> list[str]:
@@ -66,3 +71,38 @@ class HuggingFaceTensors:
             return
         ((_, stored),) = self._stored.slices(stored_name, range(self._stored.shape(stored_name)[0]))
         yield rows.start, stored.T[rows.start : rows.stop]
+
+
+class JoinedTensors:
+    """Several sources as one; a `TensorSource`.
+
+    Args:
+        sources: by what stands before the names of each one's tensors.
+    """
+
+    def __init__(self, sources: Mapping[str, TensorSource]) -> None:
+        self._places = {prefix + name: (source, name) for prefix, source in sources.items() for name in source.names()}
+
+    def names(self) -> list[str]:
+        """Source by source."""
+        return list(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The whole tensor's."""
+        source, own = self._places[name]
+        return source.shape(own)
+
+    def file(self, name: str) -> str:
+        """Where the tensor is, for errors."""
+        source, own = self._places[name]
+        return source.file(own)
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
+        """`(first row, values)` over `rows`, all columns."""
+        source, own = self._places[name]
+        return source.slices(own, rows)
+
+
+def _since_called(name: str) -> str:
+    old = next((old for old in OLD_NAMES if name.endswith(old)), None)
+    return name if old is None else name.removesuffix(old) + OLD_NAMES[old]

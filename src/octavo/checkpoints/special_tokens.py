@@ -107,6 +107,16 @@ def tokenizer_end_ids(folder: Path) -> list[int]:
     return [ids[text] for text in special.ends if text in ids]
 
 
+def separator_id(folder: Path) -> int | None:
+    """The id of the token that a folder's tokenizer files put between two texts; None where there is none.
+
+    Raises:
+        ModelError: a file cannot be read as what it should be.
+    """
+    text = read_special_tokens(folder).roles.get("sep_token")
+    return None if text is None else _vocabulary(folder).get(text)
+
+
 def _named(fields: Fields) -> list[AddedToken]:
     """The tokens with a role, then the others that are special: a list, or an object whose keys are their roles."""
     extra = msgspec.convert(

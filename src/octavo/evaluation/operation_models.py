@@ -34,6 +34,8 @@ OperationChain = Callable[[Any, ForwardContext], Any]
 class _OperationModel:
     """Operations between a table of activations, one row a token, and a head of products."""
 
+    has_head = True
+
     kernels: Kernels
     table: torch.Tensor
     operations: OperationChain

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from octavo.execution.device_queue import Marker
+from octavo.execution.pooler import PooledRow
 from octavo.execution.row_tables import IntArray
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 
@@ -43,6 +44,8 @@ class DeviceOutput:
     """The positions whose tokens each row gets; None where each has one position."""
     in_flight: tuple[IntArray, IntArray, IntArray] | None = None
     """(rows, places, positions): which sampled positions have the tokens that rows lack at these places."""
+    pooled: list[PooledRow] = field(default_factory=list)
+    """What was pooled of prompts."""
     faults: dict[int, str] = field(default_factory=dict)
     """What went wrong with a row, of those rows that failed."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from octavo.execution.plan import NO_ADAPTER, Plan, StepOutput, Task
 from octavo.layer_groups import LayerGroups, one_group
+from octavo.pooling import Pooling
 from octavo.structured_outputs import Grammar, ReasoningSection
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class Capabilities:
     """The names of adapters that are loaded, by their numbers, from 1 on."""
     grammars: frozenset[str] = frozenset()
     """Kinds of grammars."""
+    pooling: Pooling = field(default_factory=Pooling)
+    """How prompts are pooled, where a task does so."""
+    embedding_width: int = 0
+    """Numbers of a whole embedding."""
     reasoning: bool = False
     """It follows reasoning sections."""
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from octavo.checkpoints.generation_config import generation_folder
 from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
-from octavo.config import EngineConfig
+from octavo.config import EngineConfig, PoolingChoice
 from octavo.errors import ConfigError, EngineError
 from octavo.execution.blas import keep_rows_independent
 from octavo.execution.device import resolve_device, resolve_steps_in_flight
@@ -25,7 +26,7 @@ from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, Lo
 from octavo.execution.machine import num_cores
 from octavo.execution.model_memory import memory_for
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
-from octavo.execution.plan import Plan
+from octavo.execution.plan import Plan, Task
 from octavo.execution.profiling import run_largest_steps
 from octavo.execution.sizing import (
     cache_record,
@@ -37,9 +38,12 @@ from octavo.execution.sizing import (
     warn_of_bounded_length,
 )
 from octavo.kernels import Needs, select_kernels
+from octavo.kernels.interface import Model
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
+from octavo.models.config import ModelConfig
 from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
+from octavo.pooling import Pooling
 from octavo.sampling.grammars import BUILT_IN, Grammars, ModelTokens
 from octavo.structured_outputs import Grammar, ReasoningSection
 
@@ -101,7 +105,7 @@ class LocalExecutor:
         config = replace(config, steps_in_flight=self.depth)
         config = resolve_model(config)
         checkpoint = locate(config.model)
-        self.model_config = read_config(checkpoint, generation_folder(config))
+        self.model_config = _pooled_as(config.pooling, read_config(checkpoint, generation_folder(config)))
         self._grammars = known = Grammars(
             grammars if self.model_config.eos_token_ids else {},  # an output that conforms has an end
             ModelTokens(
@@ -159,7 +163,17 @@ class LocalExecutor:
         foretells = foretells and not queue.runs_ahead
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         self._runner: ModelRunner | None = ModelRunner(
-            model, kernels, cache, limits, swap_space, ranks, drafter, known, queue, foretells=foretells
+            model,
+            kernels,
+            cache,
+            limits,
+            swap_space,
+            ranks,
+            drafter,
+            known,
+            queue,
+            self.model_config.pooling,
+            foretells=foretells,
         )
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
@@ -172,7 +186,13 @@ class LocalExecutor:
             max_drafts=0 if drafter is None else drafter.max_drafts,
             foretells=foretells,
             eos_token_ids=frozenset(self.model_config.eos_token_ids),
-            capabilities=Capabilities(grammars=known.kinds, reasoning=True),
+            capabilities=Capabilities(
+                tasks=_tasks_of(model, self.model_config.pooling),
+                grammars=known.kinds,
+                pooling=self.model_config.pooling,
+                embedding_width=self.model_config.pooling.width(self.model_config.hidden_size),
+                reasoning=True,
+            ),
         )
         self.loaded = LoadedModel(
             weight_bytes=weight_bytes, dtype=str(dtype).removeprefix("torch."), kernels=self.kernel_choice.why
@@ -214,6 +234,20 @@ class LocalExecutor:
         if self._device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def _pooled_as(choice: PoolingChoice, model_config: ModelConfig) -> ModelConfig:
+    """The model's config with the pooling that is chosen for it."""
+    if choice == "auto":
+        return model_config
+    pooling = msgspec.structs.replace(model_config.pooling, kind=choice, is_declared=True)
+    return replace(model_config, pooling=pooling)
+
+
+def _tasks_of(model: Model, pooling: Pooling) -> frozenset[Task]:
+    """What rows may want of a model. One whose head tells classes apart was not trained to embed."""
+    told: set[Task] = {"classify"} if pooling.labels else {"embed"}
+    return frozenset(told | ({"generate", "score"} if model.has_head else set()))
 
 
 def _load_tokenizer(config: EngineConfig) -> "Tokenizer":

@@ -6,7 +6,7 @@ samples stay on the device, where the next step reads them, and are copied to th
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from octavo.execution.device_rows import DeviceRows
 from octavo.execution.drafts import Drafter, accepted_positions, join_positions, sampled_positions
 from octavo.execution.faults import BROKEN_LOGITS, find_faulty
 from octavo.execution.plan import NewRow, Plan, StepOutput
+from octavo.execution.pooler import BROKEN_STATES, Pooler
 from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedBatch, StepBuffers
 from octavo.kernels.cache import KVCache
@@ -26,6 +27,7 @@ from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, 
 from octavo.kernels.upload import upload
 from octavo.layer_groups import FULL
 from octavo.layers.parallel import TensorParallel
+from octavo.pooling import Pooling
 from octavo.sampling.grammars import NO_GRAMMARS, Grammars
 from octavo.sampling.matchers import RowMatchers
 from octavo.sampling.table import SamplingTable
@@ -66,13 +68,15 @@ class ModelRunner:
         drafter: Drafter | None = None,
         grammars: Grammars = NO_GRAMMARS,
         queue: DeviceQueue | None = None,
+        pooling: Pooling | None = None,
         *,
         foretells: bool = False,
     ) -> None:
         """`swap_space` has records of the same shape as the cache's, for the blocks of preempted requests. `ranks` are
         the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it samples, and
         tells the others. `drafter` guesses tokens for the plans that follow, and with `foretells` those are guesses
-        that a row's grammar forces. `queue` is how the cache's device takes its work, by default at once."""
+        that a row's grammar forces. `queue` is how the cache's device takes its work, by default at once. `pooling` is
+        how prompts are pooled, by default the last token."""
         self.forward = kernels.bind(model, cache, limits.max_num_rows if limits.captures else 0)
         self.kernels = kernels
         self.cache = cache
@@ -86,6 +90,7 @@ class ModelRunner:
         self._device_rows = DeviceRows(self.rows, self._device) if self.queue.runs_ahead else None
         self.sampling = SamplingTable()
         self.matchers = RowMatchers(grammars)
+        self.pooler = Pooler(pooling or Pooling(), model)
         self.watch = Stopwatch("prepare", "move", "forward", "logits", "sample", "wait")
         self._launched: deque[DeviceOutput] = deque()
         """The steps that have not been collected."""
@@ -121,6 +126,9 @@ class ModelRunner:
             self.watch.lap("forward")
             for index in plan.scored:
                 self._score(plan, index, int(staged.ends[index]), launched)
+            self.pooler.keep(plan, staged.ends, self.forward)
+            if plan.pooled:
+                self._pool(plan, staged.ends, launched)
             if plan.sampled_rows:
                 self._sample(plan, staged.ends, launched)
         launched.ended = self.queue.mark()
@@ -155,6 +163,11 @@ class ModelRunner:
                     self._drafts(row) if tokens else []
                     for row, tokens in zip(launched.rows, output.token_ids, strict=True)
                 ]
+        for pooled in launched.pooled:
+            numbers = self.pooler.finished(pooled)
+            if numbers is None:
+                launched.faults.setdefault(pooled.row, BROKEN_STATES)
+            output.pooled.append(numbers or b"")
         output.faults = list(launched.faults.items())
         self.watch.lap("sample")
         return output
@@ -198,10 +211,13 @@ class ModelRunner:
         for row in plan.removed:
             self.sampling.clear_row(row)
             self.matchers.clear_row(row)
+            self.pooler.clear_row(row)
         for new in plan.added:
             self.matchers.set_row(new.row, new.grammar, new.reasoning)
             if new.task == "generate":
                 self._set_sampling(new)
+            else:
+                self.pooler.set_row(new)
         for fork in plan.forked:
             self.sampling.copy_row(fork.parent, fork.row, fork.index)
             self.matchers.copy_row(fork.parent, fork.row)
@@ -315,6 +331,14 @@ class ModelRunner:
         if len(distinct) == len(places):
             return self.forward.logits(places)
         return self.forward.logits(distinct).index_select(0, upload(index.astype(np.int64), self._device))
+
+    def _pool(self, plan: Plan, ends: IntArray, launched: DeviceOutput) -> None:
+        """Pool the prompts that end with this step."""
+        pooled = self.pooler.pooled(plan, ends, self.forward, self.ranks.rank == 0)
+        if pooled:
+            values = self.queue.to_host(torch.cat([row.values for row in pooled]))
+            parts = values.split_with_sizes([len(row.values) for row in pooled])
+            launched.pooled = [replace(row, values=part) for row, part in zip(pooled, parts, strict=True)]
 
     def _score(self, plan: Plan, index: int, end: int, launched: DeviceOutput) -> None:
         """Score the prompt tokens that follow those computed now for `plan.rows[index]`."""

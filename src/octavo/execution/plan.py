@@ -9,11 +9,12 @@ from typing import Literal
 import msgspec
 
 from octavo.outputs import BeamCandidates, TokenLogprobs
+from octavo.pooling import PoolingParams, PoolingTask
 from octavo.sampling_params import SamplingParams
 from octavo.structured_outputs import Grammar, ReasoningSection
 
-Task = Literal["generate", "score", "pool"]
-"""What a row is for. No executor scores or pools yet."""
+Task = Literal["generate"] | PoolingTask
+"""What a row is for: tokens, or what is pooled of its prompt."""
 NO_ADAPTER = 0
 
 
@@ -37,6 +38,8 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """What its output conforms to."""
     bad_words: list[list[int]] = []
     """Token ids that it does not generate one after another."""
+    pooling: PoolingParams | None = None
+    """Of tasks that pool: what they ask for."""
     reasoning: ReasoningSection | None = None
     """What its output may begin with, before its grammar does."""
 
@@ -101,6 +104,8 @@ class Plan(msgspec.Struct, array_like=True):
     logits, and a draft is accepted where it is the token that is sampled there."""
     scored: list[int] = []
     """Indices in `rows` whose prompt positions are scored for prompt_logprobs."""
+    pooled: list[int] = []
+    """Indices in `rows` whose prompts end with this step and are pooled: those rows get no token."""
 
     @property
     def touched_rows(self) -> set[int]:
@@ -125,6 +130,8 @@ class StepOutput(msgspec.Struct, array_like=True):
     """For each of the plan's `scored` rows: entry i is about the token at position `start + i + 1`."""
     candidates: list[tuple[int, BeamCandidates]] = []
     """(index in `sampled_rows`, what may come next) of each row that is a beam."""
+    pooled: list[bytes] = []
+    """For each of the plan's `pooled` rows its numbers, as `pooling.numbers` reads them; none of a row that failed."""
     drafts: list[list[int]] = []
     """For each of `sampled_rows`, guesses at the tokens that follow those given. Empty where nothing is guessed."""
     faults: list[tuple[int, str]] = []

@@ -1,14 +1,16 @@
 """An executor with a cost instead of a device: the same plans, tokens from a hash. Plain Python; drives tests,
 benchmarks and the simulator."""
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import reduce
 from itertools import accumulate
 
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
-from octavo.execution.plan import Plan, StepOutput
+from octavo.execution.plan import NewRow, Plan, StepOutput
 from octavo.outputs import BeamCandidates, TokenLogprobs
+from octavo.pooling import PoolingParams
 from octavo.structured_outputs import Grammar, ReasoningSection
 
 _GOLDEN, _MIX_1, _MIX_2, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
@@ -72,6 +74,8 @@ class SimulatedExecutor:
         self._beams: dict[int, tuple[int, int]] = {}
         """Row of a beam -> (its state, the candidates to give)."""
         self._prompts: dict[int, list[int]] = {}
+        self._widths: dict[int, int] = {}
+        """Row that pools -> how many numbers it gives."""
 
     def submit(self, plan: Plan) -> PendingOutput:
         rows = self._rows
@@ -79,9 +83,12 @@ class SimulatedExecutor:
             rows.pop(row, None)
             self._prompts.pop(row, None)
             self._beams.pop(row, None)
+            self._widths.pop(row, None)
         for new in plan.added:
             rows[new.row] = (new.seed, new.index, 0)
             self._prompts[new.row] = new.token_ids
+            if new.pooling is not None:
+                self._widths[new.row] = self._width(new, new.pooling)
             if new.num_candidates:
                 self._beams[new.row] = (new.seed, new.num_candidates)
         for fork in plan.forked:
@@ -113,6 +120,7 @@ class SimulatedExecutor:
         self._rows.clear()
         self._prompts.clear()
         self._beams.clear()
+        self._widths.clear()
 
     def _output(self, plan: Plan) -> StepOutput:
         drafts = dict(plan.drafts)
@@ -125,7 +133,20 @@ class SimulatedExecutor:
             for index, row in enumerate(plan.sampled_rows)
             if row in self._beams
         ]
-        return StepOutput(token_ids, [], self._scores(plan), candidates, drafts=self._drafts(plan))
+        pooled = [self._pooled(plan.rows[index]) for index in plan.pooled]
+        return StepOutput(token_ids, [], self._scores(plan), candidates, pooled, self._drafts(plan))
+
+    def _pooled(self, row: int) -> bytes:
+        """Numbers from a hash of the row's prompt."""
+        state, width = beam_state(0, self._prompts[row]), self._widths[row]
+        return struct.pack(f"<{width}f", *(hashed_token(state, 0, place, 2**16) for place in range(width)))
+
+    def _width(self, new: NewRow, asked: PoolingParams) -> int:
+        """How many numbers a row that pools gives."""
+        known = self.capacity.capabilities
+        if new.task == "embed":
+            return asked.dimensions or known.embedding_width
+        return len(known.pooling.labels if new.task == "classify" else asked.label_token_ids or ())
 
     def _next_tokens(self, row: int, drafts: Sequence[int]) -> list[int]:
         """The drafts that are right, and one token more."""

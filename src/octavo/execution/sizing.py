@@ -112,7 +112,7 @@ def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:
     """How the model's layers share block tables; a window that no sequence outgrows is none."""
     return group_layers(
         [
-            Full() if kind.most_seen is not None and kind.most_seen >= max_model_len else kind
+            Full(kind.is_causal) if kind.most_seen is not None and kind.most_seen >= max_model_len else kind
             for kind in model.layer_kinds()
         ]
     )

@@ -33,7 +33,7 @@ class AttentionSpec:
     scale: float
     """Multiplies the scores."""
     kind: LayerKind = FULL
-    """Which tokens before it a token sees."""
+    """Which tokens of its row a token sees."""
     softcap: float | None = None
     """Scores become `softcap * tanh(score / softcap)` before masking."""
     query_norm: torch.Tensor | None = None

@@ -21,8 +21,8 @@ from octavo.kernels import _cpu
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
-from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
-from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
+from octavo.kernels.operations import NO_WEIGHTS, Argument, Collective, Weight
+from octavo.kernels.recording import DATA_TYPES, Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
@@ -73,15 +73,19 @@ class CpuKernels(Kernels):
         Raises:
             ModelError: the model's head is more than one product.
         """
-        forward = ForwardRecorder(self.instruction_set, cache)
+        forward, states = ForwardRecorder(self.instruction_set, cache), HiddenStates()
+        weight = gather = None
         try:
             self._recorder = forward
             hidden = model(forward.context)
-            self._recorder = head = HeadRecorder(hidden, forward.pack)
-            weight = head.product(model.logits(hidden))
+            # What ranks do together is done in Python, so a step can be looked into there.
+            self.record("all_reduce", [], hidden=hidden, reduce=Collective(states.take))
+            if model.has_head:
+                self._recorder = head = HeadRecorder(hidden, forward.pack)
+                weight, gather = head.product(model.logits(hidden)), head.gather
         finally:
             self._recorder = None
-        return RecordedForward(forward.program, hidden, weight, head.gather, cache)
+        return RecordedForward(forward.program, hidden, states, weight, gather, cache)
 
     def record(
         self,
@@ -109,12 +113,26 @@ class CpuKernels(Kernels):
         return score_tokens(logits, token_ids, num_top)
 
 
+class HiddenStates:
+    """The last hidden states of a step's tokens, in the program's own memory."""
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0)
+        """`[num_tokens, width]` float32, until the next step."""
+
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """Note where a step's are."""
+        self.rows = rows
+        return rows
+
+
 class RecordedForward:
     """A recorded model: steps replay its program.
 
     Args:
         hidden: what the forward pass returned.
-        head: the weight of the product that makes logits of it.
+        states: where the program leaves it.
+        head: the weight of the product that makes logits of it; None where the model has no head.
         gather: what all ranks do with their logits together.
     """
 
@@ -122,20 +140,22 @@ class RecordedForward:
         self,
         program: _cpu.Program,
         hidden: torch.Tensor,
-        head: _cpu.Weight,
+        states: HiddenStates,
+        head: _cpu.Weight | None,
         gather: Callable[[torch.Tensor], torch.Tensor] | None,
         cache: KVCache,
     ) -> None:
         if not isinstance(hidden, Activation) or isinstance(hidden.known_as, str):
             raise ModelError("the model's forward pass does not return activations")
-        program.keep(hidden.known_as, head)
+        program.keep(hidden.known_as, head or _plain_weight(hidden.shape[-1]))
         self._program = program
         self._hidden = hidden.known_as
-        self._head = head
+        self._states = states
+        self._own_head = head
         self._gather = gather
         self._cache = cache
         """The program has pointers into it."""
-        self._logits = torch.empty(0, head.num_outputs)
+        self._logits = torch.empty(0)
         program.set_profiling(True)  # a look at the clock for each operation
 
     def padded_rows(self, num_rows: int) -> int:
@@ -174,6 +194,16 @@ class RecordedForward:
             token_ids[rows], broken[rows] = most_likely(logits[rows], fallback[rows])
         return token_ids, broken
 
+    def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """`[n]` indices of the step's tokens -> `[n, hidden_size]` float32."""
+        return self._states.rows.index_select(0, torch.from_numpy(tokens))  # indexing starts threads
+
+    @property
+    def _head(self) -> _cpu.Weight:
+        if self._own_head is None:
+            raise RuntimeError("this model has no head: it gives hidden states, and no logits")
+        return self._own_head
+
     def _room(self, num_rows: int) -> torch.Tensor:
         if num_rows > len(self._logits):
             self._logits = torch.empty(num_rows, self._head.num_outputs)
@@ -182,3 +212,9 @@ class RecordedForward:
     def seconds_by_operation(self) -> dict[str, float]:
         """Time by operation, that of the step's first thread."""
         return dict(self._program.profile())
+
+
+def _plain_weight(num_inputs: int) -> _cpu.Weight:
+    """Of products that take activations as they are."""
+    zeros = torch.zeros(1, num_inputs)  # which has to live while it is packed
+    return _cpu.Weight(DATA_TYPES[torch.float32], 1, num_inputs, zeros.data_ptr())

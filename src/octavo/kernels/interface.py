@@ -48,6 +48,17 @@ class ForwardPass(Protocol):
         """
         ...
 
+    def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """Last hidden states of some of the last step's tokens.
+
+        Args:
+            tokens: `[n]`, as above.
+
+        Returns:
+            `[n, hidden_size]`, valid until the next step.
+        """
+        ...
+
     def seconds_by_operation(self) -> dict[str, float]:
         """Where the time of all runs so far has gone; empty for kernels that do not tell."""
         ...
@@ -55,6 +66,11 @@ class ForwardPass(Protocol):
 
 class Model(Protocol):
     """What a backend runs: a forward pass in the words of `Kernels`."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it gives logits. One that does not gives hidden states only."""
+        ...
 
     def __call__(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token: `[num_tokens, hidden_size]`."""

@@ -9,6 +9,7 @@ import torch
 
 from octavo.errors import ModelError
 from octavo.kernels.attention import AttentionSpec, ForwardContext
+from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.layer_groups import LayerKind
@@ -93,6 +94,14 @@ class Operations(Protocol):
         (rows,) = self.record(
             "embedding", [weight.shape[1]], weights={"weight": [weight]}, ids=ids, scale=scale, first_id=first_id
         )
+        return rows
+
+    def segment_embedding(self, batch: RaggedBatch, weight: torch.Tensor, separator: int) -> torch.Tensor:
+        """The weight's row of the segment that each new token is in, `[num_tokens, width]`: the first up to a row's
+        first token `separator`, itself among them, the second up to the next one, and so on, the last to the row's end
+        (Devlin et al., BERT, 2018). A row's tokens are all in one step.
+        """
+        (rows,) = self.record("segment_embedding", [weight.shape[1]], weights={"weight": [weight]}, separator=separator)
         return rows
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -194,7 +203,7 @@ class Operations(Protocol):
 
     def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise the new tokens' query and key heads, rotate them by their positions, write the tokens' K and V into
-        their slots, and attend causally over their rows' blocks (paper, section 4.1, equation 4).
+        their slots, and attend over their rows' blocks as the layer's kind says (paper, section 4.1, equation 4).
 
         Args:
             qkv: `[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]`: query heads, key heads, value heads.

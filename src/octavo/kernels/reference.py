@@ -65,9 +65,13 @@ class EagerForward:
 
     def logits(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, vocab_size]`."""
+        return self._model.logits(self.hidden_states(tokens))
+
+    def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """`[n]` indices of the step's tokens -> `[n, hidden_size]`."""
         if np.array_equal(tokens, np.arange(len(tokens))):
-            return self._model.logits(self.hidden[: len(tokens)])
-        return self._model.logits(self.hidden.index_select(0, upload(tokens, self.hidden.device)))
+            return self.hidden[: len(tokens)]
+        return self.hidden.index_select(0, upload(tokens, self.hidden.device))
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
@@ -108,6 +112,16 @@ class ReferenceKernels(Kernels):
         is_here = (ids >= first_id) & (ids < first_id + num_rows)
         found = _rows(weight, torch.where(is_here, ids - first_id, 0))
         return torch.where(is_here.unsqueeze(1), found if scale == 1.0 else found * scale, 0)
+
+    def segment_embedding(self, batch: RaggedBatch, weight: torch.Tensor, separator: int) -> torch.Tensor:
+        """A row of the weight a token, by the separators before it in its row."""
+        is_separator = (batch.token_ids == separator).long()
+        before = is_separator.cumsum(0) - is_separator
+        firsts = batch.query_starts[:-1]
+        tokens = torch.arange(len(before), device=before.device)
+        rows = torch.searchsorted(firsts, tokens, right=True) - 1
+        segments = before - before[firsts][rows]
+        return functional.embedding(segments.clamp(max=len(weight) - 1), weight)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """The sum of two activations of one shape."""

@@ -1,6 +1,7 @@
 """Paged attention in plain torch: the KV cache as views of its records, and a ragged batch cut into tiles of rows that
 are attended together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -70,6 +71,8 @@ class Span(NamedTuple):
     first_block: int
     """Logical: no query sees earlier blocks."""
     num_blocks: int
+    num_tokens: int
+    """The row's, those of earlier steps among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ def paged_attention(
     kind: LayerKind = FULL,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """Causal attention of the new tokens over their rows' blocks.
+    """Attention of the new tokens over their rows' blocks.
 
     Args:
         query: `[num_tokens, num_heads, head_dim]`; the rest as in `AttentionSpec`.
@@ -229,8 +232,9 @@ def _spans(metadata: AttentionMetadata, kind: LayerKind, num_heads: int) -> list
             num_queries = min(most_queries, end - token)
             first_position = context - (end - token)
             first_block = kind.first_seen(first_position) // block_size
-            last_block = (first_position + num_queries - 1) // block_size
-            spans.append(Span(row, token, num_queries, first_position, first_block, last_block + 1 - first_block))
+            last_block = kind.last_seen(first_position + num_queries - 1, context) // block_size
+            num_blocks = last_block + 1 - first_block
+            spans.append(Span(row, token, num_queries, first_position, first_block, num_blocks, context))
     return spans
 
 
@@ -267,22 +271,22 @@ def _lay_out(
     """
     device = block_tables.device
     columns = torch.tensor(spans, device=device).unsqueeze(-1).unbind(1)
-    rows, first_tokens, _, first_positions, first_blocks, _ = columns
+    rows, first_tokens, _, first_positions, first_blocks, _, _ = columns
     num_queries, num_blocks = spans[-1].num_queries, spans[-1].num_blocks
     offsets = torch.arange(num_queries, device=device)
     positions = first_positions + offsets
     logical_blocks = first_blocks + torch.arange(num_blocks, device=device)
     keys = first_blocks * block_size + torch.arange(num_blocks * block_size, device=device)
-    unseen = keys > positions[:, -1:]
-    masked_from = min(span.first_position for span in spans) + 1
+    last_seen = positions if kind.is_causal else _by_query(kind.last_seen, spans, device)
+    unseen = keys > last_seen[:, -1:]
+    masked_from = min(kind.last_seen(span.first_position, span.num_tokens) for span in spans) + 1
     first_seen = None
     if kind.most_seen is not None:
-        queries = [range(span.first_position, span.first_position + num_queries) for span in spans]
-        first_seen = torch.tensor([[kind.first_seen(position) for position in own] for own in queries], device=device)
+        first_seen = _by_query(lambda position, _: kind.first_seen(position), spans, device)
         unseen |= keys < first_seen[:, :1]
         masked_from = 0
-    masked_keys, masked_positions = keys[:, None, masked_from:], positions[:, :, None]
-    masked = masked_keys > masked_positions
+    masked_keys, masked_after = keys[:, None, masked_from:], last_seen[:, :, None]
+    masked = masked_keys > masked_after
     if first_seen is not None:
         masked |= masked_keys < first_seen[:, :, None]
     return Tile(
@@ -295,3 +299,11 @@ def _lay_out(
         masked_from=masked_from,
         masked=masked.unsqueeze(2),
     )
+
+
+def _by_query(seen: Callable[[int, int], int], spans: list[Span], device: torch.device) -> torch.Tensor:
+    """`[num_rows, num_queries]` int64: `seen(position, the row's number of tokens)` of each query of alike spans."""
+    values = [
+        [seen(span.first_position + offset, span.num_tokens) for offset in range(span.num_queries)] for span in spans
+    ]
+    return torch.tensor(values, device=device)

@@ -25,7 +25,7 @@ class Heads:
 
 
 class Attention(nn.Module):
-    """Causal attention over the paged cache, its heads split over the ranks."""
+    """Attention over the paged cache, its heads split over the ranks."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Attention(nn.Module):
             index: the layer's, in the cache.
             rotary: the positions' table; None rotates nothing.
             scale: multiplies the scores; None is 1 / sqrt(head_dim).
-            kind: which tokens before it a token sees.
+            kind: which tokens of its row a token sees.
             head_norms: of each query head and of each key head, alike in their `eps`; `[head_dim]` each.
             fused: the checkpoint's tensor of queries, keys and values below each other; None where each has its own.
 

@@ -9,9 +9,11 @@ from torch import nn
 from octavo.kernels.attention import ForwardContext
 from octavo.layer_groups import LayerKind
 from octavo.layers.attention import Attention
-from octavo.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from octavo.layers.embedding import VocabParallelEmbedding
+from octavo.layers.head import Head
 from octavo.layers.norm import Norm, RMSNorm
 from octavo.layers.placement import Placements, prefixed
+from octavo.pooling import PoolingKind
 
 
 class Layer(Protocol):
@@ -49,10 +51,13 @@ class LanguageModel(nn.Module):
     understands: ClassVar[Mapping[str, Any]] = {}
     base_prefix: ClassVar[str] = "model."
     transposed_tensors: ClassVar[tuple[str, ...]] = ()
+    foreign_heads: ClassVar[tuple[str, ...]] = ()
     unused_tensors: ClassVar[tuple[str, ...]] = ()
     """Ends of the names of tensors that checkpoints carry and the model has no use for, beside a tied head's."""
 
-    lm_head: ParallelLMHead
+    lm_head: Head
+    pooling_kind: ClassVar[PoolingKind] = "last"
+    """How a prompt's states become one vector, unless the checkpoint says otherwise."""
 
     @staticmethod
     def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +67,12 @@ class LanguageModel(nn.Module):
     @property
     def ignored_tensors(self) -> tuple[str, ...]:
         """Ends of the names of tensors that checkpoints carry and the model has no use for."""
-        return (*self.unused_tensors, "lm_head.weight") if self.lm_head.is_tied else self.unused_tensors
+        return (*self.unused_tensors, *self.lm_head.unused_tensors)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it gives logits. A model that does not gives hidden states only."""
+        return self.lm_head.gives_logits
 
     def layer_kinds(self) -> list[LayerKind]:
         """What each layer reads of a sequence's KV, from the first layer."""
@@ -71,8 +81,15 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Of last hidden states, as `forward` gives them: `[n, width]` -> `[n, vocab_size]`, in the model's dtype."""
-        logits: torch.Tensor = self.lm_head(hidden)
-        return logits
+        return self.lm_head.logits(hidden)
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Embeddings from pooled states: `[n, hidden_size]` -> `[n, width]`."""
+        return self.lm_head.embed(pooled)
+
+    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Scores of the classes of a model that has some, from pooled states: `[n, width]` -> `[n, num_labels]`."""
+        return self.lm_head.classify(pooled)
 
 
 class Decoder(LanguageModel):
@@ -88,14 +105,14 @@ class Decoder(LanguageModel):
         embed_tokens: VocabParallelEmbedding,
         layers: Iterable[Layer],
         norm: RMSNorm,
-        head: VocabParallelEmbedding | None = None,
+        head: Head,
     ) -> None:
-        """Join the parts. Without a `head` the embedding's table is it, too."""
+        """Join the parts."""
         super().__init__()
         self.embed_tokens = embed_tokens
         self.layers = nn.ModuleList(cast(Iterable[nn.Module], layers))
         self.norm = norm
-        self.lm_head = ParallelLMHead(embed_tokens, head)
+        self.lm_head = head
 
     def forward(self, context: ForwardContext) -> torch.Tensor:
         """The last hidden state of every token, normalised: `[num_tokens, hidden_size]`."""
@@ -112,7 +129,7 @@ class Decoder(LanguageModel):
         for index, layer in enumerate(cast(Iterable[Layer], self.layers)):
             found |= prefixed(f"model.layers.{index}.", layer.placements())
         found |= prefixed("model.norm.", self.norm.placements())
-        return found | prefixed("lm_head.", self.lm_head.placements())
+        return found | self.lm_head.placements()
 
 
 class PreNormLayer(nn.Module):

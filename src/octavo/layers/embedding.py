@@ -1,11 +1,11 @@
-"""The token embedding and the head that turns hidden states into logits, both split over the vocabulary; learned
-positions."""
+"""The token embedding, split over the vocabulary; learned positions; segments."""
 
 import torch
 from torch import nn
 
+from octavo.kernels.batch import RaggedBatch
 from octavo.layers.build import ModelBuild
-from octavo.layers.placement import Placement, Placements, place_weight
+from octavo.layers.placement import Placement, Placements, place_weight, whole
 
 
 class VocabParallelEmbedding(nn.Module):
@@ -60,20 +60,21 @@ class PositionEmbedding(nn.Module):
         return {"weight": [Placement(self.weight, self.shape, self.rows)]}
 
 
-class ParallelLMHead(nn.Module):
-    """Logits as products with a table of vectors: its own, or that of the model's embedding where the two are tied."""
+class SegmentEmbedding(nn.Module):
+    """A learned vector for each segment of a row, whole on every rank: for the two texts of a pair (Devlin et al.,
+    BERT, 2018). A segment ends with the token `separator`; None is where all of a row is one.
+    """
 
-    def __init__(self, embedding: VocabParallelEmbedding, own: VocabParallelEmbedding | None = None) -> None:
+    def __init__(self, num_segments: int, hidden_size: int, build: ModelBuild, *, separator: int | None) -> None:
         super().__init__()
-        self.table = embedding if own is None else own
-        self.is_tied = own is None
+        self.separator = -1 if separator is None else separator
+        self.kernels = build.kernels
+        self.weight = build.parameter(num_segments, hidden_size)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[n, hidden_size]` -> `[n, vocab_size]` on rank 0; what other ranks get is not to be used."""
-        table = self.table
-        logits = table.kernels.linear(hidden, table.weight)
-        return table.kernels.gather(logits, table.tensor_parallel, table.shape[0])
+    def forward(self, batch: RaggedBatch) -> torch.Tensor:
+        """`[num_tokens, hidden_size]`."""
+        return self.kernels.segment_embedding(batch, self.weight, self.separator)
 
     def placements(self) -> Placements:
-        """By the names below `lm_head.`; none where the embedding places the table."""
-        return {} if self.is_tied else self.table.placements()
+        """`weight`."""
+        return {"weight": whole(self.weight)}

@@ -28,10 +28,11 @@ class OfflineMetrics:
         """Open requests."""
         return len(self._last_token_s)
 
-    def note_start(self, request_id: str, params: SamplingParams) -> None:
-        """Count a request that the engine has taken."""
+    def note_start(self, request_id: str, params: SamplingParams | None) -> None:
+        """Count a request that the engine has taken; one that pools has no params."""
         self._last_token_s[request_id] = None
-        self._metrics.note_start(params)
+        if params is not None:
+            self._metrics.note_start(params)
 
     def note_update(self, assembler: OutputAssembler, update: RequestUpdate) -> None:
         """Count what a step gave a request, and its end; the assembler has taken it."""
@@ -42,6 +43,8 @@ class OfflineMetrics:
                 self._metrics.note_first_token(len(output.prompt_token_ids), output.metrics.arrival_s)
             self._metrics.note_deltas(update.sequences, None if last_s is None else now_s - last_s)
             self._last_token_s[update.request_id] = now_s
+        if any(news.pooled is not None for news in update.sequences):
+            self._metrics.note_pooled(len(assembler.output.prompt_token_ids))
         if assembler.finished:
             self.note_end(assembler)
 

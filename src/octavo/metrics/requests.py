@@ -91,6 +91,10 @@ class Metrics:
         if params.max_tokens is not None:
             self._lengths["request_params_max_tokens"].observe(params.max_tokens)
 
+    def note_pooled(self, num_prompt_tokens: int) -> None:
+        """Count a prompt that has been pooled."""
+        self._prompt_tokens.inc(num_prompt_tokens)
+
     def note_first_token(self, num_prompt_tokens: int, arrival_s: float) -> None:
         """Count a request that has begun to answer."""
         self._prompt_tokens.inc(num_prompt_tokens)

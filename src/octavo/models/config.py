@@ -11,6 +11,7 @@ import torch
 from octavo.errors import ModelError
 from octavo.kernels.operations import ActivationKind
 from octavo.models.rope_fields import MAX_POSITIONS, read_rope
+from octavo.pooling import Pooling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,10 @@ class ModelConfig:
     checkpoint_dtype: torch.dtype = torch.bfloat16
     """What `dtype="auto"` means: a safetensors checkpoint's own, bfloat16 for a GGUF."""
     eos_token_ids: tuple[int, ...] = ()
+    generates: bool = True
+    """Whether the model has a head that scores the next token. One without embeds or classifies prompts."""
+    pooling: Pooling = field(default_factory=Pooling)
+    """How a vector is made of a prompt. A decoder's checkpoint that says nothing of it has the last token's."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,6 +85,7 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
     "num_experts": (0,),
     "num_local_experts": (0,),
     "use_bidirectional_attention": (False,),
+    "is_causal": (True,),
     "quantization_config": (),
 }
 """Fields that change what a model computes, each with the values (beside null) that leave it as in LLaMA."""

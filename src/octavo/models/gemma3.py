@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from octavo.kernels.attention import ForwardContext
-from octavo.layer_groups import FULL, LayerKind
+from octavo.layer_groups import LayerKind
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
@@ -17,7 +17,7 @@ from octavo.layers.norm import RMSNorm
 from octavo.layers.placement import Placements, prefixed
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import ModelConfig, Positive, WindowSize
-from octavo.models.parts import embedding_and_head, heads_of, kinds_of, rotary_of
+from octavo.models.parts import DIRECTIONS, embedding_and_head, heads_of, kinds_of, rotary_of
 
 NORM_OFFSET = 1.0
 """Checkpoints keep a norm's weight less one."""
@@ -27,6 +27,7 @@ class Gemma3ForCausalLM(Decoder):
     """RMS norms, of heads too; grouped heads; a rotary base for layers that see a window and one for the others."""
 
     understands: ClassVar[Mapping[str, Any]] = {
+        **DIRECTIONS,
         "sliding_window": WindowSize,
         "layer_types": list[str],
         "rope_local_base_freq": Positive,
@@ -43,7 +44,7 @@ class Gemma3ForCausalLM(Decoder):
         far = rotary_of(config, build)
         near = rotary_of(config, build, local_theta=config.extra["rope_local_base_freq"])
         layers = [
-            Gemma3Layer(index, config, kind, far if kind == FULL else near, build)
+            Gemma3Layer(index, config, kind, far if kind.most_seen is None else near, build)
             for index, kind in enumerate(kinds_of(config))
         ]
         # Rounded as transformers does.
@@ -60,6 +61,8 @@ class Gemma3ForCausalLM(Decoder):
         if near.get("rope_type", "default") != "default":
             raise ValueError(f"rope_parameters of sliding_attention are of kind {near['rope_type']!r:.80}, not default")
         near_theta = float(near.get("rope_theta", fields["rope_local_base_freq"]))
+        if fields.get("use_bidirectional_attention"):
+            fields["sliding_window"] = fields["sliding_window"] // 2 + 1  # of either side; configs have both together
         pattern = fields["sliding_window_pattern"]
         kinds = [
             "sliding_attention" if (index + 1) % pattern else "full_attention"

@@ -10,7 +10,7 @@ from octavo.kernels.attention import ForwardContext
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import LanguageModel, PreNormLayer
-from octavo.layers.embedding import ParallelLMHead, PositionEmbedding
+from octavo.layers.embedding import PositionEmbedding
 from octavo.layers.feed_forward import PlainFeedForward
 from octavo.layers.norm import LayerNorm
 from octavo.layers.placement import Placements, prefixed
@@ -47,11 +47,10 @@ class GPT2LMHeadModel(LanguageModel):
             ConfigError: heads or widths cannot be split over the tensor-parallel ranks.
         """
         super().__init__()
-        self.wte, head = embedding_and_head(config, build)
+        self.wte, self.lm_head = embedding_and_head(config, build)
         self.wpe = PositionEmbedding(config.max_position_embeddings, config.hidden_size, build)
         self.h = nn.ModuleList(_block(index, config, build) for index in range(config.num_hidden_layers))
         self.ln_f = _norm(config, build)
-        self.lm_head = ParallelLMHead(self.wte, head)
 
     @staticmethod
     def config_fields(raw: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class GPT2LMHeadModel(LanguageModel):
         for index, block in enumerate(cast(Iterable[PreNormLayer], self.h)):
             found |= prefixed(f"transformer.h.{index}.", _block_placements(block))
         found |= prefixed("transformer.ln_f.", self.ln_f.placements())
-        return found | prefixed("lm_head.", self.lm_head.placements())
+        return found | self.lm_head.placements()
 
 
 def _norm(config: ModelConfig, build: ModelBuild) -> LayerNorm:

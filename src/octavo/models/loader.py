@@ -15,8 +15,9 @@ from octavo.checkpoints.dummy import DummyTensors
 from octavo.checkpoints.folder import has_weights, open_folder
 from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.checkpoints.locate import Checkpoint
-from octavo.checkpoints.source import HuggingFaceTensors, TensorSource
-from octavo.checkpoints.special_tokens import tokenizer_end_ids
+from octavo.checkpoints.sentence_files import read_sentence_files
+from octavo.checkpoints.source import HuggingFaceTensors, JoinedTensors, TensorSource
+from octavo.checkpoints.special_tokens import separator_id, tokenizer_end_ids
 from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
 from octavo.layers.build import ModelBuild
@@ -110,7 +111,7 @@ def load_model(
     placements = model.placements()
     _check_placements(model, placements)
     source = _open_source(model, config, checkpoint, placements, load_format, seed)
-    _check_source(source, placements, model.ignored_tensors)
+    _check_source(source, placements, model)
     _materialise(model, build.device)
     _stream(source, model.placements(), progress)
     return model
@@ -120,8 +121,10 @@ def _folder_config(folder: Path, generation: dict[str, Any]) -> ModelConfig:
     raw = read_json(folder / "config.json", dict[str, Any])
     if raw.get("dtype") is None and raw.get("torch_dtype") is None and has_weights(folder):
         raw["dtype"] = open_folder(folder, "auto").dtype_name()
+    if raw.get("sep_token_id") is None:
+        raw["sep_token_id"] = separator_id(folder)
     source = str(folder / "config.json")
-    config = config_of(translated(raw, source), source, generation)
+    config = config_of(translated(raw, source), source, generation, read_sentence_files(folder))
     own = (token_id for token_id in tokenizer_end_ids(folder) if token_id < config.vocab_size)
     return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *own))))
 
@@ -146,7 +149,9 @@ def _open_source(
             raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
         return GGUFTensors(read_header(*checkpoint.pieces), config.num_hidden_layers, config.head_dim, placements)
     stored = open_folder(checkpoint.path, load_format)
-    return HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
+    own = HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
+    dense = {f"{each.folder}.": open_folder(checkpoint.path / each.folder, "auto") for each in config.pooling.dense}
+    return JoinedTensors({"": own, **dense}) if dense else own
 
 
 def _check_placements(model: CausalLM, placements: Placements) -> None:
@@ -165,12 +170,13 @@ def _all_parts(placements: Placements) -> Iterator[Placement]:
     return chain.from_iterable(placements.values())
 
 
-def _check_source(source: TensorSource, placements: Placements, ignored: tuple[str, ...]) -> None:
+def _check_source(source: TensorSource, placements: Placements, model: CausalLM) -> None:
     """Compare names and shapes with the model's, before anything is allocated."""
-    names = source.names()
+    names, ignored, foreign = source.names(), model.ignored_tensors, model.foreign_heads
     found = set(names)
     missing = [name for name in placements if name not in found]
-    extra = [name for name in names if name not in placements and not name.endswith(ignored)]
+    unplaced = [name for name in names if name not in placements]
+    extra = [name for name in unplaced if not name.endswith(ignored) and not name.startswith(foreign)]
     if missing or extra:
         where = source.file(names[0]) if names else "the checkpoint"
         raise ModelError(

@@ -7,13 +7,13 @@ from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import Decoder
 from octavo.models.config import ModelConfig, WindowSize
-from octavo.models.parts import embedding_and_head, heads_of, kinds_of, norm_of, pre_norm_layers, rotary_of
+from octavo.models.parts import DIRECTIONS, embedding_and_head, heads_of, kinds_of, norm_of, pre_norm_layers, rotary_of
 
 
 class MistralForCausalLM(Decoder):
     """RMS norms, rotary positions, grouped heads that see a window, SwiGLU; no biases."""
 
-    understands: ClassVar[Mapping[str, Any]] = {"sliding_window": WindowSize}
+    understands: ClassVar[Mapping[str, Any]] = {**DIRECTIONS, "sliding_window": WindowSize}
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """Build the modules without weights.

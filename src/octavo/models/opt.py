@@ -10,7 +10,7 @@ from octavo.kernels.attention import ForwardContext
 from octavo.layers.attention import Attention
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import LanguageModel
-from octavo.layers.embedding import ParallelLMHead, PositionEmbedding
+from octavo.layers.embedding import PositionEmbedding
 from octavo.layers.feed_forward import PlainFeedForward
 from octavo.layers.linear import ReplicatedLinear
 from octavo.layers.norm import LayerNorm
@@ -44,7 +44,7 @@ class OPTForCausalLM(LanguageModel):
         asked, width = config.extra, config.hidden_size
         narrow = asked.get("word_embed_proj_dim", width)
         norms_first = asked.get("do_layer_norm_before", True)
-        self.embed_tokens, head = embedding_and_head(config, build, width=narrow)
+        self.embed_tokens, self.lm_head = embedding_and_head(config, build, width=narrow)
         self.embed_positions = PositionEmbedding(
             config.max_position_embeddings, width, build, first_row=UNUSED_POSITIONS
         )
@@ -55,7 +55,6 @@ class OPTForCausalLM(LanguageModel):
         )
         has_final_norm = norms_first and not asked.get("_remove_final_layer_norm", False)
         self.final_layer_norm = _norm(config, build) if has_final_norm else None
-        self.lm_head = ParallelLMHead(self.embed_tokens, head)
         self.kernels = build.kernels
 
     @staticmethod
@@ -87,7 +86,7 @@ class OPTForCausalLM(LanguageModel):
                 found |= prefixed(f"model.decoder.{name}.", module.placements())
         for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             found |= prefixed(f"model.decoder.layers.{index}.", layer.placements())
-        return found | prefixed("lm_head.", self.lm_head.placements())
+        return found | self.lm_head.placements()
 
 
 class DecoderLayer(nn.Module):

@@ -4,17 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 from octavo.errors import ModelError
-from octavo.layer_groups import FULL, LayerKind, Window
+from octavo.layer_groups import Full, LayerKind, Window
 from octavo.layers.attention import Attention, Heads
 from octavo.layers.build import ModelBuild
 from octavo.layers.decoder import PreNormLayer
 from octavo.layers.embedding import VocabParallelEmbedding
 from octavo.layers.feed_forward import GatedFeedForward
+from octavo.layers.head import ClassHead, EmbeddingHead, Head, ParallelLMHead
 from octavo.layers.norm import RMSNorm
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import ModelConfig, WindowSize
 
-WINDOWS: dict[str, Any] = {"sliding_window": WindowSize, "max_window_layers": WindowSize, "layer_types": list[str]}
+DIRECTIONS: dict[str, Any] = {"is_causal": bool, "use_bidirectional_attention": bool}
+"""The fields that say whether tokens see what follows them, for an architecture that does as its pooling says."""
+WINDOWS: dict[str, Any] = {
+    **DIRECTIONS,
+    "sliding_window": WindowSize,
+    "max_window_layers": WindowSize,
+    "layer_types": list[str],
+}
 """The fields that `kinds_of` reads, for an architecture to understand."""
 
 
@@ -52,12 +60,13 @@ def kinds_of(config: ModelConfig) -> list[LayerKind]:
     Raises:
         ModelError: there are not as many types as layers, one is unknown, or there is no window for them.
     """
-    extra, count = config.extra, config.num_hidden_layers
+    extra, count, is_causal = config.extra, config.num_hidden_layers, config.pooling.is_causal
     size, types = extra.get("sliding_window") or None, extra.get("layer_types")
-    sliding: LayerKind = FULL if size is None else Window(size)
+    full: LayerKind = Full(is_causal)
+    sliding: LayerKind = full if size is None else Window(size, is_causal)
     if types is None:
         first = extra.get("max_window_layers", 0)
-        return [sliding if index >= first else FULL for index in range(count)]
+        return [sliding if index >= first else full for index in range(count)]
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
     if len(types) != count:
         raise ModelError(f"the model's config has {len(types)} layer_types, and num_hidden_layers is {count}")
@@ -66,7 +75,7 @@ def kinds_of(config: ModelConfig) -> list[LayerKind]:
         raise ModelError(f"the model's config has {kinds} in layer_types, which Octavo's {config.architecture} lacks")
     if size is None and "sliding_attention" in types:
         raise ModelError("the model's config has sliding_attention in layer_types, and no sliding_window")
-    return [sliding if name == "sliding_attention" else FULL for name in types]
+    return [sliding if name == "sliding_attention" else full for name in types]
 
 
 def norm_of(config: ModelConfig, build: ModelBuild) -> RMSNorm:
@@ -76,12 +85,19 @@ def norm_of(config: ModelConfig, build: ModelBuild) -> RMSNorm:
 
 def embedding_and_head(
     config: ModelConfig, build: ModelBuild, *, scale: float = 1.0, width: int | None = None
-) -> tuple[VocabParallelEmbedding, VocabParallelEmbedding | None]:
-    """The token embedding, its vectors as wide as the hidden states or `width` and multiplied by `scale`, and the table
-    of the head where the two are not tied."""
-    size, tied = (config.vocab_size, width or config.hidden_size), config.tie_word_embeddings
-    embed_tokens = VocabParallelEmbedding(*size, build, is_head=tied, scale=scale)
-    return embed_tokens, None if tied else VocabParallelEmbedding(*size, build, is_head=True)
+) -> tuple[VocabParallelEmbedding, Head]:
+    """The token embedding, its vectors as wide as the hidden states or `width` and multiplied by `scale`, and the head:
+    tied to it or with a table of its own, or what a model has that does not generate."""
+    size = config.vocab_size, width or config.hidden_size
+    is_tied = config.generates and config.tie_word_embeddings
+    embed_tokens = VocabParallelEmbedding(*size, build, is_head=is_tied, scale=scale)
+    if config.generates:
+        own = None if is_tied else VocabParallelEmbedding(*size, build, is_head=True)
+        return embed_tokens, ParallelLMHead(embed_tokens, own)
+    labels = config.pooling.labels
+    if labels:
+        return embed_tokens, ClassHead(config.hidden_size, len(labels), build, out="score", bias=False)
+    return embed_tokens, EmbeddingHead(build, config.pooling.dense)
 
 
 def pre_norm_layers(

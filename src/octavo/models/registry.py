@@ -1,18 +1,23 @@
 """Which class runs which architecture, and whether it does all that a model's config asks for."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
+import torch
 from torch import nn
 
+from octavo.checkpoints.sentence_files import SentenceFiles
 from octavo.errors import ModelError
 from octavo.kernels.interface import Model
 from octavo.layer_groups import LayerKind
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placements
 from octavo.models.config import ModelConfig, parse_config
+from octavo.models.pooling_fields import read_pooling
+from octavo.pooling import PoolingKind
 
 
 class CausalLM(Model, Protocol):
@@ -25,6 +30,10 @@ class CausalLM(Model, Protocol):
     """What the names of all tensors but the head's begin with, unless they were saved without a head."""
     transposed_tensors: ClassVar[tuple[str, ...]]
     """Ends of the names of matrices that Hugging Face's checkpoints keep as `[inputs, outputs]`."""
+    foreign_heads: ClassVar[tuple[str, ...]]
+    """Beginnings of the names of heads that checkpoints carry and the model has no use for."""
+    pooling_kind: ClassVar[PoolingKind]
+    """How a prompt's states become one vector, unless the checkpoint says otherwise."""
 
     def __init__(self, config: ModelConfig, build: ModelBuild) -> None:
         """The modules, without weights."""
@@ -49,6 +58,14 @@ class CausalLM(Model, Protocol):
         """Where each tensor of a checkpoint goes, by its Hugging Face name."""
         ...
 
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Embeddings from pooled states: `[n, hidden_size]` -> `[n, width]`."""
+        ...
+
+    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The classes' scores of a model that has some, from pooled states: `[n, width]` -> `[n, num_labels]`."""
+        ...
+
     def modules(self) -> Iterator[nn.Module]:
         """As in torch.nn.Module."""
         ...
@@ -71,9 +88,32 @@ _MODULES = {
 }
 """By a class's name, which is also that in config.json, its module in this package: imported when it is asked for."""
 
+_ENCODERS = {"BertModel": "bert", "RobertaModel": "roberta"}
+"""The same, of classes that have no head that gives logits."""
+
+_WITHOUT_HEAD = {
+    **dict.fromkeys(("BertModel", "BertForMaskedLM", "BertForSequenceClassification"), "BertModel"),
+    **dict.fromkeys(("RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification"), "RobertaModel"),
+    **dict.fromkeys(
+        ("XLMRobertaModel", "XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification"), "RobertaModel"
+    ),
+    **dict.fromkeys(("LlamaModel", "LlamaBidirectionalModel", "LlamaForSequenceClassification"), "LlamaForCausalLM"),
+    **dict.fromkeys(("MistralModel", "MistralForSequenceClassification"), "MistralForCausalLM"),
+    **dict.fromkeys(("Qwen2Model", "Qwen2ForSequenceClassification"), "Qwen2ForCausalLM"),
+    **dict.fromkeys(("Qwen3Model", "Qwen3ForSequenceClassification"), "Qwen3ForCausalLM"),
+    **dict.fromkeys(("Gemma3TextModel", "Gemma3TextForSequenceClassification"), "Gemma3ForCausalLM"),
+}
+"""By architectures that generate nothing, the class that computes their hidden states. Those called
+`ForSequenceClassification` have a head that scores classes."""
+
 
 def known_architectures() -> list[str]:
     """The architectures that can be run, as config.json names them."""
+    return sorted({*_MODULES, *_WITHOUT_HEAD})
+
+
+def generating_architectures() -> list[str]:
+    """Those of them that have a head which gives logits."""
     return sorted(_MODULES)
 
 
@@ -94,13 +134,31 @@ def translated(raw: dict[str, Any], source: str) -> dict[str, Any]:
         raise ModelError(f"{source} does not describe a {model_class.__name__}: {error!r:.200}") from error
 
 
-def config_of(fields: dict[str, Any], source: str, generation: dict[str, Any] | None = None) -> ModelConfig:
-    """The config of a model, checked to be one that can be run. The arguments are those of `parse_config`.
+def config_of(
+    fields: dict[str, Any],
+    source: str,
+    generation: dict[str, Any] | None = None,
+    sentence_files: SentenceFiles | None = None,
+) -> ModelConfig:
+    """The config of a model, checked to be one that can be run. The first arguments are those of `parse_config`.
+
+    Args:
+        sentence_files: what stands beside the config, where the checkpoint was made to embed. Such a model generates
+            nothing, whatever its architecture has; its longest text is bounded.
 
     Raises:
-        ModelError: as `parse_config` and `check_supported`.
+        ModelError: as `parse_config`, `read_pooling` and `check_supported`.
     """
-    config = parse_config(fields, source, generation, _class_named(fields, source).understands)
+    model_class = _class_named(fields, source)
+    config = parse_config(fields, source, generation, model_class.understands)
+    has_classes = config.architecture in _WITHOUT_HEAD and config.architecture.endswith("ForSequenceClassification")
+    generates = config.architecture in _MODULES and sentence_files is None
+    kind = model_class.pooling_kind
+    pooling = read_pooling(fields, source, kind, sentence_files, generates=generates, has_classes=has_classes)
+    longest = config.max_position_embeddings
+    if sentence_files is not None and sentence_files.max_tokens and config.rope_scaling is None:
+        longest = min(longest, sentence_files.max_tokens)
+    config = replace(config, pooling=pooling, generates=generates, max_position_embeddings=longest)
     check_supported(config)
     return config
 
@@ -136,10 +194,12 @@ def _class_named(fields: dict[str, Any], source: str) -> type[CausalLM]:
 
 
 def _class_by_name(architecture: str) -> type[CausalLM]:
-    if architecture not in _MODULES:
+    name = _WITHOUT_HEAD.get(architecture, architecture)
+    module = (_MODULES | _ENCODERS).get(name)
+    if module is None:
         known = ", ".join(known_architectures())
         raise ModelError(f"unknown architecture {architecture!r}; known ones: {known}")
-    model_class: type[CausalLM] = getattr(import_module(f"octavo.models.{_MODULES[architecture]}"), architecture)
+    model_class: type[CausalLM] = getattr(import_module(f"octavo.models.{module}"), name)
     return model_class
 
 
@@ -149,4 +209,9 @@ def _class_of(config: ModelConfig) -> type[CausalLM]:
     if asked:
         fields = ", ".join(f"{name}={value!r:.80}" for name, value in asked.items())
         raise ModelError(f"the model's config asks for {fields}, which Octavo's {config.architecture} does not do")
+    if config.generates and not config.pooling.is_causal:
+        raise ModelError(
+            f"the tokens of this {config.architecture} see what follows them (is_causal, use_bidirectional_attention), "
+            "so it cannot generate: to embed with it, name it as a model without a head in config.json's architectures"
+        )
     return model_class

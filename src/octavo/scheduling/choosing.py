@@ -124,6 +124,8 @@ class Chooser:
                 return
             if num_sequences > budget.chunk_tokens or request.waits_for_results:
                 return
+            if request.is_computed_whole and len(request.prompt_token_ids) > budget.chunk_tokens:
+                return
             spare_blocks = budget.free_blocks - budget.promised_blocks - num_running // HEADROOM
             found = recall.find(request, self._memory)
             if found.num_blocks_missing(request, self._limits.demand) > max(0, spare_blocks):

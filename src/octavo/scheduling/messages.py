@@ -7,6 +7,7 @@ import msgspec
 
 from octavo.execution.plan import Task
 from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
+from octavo.pooling import PoolingParams
 from octavo.sampling_params import SamplingParams
 from octavo.structured_outputs import Grammar, ReasoningSection
 
@@ -37,6 +38,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     bad_words: list[list[int]] = []
     """Token ids that no sequence generates one after another: those of `params.bad_words` and
     `params.bad_words_ids`."""
+    pooling: PoolingParams | None = None
+    """Of tasks that pool: what they ask for. Their `params` are `pooling.NOTHING_SAMPLED`."""
     reasoning: ReasoningSection | None = None
     """What each sequence's output may begin with, before its grammar does."""
     priority: int = 0
@@ -59,6 +62,8 @@ class SequenceUpdate(msgspec.Struct, array_like=True):
     logprobs: list[TokenLogprobs] | None = None
     cumulative_logprob: float | None = None
     """Of a beam search's hypothesis, which comes whole: its `index` is its place, 0 the best."""
+    pooled: bytes | None = None
+    """Of a request that pools, at its end: its numbers, as `pooling.numbers` reads them."""
 
 
 class RequestUpdate(msgspec.Struct, array_like=True):

@@ -20,6 +20,8 @@ class ScheduledStep:
     plan: Plan
     sampled: list[SequenceState] = field(default_factory=list)
     """In the order of `plan.sampled_rows`."""
+    pooled: list[SequenceState] = field(default_factory=list)
+    """In the order of `plan.pooled`."""
     scored: list[tuple[Request, int]] = field(default_factory=list)
     """In the order of `plan.scored`: the request and the first position."""
     filled: list[tuple[SequenceState, BlockTable, int, int]] = field(default_factory=list)
@@ -172,6 +174,12 @@ class PlanWriter:
         self._step.sampled.append(sequence)
         sequence.num_tokens += 1
 
+    def pool(self, sequence: SequenceState, index: int) -> None:
+        """Entry `index` of `plan.rows` ends the prompt that the sequence pools, which counts as its one token."""
+        self._step.plan.pooled.append(index)
+        self._step.pooled.append(sequence)
+        sequence.num_tokens += 1
+
     def _take_row(self) -> int:
         if self._free_rows:
             return self._free_rows.pop()
@@ -201,6 +209,7 @@ class PlanWriter:
                 request.adapter,
                 message.grammar,
                 message.bad_words,
+                message.pooling,
                 message.reasoning,
             )
         )

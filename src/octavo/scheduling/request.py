@@ -80,6 +80,10 @@ class Request:
     """Of the pinned blocks that its prompt begins with."""
     first_scheduled_s: float | None = None
     memory_use: MemoryUse = field(default_factory=MemoryUse)
+    reads_cache: bool = True
+    """It may begin with blocks that others have computed."""
+    is_computed_whole: bool = False
+    """Its prompt is computed in one step."""
     is_speculated: bool = False
     """Drafts may come for it, which go on from its latest token."""
     drafts: dict[SequenceState, list[int]] = field(default_factory=dict)
@@ -111,7 +115,7 @@ class Request:
             | (frozenset() if params.ignore_eos else eos_token_ids),
         )
         if params.prompt_logprobs is not None:
-            request.scores = PromptScores(num_prompt)
+            request.scores, request.reads_cache = PromptScores(num_prompt), False  # each needs its token's state
         if params.beams is not None:
             request.search = BeamSearch(params.beams, max_tokens, request.stop_token_ids)
         request.later = list(range(params.n if request.search is None else 1))
@@ -147,9 +151,9 @@ class Request:
         return any(sequence.row != NO_ROW for sequence in self.sequences)
 
     @property
-    def reads_cache(self) -> bool:
-        """Whether it may begin with blocks that others have computed. Scores of prompt tokens need them computed."""
-        return self.scores is None
+    def is_pooled(self) -> bool:
+        """Whether its prompt is pooled, and nothing is sampled."""
+        return self.message.task != "generate"
 
     @property
     def waits_for_results(self) -> bool:

@@ -16,7 +16,7 @@ from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
-from octavo.scheduling.admission import Limits, check_section, check_wants, resolve_max_tokens
+from octavo.scheduling.admission import Limits, check_pooled, check_section, check_wants, resolve_max_tokens
 from octavo.scheduling.allotment import Allotment
 from octavo.scheduling.beams import advance_searches
 from octavo.scheduling.choosing import Chooser
@@ -116,6 +116,9 @@ class Scheduler:
         if message.reasoning is not None:
             check_section(message.reasoning, self.limits)
         check_priority(message.priority, self.policy.name)
+        if message.task != "generate":
+            check_pooled(message, self.limits)
+            return 1
         return resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
 
     def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
@@ -133,10 +136,22 @@ class Scheduler:
         request.adapter = self.limits.capabilities.adapter_number(message.adapter)
         request.prefix_root = prefix_root
         may_be_forced = self._foretells and (message.grammar is not None or message.reasoning is not None)
-        request.is_speculated = (self._max_drafts > 0 or may_be_forced) and request.search is None
+        may_be_drafted = (self._max_drafts > 0 or may_be_forced) and request.search is None
+        request.is_speculated = may_be_drafted and not request.is_pooled
+        if request.is_pooled:
+            self._follow_pooling(request)
         if request.adapter == NO_ADAPTER:  # pins are computed without one
             request.pinned_digests = self._pins.digests_of(message.prompt_token_ids)
         self.queues.add(request)
+
+    def _follow_pooling(self, request: Request) -> None:
+        """Let the prompt be computed as its pooling needs it: all at once where tokens see later ones, so that no other
+        prompt has such blocks; and from the first token on where that is not the last one's alone."""
+        pooling = self.limits.capabilities.pooling
+        if not pooling.is_causal:
+            request.is_computed_whole, request.prefix_root = True, None
+        if not pooling.is_causal or (request.message.task != "score" and pooling.kind != "last"):
+            request.reads_cache = False
 
     def add_pin(self, token_ids: list[int]) -> None:
         """Queue the computation of a prefix that is to be pinned, with nothing else in the engine.
@@ -224,7 +239,8 @@ class Scheduler:
         if not faults:
             return []
         plan = step.plan
-        of_row = {plan.rows[index]: request for index, (request, _) in zip(plan.scored, step.scored, strict=True)}
+        of_row = {plan.rows[index]: own.request for index, own in zip(plan.pooled, step.pooled, strict=True)}
+        of_row |= {plan.rows[index]: request for index, (request, _) in zip(plan.scored, step.scored, strict=True)}
         of_row |= {row: own.request for row, own in zip(plan.sampled_rows, step.sampled, strict=True)}
         failed = {of_row[row]: why for row, why in reversed(faults)}
         return [self._fail(request, why) for request, why in failed.items() if request.sequences]
@@ -249,7 +265,8 @@ class Scheduler:
                 if num_new > 1 and sequence in drafts:
                     writer.draft(sequence, computed[sequence], drafts[sequence][: num_new - 1])
             if allotment.samples and source is not None:
-                writer.sample(sequence, computed[source])
+                give = writer.pool if allotment.request.is_pooled else writer.sample
+                give(sequence, computed[source])
         allotment.request.is_decoding = allotment.samples
         drafts.clear()
 
@@ -266,6 +283,9 @@ class Scheduler:
                 request.scores.take(start, scores)
         self._preemption.learn(step.plan, output)
         updates, ended = self._take_tokens(step, output)
+        pooled = self._take_pooled(step, output)
+        updates += [update for _, update in pooled]
+        ended += [(sequence, "stop") for sequence, _ in pooled]
         self._settle_memory(step)
         for sequence, reason in ended:
             self._finish(sequence, reason)
@@ -297,6 +317,16 @@ class Scheduler:
             if drafts:
                 sequence.keep_drafts(drafts[i])
         return updates, ended
+
+    def _take_pooled(self, step: ScheduledStep, output: StepOutput) -> list[tuple[SequenceState, RequestUpdate]]:
+        """What to tell of the prompts that were pooled: with that they are over."""
+        told = []
+        for sequence, pooled in zip(step.pooled, output.pooled, strict=True):
+            if sequence.finish_reason is None:
+                update = sequence.request.begin_update()
+                update.sequences.append(SequenceUpdate(sequence.index, [], "stop", pooled=pooled))
+                told.append((sequence, update))
+        return told
 
     def _accept_drafts(self, sequence: SequenceState, table: BlockTable, num_accepted: int) -> None:
         """So many of a sequence's drafts are its tokens; the slots of the others are taken back.

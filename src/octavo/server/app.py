@@ -17,7 +17,17 @@ from octavo.server.connection import BodyRoom, Connection
 from octavo.server.errors import install_handlers
 from octavo.server.expectation import Expectation
 from octavo.server.front import Front
-from octavo.server.openai import chat_completions, completions, models, responses, tokenization
+from octavo.server.openai import (
+    chat_completions,
+    classify,
+    completions,
+    embeddings,
+    models,
+    rerank,
+    responses,
+    score,
+    tokenization,
+)
 from octavo.server.openai.contract import describe
 from octavo.server.openai.responses_body import ResponsesBody
 from octavo.server.request_limits import OpenRequestLimit, OpenRequests
@@ -55,12 +65,18 @@ def create_app(
     name, max_model_len = served_names(engine, config)[0], front.ready.limits.max_model_len
     kept = Metrics(front.client, open_requests, name, max_model_len)
     app.state.serving = Serving(front, engine, config, open_requests, kept, sampling_defaults or SamplingDefaults())
-    for module in (models, chat_completions, completions, messages, responses, tokenization, health, metrics):
+    pooling = (embeddings, rerank, score, classify)
+    generating = (chat_completions, completions, messages, responses)
+    for module in (models, *generating, *pooling, tokenization, health, metrics):
         app.include_router(module.router)
     install_handlers(app, {"/v1/messages": error_event})
     bodies = (
         chat_completions.ChatBody,
         completions.CompletionBody,
+        embeddings.EmbeddingBody,
+        rerank.RerankBody,
+        score.ScoreBody,
+        classify.ClassifyBody,
         MessagesBody,
         ResponsesBody,
         PromptBody,

@@ -20,13 +20,15 @@ from octavo.engine.wire import Ready
 from octavo.errors import RequestError
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import RequestOutput
+from octavo.pooling import NOTHING_SAMPLED
 from octavo.sampling_params import SamplingParams
-from octavo.scheduling.admission import check_prompt_length, resolve_max_tokens
+from octavo.scheduling.admission import check_pooled, check_prompt_length, check_wants, resolve_max_tokens
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, request_seed
 from octavo.server.grammar_check import GrammarCheck
 from octavo.structured_outputs import Grammar, ReasoningSection
 from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.reasoning_marks import reasoning_section, section_behind
+from octavo.tokenization.score_prompts import YesNo
 from octavo.tokenization.spelled_tokens import Rendered
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -43,13 +45,20 @@ class Front:
         ready: what the engine said when it was.
         seed: of requests that bring none; drawn where it is None, so that two servers give different answers.
         tool_parser: the name of the format in which the model writes calls; `auto` where its files tell.
+        score_template: as `YesNo` takes it.
 
     Raises:
         ConfigError: no format has that name.
     """
 
     def __init__(
-        self, client: EngineClient, tokenizer: Tokenizer, ready: Ready, seed: int | None, tool_parser: str = "auto"
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        ready: Ready,
+        seed: int | None,
+        tool_parser: str = "auto",
+        score_template: str | None = None,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
@@ -61,6 +70,7 @@ class Front:
         self._seed = secrets.randbits(63) if seed is None else seed
         self._num_requests = 0
         self.grammars = GrammarCheck(tokenizer)
+        self.yes_no = YesNo(tokenizer, score_template)
         # One thread: long texts neither keep short ones waiting nor fill the memory, of which the allocator keeps as
         # much as a text needed for each thread that ever tokenized one.
         self._long_texts = ThreadPoolExecutor(1, thread_name_prefix="long-text")
@@ -78,27 +88,50 @@ class Front:
         limits = self.ready.limits
         return limits.demand.longest(1, 1, limits.num_blocks, limits.max_model_len)
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True, max_bytes: int | None = None) -> list[int]:
+    async def tokenize(
+        self, text: str, add_special_tokens: bool = True, max_bytes: int | None = None, num_output: int = 1
+    ) -> list[int]:
         """Token ids of a text, made off the event loop.
 
         Args:
             max_bytes: of a text in UTF-8 whose tokens do not all have to fit into the model's context; None where
                 they have to.
+            num_output: tokens that follow at least, as `check_prompt_length`.
 
         Raises:
             ContextLengthError: the text is too long for the model, whatever its tokens are.
             RequestError: the text is not valid Unicode, or over `max_bytes`.
         """
-        return await self._tokenize(Rendered(text), add_special_tokens, max_bytes)
+        return await self._tokenize(Rendered(text), add_special_tokens, max_bytes, num_output)
+
+    async def tokenize_within(
+        self, text: str, most: int, pair: str | None = None, *, keeps_end: bool, max_bytes: int
+    ) -> list[int]:
+        """As `Tokenizer.encode_within`, of texts up to so many bytes in UTF-8, off the event loop.
+
+        Raises:
+            RequestError: as there, or they are longer.
+        """
+
+        def encode() -> list[int]:
+            _check_bytes(text + (pair or ""), max_bytes)
+            return self.tokenizer.encode_within(text, most, pair, keeps_end=keeps_end)
+
+        threads = self._long_texts if len(text) + len(pair or "") > LONG_TEXT else None
+        return await asyncio.get_running_loop().run_in_executor(threads, encode)
 
     async def tokenize_chat(
-        self, conversation: Conversation, add_special_tokens: bool = False, max_bytes: int | None = None
+        self,
+        conversation: Conversation,
+        add_special_tokens: bool = False,
+        max_bytes: int | None = None,
+        num_output: int = 1,
     ) -> tuple[str, list[int]]:
         """A conversation in the model's chat template, as text and as token ids, made off the event loop.
 
         Args:
             add_special_tokens: beside those that the template writes.
-            max_bytes: as `tokenize`.
+            max_bytes, num_output: as `tokenize`.
 
         Raises:
             ContextLengthError: as `tokenize`.
@@ -106,7 +139,7 @@ class Front:
         """
         rendering = asyncio.get_running_loop().run_in_executor(self._rendering, self.tokenizer.render, conversation)
         prompt = await rendering
-        return prompt.plain, await self._tokenize(prompt, add_special_tokens, max_bytes)
+        return prompt.plain, await self._tokenize(prompt, add_special_tokens, max_bytes, num_output)
 
     async def template_variables(self, chat_template: str | None = None, has_tools: bool = False) -> frozenset[str]:
         """The names of all variables that a chat template may ask for, found off the event loop; kept for the model's.
@@ -122,19 +155,22 @@ class Front:
             self._rendering, self.tokenizer.template_variables, chat_template, has_tools
         )
 
-    async def _tokenize(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None) -> list[int]:
+    async def _tokenize(
+        self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None, num_output: int
+    ) -> list[int]:
         """Long texts are tokenized one at a time."""
         threads = self._long_texts if len(prompt.text) > LONG_TEXT else None
         encoding = asyncio.get_running_loop().run_in_executor(
-            threads, self._encode, prompt, add_special_tokens, max_bytes
+            threads, self._encode, prompt, add_special_tokens, max_bytes, num_output
         )
         return await encoding
 
-    def _encode(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None) -> list[int]:
+    def _encode(self, prompt: Rendered, add_special_tokens: bool, max_bytes: int | None, num_output: int) -> list[int]:
         if max_bytes is not None:
             _check_bytes(prompt.plain, max_bytes)
         elif len(prompt.text) > LONG_TEXT:
-            check_prompt_length(self.tokenizer.least_tokens(prompt.plain), self.ready.limits, "at least ")
+            least = self.tokenizer.least_tokens(prompt.plain)
+            check_prompt_length(least, self.ready.limits, "at least ", num_output)
         return self.tokenizer.encode_rendered(prompt, add_special_tokens)
 
     def reasoning_section(self, is_open: bool, max_tokens: int | None) -> ReasoningSection | None:
@@ -226,31 +262,67 @@ class Front:
         if reasoning is None:
             budget, is_constrained = prepared.params.thinking_token_budget, prepared.grammar is not None
             reasoning = section_behind(self.tokenizer, token_ids, budget, is_constrained=is_constrained)
-        number, self._num_requests = self._num_requests, self._num_requests + 1
-        request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
         request = EngineRequest(
-            request_id,
+            "",
             token_ids,
             prepared.for_engine,
-            arrival_s,
-            request_seed(self._seed, number),
-            tenant,
-            cache_salt,
+            time.monotonic(),
+            tenant=tenant,
+            cache_salt=cache_salt,
             grammar=prepared.grammar,
             bad_words=prepared.bad_words,
-            start_by_s=None if start_within_s is None else arrival_s + start_within_s,
             reasoning=reasoning,
             priority=priority,
+        )
+        special_stops = prepared.special_stops
+        return self._submit(request, prompt, prepared.params, special_stops, start_within_s, kept_specials)
+
+    def pool(self, request: EngineRequest, prompt: str | None, start_within_s: float | None = None) -> "Generation":
+        """Hand a request that pools to the engine, as `generate` does; `check_pooled` has passed it. Its output has
+        numbers in place of a text.
+
+        Raises:
+            EngineError: the engine is dead.
+        """
+        return self._submit(request, prompt, NOTHING_SAMPLED, frozenset(), start_within_s)
+
+    def check_pooled(self, request: EngineRequest) -> None:
+        """Refuse what the engine would of requests that pool.
+
+        Raises:
+            RequestError: the request could never run here.
+        """
+        check_wants(request, self.ready.limits.capabilities)
+        check_pooled(request, self.ready.limits)
+
+    def _submit(
+        self,
+        request: EngineRequest,
+        prompt: str | None,
+        params: SamplingParams,
+        special_stops: frozenset[str],
+        start_within_s: float | None,
+        kept_specials: Collection[str] = (),
+    ) -> "Generation":
+        number, self._num_requests = self._num_requests, self._num_requests + 1
+        request_id, arrival_s = f"{number}-{uuid.uuid4().hex[:12]}", time.monotonic()
+        start_by_s = None if start_within_s is None else arrival_s + start_within_s
+        request = msgspec.structs.replace(
+            request,
+            request_id=request_id,
+            arrival_s=arrival_s,
+            seed=request_seed(self._seed, number),
+            start_by_s=start_by_s,
         )
         stream = self.client.submit(request)
         assembler = OutputAssembler(
             self.tokenizer,
             request_id,
             prompt,
-            token_ids,
-            prepared.params,
+            request.prompt_token_ids,
+            params,
             arrival_s,
-            prepared.special_stops,
+            special_stops,
             kept_specials,
         )
         return Generation(self.client, stream, assembler)

@@ -99,7 +99,7 @@ async def _serve(
     from octavo.server.app import create_app
     from octavo.server.front import Front
     from octavo.server.http_server import HttpServer
-    from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix
+    from octavo.tokenization.loading import load_tokenizer, read_pinned_prefix, read_score_template
 
     clock.lap("import the front")
     defaults = read_sampling_defaults(local)
@@ -113,7 +113,7 @@ async def _serve(
     if pins:
         clock.lap("compute the pinned prefixes")
 
-    front = Front(client, tokenizer, ready, engine.seed, config.tool_parser)
+    front = Front(client, tokenizer, ready, engine.seed, config.tool_parser, read_score_template(engine))
     app = create_app(front, engine, config, defaults)
     server = HttpServer(app, config, max_connections)
     ending = _Ending(client, server, app, config.drain_timeout)

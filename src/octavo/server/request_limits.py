@@ -91,6 +91,20 @@ def check_sizes(content: Mapping[str, Any], config: ServerConfig, limits: Limits
             )
 
 
+def check_num_inputs(config: ServerConfig, field: str, count: int) -> None:
+    """Refuse a request with more inputs than the server's cap on prompts.
+
+    Raises:
+        ApiError: the message names the flag.
+    """
+    cap = "max_prompts" if config.max_prompts is not None else "max_queued_requests"
+    most = getattr(config, cap)
+    if count > most:
+        raise ApiError(
+            400, f"{field} has {count} entries, over this server's cap of {most}: raise {flag(cap)}", param=field
+        )
+
+
 def check_num_answers(config: ServerConfig, **counts: int) -> None:
     """Refuse a request for more sequences than the server's cap.
 

@@ -27,6 +27,15 @@ def load_tokenizer(config: EngineConfig) -> Tokenizer:
     return Tokenizer.from_folder(checkpoint.path, **chat)
 
 
+def read_score_template(config: EngineConfig) -> str | None:
+    """What `--score-template` names.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return None if config.score_template is None else _read_text(config.score_template, "--score-template")
+
+
 def read_pinned_prefix(path: str, tokenizer: Tokenizer) -> list[int]:
     """Token ids of a text that prompts begin with (`--pin-prefix`), as a completion's prompt would have them.
 

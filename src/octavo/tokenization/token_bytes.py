@@ -14,14 +14,31 @@ from tokenizers import pre_tokenizers
 
 from octavo.errors import ModelError
 
-KNOWN_DECODERS = "ByteLevel, ByteFallback, Fuse, Metaspace, Replace of a plain text, Strip of leading spaces, Sequence"
+KNOWN_DECODERS = (
+    "ByteLevel, ByteFallback, Fuse, Metaspace, Replace of a plain text, Strip of leading spaces, WordPiece, Sequence"
+)
+CLEANED_UP = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " do not": " don't",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+}
+"""What `cleanup` of a WordPiece decoder makes of a token, in this order."""
 
 
 class TokenBytes:
     """A tokenizer's decoder, for single tokens: many tokens' text is their bytes joined, less `num_leading_spaces`.
 
     This equals the `tokenizers` package's decoding but for byte-fallback runs that are not UTF-8: there a bad sequence
-    becomes one U+FFFD, as it does everywhere else, where the package replaces every byte of the run, good ones too.
+    becomes one U+FFFD, as it does everywhere else, where the package replaces every byte of the run, good ones too. And
+    but for a WordPiece text whose first token goes on with a word: the package shows the mark of that.
 
     Raises:
         ModelError: the decoder has a part that does not work token by token.
@@ -38,6 +55,8 @@ class TokenBytes:
         self._has_byte_fallback = False
         self._byte_values: dict[str, int] = {}
         self._separator = ""
+        self._continuing = ""
+        """What WordPiece tokens begin with that go on with a word; such a token stands for the rest of its spelling."""
         if backend.decoder is None:
             # The package then joins tokens with spaces.
             self._separator, self.num_leading_spaces = " ", 1
@@ -69,9 +88,12 @@ class TokenBytes:
             return bytes(self._byte_values[character] for character in token)
         if self._has_byte_fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes.fromhex(token[3:5])
+        if self._continuing and token.startswith(self._continuing):
+            return token.removeprefix(self._continuing).encode("utf-8")
+        token = self._separator + token
         for spelled, text in self._replacements:
             token = token.replace(spelled, text)
-        return (self._separator + token).encode("utf-8")
+        return token.encode("utf-8")
 
     def _read_decoder(self, decoder: dict[str, Any]) -> None:
         match decoder:
@@ -89,6 +111,9 @@ class TokenBytes:
                 self.num_leading_spaces = start
             case {"type": "ByteFallback"}:
                 self._has_byte_fallback = True
+            case {"type": "WordPiece", "prefix": prefix, "cleanup": cleans_up}:
+                self._separator, self.num_leading_spaces, self._continuing = " ", 1, prefix
+                self._replacements += CLEANED_UP.items() if cleans_up else ()
             case {"type": "Fuse"}:
                 pass
             case _:

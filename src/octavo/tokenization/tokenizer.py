@@ -136,6 +136,26 @@ class Tokenizer:
         except TypeError as error:
             raise RequestError(_why_not_encoded(text)) from error
 
+    def encode_within(self, text: str, most: int, pair: str | None = None, *, keeps_end: bool = True) -> list[int]:
+        """Token ids of a text, or of a pair of texts, cut to `most` of them. The tokens around the texts stay. Of a
+        pair the second text is cut, at its end.
+
+        Raises:
+            RequestError: as `encode`, or what stays is more than `most`.
+        """
+        try:
+            encoding = self._backend.encode(text, pair)
+        except TypeError as error:
+            raise RequestError(_why_not_encoded(text)) from error
+        num_extra = len(encoding.ids) - most
+        if num_extra <= 0:
+            return encoding.ids
+        cut = [i for i, part in enumerate(encoding.sequence_ids) if part == (0 if pair is None else 1)]
+        if num_extra >= len(cut):
+            raise RequestError(f"truncate_prompt_tokens={most} leaves no token of the text beside those around it")
+        left_out = set(cut[:num_extra] if keeps_end and pair is None else cut[-num_extra:])
+        return [token_id for i, token_id in enumerate(encoding.ids) if i not in left_out]
+
     def encode_chat(self, messages: object, add_generation_prompt: bool = True, **options: Any) -> list[int]:
         """Token ids of a rendered conversation. The template writes the special tokens itself, so none are added.
 

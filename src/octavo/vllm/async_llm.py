@@ -3,18 +3,21 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Self
 
 from octavo.errors import EngineError
 from octavo.inputs import Prompt
 from octavo.outputs import RequestOutput
+from octavo.pooling import PoolingParams
+from octavo.pooling_outputs import PoolingOutput, PoolingRequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.vllm.engine_args import EngineArgs
-from octavo.vllm.llm_engine import LLMEngine
+from octavo.vllm.llm_engine import EngineOutput, LLMEngine
 from octavo.vllm.tokenizer import NamedTokenizer
 
-Deliver = Callable[[RequestOutput | Exception], None]
+Deliver = Callable[[EngineOutput | Exception], None]
 """Hands a request's news to its caller's loop."""
 
 
@@ -50,11 +53,29 @@ class AsyncLLM:
             RequestError: it can never be served here, or its name is in use.
             EngineError: the engine has failed, or is shut down.
         """
-        news: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
-        loop, params = asyncio.get_running_loop(), sampling_params
+        async with aclosing(self._outputs(prompt, sampling_params, request_id, keywords)) as outputs:
+            async for output in outputs:
+                if isinstance(output, RequestOutput):
+                    yield output
+
+    async def encode(
+        self, prompt: Prompt, pooling_params: PoolingParams, request_id: str, **keywords: Any
+    ) -> AsyncIterator[PoolingRequestOutput[PoolingOutput]]:
+        """Pool a prompt, and tell of it once, as `LLM.encode` does; one that is aborted ends without. Raises as
+        `generate`."""
+        async with aclosing(self._outputs(prompt, pooling_params, request_id, keywords)) as outputs:
+            async for output in outputs:
+                if isinstance(output, PoolingRequestOutput):
+                    yield output
+
+    async def _outputs(
+        self, prompt: Prompt, params: SamplingParams | PoolingParams, request_id: str, keywords: dict[str, Any]
+    ) -> AsyncGenerator[EngineOutput, None]:
+        news: asyncio.Queue[EngineOutput | Exception] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
         self._check_alive()
 
-        def deliver(item: RequestOutput | Exception) -> None:
+        def deliver(item: EngineOutput | Exception) -> None:
             try:
                 loop.call_soon_threadsafe(news.put_nowait, item)
             except RuntimeError:  # The loop has ended, and its request with it.
@@ -102,7 +123,12 @@ class AsyncLLM:
             raise EngineError("this AsyncLLM has been shut down: make another")
 
     def _add(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, keywords: dict[str, Any], deliver: Deliver
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams | PoolingParams,
+        keywords: dict[str, Any],
+        deliver: Deliver,
     ) -> None:
         try:
             self._engine.add_request(request_id, prompt, params, **keywords)

@@ -3,7 +3,8 @@
 import argparse
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from octavo.config import EngineConfig
@@ -74,7 +75,21 @@ def _async_scheduling(is_async: object, values: dict[str, Any], spelling: Spelli
         values["steps_in_flight"] = 1
 
 
-_MEANINGS = {
+def _pooler_config(name: str, asked: object, values: dict[str, Any], spelling: Spelling) -> None:
+    """vLLM's `PoolerConfig`, as a dict or as an object with such fields."""
+    fields: Mapping[str, Any] = asked if isinstance(asked, Mapping) else getattr(asked, "__dict__", {"": asked})
+    given = {field: value for field, value in fields.items() if value not in (None, False)}
+    kind = str(given.pop("pooling_type", "")).lower()
+    if given or kind not in ("", "mean", "last", "cls"):
+        told = ", ".join(given) or f"pooling_type {kind!r}"
+        raise ConfigError(f"{spelling(name)} asks for {told}: it takes pooling_type MEAN, LAST or CLS")
+    if kind and values.setdefault("pooling", kind) != kind:
+        raise ConfigError(f"{spelling(name)} contradicts {spelling('pooling')} {values['pooling']}: give one")
+
+
+_MEANINGS: dict[str, Callable[[Any, dict[str, Any], Spelling], None]] = {
+    "pooler_config": partial(_pooler_config, "pooler_config"),
+    "override_pooler_config": partial(_pooler_config, "override_pooler_config"),
     "enforce_eager": _enforce_eager,
     "async_scheduling": _async_scheduling,
     "enable_prefix_caching": _enable_prefix_caching,

@@ -33,7 +33,8 @@ def _changing_nothing(kind: type, names: str) -> dict[str, Keyword]:
     return {name: Keyword(kind) for name in names.split()}
 
 
-_NO_POOLING = "this engine generates text"
+_NO_REWARDS = "a prompt has one vector, and a class's score"
+_OWN_TASKS = "a model has its tasks, whatever is asked for: to generate, to embed, to classify, to score"
 _NO_ADAPTERS = "adapters are not loaded"
 _NO_CODE = "no code from outside is run in a step"
 _NO_PROCESSORS = f"{_NO_CODE}; logit_bias, allowed_token_ids, bad_words and structured_outputs say what is generated"
@@ -71,11 +72,9 @@ ENGINE: dict[str, Keyword] = {
     ),
     "tokenizer_mode": Keyword(str, ("auto", "hf"), "the tokenizer is the model's own"),
     "config_format": Keyword(str, ("auto", "hf"), "a model's config.json is read"),
-    "runner": Keyword(str, ("auto", "generate"), _NO_POOLING),
-    "task": Keyword(str, ("auto", "generate"), _NO_POOLING),
-    "convert": Keyword(str, ("auto", "none"), _NO_POOLING),
-    "pooler_config": Keyword(dict, ({},), _NO_POOLING),
-    "override_pooler_config": Keyword(dict, ({},), _NO_POOLING),
+    "runner": Keyword(str, ("auto", "generate", "pooling"), _OWN_TASKS),
+    "task": Keyword(str, ("auto", "generate", "embed", "embedding", "classify", "score"), _OWN_TASKS),
+    "convert": Keyword(str, ("auto", "none", "embed", "classify"), _OWN_TASKS),
     "pipeline_parallel_size": Keyword(int, (1,), "tensor_parallel_size splits a model over processes"),
     "data_parallel_size": Keyword(int, (1,), "start one server for each"),
     "decode_context_parallel_size": Keyword(int, (1,), "tensor_parallel_size splits a model over processes"),
@@ -107,6 +106,8 @@ ENGINE: dict[str, Keyword] = {
 MAPPED: dict[str, Keyword] = {
     "enable_prefix_caching": Keyword(bool, help="whether computed prefixes are kept; off is --prefix-cache-scope off"),
     "enforce_eager": Keyword(bool, help="as --cuda-graphs off"),
+    "pooler_config": Keyword(dict, help='JSON whose "pooling_type" (MEAN, LAST or CLS) is as --pooling'),
+    "override_pooler_config": Keyword(dict, help="the older name of --pooler-config"),
     "async_scheduling": Keyword(bool, help="off is --steps-in-flight 1, on is what --steps-in-flight is by default"),
     "kv_cache_memory_bytes": Keyword(int, help="bytes of the KV cache, as --kv-cache-memory"),
 }
@@ -175,6 +176,17 @@ STRUCTURED: dict[str, Keyword] = {
 }
 """Of `StructuredOutputsParams`, and of its older name `GuidedDecodingParams`."""
 
+POOLING: dict[str, Keyword] = {
+    "softmax": Keyword(bool, (), "use_activation says whether classes come as probabilities"),
+    "activation": Keyword(bool, (), "use_activation says whether classes come as probabilities"),
+    "step_tag_id": Keyword(int, (), "a prompt has one vector"),
+    "returned_token_ids": Keyword(list, (), "a prompt has one vector"),
+    "requires_token_ids": Keyword(bool),
+    "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
+    "extra_kwargs": Keyword(dict, ({},), _NO_CODE),
+}
+"""Of `PoolingParams`."""
+
 BEAM_SEARCH: dict[str, Keyword] = {
     "temperature": Keyword(float, (0,), "a beam search compares the model's own probabilities"),
 }
@@ -212,7 +224,7 @@ SPELLINGS: dict[str, dict[str, str]] = {
 
 
 METHODS = {
-    **dict.fromkeys(("embed", "encode", "score", "classify", "reward"), _NO_POOLING),
+    "reward": _NO_REWARDS,
     **dict.fromkeys(("collective_rpc", "apply_model"), _NO_CODE),
     **dict.fromkeys(("sleep", "wake_up"), "close() gives the memory back"),
     **dict.fromkeys(("start_profile", "stop_profile"), "octavo bench step tells where a step's time goes"),

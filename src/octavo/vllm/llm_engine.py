@@ -8,11 +8,15 @@ from octavo.inputs import Prompt
 from octavo.llm import LLM
 from octavo.output_assembler import Delta, OutputAssembler
 from octavo.outputs import CompletionOutput, RequestOutput
+from octavo.pooling import PoolingParams
+from octavo.pooling_outputs import PoolingOutput, PoolingRequestOutput
 from octavo.sampling_params import RequestOutputKind, SamplingParams
 from octavo.shared_engine import OpenRequests
 from octavo.vllm.engine_args import EngineArgs
 from octavo.vllm.keywords import check_call
 from octavo.vllm.tokenizer import NamedTokenizer
+
+EngineOutput = RequestOutput | PoolingRequestOutput[PoolingOutput]
 
 
 class LLMEngine:
@@ -49,7 +53,7 @@ class LLMEngine:
         self,
         request_id: str,
         prompt: Prompt,
-        params: SamplingParams,
+        params: SamplingParams | PoolingParams,
         arrival_time: float | None = None,
         priority: int = 0,
         **keywords: Any,
@@ -64,16 +68,19 @@ class LLMEngine:
             RequestError: it can never be served here, or its name is in use.
         """
         check_call(keywords, "LLMEngine.add_request")
-        if not isinstance(params, SamplingParams):
-            raise RequestError(f"params must be a SamplingParams, got {type(params).__name__}")
+        if not isinstance(params, SamplingParams | PoolingParams):
+            raise RequestError(f"params must be SamplingParams or PoolingParams, got {type(params).__name__}")
         if request_id in self._own_ids:
             raise RequestError(f"request_id {request_id!r} is that of a request that is not over")
         params = params.clone()
-        own_id = self._shared.queue(self._opened, prompt, params, priority)
+        if isinstance(params, PoolingParams):
+            own_id = self._shared.queue_pooled(self._opened, prompt, params.task or self._shared.pooling_task, params)
+        else:
+            own_id = self._shared.queue(self._opened, prompt, params, priority)
         self._own_ids[request_id], self._names[own_id], self._kinds[own_id] = own_id, request_id, params.output_kind
         return request_id
 
-    def step(self) -> list[RequestOutput]:
+    def step(self) -> list[EngineOutput]:
         """One step. Returns what it gave these requests, as their `output_kind` says; nothing where there are none.
 
         Raises:
@@ -89,7 +96,7 @@ class LLMEngine:
         outputs = [self._told(assembler) for assembler in ready]
         return [output for output in outputs if output is not None]
 
-    def abort_request(self, request_ids: str | list[str], internal: bool = False) -> list[RequestOutput]:
+    def abort_request(self, request_ids: str | list[str], internal: bool = False) -> list[EngineOutput]:
         """End requests; no step tells of them any more. One that is over already, or unknown, is left alone.
 
         Returns:
@@ -117,9 +124,11 @@ class LLMEngine:
         """Give the model's memory back, as `LLM.close` does."""
         self._shared.close()
 
-    def _told(self, assembler: OutputAssembler) -> RequestOutput | None:
+    def _told(self, assembler: OutputAssembler) -> EngineOutput | None:
         own_id = assembler.request_id
-        output = told(assembler, self._kinds[own_id])
+        output: EngineOutput | None = told(assembler, self._kinds[own_id])
+        if isinstance(output, RequestOutput) and output.outputs[0].pooled is not None:
+            output = PoolingRequestOutput.of(output, PoolingOutput.of(output))
         if output is not None:
             output.request_id = self._names[own_id]
         if assembler.finished:
@@ -127,7 +136,7 @@ class LLMEngine:
             self._forget(own_id)
         return output
 
-    def _aborted(self, own_id: str) -> RequestOutput | None:
+    def _aborted(self, own_id: str) -> EngineOutput | None:
         assembler = self._opened.assemblers[own_id]
         for sequence in assembler.output.outputs:
             sequence.finish_reason = sequence.finish_reason or "abort"

@@ -16,7 +16,7 @@ from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.reference_attention import CachedVectors
 from octavo.kernels.triton.layout import scales, vectors
-from octavo.layer_groups import FULL, LayerKind, Window, group_layers
+from octavo.layer_groups import Full, LayerKind, Window, group_layers
 
 CPU = torch.device("cpu")
 FP8 = torch.float8_e4m3fn
@@ -48,6 +48,8 @@ class Heads:
     cache_dtype: torch.dtype | None = None
     """None: as `dtype`."""
     window: int | None = None
+    is_causal: bool = True
+    """Of the layers that see all."""
     softcap: float | None = None
     layer: int | None = None
     """Under test; by default the last."""
@@ -55,7 +57,7 @@ class Heads:
     @property
     def layer_kinds(self) -> list[LayerKind]:
         """Two layers that see all; and four with the window, in two groups."""
-        return [FULL, FULL, *([Window(self.window)] * 4 if self.window else [])]
+        return [*[Full(self.is_causal)] * 2, *([Window(self.window)] * 4 if self.window else [])]
 
     @property
     def spec(self) -> AttentionSpec:

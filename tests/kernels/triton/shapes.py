@@ -18,7 +18,7 @@ from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.triton.attention import LEAST_SHARED
 from octavo.kernels.triton.kernels import TritonKernels
 from octavo.kernels.triton.layout import vectors
-from octavo.layer_groups import FULL, Window, one_group
+from octavo.layer_groups import Full, Window, one_group
 
 MAX_MODEL_LEN = 8192
 NUM_BLOCKS = 64
@@ -60,6 +60,8 @@ class Shape:
     group: int = 4
     """Query heads that share a KV head."""
     window: int | None = None
+    is_causal: bool = True
+    """Without a window."""
     softcap: float | None = None
     rotary: float = 1.0
     """Share of a head that is rotated."""
@@ -73,6 +75,7 @@ class Shape:
             told += [f"{name_of(self.cache_dtype)} cache"]
         told += [f"{self.num_kv_heads} x {self.group} heads of {self.head_dim}", f"blocks of {self.block_size}"]
         told += [f"window {self.window}"] * (self.window is not None)
+        told += ["both ways"] * (not self.is_causal)
         told += [f"softcap {self.softcap}"] * (self.softcap is not None)
         told += [f"rotary {self.rotary}"] * (self.rotary != 1.0)
         told += ["head norms"] * self.normalises
@@ -89,7 +92,7 @@ class Shape:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             scale=self.head_dim**-0.5,
-            kind=FULL if self.window is None else Window(self.window),
+            kind=Full(self.is_causal) if self.window is None else Window(self.window),
             softcap=self.softcap,
             cos_sin=meta(MAX_MODEL_LEN, rotated, dtype=torch.float32) if rotated else None,
             query_norm=norm,
@@ -155,7 +158,10 @@ AXES: dict[str, list[dict[str, Any]]] = {
     "heads": [
         {"num_kv_heads": kv_heads, "group": group} for kv_heads, group in ((32, 1), (8, 4), (4, 7), (1, 8), (1, 32))
     ],
-    "seen": [{"window": window, "softcap": softcap} for window in (None, 1024, 100) for softcap in (None, 30.0)],
+    "seen": [
+        *({"window": window, "softcap": softcap} for window in (None, 1024, 100) for softcap in (None, 30.0)),
+        {"is_causal": False},
+    ],
     "rotation": [{"rotary": rotary, "normalises": norms} for rotary in (1.0, 0.5, 0.0) for norms in (False, True)],
 }
 """Values of what differs between models. Those that go together are in one axis."""

@@ -6,7 +6,6 @@ from math import prod
 from typing import Any
 from unittest import mock
 
-import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +23,7 @@ from octavo.kernels.reference_attention import prepare
 from octavo.kernels.triton import attention
 from octavo.kernels.triton.attention import CHUNK, MOST_PARTIAL_BYTES, MOST_PROGRAMS, paged_attention
 from octavo.kernels.triton.kernels import TritonKernels
-from octavo.layer_groups import LayerKind, one_group
+from octavo.layer_groups import Window, one_group
 
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float32: 2e-5}
 """Of results up to about 4. In 16 bits weights are rounded before their product with the values; the reference keeps
@@ -153,20 +152,15 @@ def test_partial_sums_take_bounded_memory_however_large_the_step(
     assert min(8 * num_rows * -(-context // CHUNK), 1024) <= num_programs < 2 * MOST_PROGRAMS
 
 
-class Sinks(msgspec.Struct, frozen=True):
-    """A kind of layer that no kernel knows: some first tokens are seen beside the last ones."""
-
-    most_seen: int = 20
-
-    def first_seen(self, position: int) -> int:
-        return 0
-
-    def __str__(self) -> str:
-        return "sinks"
+def test_rows_whose_tokens_see_what_follows_are_attended_as_by_the_reference_and_alone_alike() -> None:
+    """The first row has few new tokens and one chunk, the second many and two; the third is a single token."""
+    case = Case(Heads(is_causal=False), [Row(0, 5), Row(0, CHUNK + 20), Row(0, 1)])
+    check(case)
+    for number, own in enumerate(torch.split_with_sizes(attended(case), [5, CHUNK + 20, 1])):
+        assert torch.equal(attended(case.only(number)), own)
 
 
 def test_a_kind_of_layer_without_kernels_is_refused_before_memory_is_taken() -> None:
-    kind: LayerKind = Sinks()  # type: ignore[assignment]
-    shape = CacheShape(1 << 40, one_group(2, kind), 16, 2, 16, torch.float16)
-    with pytest.raises(ConfigError, match="no attention of kind 'sinks': use --kernels reference"):
+    shape = CacheShape(1 << 40, one_group(2, Window(9, is_causal=False)), 16, 2, 16, torch.float16)
+    with pytest.raises(ConfigError, match=r"no attention of kind 'window\(9\), both ways': use --kernels reference"):
         TritonKernels().allocate_cache(shape, CPU)

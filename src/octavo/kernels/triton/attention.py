@@ -12,7 +12,7 @@ from octavo.kernels.batch import CONTEXT_CHUNK, BatchExtent, RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.triton.attention_kernel import attend, merge_chunks
 from octavo.kernels.triton.layout import in_kernels, operand_dtype, power_of_2, scales, vectors
-from octavo.layer_groups import Full, LayerKind, Window
+from octavo.layer_groups import FULL, Full, LayerKind, Window
 
 CHUNK = CONTEXT_CHUNK
 """Tokens of context that are reduced on their own. Chunks are merged in their order, so that neither the batch nor the
@@ -81,7 +81,7 @@ def paged_attention(
     few_rows: Tiling | None = None,
     many_rows: Tiling | None = None,
 ) -> torch.Tensor:
-    """Causal attention of the new tokens over their rows' blocks.
+    """Attention of the new tokens over their rows' blocks.
 
     A row's result depends on its own tokens and on how many of them are new, never on the rest of the batch, bit for
     bit.
@@ -114,7 +114,7 @@ def cascades(extent: BatchExtent) -> bool:
 
 
 def window_of(kind: LayerKind) -> int | None:
-    """The most tokens that a token sees, itself among them; None where it sees all before it.
+    """The most tokens that a token sees, itself among them; None where it sees all before it, or all of its row.
 
     Raises:
         ConfigError: these kernels have no attention of such a kind.
@@ -122,7 +122,7 @@ def window_of(kind: LayerKind) -> int | None:
     match kind:
         case Full():
             return None
-        case Window(size):
+        case Window(size, True):
             return size
     raise ConfigError(f"the Triton kernels have no attention of kind '{kind}': use --kernels reference")
 
@@ -182,8 +182,7 @@ class _Launch:
 
     def _shared(self, extent: BatchExtent) -> torch.Tensor | None:
         """What rows have in common, where it is read once: where a tile has room for several rows that see all."""
-        sees_all = window_of(self.spec.kind) is None
-        return self.batch.shared if sees_all and self.few_tokens > 1 and cascades(extent) else None
+        return self.batch.shared if self.spec.kind == FULL and self.few_tokens > 1 and cascades(extent) else None
 
     def _most_chunks(self, longest_context: int) -> int:
         """Chunks that the new tokens of one row can see."""
@@ -238,6 +237,7 @@ class _Launch:
             KEYS=tiling.keys,
             CHUNK=CHUNK,
             FEW_TOKENS=self.few_tokens,
+            IS_CAUSAL=spec.kind.is_causal,
             HAS_WINDOW=window is not None,
             HAS_SOFTCAP=spec.softcap is not None,
             FEW=few,

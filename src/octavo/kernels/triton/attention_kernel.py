@@ -41,6 +41,7 @@ def attend(
     KEYS: tl.constexpr,
     CHUNK: tl.constexpr,
     FEW_TOKENS: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     FEW: tl.constexpr,
@@ -90,6 +91,10 @@ def attend(
     first_position = context - num_new + first_token
     positions = first_position + lanes // GROUP
     end = tl.minimum(first_position + TOKENS, context)
+    if not IS_CAUSAL:  # each token sees what the row's last one does
+        end = context
+        first_position = context - 1
+        positions = first_position + lanes * 0
     start = tl.maximum(first_position - window + 1, 0) if HAS_WINDOW else 0
     first_chunk = start // CHUNK
     num_seen = (end - 1) // CHUNK + 1 - first_chunk

@@ -162,6 +162,10 @@ class CapturedForward:
         """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken."""
         return self._eager.most_likely(tokens, fallback)
 
+    def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """`[n]` indices of the step's tokens -> `[n, hidden_size]`."""
+        return self._eager.hidden_states(tokens)
+
     def seconds_by_operation(self) -> dict[str, float]:
         """Not told."""
         return {}

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from octavo.server.anthropic import answers as anthropic_answers
 from octavo.server.errors import ErrorAnswer
-from octavo.server.openai import answers
+from octavo.server.openai import answers, pooled_answers
 from octavo.server.openai.responses_events import StreamEvent
 from octavo.server.openai.responses_items import InputTokenCount, ResponseObject
 
@@ -26,6 +26,10 @@ _ANSWERS = (
     answers.Version,
     answers.Well,
     answers.Unavailable,
+    pooled_answers.EmbeddingList,
+    pooled_answers.Ranking,
+    pooled_answers.ScoreList,
+    pooled_answers.ClassificationList,
     anthropic_answers.Message,
     anthropic_answers.Event,
     anthropic_answers.MessageError,

@@ -14,6 +14,7 @@ from octavo.metrics.requests import Metrics
 from octavo.output_assembler import Delta
 from octavo.outputs import RequestOutput
 from octavo.sampling_params import SamplingParams
+from octavo.scheduling.admission import check_task
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
 from octavo.server.openai.body import SamplingBody
@@ -82,6 +83,7 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
     body = await read_body(request, kind, kind.aliases)
     context_of(request).model = body.model
     serving.check_model(body.model)
+    check_task("generate", serving.front.ready.limits.capabilities)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
@@ -149,7 +151,7 @@ async def start(
         await asyncio.sleep(0)  # others have their turn between two of many prompts
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
-        _check_wait(serving, prompts, limit_s, priority)
+        check_wait(serving, [prompt.token_ids for prompt in prompts], limit_s, priority)
     prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
@@ -168,14 +170,14 @@ async def start(
         await asyncio.sleep(0)
 
 
-def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float, priority: int) -> None:
+def check_wait(serving: Serving, prompts: Sequence[list[int]], limit_s: float, priority: int = 0) -> None:
     """Refuse prompts of which one would wait for too long, and tell when to come again.
 
     Raises:
         ApiError: with status 429.
     """
     now_s, client = time.monotonic(), serving.front.client
-    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids), priority) for prompt in prompts)
+    wait_s = max(client.expected_wait_s(now_s, len(token_ids), priority) for token_ids in prompts)
     if wait_s > limit_s:
         raise ApiError(
             429,
