@@ -59,6 +59,11 @@ class Walks:
             text += self._text[chosen]
         return None
 
+    def conforms(self, grammar: CompiledGrammar, text: str) -> bool:
+        """Whether an output that is this text does, and may end."""
+        state, token_ids = grammar.begin(), self._spelled(text)
+        return state.try_consume_tokens(token_ids) == len(token_ids) and state.is_accepting()
+
     def _spelled(self, text: str) -> list[int]:
         parts = self.vocabulary.marks.parts_of(text)
         spelled = [[part.id] if isinstance(part, Token) else self._bytes(own) for own, part in parts]

@@ -180,7 +180,11 @@ def test_any_text_however_it_is_cut_reads_the_same(
 ):
     text = "".join(pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
-    asked = {"reads_reasoning": data.draw(st.booleans()), "prompt": data.draw(st.sampled_from(["", "bot:<think>\n"]))}
+    asked = {
+        "reads_reasoning": data.draw(st.booleans()),
+        "prompt": data.draw(st.sampled_from(["", "bot:<think>\n"])),
+        "use": ToolUse(USE.tools, data.draw(st.sampled_from(["auto", "required"])), parallel=data.draw(st.booleans())),
+    }
     cut = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole = read(answer_format, text, **asked)
     assert read(answer_format, *cut, **asked) == whole
@@ -312,6 +316,14 @@ def test_where_no_tool_may_be_called_calls_are_text():
     assert read(HERMES, text, use=ToolUse(USE.tools, "required", named="search")) == Answer(text)
 
 
+@pytest.mark.parametrize("end", ["\n<tool_", "\n<tool_call>", '\n<tool_call>\n{"name": "no', "\n"])
+def test_where_a_tool_must_be_called_the_beginning_of_a_call_at_the_end_is_no_text(end: str):
+    text = '<tool_call>{"name": "now"}</tool_call>' + end
+    must = read(HERMES, text, use=ToolUse(USE.tools, "required"))
+    assert (must.text, [call.name for call in must.calls]) == ("", ["now"])
+    assert read(HERMES, text).text == ("" if end == "\n" else end)
+
+
 def test_where_calls_are_not_to_be_parallel_only_the_first_counts():
     text = '<tool_call>{"name": "now"}</tool_call>\n<tool_call>{"name": "search"}</tool_call>\nDone.'
     answer = read(HERMES, text, use=ToolUse(USE.tools, parallel=False))
@@ -385,6 +397,8 @@ def test_a_format_is_had_by_the_names_that_others_have_for_it():
         ({"fields": {"content": {}, "thinking": {}}}, "more than one field"),
         ({"fields": {"thinking": {"open": "<t>", "open_pattern": "<t>"}}}, "both"),
         ({"fields": {"thinking": {"open_pattern": "(<t>"}}}, "no pattern"),
+        ({"fields": {"thinking": {"open_pattern": "((a{1000}){1000}){1000}"}}}, "repeats over"),
+        ({"fields": {"thinking": {"open_pattern": "a" * 10_000}}}, "over 2000 characters"),
         ({"fields": {"thinking": {"open": ""}}}, "open must be texts"),
         ({"fields": {"tool_calls": {"open": "<c>", "content": "yaml"}}}, "'yaml'"),
         ({"fields": {"tool_calls": {"open": "<c>", "content": "json", "transform": {"function": 1}}}}, "function"),

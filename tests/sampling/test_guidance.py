@@ -175,10 +175,11 @@ def test_a_text_is_followed_to_its_end_where_it_conforms(byte_level: Tokenizer, 
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"json": {"not": {}}}, 'Unimplemented keys: ."not"'),
+        ({"json": {"not": {"minimum": 1}}}, 'Unimplemented keys: ."not"'),
+        ({"json": {"not": {}}}, "nothing conforms"),
         ({"json": {"type": "string", "format": "colour"}}, "Unknown format: colour"),
         ({"json": {"$ref": "http://127.0.0.1/a"}}, "does not fetch"),
-        ({"json": {"x-guidance": {"lenient": True}, "not": {}}}, "Unimplemented"),
+        ({"json": {"x-guidance": {"lenient": True}, "not": {"minimum": 1}}}, "Unimplemented"),
         ({"json": False}, "an object, got bool"),
         ({"json": "{"}, "not valid JSON"),
         ({"json": {"a": {1, 2}}}, "must be a JSON schema"),

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from server.conftest import Server
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-ASK: dict[str, Any] = {"model": "smollm2", "input": "What is 2 + 3?", "max_output_tokens": 24, "temperature": 0}
+ASK: dict[str, Any] = {"model": "smollm2", "input": "What is 2 + 3?", "max_output_tokens": 12, "temperature": 0}
 
 
 def whole(server: Server, **fields: Any) -> Response:

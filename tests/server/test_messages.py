@@ -116,6 +116,12 @@ def test_a_billing_line_does_not_defeat_the_prefix_cache(anthropic_client: Anthr
     assert (usage.cache_read_input_tokens or 0) >= 16
 
 
+def test_the_models_are_listed_in_a_form_that_this_client_reads(anthropic_client: Anthropic) -> None:
+    [model] = anthropic_client.models.list()
+    assert (model.id, model.type, model.display_name) == ("smollm2", "model", "smollm2")
+    assert model.created_at == anthropic_client.models.retrieve("smollm2").created_at
+
+
 def test_errors_are_those_of_anthropic(anthropic_client: Anthropic, server: Server) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         anthropic_client.messages.create(**{**ASK, "model": "claude"})

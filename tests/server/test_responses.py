@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import openai
@@ -10,20 +11,16 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from octavo.answers.formats import built_in_format
+from octavo.errors import EngineError
+from octavo.server.openai import run
 from octavo.server.openai.responses_input import chat_messages
-from server.checked_responses import ASK, check_stream, whole
+from server.checked_responses import ASK, check_stream, streamed, whole
 from server.conftest import Server, serving, until
 
 TOOLS: list[Any] = [
     {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}},
     {"type": "web_search"},
 ]
-PERSON: dict[str, Any] = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "maximum": 99}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
 
 
 class Cat(BaseModel):
@@ -48,7 +45,7 @@ def test_an_answer_has_what_openais_has_and_says_what_was_carried_out(server: Se
     chat = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASK["input"]}],
-        max_completion_tokens=24,
+        max_completion_tokens=12,
         temperature=0,
     )
     assert response.output_text == chat.choices[0].message.content
@@ -84,13 +81,20 @@ def test_a_prefix_that_is_cached_is_counted(server: Server) -> None:
     [
         {},
         {"temperature": 0.9, "seed": 3, "top_logprobs": 2, "max_output_tokens": 8},
-        {"max_output_tokens": 400, "stop": ["."]},
-        {"text": {"format": {"type": "json_schema", "name": "p", "schema": PERSON}}, "max_output_tokens": 60},
+        {"max_output_tokens": 100, "stop": ["."]},
+        {"text": {"format": {"type": "json_schema", "name": "p", "schema": Cat.model_json_schema()}}},
     ],
     ids=["greedy", "drawn", "stopped", "json"],
 )
 def test_a_stream_assembled_is_the_answer_sent_whole(server: Server, fields: dict[str, Any]) -> None:
     check_stream(server, **fields)
+
+
+def test_other_names_of_fields_are_carried_out(server: Server) -> None:
+    with server.http() as http:
+        asked = {"input": ASK["input"], "max_new_tokens": 2, "do_sample": False}
+        answer = http.post("/v1/responses", json=asked).json()
+    assert (answer["usage"]["output_tokens"], answer["max_output_tokens"], answer["temperature"]) == (2, 2, 0)
 
 
 def test_logprobs_are_told_of_each_token(server: Server) -> None:
@@ -118,7 +122,7 @@ def test_a_conversation_comes_back_as_the_items_that_were_told(server: Server, c
             {"role": "assistant", "content": first.output_text},
             {"role": "user", "content": "And 3 + 4?"},
         ],
-        max_completion_tokens=24,
+        max_completion_tokens=12,
         temperature=0,
     )
     assert second.output_text == chat.choices[0].message.content
@@ -128,16 +132,16 @@ def test_a_conversation_comes_back_as_the_items_that_were_told(server: Server, c
 
 
 def test_the_client_parses_answers_into_models(client: OpenAI) -> None:
-    answer = client.responses.parse(**{**ASK, "max_output_tokens": 60}, text_format=Cat)
+    answer = client.responses.parse(**{**ASK, "max_output_tokens": 40}, text_format=Cat)
     assert isinstance(answer.output_parsed, Cat)
-    with client.responses.stream(**{**ASK, "max_output_tokens": 60}, text_format=Cat) as stream:
+    with client.responses.stream(**{**ASK, "max_output_tokens": 40}, text_format=Cat) as stream:
         kinds = {event.type for event in stream}
         assert stream.get_final_response().output_parsed == answer.output_parsed
     assert {"response.output_text.delta", "response.output_text.done", "response.completed"} <= kinds
 
 
 def test_a_json_object_is_one(client: OpenAI) -> None:
-    answer = client.responses.create(**{**ASK, "max_output_tokens": 200}, text={"format": {"type": "json_object"}})
+    answer = client.responses.create(**{**ASK, "max_output_tokens": 40}, text={"format": {"type": "json_object"}})
     assert answer.status == "incomplete" or isinstance(json.loads(answer.output_text), dict)
     assert answer.output_text.lstrip().startswith("{")
 
@@ -166,15 +170,18 @@ def test_nothing_is_stored_and_who_asks_for_it_is_told_so(client: OpenAI) -> Non
     ):
         with pytest.raises(openai.NotFoundError, match="stores none"):
             ask()
+    with pytest.raises(openai.NotFoundError, match="compacts no conversations"):
+        client.responses.compact(model="smollm2", input="Hi")
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, None, "stores none"),
-        ({"input": []}, None, "an item at least"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", "stores none"),
+        ({"input": []}, "input", "an item at least"),
         ({"input": None}, "input", "input"),
-        ({"input": "word " * 2000, "truncation": "auto"}, None, "context length"),
+        ({"input": "word " * 2000}, None, "context length"),
+        ({"input": "word " * 2000, "truncation": "auto"}, "truncation", "is not supported"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "send the whole conversation as input"),
         ({"background": True}, "background", "wait"),
         ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "x"}}}}, "text.format", "text.f"),
@@ -182,6 +189,9 @@ def test_nothing_is_stored_and_who_asks_for_it_is_told_so(client: OpenAI) -> Non
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"stop": ["x"] * 100}, "stop", "--max-stop-strings"),
         ({"reasoning": {"effort": 3}}, "reasoning", "effort must be"),
+        ({"stop_regex": "(?=a)"}, "stop_regex", "(?="),
+        ({"priority": 1}, "priority", "--scheduling-policy"),
+        ({"max_tokens": 4}, "max_tokens", "max_output_tokens say different things"),
         ({"chat_template": "x"}, "chat_template", "--allow-request-templates"),
     ],
     ids=lambda value: str(value)[:40],
@@ -197,6 +207,27 @@ def test_what_cannot_be_carried_out_is_refused_by_name(
 def test_another_model_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="not served here"):
         client.responses.create(**{**ASK, "model": "gpt-5"})
+
+
+def test_an_engine_that_ends_in_the_middle_ends_the_stream_with_events_of_its_own(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_deltas = run.deltas
+
+    async def broken(*args: Any) -> AsyncIterator[run.PromptDeltas]:
+        async for deltas in whole_deltas(*args):
+            yield deltas
+            raise EngineError("lost")
+
+    monkeypatch.setattr(run, "deltas", broken)
+    events = streamed(server)
+    assert [event.type for event in events[-3:]] == ["response.output_item.done", "error", "response.failed"]
+    assert "engine has stopped" in events[-2].message
+    response = events[-1].response
+    assert (response.status, response.error.code) == ("failed", "server_error")
+    assert response.output == [events[-3].item]
+    with pytest.raises(openai.InternalServerError, match="engine has stopped"):
+        server.openai().responses.create(**ASK)
 
 
 def test_a_client_that_leaves_ends_its_answer(server: Server) -> None:

@@ -166,7 +166,10 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             trigger="[TOOL_CALLS]",
         ),
         told_by=("[TOOL_CALLS]",),
-        written_otherwise={"[ARGS]": Writing("[TOOL_CALLS]{name}[ARGS]", "", trigger="[TOOL_CALLS]")},
+        written_otherwise={
+            "[CALL_ID]": Writing("[TOOL_CALLS]{name}[CALL_ID]{id}[ARGS]", "", trigger="[TOOL_CALLS]"),
+            "[ARGS]": Writing("[TOOL_CALLS]{name}[ARGS]", "", trigger="[TOOL_CALLS]"),
+        },
     ),
     "phi4": BuiltIn(
         calls=[

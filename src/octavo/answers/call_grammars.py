@@ -62,7 +62,9 @@ def _listed(writing: Writing, use: ToolUse) -> Format:
 
 
 def _call(writing: Writing, use: ToolUse, tool: Tool) -> Format:
-    return _tag(writing.opening_of(tool.name), _arguments(writing, use, tool), writing.closing)
+    begin, is_given, more = writing.opening_of(tool.name).partition("{id}")
+    call_id = [{"type": "regex", "pattern": "[a-zA-Z0-9]{9}"}, _fixed(more)] if is_given else []
+    return _tag(begin, _sequence(*call_id, _arguments(writing, use, tool)), writing.closing)
 
 
 def _arguments(writing: Writing, use: ToolUse, tool: Tool) -> Format:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from octavo.answers.cursor import CallSink, Cursor, Reading
-from octavo.answers.delimiters import PatternTime
 from octavo.answers.json_calls import JsonCalls
 from octavo.answers.python_calls import PythonCalls
 from octavo.answers.response_template import Section
+from octavo.answers.scanner import PatternTime
 from octavo.answers.tagged_calls import TaggedCall, Tags
 from octavo.answers.whole_calls import WholeCalls
 

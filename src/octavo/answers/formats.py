@@ -8,6 +8,7 @@ from octavo.answers.answer_format import AnswerReader
 from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, template_of
 from octavo.answers.call_grammars import call_grammar
 from octavo.answers.delimiters import Delimiter
+from octavo.answers.derived_writing import writing_read_by
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
 from octavo.answers.template_reader import TemplateReader
 from octavo.answers.tools import ToolUse
@@ -147,7 +148,7 @@ def format_of(chat_template: str | None, response_template: Any = None, name: st
     if own.unknown_fields:
         logger.warning("fields of the model's response_template stay in the text: %s", ", ".join(own.unknown_fields))
     writing = None if told is None else BUILT_IN[told].writing_of(chat_template or "")
-    return TemplateFormat(OWN, own, writing)
+    return TemplateFormat(OWN, own, writing_read_by(own, writing))
 
 
 def _told_by(chat_template: str) -> str | None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.answers.cursor import CallSink, Cursor, Reading
-from octavo.answers.delimiters import Delimiter, Found, PatternTime, Scanner, Stretch
+from octavo.answers.delimiters import Delimiter
+from octavo.answers.scanner import Found, PatternTime, Scanner, Stretch
 from octavo.answers.typed_values import as_json, in_json_string, is_text, types_of
 
 _VALUE = "(?P<value>.*?)"

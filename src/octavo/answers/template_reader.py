@@ -5,9 +5,9 @@ from itertools import groupby
 
 from octavo.answers.call_readers import CallReader, call_reader, read_section
 from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading
-from octavo.answers.delimiters import Found, PatternTime, Scanner, Stretch
 from octavo.answers.parts import CallArguments, CallStart, Part, Reasoning, Text
 from octavo.answers.response_template import Kind, ResponseTemplate, Section
+from octavo.answers.scanner import Found, PatternTime, Scanner, Stretch
 from octavo.answers.text_parts import TextParts
 from octavo.answers.tools import ToolUse
 
@@ -20,6 +20,8 @@ class TemplateReader:
 
     A call of an unknown tool is text, and so is what is malformed before it has named a tool. From then on, what comes
     within its arguments is theirs, as it is written.
+
+    Where a tool must be called, an answer that ends in the beginning of a call was cut there: that is no text.
 
     Args:
         template: how the model marks sections.
@@ -36,6 +38,7 @@ class TemplateReader:
         self._out = TextParts(self._parts.append, reads_reasoning)
         self._sink = CallSink({tool.name: tool for tool in use.callable_tools}, use.parallel, self._parts.append)
         self._section: Section | None = None
+        self._must_call = use.must_call
         self._call: _OpenCall | None = None
         self._shows_outside = False
         """Text outside of sections is shown: always where the template says where it belongs."""
@@ -67,7 +70,8 @@ class TemplateReader:
         """What was held back."""
         self._run(is_end=True)
         self._out.finish()
-        return self._take_parts()
+        parts = self._take_parts()
+        return [part for part in parts if not isinstance(part, Text)] if self._must_call else parts
 
     def _watch(self, with_calls: bool) -> None:
         """Decide what may open outside of sections."""

@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import regex  # type: ignore[import-untyped]
-
 from octavo.answers.call_shape import CallShape
 from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading
+from octavo.answers.delimiters import Delimiter
 from octavo.answers.response_template import Section
 from octavo.answers.typed_values import as_json, types_of
 
@@ -47,7 +46,7 @@ class WholeCalls:
         try:
             content = _read_content("".join(pieces), self._section.content, self._section.content_args or {})
             calls = shape.calls_of(content, self._captures)
-        except (ValueError, TypeError, RecursionError, TimeoutError, regex.error) as error:
+        except (ValueError, TypeError, RecursionError, TimeoutError, KeyError) as error:
             raise NoCallError from error
         for name, arguments, call_id in calls:
             tool = self._sink.start(name, call_id, self._cursor)
@@ -106,7 +105,7 @@ def _pairs(text: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _tagged(text: str, args: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     merged: dict[str, list[Any]] = {}
-    pattern = regex.compile(args.get("tag_pattern", ""), regex.DOTALL)
+    pattern = Delimiter.of_pattern(args.get("tag_pattern", "")).pattern
     for match in pattern.finditer(text, timeout=_TIME_FOR_TAGS_S):
         groups = match.groupdict()
         key, value = groups["key"], _value(groups.get("value") or "", args)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How a call is written in full. `{name}` stands for the tool's name."""
+    """How a call is written in full. `{name}` stands for the tool's name, `{id}` for nine letters and digits."""
 
     opening: str
     """What a call begins with; its arguments follow."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from llguidance import LLMatcher, LLParserLimits
 
 from octavo.errors import GrammarError
-from octavo.sampling.exclusive_options import with_exclusive_options
 from octavo.sampling.marks import NO_MARKS, Marks
+from octavo.sampling.schema_rewrites import rewritten
 from octavo.sampling.structural_tags import read_grammar, read_structural_tag
 from octavo.sampling.tag_grammar import grammar_of_parts
 from octavo.structured_outputs import Grammar
@@ -62,15 +62,15 @@ def check_grammar(grammar: Grammar) -> None:
 
 
 def _of_schema(source: str) -> str:
-    schema = json.loads(source)
-    if "json-schema.org" not in str(schema.get("$schema", "json-schema.org")):
-        del schema["$schema"]  # somebody's own dialect: nothing is fetched, and its keywords are read as everyone's
-    own = schema.get("x-guidance", {})
-    says_whitespace = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
-    defaults: JsonCompileOptions = {} if says_whitespace else {"whitespace_pattern": WHITESPACE}
     try:
-        return LLMatcher.grammar_from_json_schema(with_exclusive_options(schema), defaults, {"lenient": False})
-    except ValueError as error:
+        schema = rewritten(json.loads(source))
+        if not isinstance(schema, dict):
+            raise ValueError("nothing conforms to it")
+        own = schema.get("x-guidance", {})
+        says = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
+        defaults: JsonCompileOptions = {} if says else {"whitespace_pattern": WHITESPACE}
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema, ensure_ascii=False), defaults, {"lenient": False})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GrammarError(f"the schema cannot be read: {error}") from error
 
 

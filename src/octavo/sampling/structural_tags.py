@@ -11,6 +11,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from octavo.errors import GrammarError
 from octavo.sampling.marks import NO_MARKS, Marks
 from octavo.sampling.python_notation import python_arguments
+from octavo.sampling.schema_rewrites import rewritten
 from octavo.sampling.tag_parts import (
     NOTHING,
     Choice,
@@ -122,7 +123,7 @@ class _Reader:
             return Json(schema)
         if style not in NOTATIONS:
             raise GrammarError(f"the style of a json_schema is one of json, {', '.join(NOTATIONS)}; got {style!r}")
-        return NOTATIONS[style](json.loads(schema))
+        return NOTATIONS[style](rewritten(json.loads(schema)))
 
     def _qwen_xml_parameter(self, own: dict[str, Any]) -> Part:
         return self._json_schema({**own, "style": "qwen_xml"})

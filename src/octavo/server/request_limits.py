@@ -106,6 +106,7 @@ def check_num_answers(config: ServerConfig, **counts: int) -> None:
 
 _CAPPED = {
     "stop": "max_stop_strings",
+    "stop_sequences": "max_stop_strings",
     "stop_regex": "max_stop_strings",
     "bad_words_ids": "max_token_ids",
     "bad_words": "max_stop_strings",

@@ -38,7 +38,6 @@ _NO_ADAPTERS = "adapters are not loaded"
 _NO_CODE = "no code from outside is run in a step"
 _NO_PROCESSORS = f"{_NO_CODE}; logit_bias, allowed_token_ids, bad_words and structured_outputs say what is generated"
 _NO_OVERRIDES = "change the model's config.json instead"
-_NO_PARSERS = "answers come as the model wrote them"
 _NO_TLS = "put a proxy in front that speaks TLS"
 
 ENGINE: dict[str, Keyword] = {
@@ -68,7 +67,7 @@ ENGINE: dict[str, Keyword] = {
         "guided_decoding_disable_fallback speculative_config speculative_model num_speculative_tokens "
         "model_loader_extra_config ignore_patterns otlp_traces_endpoint collect_detailed_traces profiler_config "
         "kv_events_config ec_transfer_config additional_config cuda_graph_sizes cudagraph_capture_sizes "
-        "max_cudagraph_capture_size tokenizer_pool_type observability_config",
+        "max_cudagraph_capture_size tokenizer_pool_type observability_config reasoning_parser",
     ),
     "tokenizer_mode": Keyword(str, ("auto", "hf"), "the tokenizer is the model's own"),
     "config_format": Keyword(str, ("auto", "hf"), "a model's config.json is read"),
@@ -102,7 +101,6 @@ ENGINE: dict[str, Keyword] = {
     "num_gpu_blocks_override": Keyword(int, (), "kv_cache_memory sizes the KV cache"),
     "kv_transfer_config": Keyword(dict, ({},), "the KV cache stays in this process"),
     "kv_offloading_size": Keyword(float, (0,), "swap_space has room for preempted requests"),
-    "reasoning_parser": Keyword(str, ("",), _NO_PARSERS),
 }
 """Of the engine (`LLM`, `EngineArgs`, every command): those that change nothing, and those with one value here."""
 

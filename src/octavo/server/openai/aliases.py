@@ -32,9 +32,9 @@ def _same(field: str, default: int | None = None) -> Alias:
     return Alias(field, lambda value, _: {} if default is not None and value == default else {field: value})
 
 
-def _max_tokens(value: Any, _: Mapping[str, Any]) -> Fields:
-    """A negative number is no limit, in llama.cpp and Ollama."""
-    return {"max_tokens": MOST if _is_number(value) and value < 0 else value}
+def _limit(field: str) -> Alias:
+    """A number of tokens. A negative one is no limit, in llama.cpp and Ollama."""
+    return Alias(field, lambda value, _: {field: MOST if _is_number(value) and value < 0 else value})
 
 
 def _list_of_stops(value: Any, _: Mapping[str, Any]) -> Fields | None:
@@ -84,9 +84,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+_LIMITS = ("max_new_tokens", "n_predict", "num_predict")
 ALIASES: Mapping[str, Alias] = MappingProxyType(
     {
-        **dict.fromkeys(("max_new_tokens", "n_predict", "num_predict"), Alias("max_tokens", _max_tokens)),
+        **dict.fromkeys(_LIMITS, _limit("max_tokens")),
         **dict.fromkeys(
             ("stop_sequences", "stop_words", "stopping_strings", "custom_stopping_strings"),
             Alias("stop", _list_of_stops, "send stop"),
@@ -126,6 +127,15 @@ CHAT_ALIASES: Mapping[str, Alias] = MappingProxyType(
     {**ALIASES, **dict.fromkeys(("n_probs", "top_n_tokens"), Alias("logprobs, top_logprobs", _chat_logprobs))}
 )
 """Of chat completions."""
+RESPONSES_ALIASES: Mapping[str, Alias] = MappingProxyType(
+    {
+        **ALIASES,
+        **dict.fromkeys(_LIMITS, _limit("max_output_tokens")),
+        **dict.fromkeys(("max_completion_tokens", "max_tokens"), _same("max_output_tokens")),
+        **dict.fromkeys(("n_probs", "top_n_tokens"), _same("top_logprobs", 0)),
+    }
+)
+"""Of responses."""
 
 
 def own_fields(content: Fields, aliases: Mapping[str, Alias]) -> Fields:

@@ -190,10 +190,19 @@ class ModelCard(Struct, tag_field="object", tag="model"):
     owned_by: str
     max_model_len: int
     """Tokens of the longest sequence that model and memory allow."""
+    display_name: str
+    """The id, for Anthropic's clients, as the next two."""
+    created_at: str
+    """ISO 8601."""
+    type: Literal["model"] = "model"
 
 
 class ModelList(Struct, tag_field="object", tag="list"):
     data: list[ModelCard]
+    first_id: str
+    """This and the next two are for Anthropic's clients: the list is whole."""
+    last_id: str
+    has_more: bool = False
 
 
 class Tokens(Struct):

@@ -84,7 +84,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = Field(None, description="with include_usage: the usage so far in every chunk")
 
 
-def _tell_aliases(schema: dict[str, Any], kind: type["SamplingBody"]) -> None:
+def tell_aliases(schema: dict[str, Any], kind: type[Any]) -> None:
     """Put other servers' names of the fields into a body's schema."""
     schema["x-other-names"] = {name: alias.field for name, alias in sorted(kind.aliases.items())}
 
@@ -167,7 +167,7 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
     """Fields that completions and chat completions have in common. Those known to change the answer without being
     carried out are refused."""
 
-    model_config = ConfigDict(json_schema_extra=_tell_aliases)
+    model_config = ConfigDict(json_schema_extra=tell_aliases)
 
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
     stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")

@@ -1,5 +1,7 @@
 """GET /v1/models and /v1/models/{id}: the one model that is served, under each of its names."""
 
+from datetime import UTC, datetime
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -14,7 +16,8 @@ router = APIRouter()
 async def list_models(request: Request) -> Response:
     """All that is served: one model, once for each name, that of answers first."""
     serving = serving_of(request)
-    return json_response(ModelList([_model(serving, name) for name in serving.model_names]))
+    names = serving.model_names
+    return json_response(ModelList([_model(serving, name) for name in names], names[0], names[-1]))
 
 
 @router.get("/v1/models/{model:path}", summary="Describe a model", responses=gives(ModelCard, errors=(401, 404)))
@@ -27,4 +30,12 @@ async def describe_model(model: str, request: Request) -> Response:
 
 def _model(serving: Serving, name: str) -> ModelCard:
     longest = serving.front.longest_sequence
-    return ModelCard(id=name, created=serving.created, owned_by="octavo", max_model_len=longest)
+    created_at = datetime.fromtimestamp(serving.created, UTC).isoformat()
+    return ModelCard(
+        id=name,
+        created=serving.created,
+        owned_by="octavo",
+        max_model_len=longest,
+        display_name=name,
+        created_at=created_at,
+    )

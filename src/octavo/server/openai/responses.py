@@ -1,12 +1,13 @@
 """POST /v1/responses: OpenAI's newer API of conversations, of which this server keeps nothing between two requests."""
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from octavo.errors import ContextLengthError
 from octavo.sampling_params import SamplingParams
 from octavo.server.answer_tokens import AnswerTokens
 from octavo.server.conversing import Answers, Gained, Turn, begin, prompt_of
@@ -48,7 +49,14 @@ async def create_response(request: Request) -> Response:
     body = await _read(request)
     params = serving.sampling_defaults.applied(body.params(), body.given_params)
     turn = _turn(serving, body, params)
-    answer = _ResponseAnswer(serving, context, body, turn, await begin(serving, context, turn))
+    try:
+        answers = await begin(serving, context, turn)
+    except ContextLengthError as error:
+        if body.truncation != "auto":
+            raise
+        told = f'{error}; truncation "auto" is not supported by this server: send less'
+        raise ApiError(400, told, code="context_length_exceeded", param="truncation") from error
+    answer = _ResponseAnswer(serving, context, body, turn, answers)
     if body.stream:
         return await event_stream(answer.events(), EVENTS)
     return Response(msgspec.json.encode(await answer.whole()), media_type="application/json")
@@ -66,6 +74,16 @@ async def count_input_tokens(request: Request) -> Response:
     body = await _read(request)
     prompt = await prompt_of(serving, _turn(serving, body, body.params()))
     return Response(msgspec.json.encode(InputTokenCount(len(prompt.token_ids))), media_type="application/json")
+
+
+@router.post("/v1/responses/compact", include_in_schema=False)
+async def compact() -> Response:
+    """Nothing is made shorter here.
+
+    Raises:
+        ApiError: always.
+    """
+    raise ApiError(404, "this server compacts no conversations: send fewer items as input", code="not_found")
 
 
 @router.get("/v1/responses/{response_id}", include_in_schema=False)
@@ -87,9 +105,10 @@ async def find_response(response_id: str) -> Response:
 
 
 async def _read(request: Request) -> ResponsesBody:
-    body = await read_body(request, ResponsesBody)
+    body = await read_body(request, ResponsesBody, ResponsesBody.aliases)
     context_of(request).model = body.model
-    serving_of(request).check_model(body.model)
+    serving = serving_of(request)
+    serving.check_model(body.model)
     body.check_supported()
     return body
 
@@ -113,13 +132,10 @@ class _ResponseAnswer:
     def __init__(
         self, serving: Serving, context: RequestContext, body: ResponsesBody, turn: Turn, answers: Answers
     ) -> None:
-        front = serving.front
         self._answers = answers
         self._num_top = turn.params.logprobs
-        self._names = TokenNames(front.tokenizer)
-        reader = front.answer_format.reader(answers.output.prompt or "", turn.use)
-        detokenizer = front.tokenizer.stream(skip_special_tokens=False, continues=True)
-        self._tokens = AnswerTokens[PositionLogprobs | None](reader, detokenizer)
+        self._names = TokenNames(serving.front.tokenizer)
+        self._tokens = _tokens_of(serving, turn, answers)
         response = _response(f"resp_{context.request_id}", serving.model_name, body, turn)
         self._writer = ResponseWriter(response, body.wants_encrypted_reasoning)
 
@@ -153,19 +169,32 @@ class _ResponseAnswer:
             events = []
 
     def _write(self, gained: Gained) -> Iterator[ResponseEvent]:
+        yield from self._writer.write(gained.parts, self._logprobs(gained))
+        if gained.end_reason is not None:
+            num_reasoning = 0 if self._tokens is None else self._tokens.num_reasoning
+            yield from self._writer.end(gained.end_reason, ResponseUsage.of(self._answers.output, num_reasoning))
+
+    def _logprobs(self, gained: Gained) -> list[ContentLogprob]:
+        """Of the text's tokens, where the request asks for any."""
+        if self._tokens is None:
+            return []
         delta = gained.delta
         told = self._tokens.push(delta.token_ids, delta.logprobs or [None] * len(delta.token_ids))
         if gained.end_reason is not None:
             told += self._tokens.finish()
-        yield from self._writer.write(gained.parts, self._logprobs(told))
-        if gained.end_reason is not None:
-            usage = ResponseUsage.of(self._answers.output, self._tokens.num_reasoning)
-            yield from self._writer.end(gained.end_reason, usage)
-
-    def _logprobs(self, told: Sequence[PositionLogprobs | None]) -> list[ContentLogprob]:
         if self._num_top is None:
             return []
         return chat_logprobs(self._names, [each for each in told if each is not None], self._num_top).content
+
+
+def _tokens_of(serving: Serving, turn: Turn, answers: Answers) -> AnswerTokens[PositionLogprobs | None] | None:
+    """What reads the answer token by token; None where nobody asks what each token is."""
+    front = serving.front
+    if front.answer_format.reasoning_end is None and turn.params.logprobs is None:
+        return None
+    tells_apart = turn.reasoning.is_told_apart
+    reader = front.answer_format.reader(answers.output.prompt or "", turn.use, reads_reasoning=tells_apart)
+    return AnswerTokens(reader, front.tokenizer.stream(skip_special_tokens=False, continues=True))
 
 
 def _response(response_id: str, model: str, body: ResponsesBody, turn: Turn) -> ResponseObject:

@@ -9,46 +9,29 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from octavo.answers.tools import ToolUse
+from octavo.errors import RequestError
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
-from octavo.server.openai.aliases import TEXT_ALIASES
-from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingFields, Text, Whole
+from octavo.server.openai.aliases import RESPONSES_ALIASES, Alias
+from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingFields, Text, Whole, tell_aliases
 from octavo.server.openai.conversation_fields import ConversationFields, Objects
 from octavo.server.openai.foreign_fields import INSTEAD, REFUSED, Neutral, check_foreign, unsupported
 from octavo.server.openai.reasoning_fields import ReasoningFields
 from octavo.server.openai.responses_input import chat_messages
+from octavo.server.openai.responses_schemas import INPUT, TOOLS
 from octavo.server.openai.responses_tools import tool_use
 from octavo.server.openai.structured_fields import StructuredFields
 from octavo.server.reasoning import ReasoningAsk
 from octavo.tokenization.conversation import Conversation
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_ITEM = {
-    "type": "object",
-    "properties": {"type": {"enum": ["message", "reasoning", "function_call", "function_call_output"]}},
-    "description": 'a message has a role and content: a text, or {"type": "input_text" or "output_text", "text": ...}',
-}
-_TOOL = {
-    "type": "object",
-    "properties": {
-        "type": {"type": "string", "examples": ["function"]},
-        "name": {"type": "string"},
-        "description": {"type": ["string", "null"]},
-        "parameters": {"type": ["object", "null"]},
-        "strict": {"type": ["boolean", "null"], "description": "calls are held to the schema; not by default"},
-    },
-    "required": ["type"],
-}
 _STORES_NOTHING = "nothing is stored here, send the whole conversation as input"
 _INSTEAD = INSTEAD | {
     **dict.fromkeys(("conversation", "previous_response_id"), _STORES_NOTHING),
-    **dict.fromkeys(
-        ("max_completion_tokens", "max_length", "max_new_tokens", "max_tokens", "n_predict", "num_predict"),
-        "send max_output_tokens",
-    ),
+    "max_length": "send max_output_tokens",
     **dict.fromkeys(("input_ids", "inputs", "messages", "prompt"), "send the text as input"),
-    **dict.fromkeys(("n_cmpl", "num_beams", "num_return_sequences"), "a response has one answer"),
-    **dict.fromkeys(("logprobs", "n_probs", "top_n_tokens"), "send top_logprobs"),
+    **dict.fromkeys(("best_of", "n", "use_beam_search"), "a response has one answer"),
+    "logprobs": "send top_logprobs",
     "background": "leave it out, and wait for the answer",
 }
 
@@ -81,19 +64,20 @@ class TextOptions(BaseModel):
 class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, SamplingFields):
     """What to answer, and how."""
 
+    model_config = ConfigDict(json_schema_extra=tell_aliases)
+
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
-    input: Annotated[
-        Text | Objects,
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM, "minItems": 1}]}),
-    ] = Field(description="a user's message, or the items of a conversation, the latest last")
+    input: Annotated[Text | Objects, WithJsonSchema(INPUT)] = Field(
+        description="a user's message, or the items of a conversation, the latest last"
+    )
     instructions: Text | None = Field(None, description="a system message before the input")
     stream: bool | None = Field(None, description="send the answer as server-sent events")
     max_output_tokens: Whole | None = Field(
         None, ge=1, description="tokens to generate, as far as they fit; as many as fit by default"
     )
-    tools: Annotated[
-        Annotated[list[Any], FirstError(), Echoed] | None, WithJsonSchema({"type": ["array", "null"], "items": _TOOL})
-    ] = Field(None, description="functions that the client runs; tools that a server would run are left out")
+    tools: Annotated[Annotated[list[Any], FirstError(), Echoed] | None, WithJsonSchema(TOOLS)] = Field(
+        None, description="functions that the client runs; tools that a server would run are left out"
+    )
     tool_choice: str | Annotated[dict[str, Any], Echoed] | None = Field(
         None,
         description='"auto", the default; "none", "required", {"type": "function", "name": ...} or {"type": '
@@ -122,15 +106,14 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
     prompt_cache_key: Text | None = Field(None, description="told again; prefixes are found without it")
 
     foreign: ClassVar[dict[str, Neutral]] = REFUSED | {
-        **dict.fromkeys((*TEXT_ALIASES, "extra_body", *SamplingParams.__struct_fields__), ()),
-        "do_sample": (True,),
+        **dict.fromkeys(SamplingParams.__struct_fields__, ()),
+        "return_full_text": (),
         "n": (1,),
         "background": (),
         "best_of": (1,),
         "context_management": ([],),
         "conversation": (),
         "echo": (),
-        "max_completion_tokens": (),
         "messages": (),
         "moderation": (),
         "previous_response_id": (),
@@ -140,6 +123,7 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
         "use_beam_search": (),
     }
     """What changes an answer and has no place in this API."""
+    aliases: ClassVar[Mapping[str, Alias]] = RESPONSES_ALIASES
 
     @property
     def wants_logprobs(self) -> bool:
@@ -208,10 +192,14 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
         """What the prompt is made of.
 
         Raises:
-            ApiError: it brings a template, and the server takes none.
-            RequestError: an item is malformed, or cannot be told to a model of text.
+            ApiError: an item is malformed, or cannot be told to a model of text; or the body brings a template, and the
+                server takes none.
         """
-        return self.conversation(chat_messages(self.instructions, self.input), allow_template)
+        try:
+            messages = chat_messages(self.instructions, self.input)
+        except RequestError as error:
+            raise ApiError(400, str(error), param="input") from error
+        return self.conversation(messages, allow_template)
 
 
 def _structure(wanted: Mapping[str, Any]) -> dict[str, Any] | None:
