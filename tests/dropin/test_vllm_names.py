@@ -97,7 +97,6 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"hf_token": "hf_secret"}, "^hf_token cannot be had: log in"),
         ({"logprobs_mode": "processed_logits"}, "logprobs_mode"),
         ({"scheduling_policy": "longest"}, "scheduling.policy"),
-        ({"reasoning_parser": "qwen3"}, "reasoning_parser"),
         ({"logits_processors": ["mine"]}, "logits_processors"),
         ({"enable_prefix_caching": "yes"}, "enable_prefix_caching must be true or false"),
         ({"enable_prefix_caching": True, "prefix_cache_scope": "off"}, "enable_prefix_caching of True contradicts"),
@@ -318,20 +317,12 @@ def test_generate_takes_vllms_keywords(smollm2):
 def test_logits_processors_are_refused_with_what_to_use_instead():
     made: Any = SamplingParams
     for refused, error in (
-<<<<<<< HEAD
-        (lambda: SamplingParams(logits_processors=[print]), RequestError),  # type: ignore[call-arg]
-=======
         (lambda: made(logits_processors=[print]), RequestError),
->>>>>>> 53b7c441f89a27e1635f432376efd65844f2a328
         (lambda: LLM("smollm2", logits_processors=["mine:Processor"]), ConfigError),
     ):
         with pytest.raises(error, match=r"logits_processors.*logit_bias, allowed_token_ids, bad_words and structured"):
             refused()
-<<<<<<< HEAD
-    assert SamplingParams(logits_processors=[]) == SamplingParams()  # type: ignore[call-arg]
-=======
     assert made(logits_processors=[]) == SamplingParams()
->>>>>>> 53b7c441f89a27e1635f432376efd65844f2a328
 
 
 @pytest.mark.parametrize(
