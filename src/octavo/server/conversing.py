@@ -132,18 +132,13 @@ async def _held(serving: Serving, turn: Turn) -> SamplingParams:
     Raises:
         ApiError: answers cannot be held to that here.
     """
-    calls = serving.front.answer_format.call_grammar(turn.use) if turn.use.may_call else None
     asked, field = turn.params.structured_outputs, turn.structured_field
-    if calls is not None or (asked is not None and turn.use.may_call):
-        field = "tools" if asked is None or turn.use.must_call else f"tools and {field}"
-        if asked is None or turn.use.must_call:
-            form = calls
-        else:
-            must = dataclasses.replace(turn.use, choice="required")
-            form = {
-                "type": "or",
-                "elements": [_form_of(asked), serving.front.answer_format.call_grammar(must)],
-            }
+    text = None if asked is None else _form_of(asked)
+    form = serving.front.answer_format.answer_grammar(turn.use, text)
+    if form != text:
+        field = (
+            field if not turn.use.may_call else "tools" if text is None or turn.use.must_call else f"tools and {field}"
+        )
         asked = StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": form})
     if asked is not None:
         await run.check_structure(serving, asked, field)
