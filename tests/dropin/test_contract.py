@@ -21,12 +21,86 @@ def description(server: Server) -> dict[str, Any]:
 
 def check(description: dict[str, Any], name: str, content: Any) -> None:
     """Hold a content to a schema of the description, whose objects may have no fields beside those told."""
+    hold(description, {"$ref": f"#/components/schemas/{name}"}, content)
+
+
+def hold(description: dict[str, Any], schema: dict[str, Any], content: Any) -> None:
+    """The same, for a schema that refers to the description's."""
     schemas = json.loads(json.dumps(description["components"]["schemas"]))
-    for schema in schemas.values():
-        if schema.get("type") == "object" and "additionalProperties" not in schema:
-            schema["additionalProperties"] = False
-    schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}}
-    jsonschema_rs.validator_for(schema).validate(content)
+    for own in schemas.values():
+        if own.get("type") == "object" and "additionalProperties" not in own:
+            own["additionalProperties"] = False
+    jsonschema_rs.validator_for(schema | {"components": {"schemas": schemas}}).validate(content)
+
+
+SHORT = {"max_tokens": 2, "ignore_eos": True}
+USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+NAMED = {"logprob_token_ids": [5], "prompt_logprobs": 1, "return_token_ids": True, "stop_regex": "zz+"}
+ASKS: dict[str, list[dict[str, Any] | None]] = {
+    "post /v1/chat/completions": [
+        {"messages": MESSAGES} | SHORT,
+        {"messages": MESSAGES, "logprobs": True, "n": 2} | SHORT | NAMED,
+        {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2} | SHORT | USAGE,
+    ],
+    "post /v1/completions": [
+        {"prompt": ["a", "b"]} | SHORT,
+        {"prompt": "a", "logprobs": 2, "echo": True, "use_beam_search": True, "n": 2} | SHORT,
+        {"prompt": "a", "logprobs": 0} | SHORT | NAMED,
+        {"prompt": "a", "logprobs": 2, "echo": True} | SHORT | USAGE,
+    ],
+    "post /v1/messages": [
+        {"messages": MESSAGES, "model": "smollm2", "max_tokens": 2},
+        {"messages": MESSAGES, "model": "smollm2", "max_tokens": 2, "stream": True},
+    ],
+    "post /v1/messages/count_tokens": [{"messages": MESSAGES, "model": "smollm2"}],
+    "post /v1/responses": [
+        {"input": "a", "max_output_tokens": 2},
+        {"input": "a", "max_output_tokens": 2, "stream": True},
+    ],
+    "post /v1/responses/input_tokens": [{"input": "a"}],
+    "post /tokenize": [{"prompt": "a"}, {"messages": MESSAGES, "return_token_strs": True}],
+    "post /detokenize": [{"tokens": [5, 6]}],
+    **{
+        f"get /{path}": [None]
+        for path in (
+            *("v1/models", "v1/models/{model}", "tokenizer_info", "version"),
+            *("live", "ready", "health", "metrics"),
+        )
+    },
+}
+"""Bodies for every operation of the description: one that is new needs some here."""
+
+
+def test_every_operation_tells_what_it_answers(description: dict[str, Any]) -> None:
+    operations = {f"{method} {path}": op for path, own in description["paths"].items() for method, op in own.items()}
+    assert operations.keys() == ASKS.keys(), "ASKS has bodies for every operation"
+    for name, operation in operations.items():
+        for status, told in operation["responses"].items():
+            for media in told["content"].values():
+                assert media["schema"], f"{name} does not say what its {status} holds"
+        is_streamed = "text/event-stream" in operation["responses"]["200"]["content"]
+        assert is_streamed == any(body and body.get("stream") for body in ASKS[name])
+
+
+@pytest.mark.parametrize("operation", ASKS)
+def test_whatever_is_answered_is_as_told(server: Server, description: dict[str, Any], operation: str) -> None:
+    method, path = operation.split()
+    told = description["paths"][path][method]["responses"]
+    with server.http() as http:
+        for body in ASKS[operation]:
+            answer = http.request(method, path.replace("{model}", "smollm2"), json=body)
+            assert answer.status_code == 200, answer.text
+            media = told["200"]["content"][answer.headers["content-type"].split(";")[0]]
+            if "x-event" in media:
+                events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data:")]
+                if "event: " not in answer.text:
+                    assert events.pop() == "[DONE]"
+                assert len(events) > 2
+                for event in events:
+                    hold(description, media["x-event"], json.loads(event))
+            else:
+                is_json = "json" in answer.headers["content-type"]
+                hold(description, media["schema"], answer.json() if is_json else answer.text)
 
 
 ASKED = {"max_tokens": 3, "n": 2, "return_token_ids": True, "prompt_logprobs": 1}

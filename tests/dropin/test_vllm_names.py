@@ -289,6 +289,42 @@ def test_keywords_of_calls_are_those_of_the_class_or_refused(smollm2, keywords, 
     assert smollm2.generate("Hi", SamplingParams(max_tokens=1), use_tqdm=False, lora_request=None)[0].finished
 
 
+def test_chat_takes_vllms_keywords(smollm2):
+    template = "{{ messages | length }}{% for tool in tools %}{{ tool.function.name }}{% endfor %}{{ style }}"
+    template += "{% if add_generation_prompt %}>{% endif %}"
+    tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("find", "add")]
+    asked = {"chat_template": template, "tools": tools, "chat_template_kwargs": {"style": "brief"}}
+    neutral = {"lora_request": None, "mm_processor_kwargs": None, "chat_template_content_format": "auto"}
+    one = SamplingParams(max_tokens=1)
+    for opens, end in ((True, ">"), (False, "")):
+        keywords = asked | neutral | {"add_generation_prompt": opens, "continue_final_message": False}
+        [output] = smollm2.chat(MESSAGES, one, use_tqdm=False, **keywords)
+        assert output.prompt == f"{len(MESSAGES)}findaddbrief{end}"
+    for name, value in (("mm_processor_kwargs", {"a": 1}), ("chat_template_content_format", "openai")):
+        with pytest.raises(RequestError, match=f"^{name}"):
+            smollm2.chat(MESSAGES, one, use_tqdm=False, **{name: value})
+
+
+def test_generate_takes_vllms_keywords(smollm2):
+    one = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=2, ignore_eos=True)]
+    neutral = {"lora_request": None, "priority": [0, 0], "tokenization_kwargs": None}
+    outputs = smollm2.generate(
+        prompts=["Hi", {"prompt_token_ids": [5]}], sampling_params=one, use_tqdm=False, **neutral
+    )
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 2]
+
+
+def test_logits_processors_are_refused_with_what_to_use_instead():
+    made: Any = SamplingParams
+    for refused, error in (
+        (lambda: made(logits_processors=[print]), RequestError),
+        (lambda: LLM("smollm2", logits_processors=["mine:Processor"]), ConfigError),
+    ):
+        with pytest.raises(error, match=r"logits_processors.*logit_bias, allowed_token_ids, bad_words and structured"):
+            refused()
+    assert made(logits_processors=[]) == SamplingParams()
+
+
 @pytest.mark.parametrize(
     "prompt",
     [

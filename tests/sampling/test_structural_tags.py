@@ -231,6 +231,7 @@ def test_schemas_in_a_tag_are_followed_as_those_by_themselves() -> None:
         ({"format": {"type": "token", "token": "<|no|>"}}, "neither a special token"),
         ({"format": {"type": "token", "token": 10_000}}, "nor the id of a token"),
         ({"format": {"type": "repeat", "min": 3, "max": 2, "content": TEXT}}, "min of repeat"),
+        ({"format": {"type": "or", "elements": [OBJECT, fixed('{"name":')]}}, "cannot be told apart from JSON"),
         ({"format": {"type": "grammar", "grammar": "what"}}, "cannot be read"),
         ({"format": {"type": "regex", "pattern": "(?=a)"}}, "look-around|lookaround"),
     ],

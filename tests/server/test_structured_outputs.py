@@ -103,6 +103,32 @@ def test_regexes_choices_and_grammars_are_carried_out(
     assert finish_reason == "length" or re.fullmatch(pattern, text)
 
 
+TAG: dict[str, Any] = {
+    "type": "structural_tag",
+    "format": {
+        "type": "tag",
+        "begin": "<call>",
+        "content": {"type": "json_schema", "json_schema": PERSON},
+        "end": "</call>",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": TAG},
+        {"structured_outputs": {"structural_tag": json.dumps(TAG)}},
+        {"structural_tag": TAG},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_structural_tags_are_carried_out(server: Server, fields: dict[str, Any]) -> None:
+    text, finish_reason = answer(server, COMPLETE, **fields)
+    assert finish_reason == "stop"
+    assert is_person(text.removeprefix("<call>").removesuffix("</call>"))
+
+
 def test_an_answer_that_max_tokens_cuts_ends_by_length(server: Server) -> None:
     text, finish_reason = answer(server, CHAT, guided_json=PERSON, max_tokens=3)
     assert finish_reason == "length"
@@ -183,6 +209,7 @@ def test_constrained_requests_and_others_run_together(server: Server) -> None:
         ),
         ({"guided_json": "{"}, "guided_json", "not valid JSON"),
         ({"guided_regex": "(?=a)"}, "guided_regex", "look-around"),
+        ({"response_format": {"type": "structural_tag", "format": {"type": "x"}}}, "response_format", "const_string"),
         ({"guided_choice": []}, "guided_choice", "not empty"),
         ({"guided_grammar": "root ::= x"}, "guided_grammar", "'x' not found"),
         ({"guided_whitespace_pattern": "x", "regex": "a"}, "guided_whitespace_pattern", "is for guided_json"),
@@ -200,6 +227,7 @@ def test_what_cannot_be_carried_out_is_refused_by_name(
 
 MANY = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(4000)}}
 CHAIN = {f"d{number}": {"type": "array", "items": {"$ref": f"#/$defs/d{number + 1}"}} for number in range(4000)}
+NESTED = {"type": "tag", "begin": "a", "content": {"type": "any_text"}, "end": ["b", "c"]}
 HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"guided_regex": "(a{1000}){1000}"}, "--max-grammar-repeats"),
     ({"guided_regex": "(a{10}){1000}" * 20}, "--max-grammar-repeats"),
@@ -208,6 +236,12 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"guided_grammar": "start: " + "(" * 100 + '"a"' + ")" * 100}, "--max-grammar-depth"),
     ({"guided_json": json.loads('{"items":' * 100 + "{}" + "}" * 100)}, "--max-grammar-depth"),
     ({"guided_choice": ["a" * 300_000]}, "--max-grammar-bytes"),
+    ({"structural_tag": {"format": {"type": "regex", "pattern": "(a{1000}){1000}"}}}, "--max-grammar-repeats"),
+    (
+        {"structural_tag": {"format": {"type": "repeat", "min": 0, "max": 10**9}}},
+        "--max-grammar-repeats",
+    ),
+    ({"structural_tag": {"format": {"type": "or", "elements": [NESTED] * 2000}}}, ""),
     ({"guided_json": MANY}, "--max-grammar-time"),
     ({"guided_json": {"$ref": "#/$defs/d0", "$defs": {**CHAIN, "d4000": {}}}}, "too complex"),
     ({"guided_json": {"$ref": "#"}}, "conforms"),
@@ -253,6 +287,8 @@ def test_the_caps_are_flags(server: Server) -> None:
         (Grammar("grammar", 'start: "((((" a\na: /b{10}/'), 0, 9),
         (Grammar("json_schema", '{"items":{"pattern":"a{9}","patternProperties":{"b{3}":{}}}}'), 3, 8 + 2),
         (Grammar("choice", '["((a{99}"]'), 0, 0),
+        (Grammar("structural_tag", '{"format":{"type":"grammar","grammar":"start: /a{5}/ \\"((\\""}}'), 2, 4),
+        (Grammar("structural_tag", '{"format":{"type":"repeat","max":7,"content":{"pattern":"a{3}"}}}'), 3, 7 + 2),
         (Grammar("json_object"), 0, 0),
     ],
 )

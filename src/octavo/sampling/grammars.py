@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from octavo.errors import ConfigError, RequestError
-from octavo.sampling.reasoning import MarkedTokens, Marks, OutputMatcher
+from octavo.sampling.reasoning import MarkedTokens, OutputMatcher, SectionMarks
 from octavo.structured_outputs import Grammar, ReasoningSection
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Grammars:
         self._followers: dict[str, Follower] = {kind: followers[name] for kind, name in kinds.items()}
         self._tokens = tokens
         self._compiled: OrderedDict[Grammar, Future[Matcher]] = OrderedDict()
-        self._marks: OrderedDict[ReasoningSection, Future[Marks]] = OrderedDict()
+        self._marks: OrderedDict[ReasoningSection, Future[SectionMarks]] = OrderedDict()
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="grammars")
 
     @property
@@ -157,8 +157,8 @@ class Grammars:
     def _matcher(self, grammar: Grammar) -> Future[Matcher]:
         return self._begun(self._compiled, grammar, lambda: self._followers[grammar.kind].compile(grammar))
 
-    def _marks_of(self, section: ReasoningSection) -> Future[Marks]:
-        return self._begun(self._marks, section, lambda: Marks.of(section, self._tokens.marked))
+    def _marks_of(self, section: ReasoningSection) -> Future[SectionMarks]:
+        return self._begun(self._marks, section, lambda: SectionMarks.of(section, self._tokens.marked))
 
     def _begun(self, known: OrderedDict[Key, Future[Made]], key: Key, make: Callable[[], Made]) -> Future[Made]:
         """What is made of this key, now or before."""

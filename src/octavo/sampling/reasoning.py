@@ -74,7 +74,7 @@ class MarkedTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class SectionMarks:
     """A section's marks, in the tokens of one model."""
 
     section: ReasoningSection
@@ -108,7 +108,7 @@ class OutputMatcher:
         marks: of the section.
     """
 
-    def __init__(self, fresh: "Matcher | None", marks: Marks | None) -> None:
+    def __init__(self, fresh: "Matcher | None", marks: SectionMarks | None) -> None:
         self._fresh = fresh
         self._marks = marks
         self._part = Part.ANSWER
@@ -166,7 +166,7 @@ class OutputMatcher:
             allowed |= marks.tokens.line_ends
         return marks.tokens.mask(allowed)
 
-    def _mask_of_section(self, marks: Marks) -> bytes | None:
+    def _mask_of_section(self, marks: SectionMarks) -> bytes | None:
         """While the section is open: its end, where it has had its tokens, and else anything. Only a token that would
         hold the end and a part of the answer may not come, as no grammar describes a part of a token."""
         forced = self._forced_end(marks)
@@ -181,12 +181,12 @@ class OutputMatcher:
             return self._forced_end(self._marks)
         return [] if self.grammar is None or self._part is not Part.ANSWER else self.grammar.forced()
 
-    def _forced_end(self, marks: Marks) -> list[int]:
+    def _forced_end(self, marks: SectionMarks) -> list[int]:
         """What is left of the end, where the section has had its tokens."""
         most = marks.section.max_tokens
         return [] if most is None or self._num_tokens < most else list(marks.section.end[self._num_tokens - most :])
 
-    def _take(self, token_id: int, marks: Marks) -> None:
+    def _take(self, token_id: int, marks: SectionMarks) -> None:
         """Go on by a token that may belong to another part than the grammar's."""
         text = marks.tokens[token_id]
         match self._part:
@@ -201,7 +201,7 @@ class OutputMatcher:
                 self._begin(Part.ANSWER)
                 self._answer([token_id])
 
-    def _open(self, token_id: int, text: bytes, marks: Marks) -> None:
+    def _open(self, token_id: int, text: bytes, marks: SectionMarks) -> None:
         """Another token of the output's start."""
         opening = marks.section.opening
         self._is_spelled &= self._num_tokens < len(opening) and opening[self._num_tokens] == token_id
@@ -217,7 +217,7 @@ class OutputMatcher:
             self._begin(Part.ANSWER)
         self._answer([token_id])
 
-    def _look_for_end(self, text: bytes, marks: Marks) -> None:
+    def _look_for_end(self, text: bytes, marks: SectionMarks) -> None:
         """More of the section's text."""
         self._seen += text
         if marks.end in self._seen:

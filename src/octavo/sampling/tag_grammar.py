@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from llguidance import LLMatcher
 
@@ -99,6 +100,17 @@ class _Writer:
         return f"@{name}"
 
     def _one_of(self, sequences: list[tuple[Part, ...]]) -> str:
+        """Alternatives.
+
+        Raises:
+            GrammarError: a text begins as a JSON value may that could stand in its place. llguidance would follow the
+                text alone.
+        """
+        first = [part for parts in sequences for part in _first_of(parts)]
+        values = "".join(_beginnings(json.loads(part.schema)) for part in first if isinstance(part, Json))
+        for part in first:
+            if isinstance(part, Fixed) and part.text[0] in values:
+                raise GrammarError(f"{part.text[:40]!r} cannot be told apart from JSON that may stand in its place")
         return " | ".join(self.sequence(parts) for parts in sequences)
 
     def _shared_out(self, part: Part, rest: tuple[Part, ...]) -> str:
@@ -212,6 +224,38 @@ def _is_regular(part: Part) -> bool:
             return _is_regular(repeated)
         case _:
             return False
+
+
+def _first_of(parts: tuple[Part, ...]) -> list[Part]:
+    """The parts that a sequence may begin with."""
+    match flattened(parts):
+        case (Choice(options), *_):
+            return [first for option in options for first in _first_of((option,))]
+        case (Repeat(inner, 0, _), *rest):
+            return [*_first_of((inner,)), *_first_of(tuple(rest))]
+        case (Repeat(inner, _, _), *_):
+            return _first_of((inner,))
+        case (first, *_):
+            return [first]
+        case _:
+            return []
+
+
+_BEGINNINGS = {
+    "object": "{",
+    "array": "[",
+    "string": '"',
+    "number": "-0123456789",
+    "integer": "-0123456789",
+    "boolean": "tf",
+    "null": "n",
+}
+"""The first characters of JSON values, by their type."""
+
+
+def _beginnings(schema: dict[str, Any]) -> str:
+    kinds = schema.get("type", list(_BEGINNINGS))
+    return "".join(_BEGINNINGS.get(kind, "") for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
 def _without(terminal: str, excludes: tuple[str, ...], pattern: str = "") -> str:

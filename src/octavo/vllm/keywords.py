@@ -37,6 +37,7 @@ _NO_REWARDS = "a prompt has one vector, and a class's score"
 _OWN_TASKS = "a model has its tasks, whatever is asked for: to generate, to embed, to classify, to score"
 _NO_ADAPTERS = "adapters are not loaded"
 _NO_CODE = "no code from outside is run in a step"
+_NO_PROCESSORS = f"{_NO_CODE}; logit_bias, allowed_token_ids, bad_words and structured_outputs say what is generated"
 _NO_OVERRIDES = "change the model's config.json instead"
 _NO_TLS = "put a proxy in front that speaks TLS"
 
@@ -88,7 +89,7 @@ ENGINE: dict[str, Keyword] = {
     "rope_theta": Keyword(float, (), _NO_OVERRIDES),
     "disable_sliding_window": Keyword(bool, (False,), _NO_OVERRIDES),
     "logprobs_mode": Keyword(str, ("raw_logprobs",), "logprobs are those of the model's own distribution"),
-    "logits_processors": Keyword(str, ([],), _NO_CODE),
+    "logits_processors": Keyword(str, ([],), _NO_PROCESSORS),
     "logits_processor_pattern": Keyword(str, (), _NO_CODE),
     "enable_lora": Keyword(bool, (False,), _NO_ADAPTERS),
     "default_mm_loras": Keyword(dict, ({},), _NO_ADAPTERS),
@@ -159,7 +160,7 @@ SAMPLING: dict[str, Keyword] = {
     "detokenize": Keyword(bool, (True,), "an output always has its text"),
     "spaces_between_special_tokens": Keyword(bool, (True,), "a text is what the tokens spell"),
     "truncate_prompt_tokens": Keyword(int, (), "shorten the prompt"),
-    "logits_processors": Keyword(list, ([],), _NO_CODE),
+    "logits_processors": Keyword(list, ([],), _NO_PROCESSORS),
     "flat_logprobs": Keyword(bool, (False,), "logprobs are a list of dicts"),
     "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
     "skip_clone": Keyword(bool),

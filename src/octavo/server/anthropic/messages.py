@@ -13,6 +13,7 @@ from octavo.server.anthropic.answers import (
     Message,
     MessageDelta,
     MessageEnd,
+    MessageError,
     MessageStart,
     MessageStop,
     MessageUsage,
@@ -39,7 +40,7 @@ Body = TypeVar("Body", bound=PromptBody)
     "/v1/messages",
     summary="Answer a conversation, in Anthropic's form",
     openapi_extra=takes(MessagesBody),
-    responses=gives(Message, MessageStart, are_named=True),
+    responses=gives(Message, Event | MessageError),
 )
 async def create_message(request: Request) -> Response:
     """One answer to a conversation, whole or as a stream of events."""

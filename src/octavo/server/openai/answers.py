@@ -214,6 +214,25 @@ class Tokens(Struct):
     token_strs: list[str] | None
 
 
+class Version(Struct):
+    """What /version answers."""
+
+    version: str
+
+
+class Well(Struct):
+    """What /health and its like answer where all is well."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Unavailable(Struct):
+    """And where it is not."""
+
+    reason: str
+    status: Literal["unavailable"] = "unavailable"
+
+
 class Detokenized(Struct):
     """What /detokenize answers."""
 

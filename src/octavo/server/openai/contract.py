@@ -1,6 +1,7 @@
 """What /openapi.json tells of the endpoints that read and write JSON themselves: bodies, answers and errors."""
 
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
@@ -22,12 +23,16 @@ _ANSWERS = (
     answers.ModelList,
     answers.Tokens,
     answers.Detokenized,
+    answers.Version,
+    answers.Well,
+    answers.Unavailable,
     pooled_answers.EmbeddingList,
     pooled_answers.Ranking,
     pooled_answers.ScoreList,
     pooled_answers.ClassificationList,
     anthropic_answers.Message,
     anthropic_answers.Event,
+    anthropic_answers.MessageError,
     anthropic_answers.TokenCount,
     ResponseObject,
     StreamEvent,
@@ -50,31 +55,47 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
 
 
 def gives(
-    answer: type[msgspec.Struct],
-    event: type[msgspec.Struct] | None = None,
+    answer: type[msgspec.Struct] | None,
+    event: type[msgspec.Struct] | UnionType | None = None,
     errors: tuple[int, ...] = tuple(_ERRORS),
-    *,
-    are_named: bool = False,
+    error: type[msgspec.Struct] = ErrorAnswer,
 ) -> dict[int | str, dict[str, Any]]:
     """`responses` of an endpoint.
 
     Args:
-        answer: what is sent whole.
-        event: what the events of a stream hold, where there can be one.
+        answer: what is sent whole; None is an object of any fields.
+        event: what the events of a stream hold, where there can be one. Where it is of several types, each event is
+            named by its own, and the first of the types comes first.
         errors: the statuses of its errors.
-        are_named: events are of several types, and each is named by its own; `event` is the first of them.
+        error: what these hold; that of a missing key is always an ErrorAnswer.
     """
-    content: dict[str, Any] = {"application/json": {"schema": _reference(answer)}}
+    whole = {"type": "object"} if answer is None else _reference(answer)
+    content: dict[str, Any] = {"application/json": {"schema": whole}}
     if event is not None:
-        told = f"Events, each a line `data: ` with a {event.__name__} or an ErrorAnswer; the last is `data: [DONE]`."
-        if are_named:
-            told = f"Events, each a line `event: ` with its type and a line `data: `; the first is a {event.__name__}."
-        content["text/event-stream"] = {"schema": {"type": "string", "description": told}}
-    error = {"application/json": {"schema": _reference(ErrorAnswer)}}
+        content["text/event-stream"] = _events(get_args(event) or (event,))
+    kinds = {status: ErrorAnswer if status == 401 else error for status in errors}
     return {
         200: {"description": "The answer", "content": content},
-        **{status: {"description": _ERRORS[status], "content": error} for status in errors},
+        **{
+            status: {
+                "description": _ERRORS[status],
+                "content": {"application/json": {"schema": _reference(kind)}},
+            }
+            for status, kind in kinds.items()
+        },
     }
+
+
+def _events(kinds: tuple[type, ...]) -> dict[str, Any]:
+    """A stream of them, as text; `x-event` is what one holds."""
+    first = kinds[0].__name__
+    if len(kinds) == 1:
+        told = f"Events, each a line `data: ` with a {first} or an ErrorAnswer; the last is `data: [DONE]`."
+        kinds = (*kinds, ErrorAnswer)
+    else:
+        told = f"Events, each a line `event: ` with its type and a line `data: `; the first is a {first}."
+    held = {"anyOf": [_reference(kind) for kind in kinds]}
+    return {"schema": {"type": "string", "description": told}, "x-event": held}
 
 
 def describe(app: FastAPI, *bodies: type[BaseModel]) -> None:

@@ -117,6 +117,7 @@ FALSE_ASKS = {"add_bos_token", "enable_thinking", "think"}
 REFUSED = OPENAI | VLLM | SGLANG | LLAMA_CPP | TGI | OTHERS
 
 INSTEAD = {
+    "logits_processors": "send logit_bias, allowed_token_ids, bad_words or structured_outputs",
     "repeat_last_n": "send repetition_penalty, which looks at all tokens",
     "banned_strings": "send bad_words",
     "max_length": "send max_tokens",

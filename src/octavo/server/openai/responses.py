@@ -12,14 +12,13 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.answer_tokens import AnswerTokens
 from octavo.server.conversing import Answers, Gained, Turn, begin, prompt_of
 from octavo.server.errors import ApiError, api_error
-from octavo.server.openai import run
 from octavo.server.openai.answers import ContentLogprob
 from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.event_stream import EventForm, event_stream, named_event
 from octavo.server.openai.json_body import read_body
 from octavo.server.openai.logprobs import PositionLogprobs, TokenNames, chat_logprobs
 from octavo.server.openai.responses_body import ResponsesBody
-from octavo.server.openai.responses_events import ResponseCreated, ResponseEvent, StreamError
+from octavo.server.openai.responses_events import ResponseEvent, StreamError, StreamEvent
 from octavo.server.openai.responses_items import InputTokenCount, ResponseObject, ResponseUsage
 from octavo.server.openai.responses_tools import echoed
 from octavo.server.openai.responses_writer import ResponseWriter
@@ -42,7 +41,7 @@ EVENTS = EventForm(named_event, _error_event)
     "/v1/responses",
     summary="Answer a conversation, in the form of OpenAI's Responses",
     openapi_extra=takes(ResponsesBody),
-    responses=gives(ResponseObject, ResponseCreated, are_named=True),
+    responses=gives(ResponseObject, StreamEvent),
 )
 async def create_response(request: Request) -> Response:
     """One answer to a conversation, whole or as a stream of events."""
@@ -111,7 +110,6 @@ async def _read(request: Request) -> ResponsesBody:
     serving = serving_of(request)
     serving.check_model(body.model)
     body.check_supported()
-    run.check_sampling(serving, body)
     return body
 
 

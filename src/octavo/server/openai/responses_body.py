@@ -107,6 +107,7 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
 
     foreign: ClassVar[dict[str, Neutral]] = REFUSED | {
         **dict.fromkeys(SamplingParams.__struct_fields__, ()),
+        "return_full_text": (),
         "n": (1,),
         "background": (),
         "best_of": (1,),

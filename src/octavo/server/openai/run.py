@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_task
 from octavo.server.errors import ApiError
 from octavo.server.front import Generation
-from octavo.server.openai.body import SamplingBody, SamplingFields
+from octavo.server.openai.body import SamplingBody
 from octavo.server.openai.json_body import read_body
 from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_num_answers
@@ -86,25 +86,24 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
     check_task("generate", serving.front.ready.limits.capabilities)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
-    check_sampling(serving, body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
 
 
-def check_sampling(serving: Serving, body: SamplingFields) -> None:
-    """Refuse a priority that the server's policy has no use for, and regexes that cannot be followed.
+def _check_served(serving: Serving, params: SamplingParams, priority: int) -> None:
+    """Refuse regexes that cannot be followed, and a priority that the server's policy has no use for.
 
     Raises:
-        ApiError: the message names the flag, or says what and where.
+        ApiError: the message names the field.
     """
-    try:
-        serving.front.client.check_priority(body.priority or 0)
-    except RequestError as error:
-        raise ApiError(400, str(error), param="priority") from error
-    regexes = [body.stop_regex] if isinstance(body.stop_regex, str) else body.stop_regex or []
-    try:
-        automaton_of(tuple(regexes))
-    except RequestError as error:
-        raise ApiError(400, str(error), param="stop_regex") from error
+    checks: dict[str, Callable[[], object]] = {
+        "stop_regex": lambda: automaton_of(params.stop_regexes),
+        "priority": lambda: serving.front.client.check_priority(priority),
+    }
+    for field, check in checks.items():
+        try:
+            check()
+        except RequestError as error:
+            raise ApiError(400, str(error), param=field) from error
 
 
 async def check_structure(serving: Serving, asked: StructuredOutputsParams, field: str) -> None:
@@ -146,6 +145,7 @@ async def start(
         EngineError: the engine is dead.
         ApiError: a prompt would wait for too long.
     """
+    _check_served(serving, params, priority)
     for prompt in prompts:
         serving.front.check(prompt.token_ids, params)
         await asyncio.sleep(0)  # others have their turn between two of many prompts

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from octavo import __version__
 from octavo.server.errors import ApiError
-from octavo.server.openai.answers import Detokenized, Tokens
+from octavo.server.openai.answers import Detokenized, Tokens, Version
 from octavo.server.openai.body import FirstError, Text, TokenIds
 from octavo.server.openai.contract import gives, takes
 from octavo.server.openai.conversation_fields import ConversationFields, Messages
@@ -104,7 +104,7 @@ async def detokenize(request: Request) -> Response:
     return Response(await asyncio.to_thread(answer), media_type="application/json")
 
 
-@router.get("/tokenizer_info", summary="The tokenizer's settings")
+@router.get("/tokenizer_info", summary="The tokenizer's settings", responses=gives(None, errors=(401,)))
 async def tokenizer_info(request: Request) -> Response:
     """As tokenizer_config.json has them, with the chat template in use."""
     description = serving_of(request).front.tokenizer.description()
@@ -112,10 +112,10 @@ async def tokenizer_info(request: Request) -> Response:
     return Response(json.dumps(description), media_type="application/json")
 
 
-@router.get("/version", summary="Octavo's version")
-async def version() -> dict[str, str]:
+@router.get("/version", summary="Octavo's version", responses=gives(Version, errors=(401,)))
+async def version() -> Response:
     """Of this server."""
-    return {"version": __version__}
+    return Response(msgspec_json.encode(Version(__version__)), media_type="application/json")
 
 
 def _serving_for(model: str | None, request: Request) -> Serving:
