@@ -15,6 +15,7 @@ from octavo.answers.tools import ToolUse
 from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import SamplingParams
+from octavo.scheduling.admission import check_task
 from octavo.server.openai import run
 from octavo.server.reasoning import ReasoningAsk
 from octavo.server.request_context import RequestContext
@@ -99,6 +100,7 @@ async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answe
     Raises:
         OctavoError: it is refused; nothing has been begun.
     """
+    check_task("generate", serving.front.ready.limits.capabilities)  # what else is wrong would not help an encoder
     answer_format = serving.front.answer_format
     params = await _held(serving, turn)
     prompt = await prompt_of(serving, turn)
