@@ -61,7 +61,7 @@ class AnswerFormat(Protocol):
         ...
 
     def call_grammar(self, use: ToolUse) -> dict[str, Any] | None:
-        """What an answer must conform to, from behind its reasoning on, as a structural tag (xgrammar's form, see
+        """What an answer must conform to, from behind its reasoning on, as a format of a structural tag (see
         `sampling.structural_tags`): calls of tools in this format, where one must be called; text, with calls held to
         their schemas, where strict tools may be. None where nothing has to be held to anything.
 

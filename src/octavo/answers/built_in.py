@@ -7,7 +7,9 @@ The forms are those of the models' own chat templates and cards: Qwen 2.5 and 3 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from octavo.answers.writing import Writing
 
 Json = Mapping[str, Any]
 
@@ -28,24 +30,6 @@ _OF_LIST = {"type": "function", "function": {"name": "{name}", "arguments": "{ar
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
-    """How a call is written in full, for whoever holds a model to it. `{name}` stands for the tool's name."""
-
-    opening: str
-    """What a call begins with; its arguments follow."""
-    closing: str
-    """What follows them."""
-    arguments: Literal["json", "python", "tagged"] = "json"
-    """JSON; keyword arguments; or `<parameter=key>\\nvalue\\n</parameter>\\n` for each."""
-    before: str = ""
-    """What stands once in front of all calls."""
-    between: str = ""
-    """What stands between two calls."""
-    behind: str = ""
-    """What stands once behind all calls."""
-
-
-@dataclass(frozen=True, slots=True)
 class BuiltIn:
     """A way to write calls."""
 
@@ -63,9 +47,27 @@ _TAGGED = {"repeats": True, "content": "xml-inline", "content_args": {"tag_patte
 _HARMONY_TO = r"to=functions\.(?P<name>[\w.\-]+)"
 _HARMONY_END = ["<|end|>", "<|return|>", "<|call|>"]
 
+_HARMONY_MESSAGE = {
+    "type": "sequence",
+    "elements": [
+        {"type": "const_string", "value": "<|channel|>"},
+        {"type": "or", "elements": [{"type": "const_string", "value": name} for name in ("analysis", "commentary")]},
+        {"type": "const_string", "value": "<|message|>"},
+        {"type": "any_text"},
+        {"type": "const_string", "value": "<|end|><|start|>assistant"},
+    ],
+}
+_HARMONY_PREAMBLE = {"type": "star", "content": _HARMONY_MESSAGE}
+_HARMONY_FINAL = {
+    "type": "sequence",
+    "elements": [{"type": "const_string", "value": "<|channel|>final<|message|>"}, {"type": "any_text"}],
+}
+
 HERMES = BuiltIn(
     calls=[{"open": "<tool_call>", "close": "</tool_call>", "repeats": True, "content": "json", "transform": _CALL}],
-    writing=Writing('<tool_call>\n{"name": "{name}", "arguments": ', "}\n</tool_call>", between="\n"),
+    writing=Writing(
+        '<tool_call>\n{"name": "{name}", "arguments": ', "}\n</tool_call>", between="\n", trigger="<tool_call>"
+    ),
     told_by=("<tool_call>",),
 )
 
@@ -91,6 +93,9 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",
             "<|call|>",
             between="<|start|>assistant",
+            lead="<|start|>assistant",
+            preamble=_HARMONY_PREAMBLE,
+            text=_HARMONY_FINAL,
         ),
         told_by=("<|channel|>",),
         others={
@@ -120,7 +125,14 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             {"open_pattern": r"<tool_call>\s*<function=(?P<name>[^>\n]+)>", "close": "</tool_call>", **_TAGGED},
             {"open_pattern": r"<function=(?P<name>[^>\n]+)>", "close": "</function>", **_TAGGED},
         ],
-        writing=Writing("<tool_call>\n<function={name}>\n", "</function>\n</tool_call>", "tagged", between="\n"),
+        writing=Writing(
+            "<tool_call>\n<function={name}>\n",
+            "</function>\n</tool_call>",
+            "tagged",
+            between="\n",
+            trigger="<tool_call>",
+            not_in_text="<function=",
+        ),
         told_by=("<function=",),
     ),
     "mistral": BuiltIn(
@@ -139,7 +151,14 @@ BUILT_IN: Mapping[str, BuiltIn] = {
                 "transform": {**_NAMED, "id": "{id}"},
             },
         ],
-        writing=Writing('{"name": "{name}", "arguments": ', "}", before="[TOOL_CALLS][", between=", ", behind="]"),
+        writing=Writing(
+            '{"name": "{name}", "arguments": ',
+            "}",
+            before="[TOOL_CALLS][",
+            between=", ",
+            behind="]",
+            trigger="[TOOL_CALLS]",
+        ),
         told_by=("[TOOL_CALLS]",),
     ),
     "phi4": BuiltIn(
@@ -154,7 +173,13 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             }
         ],
         writing=Writing(
-            '{"name": "{name}", "arguments": ', "}", before="<|tool_call|>[", between=", ", behind="]<|/tool_call|>"
+            '{"name": "{name}", "arguments": ',
+            "}",
+            before="<|tool_call|>[",
+            between=", ",
+            behind="]<|/tool_call|>",
+            trigger="<|tool_call|>",
+            not_in_text=r"functools\s*\[",
         ),
         told_by=("<|tool_call|>", "<|/tool|>", "functools["),
     ),
@@ -172,7 +197,12 @@ BUILT_IN: Mapping[str, BuiltIn] = {
                 },
             }
         ],
-        writing=Writing('{"name": "{name}", "parameters": ', "}", between="; "),
+        writing=Writing(
+            '{"name": "{name}", "parameters": ',
+            "}",
+            between="; ",
+            not_in_text=r'\{\s*"(?:type|id|name|arguments|parameters)"',
+        ),
         told_by=("<|python_tag|>", '{"name": function name, "parameters":'),
     ),
     "llama_pythonic": BuiltIn(
@@ -185,7 +215,9 @@ BUILT_IN: Mapping[str, BuiltIn] = {
                 "transform": _OF_LIST,
             }
         ],
-        writing=Writing("{name}(", ")", "python", before="[", between=", ", behind="]"),
+        writing=Writing(
+            "{name}(", ")", "python", before="[", between=", ", behind="]", not_in_text=r"\[\s*(?:{names})\("
+        ),
         told_by=("[func_name1(", "[func1(", "<|python_start|>"),
     ),
     "smollm": BuiltIn(
@@ -199,7 +231,12 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             }
         ],
         writing=Writing(
-            '{"name": "{name}", "arguments": ', "}", before="<tool_call>[", between=", ", behind="]</tool_call>"
+            '{"name": "{name}", "arguments": ',
+            "}",
+            before="<tool_call>[",
+            between=", ",
+            behind="]</tool_call>",
+            trigger="<tool_call>",
         ),
         told_by=("<tool_call>[",),
     ),

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.answers.answer_format import AnswerReader
-from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, Writing, template_of
+from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, template_of
+from octavo.answers.call_grammars import call_grammar
 from octavo.answers.delimiters import Delimiter
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
 from octavo.answers.template_reader import TemplateReader
 from octavo.answers.tools import ToolUse
+from octavo.answers.writing import Writing
 from octavo.errors import ConfigError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -62,9 +64,15 @@ class TemplateFormat:
         Raises:
             RequestError: calls cannot be held to a grammar in this format.
         """
-        if not use.must_call and not any(tool.strict for tool in use.callable_tools):
-            return None
-        raise RequestError(f"calls cannot be held to a grammar in the format {self.name}: let tool_choice be auto")
+        if self.writing is not None:
+            return call_grammar(self.writing, use)
+        if use.must_call or not use.parallel or any(tool.strict for tool in use.callable_tools):
+            raise RequestError(
+                "calls cannot be held to schemas here: of this model's response_template it is known how calls are "
+                "read, not how they are written. Leave tool_choice, parallel_tool_calls and strict out, or start the "
+                "server with the format's name as --tool-parser"
+            )
+        return None
 
     def _begun(self, prompt: str) -> str:
         """What of the answer is in the prompt already: what follows its last anchor. Without one, the opening of a
