@@ -89,6 +89,12 @@ def test_an_unknown_choice_is_refused_with_the_flag_and_the_known_ones(name, val
         (ServerConfig, "max_stop_strings", -1, "--max-stop-strings must be a whole number of at least 0, got -1"),
         (ServerConfig, "drain_timeout", float("nan"), "--drain-timeout must be a number of seconds of at least 0"),
         (ServerConfig, "step_timeout", float("inf"), "--step-timeout must be a number of seconds of at least 0"),
+        (
+            ServerConfig,
+            "tool_parser",
+            "klingon",
+            "--tool-parser is 'klingon'; it is auto or one of harmony, qwen3_coder",
+        ),
         (ServerConfig, "api_key", ("",), "--api-key must not be empty"),
     ],
 )

@@ -173,6 +173,18 @@ def test_special_tokens_are_in_the_text_only_if_asked_for(byte_level: Tokenizer)
         assert only(assembler).text == text
 
 
+@pytest.mark.parametrize("stop", [None, "<|im_end|>", "dog"])
+def test_special_tokens_that_are_part_of_a_marker_stay_in_the_text_and_others_do_not(
+    byte_level: Tokenizer, stop: str | None
+) -> None:
+    token_ids, params = byte_level.encode("a<|endoftext|>b<|im_start|>c"), SamplingParams(stop=stop)
+    markers = {"<tool_call>", "go <|endoftext|>now"}
+    assembler = OutputAssembler(byte_level, "request", PROMPT, [1], params, arrival_s=0.0, kept_specials=markers)
+    feed(assembler, token_ids)
+    assembler.apply(update(SequenceUpdate(0, [END], "stop")))
+    assert only(assembler).text == "a<|endoftext|>bc"
+
+
 def test_an_output_goes_on_from_its_prompt_with_its_space(sentencepiece: Tokenizer) -> None:
     assembler = make(sentencepiece)
     feed(assembler, sentencepiece.encode("the dog", add_special_tokens=False))

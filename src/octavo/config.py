@@ -16,7 +16,7 @@ CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
-SchedulingPolicy = Literal["fcfs", "shortest-first"]
+SchedulingPolicy = Literal["fcfs", "shortest-first", "priority"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
 
@@ -193,8 +193,9 @@ class EngineConfig:
     )
     scheduling_policy: SchedulingPolicy = knob(
         "fcfs",
-        "who goes first: the first to come, or the shortest prompt, which then waits for no longer ones but those that "
-        "run; nobody is overtaken by those that come later than --overtaking-time says",
+        "who goes first: the first to come; or the shortest prompt, which then waits for no longer ones but those that "
+        "run, and nobody is overtaken by those that come later than --overtaking-time says; or the request with the "
+        "lowest priority, however late it comes",
         group="scheduling",
     )
     overtaking_time: float = knob(

@@ -83,6 +83,8 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        *,
+        priority: Sequence[int] | None = None,
         **keywords: Any,
     ) -> list[RequestOutput]:
         """Complete prompts, batched together.
@@ -91,6 +93,7 @@ class LLM:
             prompts: one prompt or several; a flat list of token ids is one prompt.
             sampling_params: one for all, or one for each prompt; `get_default_sampling_params()` by default.
             use_tqdm: show a progress bar on stderr.
+            priority: with `scheduling_policy="priority"` a number for each prompt: the lowest goes first.
             keywords: vLLM's, where they ask for nothing: `lora_request=None`.
 
         Returns:
@@ -100,7 +103,7 @@ class LLM:
             RequestError: a prompt or its parameters are wrong; then none has run.
         """
         check_call(keywords, "LLM.generate")
-        return self._run(self._open(as_list(prompts), sampling_params), use_tqdm)
+        return self._run(self._open(as_list(prompts), sampling_params, priority), use_tqdm)
 
     def chat(
         self,
@@ -246,7 +249,10 @@ class LLM:
         return {"prompt": prompt.plain, "prompt_token_ids": self.tokenizer.encode_rendered(prompt)}
 
     def _open(
-        self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: Sequence[int] | None = None,
     ) -> OpenRequests:
         """Tokenize and queue all prompts, or none where one is refused."""
         self.shared.check_process()
@@ -261,11 +267,14 @@ class LLM:
             raise RequestError(
                 f"{len(prompts)} prompts and {len(each)} sampling_params: give one for all or one for each"
             )
+        priorities = list(priority or [0] * len(prompts))
+        if len(priorities) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts and {len(priorities)} entries of priority: give one for each")
         opened = OpenRequests()
         try:
-            for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
+            for number, (prompt, own, rank) in enumerate(zip(prompts, each, priorities, strict=True)):
                 try:
-                    self.shared.queue(opened, prompt, own)
+                    self.shared.queue(opened, prompt, own, rank)
                 except RequestError as error:
                     raise RequestError(f"prompt {number}: {error}") from error
         except BaseException:

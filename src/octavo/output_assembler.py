@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput, TokenLogprobs
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import RequestUpdate, SequenceUpdate
+from octavo.tokenization.regex_search import automaton_of
 from octavo.tokenization.stop_strings import StopChecker
 from octavo.tokenization.tokenizer import Tokenizer
 
@@ -43,6 +44,9 @@ class OutputAssembler:
         arrival_s: `time.monotonic()` when the request came.
         special_stops: `tokenizer.special_stops(params)`, where it is known already.
         kept_specials: special tokens that are part of one of these stay in the text, whatever the parameters say.
+
+    Raises:
+        RequestError: a regex of `stop_regex` cannot be had.
     """
 
     def __init__(
@@ -146,13 +150,14 @@ class _Sequence:
         kept_specials: Collection[str],
     ) -> None:
         self.output = CompletionOutput(index)
-        if params.logprobs is not None:
+        if params.tells_logprobs:
             self.output.logprobs, self.output.cumulative_logprob = [], 0.0
         self._params = params
         self._token_text = tokenizer.token_text
         # An output goes on from its prompt, so a space at its start is its own.
         self._detokenizer = tokenizer.stream(params.skip_special_tokens, continues=True, kept_specials=kept_specials)
-        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output, special_stops)
+        regexes = automaton_of(params.stop_regexes) if params.stop_regexes else None
+        self._stop_checker = StopChecker(params.stops, params.include_stop_str_in_output, special_stops, regexes)
         self._is_hidden = self._detokenizer.hides if special_stops else None
         self._pieces: list[str] = []
         self._num_taken_pieces = 0
@@ -221,8 +226,9 @@ class _Sequence:
 
 
 def _logprobs_by_token(entry: TokenLogprobs, token_text: Callable[[int], str]) -> dict[int, Logprob]:
-    """The token itself first, then the most likely ones in order."""
+    """The token itself first, then the most likely ones in order, or those that were named."""
     at = {entry.token_id: Logprob(entry.logprob, entry.rank, token_text(entry.token_id))}
-    for rank, (token_id, logprob) in enumerate(zip(entry.top_token_ids, entry.top_logprobs, strict=True), start=1):
+    ranks = entry.top_ranks or range(1, len(entry.top_token_ids) + 1)
+    for token_id, logprob, rank in zip(entry.top_token_ids, entry.top_logprobs, ranks, strict=True):
         at.setdefault(token_id, Logprob(logprob, rank, token_text(token_id)))
     return at

@@ -10,13 +10,16 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probabilities at one position: of the token there, its rank, and the most likely tokens in order."""
+    """Log-probabilities at one position: of the token there, its rank, and the most likely tokens in order, or in their
+    place those that were named (`SamplingParams.logprob_token_ids`)."""
 
     token_id: int
     logprob: float
     rank: int
     top_token_ids: list[int]
     top_logprobs: list[float]
+    top_ranks: list[int] | None = None
+    """Of named tokens; None is 1, 2 and so on."""
 
 
 class BeamCandidates(msgspec.Struct, frozen=True, array_like=True):

@@ -138,8 +138,14 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     """End-of-sequence and stop tokens are not sampled before this many tokens."""
     stop: str | list[str] | None = None
     """Texts that end a sequence; the text ends before the match. Special tokens can be spelled in them."""
+    stop_regex: str | list[str] | None = None
+    """Regexes of Python's `re` that end a sequence as a stop does, at the first character that completes a match. Those
+    that look ahead or behind, or at the text's end, are refused, as are back references
+    (`tokenization.regex_syntax`)."""
     bad_words: list[str] | None = None
     """Texts whose tokens are not generated one after another, at the start of a word or within one."""
+    bad_words_ids: list[list[int]] | None = None
+    """The same as token ids: none of these lists is generated, one token of it after another."""
     stop_token_ids: list[int] | None = None
     """Token ids that end a sequence, beside the model's own end-of-sequence."""
     include_stop_str_in_output: bool = False
@@ -151,6 +157,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
     distribution); -1 is all tokens."""
     prompt_logprobs: int | None = None
     """The same for each token of the prompt but the first."""
+    logprob_token_ids: list[int] | None = None
+    """For each generated token the log-probability of it and of exactly these tokens, in place of the most likely ones:
+    `logprobs` is left out, or their number."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
     structured_outputs: StructuredOutputsParams | None = None
@@ -200,20 +209,30 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         for field in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
             check(isinstance(getattr(self, field), bool), field, "True or False")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        for field, texts in (("stop", stops), ("bad_words", self.bad_words or [])):
+        regexes = [self.stop_regex] if isinstance(self.stop_regex, str) else self.stop_regex or []
+        for field, texts in (("stop", stops), ("stop_regex", regexes), ("bad_words", self.bad_words or [])):
             check(
                 isinstance(texts, list) and all(isinstance(text, str) and text for text in texts),
                 field,
-                "a text or a list of texts, none empty" if field == "stop" else "a list of texts, none empty",
+                "a list of texts, none empty" if field == "bad_words" else "a text or a list of texts, none empty",
             )
-        for field in ("stop_token_ids", "allowed_token_ids"):
+        words = self.bad_words_ids or []
+        check(
+            isinstance(words, list)
+            and all(isinstance(word, list) and word and all(whole(i, 0) for i in word) for word in words),
+            "bad_words_ids",
+            "a list of lists of token ids, none empty",
+        )
+        for field in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
             ids = getattr(self, field)
             check(
                 ids is None or (isinstance(ids, list) and all(whole(i, 0) for i in ids)), field, "a list of token ids"
             )
-        check(
-            self.allowed_token_ids is None or len(self.allowed_token_ids) > 0, "allowed_token_ids", "None or not empty"
-        )
+        for field in ("allowed_token_ids", "logprob_token_ids"):
+            check(getattr(self, field) != [], field, "None or not empty")
+        if self.logprob_token_ids is not None:
+            count = len(self.logprob_token_ids)
+            check(self.logprobs in (None, count), "logprobs", f"left out, or the number of logprob_token_ids ({count})")
         check(
             self.logit_bias is None or isinstance(self.logit_bias, dict),
             "logit_bias",
@@ -234,7 +253,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         check(budget is None or whole(budget, 0), "thinking_token_budget", "a whole number of at least 0")
         if self.beams is not None:
             check(self.n <= self.beams.width, "n", f"at most the beam width ({_shown(self.beams.width)})")
-            check(not self.stop, "stop", "left out of a beam search, which ends at tokens only (stop_token_ids)")
+            for field in ("stop", "stop_regex"):
+                wanted = "left out of a beam search, which ends at tokens only (stop_token_ids)"
+                check(not getattr(self, field), field, wanted)
+            check(self.logprob_token_ids is None, "logprob_token_ids", "left out of a beam search: it has logprobs")
 
         check(isinstance(self.output_kind, RequestOutputKind), "output_kind", "a RequestOutputKind")
 
@@ -252,6 +274,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         return None if self.seed in (None, -1) else self.seed % 2**64
 
     @property
+    def tells_logprobs(self) -> bool:
+        """Whether generated tokens come with log-probabilities."""
+        return self.logprobs is not None or self.logprob_token_ids is not None
+
+    @property
     def num_sequences(self) -> int:
         """The sequences of its answer: samples, or a search's beams."""
         return self.n if self.beams is None else self.beams.width
@@ -262,6 +289,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def stop_regexes(self) -> tuple[str, ...]:
+        """The regexes in the same way."""
+        if self.stop_regex is None:
+            return ()
+        return (self.stop_regex,) if isinstance(self.stop_regex, str) else tuple(self.stop_regex)
 
 
 class BeamSearchParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Parameters):

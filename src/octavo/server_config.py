@@ -112,14 +112,18 @@ class ServerConfig:
         at_least=1,
     )
     max_stop_strings: int = knob(
-        16, "cap on a request's stop texts, and on its bad_words", group="server limits", metavar="N", at_least=0
+        16,
+        "cap on a request's stop texts, its stop_regex, and its bad_words",
+        group="server limits",
+        metavar="N",
+        at_least=0,
     )
     max_logit_bias: int = knob(
         1024, "cap on a request's logit_bias entries", group="server limits", metavar="N", at_least=0
     )
     max_token_ids: int = knob(
         4096,
-        "cap on the entries of a request's stop_token_ids, and of its allowed_token_ids",
+        "cap on the entries of a request's lists of token ids: stop_token_ids, allowed_token_ids and others",
         group="server limits",
         metavar="N",
         at_least=0,

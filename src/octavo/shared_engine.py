@@ -86,14 +86,18 @@ class SharedEngine:
                 for request_id in list(opened.assemblers):
                     self._end(opened.assemblers[request_id])
 
-    def queue(self, opened: OpenRequests, prompt: Prompt, params: SamplingParams) -> str:
+    def queue(self, opened: OpenRequests, prompt: Prompt, params: SamplingParams, priority: int = 0) -> str:
         """Tokenize a prompt and hand it to the engine, with these requests. Returns its name there.
+
+        Args:
+            priority: as `EngineRequest` has it.
 
         Raises:
             RequestError: it can never be served here.
             EngineError: this process is a fork.
         """
-        read, bad_words = read_prompt(prompt, self._tokenizer), self._tokenizer.bad_words(params.bad_words or ())
+        read = read_prompt(prompt, self._tokenizer)
+        bad_words = self._tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         grammar = None if params.structured_outputs is None else _checked_grammar(params.structured_outputs)
         budget = params.thinking_token_budget
         section = section_behind(self._tokenizer, read.token_ids, budget, is_constrained=grammar is not None)
@@ -112,6 +116,7 @@ class SharedEngine:
                     grammar=grammar,
                     bad_words=bad_words,
                     reasoning=section,
+                    priority=priority,
                 )
             )
             self._metrics.note_start(request_id, params)

@@ -1,5 +1,7 @@
 """Stops that spell special tokens, and log-probabilities of tokens that are no text."""
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +24,13 @@ def post(server: Server, path: str, **fields: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     content: dict[str, Any] = answer.json()
     return content
+
+
+def text_of(answer: dict[str, Any]) -> str:
+    """The first choice's."""
+    choice = answer["choices"][0]
+    text: str = choice["text"] if "text" in choice else choice["message"]["content"]
+    return text
 
 
 @pytest.mark.parametrize("path", [COMPLETE, CHAT])
@@ -56,6 +65,38 @@ def test_a_stop_may_begin_with_a_special_token_and_go_on_as_text(server: Server)
     assert shown["text"] == free[: free.index(stop)].replace(START, "")
     whole = post(server, COMPLETE, **only, stop=stop, include_stop_str_in_output=True)["choices"][0]
     assert whole["text"] == shown["text"] + stop
+
+
+@pytest.mark.parametrize("path", [COMPLETE, CHAT])
+def test_what_matches_a_regex_ends_an_answer(server: Server, path: str) -> None:
+    asked = {"max_tokens": 24, "temperature": 0, "ignore_eos": True}
+    free = text_of(post(server, path, **asked))
+    second = re.search(r"\s\w+\s", free)
+    assert second is not None
+    ended = post(server, path, stop_regex=r"\s\w+\s", **asked)
+    assert text_of(ended) == free[: second.start()]
+    assert (ended["choices"][0]["finish_reason"], ended["choices"][0]["stop_reason"]) == ("stop", r"\s\w+\s")
+    whole = post(server, path, stop_regex=["zzz+", r"\s\w+\s"], include_stop_str_in_output=True, n=2, **asked)
+    assert text_of(whole) == free[: second.end()]
+    body = {"prompt": "Hi", "stream": True, "stop_regex": r"\s\w+\s"} | asked
+    if path == COMPLETE:
+        with server.http() as http, http.stream("POST", path, json=body) as answer:
+            events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+        assert "".join(event["choices"][0]["text"] for event in events) == text_of(ended)
+
+
+@pytest.mark.parametrize("path", [COMPLETE, CHAT])
+@pytest.mark.parametrize(
+    ("stop_regex", "words"),
+    [("a(", "without its )"), ("a$", "asks what comes next"), ("(a{99}){99}", "over 256 parts"), ("a*", "empty text")],
+)
+def test_a_regex_that_cannot_be_followed_is_refused(server: Server, path: str, stop_regex: str, words: str) -> None:
+    with server.http() as http:
+        body = {"messages": MESSAGES} if path == CHAT else {"prompt": ["Hi", "Ho"]}
+        answer = http.post(path, json=body | {"stop_regex": ["fine", stop_regex]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "stop_regex"
+    assert words in answer.json()["error"]["message"]
 
 
 def test_other_stops_see_the_text_as_it_is_sent(server: Server) -> None:

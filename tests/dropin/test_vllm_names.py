@@ -93,7 +93,7 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"hf_overrides": {"rope_theta": 1}}, "hf_overrides"),
         ({"hf_token": "hf_secret"}, "^hf_token cannot be had: log in"),
         ({"logprobs_mode": "processed_logits"}, "logprobs_mode"),
-        ({"scheduling_policy": "priority"}, "scheduling.policy"),
+        ({"scheduling_policy": "longest"}, "scheduling.policy"),
         ({"reasoning_parser": "qwen3"}, "reasoning_parser"),
         ({"logits_processors": ["mine"]}, "logits_processors"),
         ({"enable_prefix_caching": "yes"}, "enable_prefix_caching must be true or false"),

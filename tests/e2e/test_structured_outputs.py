@@ -80,7 +80,7 @@ def work() -> list[tuple[EngineRequest, StructuredOutputsParams | None]]:
     kinds = [
         SamplingParams(temperature=0, max_tokens=60),
         SamplingParams(temperature=1.3, max_tokens=60, seed=7, top_p=0.95),
-        SamplingParams(temperature=1.1, n=3, max_tokens=50, seed=11),
+        SamplingParams(temperature=1.1, n=4, max_tokens=50, seed=11),
         BeamSearchParams(beam_width=3, max_tokens=50).sampling_params(),
         SamplingParams(temperature=1.0, max_tokens=60, seed=3, repetition_penalty=1.2, frequency_penalty=0.3),
         SamplingParams(temperature=1.2, max_tokens=60, n=2, seed=5, min_tokens=3),

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.kernels.reference import ReferenceKernels
+from octavo.kernels.sampling.interface import SamplingBatch
 from octavo.outputs import TokenLogprobs
-from octavo.sampling.told import told_logprobs
+from octavo.sampling.table import SamplingTable
+from octavo.sampling.told import row_logprobs, told_logprobs
+from octavo.sampling_params import SamplingParams
 
 
 def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, counts: list[int]) -> list[TokenLogprobs]:
@@ -76,3 +79,42 @@ def test_several_tokens_of_one_position_are_told_as_each_alone() -> None:
     for column in range(2):
         alone = token_logprobs(logits, token_ids[:, column], [3] * 3)
         assert [own[column] for own in told_logprobs(scores, [3] * 3)] == alone
+
+
+def batch_of(*params: SamplingParams) -> SamplingBatch:
+    """A row for each, and a fork of the first."""
+    table = SamplingTable()
+    for row, own in enumerate(params):
+        table.set_row(row, own, seed=row, sequence_index=0, stop_token_ids=[0])
+    table.copy_row(0, len(params), 1)
+    rows = np.arange(len(params) + 1)
+    return table.batch(rows, np.zeros(len(rows), np.int64), lambda row, _: (rows[:0], rows[:0]), ())
+
+
+def test_named_tokens_are_told_in_place_of_the_likeliest_ones() -> None:
+    named = SamplingParams(temperature=0, logprob_token_ids=[9, 4, 9])
+    batch = batch_of(named, SamplingParams(temperature=0, logprobs=2), SamplingParams(temperature=0))
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 12)))
+    sampled = ReferenceKernels().sample(logits, batch)
+    told = row_logprobs(sampled.scores, batch)
+    for row in (0, 3):
+        (own,) = told[row] or []
+        assert own.token_id == int(logits[row].argmax())
+        assert own.rank == 1
+        assert own.top_token_ids == [9, 4]
+        for token, logprob, rank in zip(own.top_token_ids, own.top_logprobs, own.top_ranks or [], strict=True):
+            alone, own_rank, *_ = logprobs_one_by_one(logits[row].tolist(), token, 0)
+            assert rank == own_rank
+            assert math.isclose(logprob, alone, rel_tol=1e-12)
+    (likeliest,) = told[1] or []
+    assert len(likeliest.top_token_ids) == 2
+    assert likeliest.top_ranks is None
+    assert told[2] is None
+
+
+def test_a_row_that_is_used_again_names_nothing() -> None:
+    table = SamplingTable()
+    table.set_row(0, SamplingParams(logprob_token_ids=[1]), 0, 0, [])
+    table.set_row(0, SamplingParams(logprobs=1), 0, 0, [])
+    rows = np.zeros(1, np.int64)
+    assert not table.batch(rows, rows, lambda row, _: (rows[:0], rows[:0]), ()).named

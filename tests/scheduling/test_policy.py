@@ -1,7 +1,8 @@
-"""Who goes before whom: first come, first served, or the shortest prompt first, within a bound."""
+"""Who goes before whom: first come, first served, the shortest prompt first, within a bound, or the lowest priority."""
 
 import pytest
 
+from octavo.errors import RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import EngineRequest
 from octavo.scheduling.policy import Policy
@@ -81,6 +82,40 @@ def test_a_rank_is_the_arrival_set_back_in_proportion_to_the_prompt():
     assert policy.rank(309.0, 8) < policy.rank(10.0, 8000) < policy.rank(310.0, 8)
 
 
+def test_the_lowest_priority_goes_first_and_ties_go_by_arrival():
+    harness = Harness(max_num_seqs=1, scheduling_policy="priority")
+    for name, priority in (("a", 0), ("late", 7), ("b", 0), ("first", -3), ("c", 0)):
+        harness.add(name, 4, priority=priority)
+    assert ended(harness) == ["first", "a", "b", "c", "late"]
+
+
+def test_where_memory_runs_short_the_highest_priority_is_preempted():
+    harness = Harness(num_blocks=20, max_num_batched_tokens=64, scheduling_policy="priority")
+    harness.add("low", 20, max_tokens=24, priority=9)
+    harness.add("high", 20, max_tokens=24, priority=1)
+    while harness.engine.scheduler.num_preemptions == 0:
+        harness.step()
+    assert harness.running == ["high"]
+    assert ended(harness) == ["high", "low"]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "shortest-first"])
+def test_other_policies_refuse_a_priority_and_name_the_flag(policy):
+    harness = Harness(scheduling_policy=policy)
+    harness.add("none", 4, priority=0)
+    with pytest.raises(
+        RequestError, match=f"priority is -1.*--scheduling-policy {policy}.*--scheduling-policy priority"
+    ):
+        harness.add("some", 4, priority=-1)
+    harness.finish()
+
+
+@pytest.mark.parametrize("wrong", [2**53 + 1, -(2**60), 0.5, "high", True])
+def test_what_is_no_priority_is_refused(wrong):
+    with pytest.raises(RequestError, match="priority must be a whole number"):
+        Harness(scheduling_policy="priority").add("a", 4, priority=wrong)
+
+
 def test_first_come_first_served_ranks_all_alike_and_keeps_their_order():
     assert Policy().rank(10.0, 8000) == Policy().rank(1.0, 1)
     harness = Harness(max_num_seqs=1)
@@ -89,12 +124,13 @@ def test_first_come_first_served_ranks_all_alike_and_keeps_their_order():
     assert ended(harness) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "shortest-first"])
+@pytest.mark.parametrize("policy", ["fcfs", "shortest-first", "priority"])
 def test_no_step_both_preempts_and_admits(policy):
     harness = Harness(num_blocks=24, max_num_batched_tokens=24, scheduling_policy=policy, overtaking_time=500.0)
     num_admitted = num_preempted = 0
     for number in range(60):
-        harness.add(f"{number}", 4 + 28 * (number % 3 == 0), max_tokens=24)
+        priority = -number % 7 if policy == "priority" else 0
+        harness.add(f"{number}", 4 + 28 * (number % 3 == 0), max_tokens=24, priority=priority)
         for _ in range(6):
             scheduler, before = harness.engine.scheduler, set(harness.running)
             preemptions = scheduler.num_preemptions

@@ -41,11 +41,14 @@ class Harness:
         self.engine = Engine(self.executor, **sizes, **knobs)
         self.num_requests = 0
 
-    def add(self, name: str, num_prompt: int, max_tokens: int = 8, n: int = 1, beam_width: int = 0) -> None:
+    def add(
+        self, name: str, num_prompt: int, max_tokens: int = 8, n: int = 1, beam_width: int = 0, priority: int = 0
+    ) -> None:
         beams = Beams(width=beam_width) if beam_width else None
         params = SamplingParams(n=n, max_tokens=max_tokens, beams=beams)
         prompt = [self.num_requests * 100 + i for i in range(num_prompt)]
-        self.engine.add(EngineRequest(name, prompt, params, float(self.num_requests), seed=self.num_requests))
+        arrival_s, seed = float(self.num_requests), self.num_requests
+        self.engine.add(EngineRequest(name, prompt, params, arrival_s, seed=seed, priority=priority))
         self.num_requests += 1
 
     def step(self) -> Plan:

@@ -33,7 +33,7 @@ ALLOCATIONS: list[KVAllocation] = ["paged", "contiguous-max", "contiguous-pow2",
 EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
-POLICIES: list[SchedulingPolicy] = ["fcfs", "shortest-first"]
+POLICIES: list[SchedulingPolicy] = ["fcfs", "shortest-first", "priority"]
 MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
 CAPABILITIES = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
 
@@ -151,6 +151,7 @@ class Traffic:
             output_len_hint=None if number % 2 else 1 + number % max_tokens,
             adapter=asked.adapter,
             grammar=Grammar("json") if number % 3 == 0 else None,
+            priority=number * 7 % 5 - 2 if self.shape.policy == "priority" else 0,
         )
         limits = self.engine.scheduler.limits
         most = min(limits.max_num_seqs, limits.max_num_batched_tokens)

@@ -6,7 +6,7 @@ The forms are those of the models' own chat templates and cards: Qwen 2.5 and 3 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.answers.writing import Writing
@@ -40,6 +40,12 @@ class BuiltIn:
     """Texts one of which a chat template has whose model writes so."""
     others: Mapping[str, Any] | None = None
     """Further keys of the response template, where the format marks more than calls."""
+    written_otherwise: Mapping[str, Writing] = field(default_factory=dict)
+    """Another way in which a model writes whose chat template has this text."""
+
+    def writing_of(self, chat_template: str) -> Writing:
+        """How the model of a chat template writes calls."""
+        return next((each for text, each in self.written_otherwise.items() if text in chat_template), self.writing)
 
 
 _TAG = r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>"
@@ -160,6 +166,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             trigger="[TOOL_CALLS]",
         ),
         told_by=("[TOOL_CALLS]",),
+        written_otherwise={"[ARGS]": Writing("[TOOL_CALLS]{name}[ARGS]", "", trigger="[TOOL_CALLS]")},
     ),
     "phi4": BuiltIn(
         calls=[
@@ -186,8 +193,8 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     "llama3_json": BuiltIn(
         calls=[
             {
-                "open_pattern": r"(?:<\|python_tag\|>\s*)?(?=\{)",
-                "close": ";",
+                "open_pattern": r"(?:<\|python_(?:tag|start)\|>\s*)?(?=\{)",
+                "close": [";", "<|python_end|>"],
                 "repeats": True,
                 "content": "json",
                 "content_args": {"other_keys": False},
@@ -259,9 +266,9 @@ NAMES = (*BUILT_IN, *SYNONYMS)
 """What `--tool-parser` takes beside auto."""
 
 REASONING: Mapping[str, Json] = {
-    "</think>": {"open": "<think>", "close": "</think>", "repeats": True},
-    "<think>": {"open": "<think>", "close": "</think>", "repeats": True},
-    "[THINK]": {"open": "[THINK]", "close": "[/THINK]", "repeats": True},
+    "</think>": {"open": "<think>", "close": "</think>", "repeats": True, "join": "\n"},
+    "<think>": {"open": "<think>", "close": "</think>", "repeats": True, "join": "\n"},
+    "[THINK]": {"open": "[THINK]", "close": "[/THINK]", "repeats": True, "join": "\n"},
 }
 """Fields of reasoning sections, by a text that the chat templates of such models have."""
 

@@ -110,7 +110,7 @@ def built_in_format(name: str, chat_template: str | None = None) -> TemplateForm
     if known is None:
         raise ConfigError(f"there is no format {name!r} of answers; there are {', '.join(NAMES)}")
     template = read_response_template(template_of(known, chat_template))
-    return TemplateFormat(SYNONYMS.get(name, name), template, known.writing)
+    return TemplateFormat(SYNONYMS.get(name, name), template, known.writing_of(chat_template or ""))
 
 
 FORMATS = {name: built_in_format(name) for name in BUILT_IN}
@@ -146,7 +146,8 @@ def format_of(chat_template: str | None, response_template: Any = None, name: st
         return chosen
     if own.unknown_fields:
         logger.warning("fields of the model's response_template stay in the text: %s", ", ".join(own.unknown_fields))
-    return TemplateFormat(OWN, own, BUILT_IN[told].writing if told is not None else None)
+    writing = None if told is None else BUILT_IN[told].writing_of(chat_template or "")
+    return TemplateFormat(OWN, own, writing)
 
 
 def _told_by(chat_template: str) -> str | None:

@@ -29,7 +29,7 @@ from octavo.errors import EngineError, FailedRequestError, OctavoError, error_na
 from octavo.execution.machine import address_space_limit
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
-from octavo.scheduling.policy import Policy
+from octavo.scheduling.policy import Policy, check_priority
 
 
 class EngineClient:
@@ -88,7 +88,7 @@ class EngineClient:
         """Requests that are not over."""
         return len(self._streams)
 
-    def expected_wait_s(self, arrival_s: float, num_prompt_tokens: int) -> float:
+    def expected_wait_s(self, arrival_s: float, num_prompt_tokens: int, priority: int = 0) -> float:
         """Seconds that a new request would wait before it begins: for those that wait and go before it, at the pace at
         which such have begun lately (`AdmissionPace`). 0 while nobody waits.
 
@@ -97,11 +97,19 @@ class EngineClient:
         """
         if self.load is None or not self.load.num_waiting:
             return 0.0
-        rank = self._policy.rank(arrival_s, num_prompt_tokens)
+        rank = self._policy.rank(arrival_s, num_prompt_tokens, priority)
         silent = [stream for stream in self._streams.values() if not stream.has_begun]
         num_silent_running = self.load.num_running - (len(self._streams) - len(silent))
         num_before = sum(stream.rank <= rank for stream in silent) - max(0, num_silent_running)
         return self._pace.wait_s(num_before, arrival_s)
+
+    def check_priority(self, priority: int) -> None:
+        """Refuse a request's priority that the engine would refuse.
+
+        Raises:
+            RequestError: the message names the flag.
+        """
+        check_priority(priority, self._policy.name)
 
     @property
     def failure(self) -> OctavoError | None:
@@ -132,7 +140,7 @@ class EngineClient:
         if self._failure is not None:
             raise self._failure
         message = encode(Submit(request))
-        rank = self._policy.rank(request.arrival_s, len(request.prompt_token_ids))
+        rank = self._policy.rank(request.arrival_s, len(request.prompt_token_ids), request.priority)
         stream = RequestStream(request.request_id, request.params.n, rank)
         if not self._streams:
             self._busy_since_s = asyncio.get_running_loop().time()

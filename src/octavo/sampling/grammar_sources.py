@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from llguidance import LLMatcher, LLParserLimits
 
 from octavo.errors import GrammarError
+from octavo.sampling.exclusive_options import with_exclusive_options
 from octavo.sampling.marks import NO_MARKS, Marks
 from octavo.sampling.structural_tags import read_grammar, read_structural_tag
 from octavo.sampling.tag_grammar import grammar_of_parts
@@ -61,11 +62,14 @@ def check_grammar(grammar: Grammar) -> None:
 
 
 def _of_schema(source: str) -> str:
-    own = json.loads(source).get("x-guidance", {})
+    schema = json.loads(source)
+    if "json-schema.org" not in str(schema.get("$schema", "json-schema.org")):
+        del schema["$schema"]  # somebody's own dialect: nothing is fetched, and its keywords are read as everyone's
+    own = schema.get("x-guidance", {})
     says_whitespace = isinstance(own, dict) and not own.keys().isdisjoint(("whitespace_pattern", "whitespace_flexible"))
     defaults: JsonCompileOptions = {} if says_whitespace else {"whitespace_pattern": WHITESPACE}
     try:
-        return LLMatcher.grammar_from_json_schema(source, defaults, {"lenient": False})
+        return LLMatcher.grammar_from_json_schema(with_exclusive_options(schema), defaults, {"lenient": False})
     except ValueError as error:
         raise GrammarError(f"the schema cannot be read: {error}") from error
 

@@ -47,6 +47,8 @@ class SamplingTable:
         edits in every step."""
         self._fallback, self._min_tokens, self._num_prompt_logprobs = np.zeros((3, 64), np.int64)
         self._edits: dict[int, _Edits] = {}
+        self._named: dict[int, NDArray[np.int64]] = {}
+        """Of the rows that have `logprob_token_ids`."""
 
     def set_row(
         self,
@@ -68,6 +70,9 @@ class SamplingTable:
             bad_words: token ids that are not to follow one another, none of them empty.
         """
         self._make_room(row)
+        self._named.pop(row, None)
+        if params.logprob_token_ids is not None:
+            self._named[row] = np.array(list(dict.fromkeys(params.logprob_token_ids)), dtype=np.int64)
         # Of the tokens whose probabilities add up to nothing there is one, the likeliest.
         temperature = params.temperature if params.top_p > 0 else 0.0
         values: dict[str, Any] = {
@@ -75,7 +80,7 @@ class SamplingTable:
             "top_k": min(max(params.top_k, 0), _LARGEST),
             "top_p": params.top_p or 1.0,
             "min_p": params.min_p,
-            "num_logprobs": _num_told(params.logprobs),
+            "num_logprobs": _num_told(params.logprobs) if params.logprob_token_ids is None else 0,
             "num_candidates": min(num_candidates, _LARGEST),
             "seed": seed,
             "sequence_index": sequence_index,
@@ -98,7 +103,7 @@ class SamplingTable:
         # Of a row that may take no token: ending its sequence is the sane way out.
         self._fallback[row] = min(stop_token_ids, default=0)
         self._min_tokens[row] = min(params.min_tokens, _LARGEST) if stop_token_ids else 0
-        is_asked = temperature > 0 or params.logprobs is not None or num_candidates > 0
+        is_asked = temperature > 0 or params.tells_logprobs or num_candidates > 0
         self._is_plain[row] = not (is_asked or self._is_edited[row] or self._min_tokens[row])
         self._num_prompt_logprobs[row] = _num_told(params.prompt_logprobs)
 
@@ -109,10 +114,14 @@ class SamplingTable:
             column[row] = column[parent]
         self._parameters["sequence_index"][row] = sequence_index
         self._edits[row] = self._edits[parent]
+        self._named.pop(row, None)
+        if parent in self._named:
+            self._named[row] = self._named[parent]
 
     def clear_row(self, row: int) -> None:
         """Forget a row, if it is known."""
         self._edits.pop(row, None)
+        self._named.pop(row, None)
 
     def batch(
         self, rows: Indices, positions: NDArray[np.int64], history: TokenHistory, masks: Sequence[tuple[int, bytes]]
@@ -134,7 +143,10 @@ class SamplingTable:
             )
             for index in sorted({*edited, *mask_of})
         }
-        return SamplingBatch(self._fallback[rows], self._parameters[rows], positions, edits)
+        named = {}
+        if self._named:
+            named = {index: self._named[row] for index, row in enumerate(rows.tolist()) if row in self._named}
+        return SamplingBatch(self._fallback[rows], self._parameters[rows], positions, edits, named=named)
 
     def plain_batch(self, rows: Indices, masks: Sequence[tuple[int, bytes]]) -> SamplingBatch | None:
         """As `batch`, of rows that all take their likeliest token and ask for nothing else; None where one asks for

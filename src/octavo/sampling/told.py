@@ -66,8 +66,22 @@ def row_logprobs(scores: Scores | None, batch: SamplingBatch) -> list[list[Token
     told: list[list[TokenLogprobs] | None] = [None] * len(batch.positions)
     counts = batch.parameters["num_logprobs"][asking].tolist()
     for row, own in zip(asking.tolist(), told_logprobs(scores, counts), strict=True):
-        told[row] = own
+        named = batch.named.get(row)
+        told[row] = [own[0] if named is None else _with_named(own, len(named))]
     return told
+
+
+def _with_named(own: Sequence[TokenLogprobs], count: int) -> TokenLogprobs:
+    """The chosen token's, and in the place of the likeliest tokens the `count` that follow it."""
+    first, named = own[0], own[1 : 1 + count]
+    return TokenLogprobs(
+        first.token_id,
+        first.logprob,
+        first.rank,
+        [each.token_id for each in named],
+        [each.logprob for each in named],
+        [each.rank for each in named],
+    )
 
 
 def row_candidates(found: TopTokens | None, batch: SamplingBatch) -> list[tuple[int, BeamCandidates]]:

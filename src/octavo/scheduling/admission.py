@@ -11,6 +11,9 @@ from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 from octavo.structured_outputs import ReasoningSection
 
+MAX_LOGPROB_TOKEN_IDS = 128
+"""vLLM's; more where --max-logprobs is larger."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -136,12 +139,21 @@ def _check_token_ids(prompt_token_ids: list[int], params: SamplingParams, limits
         ("the prompt", prompt_token_ids),
         ("stop_token_ids", params.stop_token_ids),
         ("allowed_token_ids", params.allowed_token_ids),
+        ("logprob_token_ids", params.logprob_token_ids),
         ("logit_bias", params.logit_bias),
+        *(("bad_words_ids", word) for word in params.bad_words_ids or ()),
     ):
         _check_ids(name, ids or (), vocab_size)
-    for name, count in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+    asked_counts = (
+        ("logprobs", None if params.logprob_token_ids else params.logprobs),
+        ("prompt_logprobs", params.prompt_logprobs),
+    )
+    for name, count in asked_counts:
         if count is None or limits.max_logprobs == -1:
             continue
         if count == -1 or count > limits.max_logprobs:
             asked = f"{name}=-1, the whole vocabulary," if count == -1 else f"{name}={count}"
             raise RequestError(f"{asked} is over the cap of {limits.max_logprobs}: lower it or raise --max-logprobs")
+    num_named, most = len(params.logprob_token_ids or ()), max(limits.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
+    if num_named > most and limits.max_logprobs != -1:
+        raise RequestError(f"logprob_token_ids has {num_named} ids, over the cap of {most}: raise --max-logprobs")

@@ -35,9 +35,12 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     start_by_s: float | None = None
     """When it is dropped if it has not begun to run, in seconds of `time.monotonic()`."""
     bad_words: list[list[int]] = []
-    """Token ids that no sequence generates one after another: those of `params.bad_words`."""
+    """Token ids that no sequence generates one after another: those of `params.bad_words` and
+    `params.bad_words_ids`."""
     reasoning: ReasoningSection | None = None
     """What each sequence's output may begin with, before its grammar does."""
+    priority: int = 0
+    """Under the policy `priority`: the lowest goes first."""
 
 
 def request_seed(seed: int, number: int) -> int:

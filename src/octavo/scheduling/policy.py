@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from octavo.config import SchedulingPolicy
+from octavo.errors import RequestError
+
+MAX_PRIORITY = 2**53
+"""Priorities lie between this and its negative: ranks tell all of them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +17,8 @@ class Policy:
     `fcfs` ranks all alike. `shortest-first` ranks a request by its arrival, set back in proportion to its prompt: one
     of the model's length by `overtaking_s`. So a prompt lets shorter ones pass that come up to that much later, and
     none that comes after. That is also the bound on starvation: a request waits for those before it and for the
-    shorter ones of its time window, however many come later.
+    shorter ones of its time window, however many come later. `priority` ranks by the number that a request brings, 0
+    where it brings none. That has no such bound: a request waits while lower numbers keep coming.
     """
 
     name: SchedulingPolicy = "fcfs"
@@ -21,8 +26,25 @@ class Policy:
     longest: int = 1
     """The model's length in tokens."""
 
-    def rank(self, arrival_s: float, num_prompt_tokens: int) -> float:
+    def rank(self, arrival_s: float, num_prompt_tokens: int, priority: int = 0) -> float:
         """A request's rank; under `shortest-first` in seconds of `time.monotonic()`."""
         if self.name == "fcfs":
             return 0.0
+        if self.name == "priority":
+            return float(priority)
         return arrival_s + self.overtaking_s * num_prompt_tokens / self.longest
+
+
+def check_priority(priority: int, policy: SchedulingPolicy) -> None:
+    """Refuse a request's priority that would change nothing, or that is none.
+
+    Raises:
+        RequestError: the message names the flag.
+    """
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MAX_PRIORITY:
+        raise RequestError(f"priority must be a whole number of -2^53 to 2^53, the lowest first, got {priority!r:.40}")
+    if priority and policy != "priority":
+        raise RequestError(
+            f"priority is {priority}, and requests are served by --scheduling-policy {policy}: leave it out, or set "
+            "--scheduling-policy priority"
+        )

@@ -23,7 +23,7 @@ from octavo.scheduling.choosing import Chooser
 from octavo.scheduling.messages import EngineRequest, RequestUpdate, SequenceUpdate
 from octavo.scheduling.pins import PINNED_ROOT, Pins
 from octavo.scheduling.plan_writer import PlanWriter, ScheduledStep
-from octavo.scheduling.policy import Policy
+from octavo.scheduling.policy import Policy, check_priority
 from octavo.scheduling.preemption import Preemption
 from octavo.scheduling.queues import Queues
 from octavo.scheduling.request import Request
@@ -115,6 +115,7 @@ class Scheduler:
         check_wants(message, self.limits.capabilities)
         if message.reasoning is not None:
             check_section(message.reasoning, self.limits)
+        check_priority(message.priority, self.policy.name)
         return resolve_max_tokens(message.prompt_token_ids, message.params, self.limits)
 
     def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
@@ -124,7 +125,7 @@ class Scheduler:
             message = msgspec.structs.replace(message, params=params)
         num_at_once = self.limits.num_at_once(message.params)
         request = Request.create(message, max_tokens, self._eos_token_ids, num_at_once, self.memory.new_table)
-        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids))
+        rank = self.policy.rank(message.arrival_s, len(message.prompt_token_ids), message.priority)
         request.rank = (rank, self._num_added)
         self._num_added += 1
         if message.start_by_s is not None:

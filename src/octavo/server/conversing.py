@@ -39,6 +39,7 @@ class Turn:
     cut: run.Cut | None = None
     add_special_tokens: bool = False
     cache_salt: str | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answe
         [prompt],
         params,
         turn.cache_salt,
+        turn.priority,
         reasoning=reasoning,
         kept_specials=answer_format.markers if reads else frozenset(),
     )

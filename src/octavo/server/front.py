@@ -177,12 +177,14 @@ class Front:
         for_engine = msgspec.structs.replace(
             params,
             stop=None,
+            stop_regex=None,
             bad_words=None,
+            bad_words_ids=None,
             structured_outputs=None,
             thinking_token_budget=None,
             max_tokens=max_tokens,
         )
-        bad_words = self.tokenizer.bad_words(params.bad_words or ())
+        bad_words = self.tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         asked = params.structured_outputs
         if grammar is None and asked is not None:
             grammar = asked.grammar_of_output()
@@ -207,6 +209,7 @@ class Front:
         start_within_s: float | None = None,
         reasoning: ReasoningSection | None = None,
         kept_specials: Collection[str] = (),
+        priority: int = 0,
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
         is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
@@ -237,6 +240,7 @@ class Front:
             bad_words=prepared.bad_words,
             start_by_s=None if start_within_s is None else arrival_s + start_within_s,
             reasoning=reasoning,
+            priority=priority,
         )
         stream = self.client.submit(request)
         assembler = OutputAssembler(
@@ -259,7 +263,7 @@ class PreparedParams:
     params: SamplingParams
     for_engine: SamplingParams
     bad_words: list[list[int]]
-    """The token ids of `params.bad_words`."""
+    """The token ids of `params.bad_words`, and `params.bad_words_ids`."""
     special_stops: frozenset[str]
     grammar: Grammar | None
     """What every output conforms to."""

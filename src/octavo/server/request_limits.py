@@ -106,10 +106,13 @@ def check_num_answers(config: ServerConfig, **counts: int) -> None:
 
 _CAPPED = {
     "stop": "max_stop_strings",
+    "stop_regex": "max_stop_strings",
+    "bad_words_ids": "max_token_ids",
     "bad_words": "max_stop_strings",
     "logit_bias": "max_logit_bias",
     "stop_token_ids": "max_token_ids",
     "allowed_token_ids": "max_token_ids",
+    "logprob_token_ids": "max_token_ids",
 }
 """Fields with as many entries as a client likes, and the knobs that bound them."""
 

@@ -43,6 +43,9 @@ class AsyncLLM:
     ) -> AsyncIterator[RequestOutput]:
         """Complete a prompt, and tell of it as its `output_kind` says. Leaving the loop early ends the request.
 
+        Args:
+            keywords: those of `LLMEngine.add_request`, as `priority`.
+
         Raises:
             RequestError: it can never be served here, or its name is in use.
             EngineError: the engine has failed, or is shut down.

@@ -162,7 +162,6 @@ SAMPLING: dict[str, Keyword] = {
     "truncate_prompt_tokens": Keyword(int, (), "shorten the prompt"),
     "logits_processors": Keyword(list, ([],), _NO_CODE),
     "flat_logprobs": Keyword(bool, (False,), "logprobs are a list of dicts"),
-    "logprob_token_ids": Keyword(list, (), "logprobs are those of the likeliest tokens"),
     "skip_reading_prefix_cache": Keyword(bool, (False,), "a prompt's cache_salt keeps it apart"),
     "skip_clone": Keyword(bool),
     "extra_args": Keyword(dict, ({},), _NO_CODE),
@@ -184,7 +183,7 @@ BEAM_SEARCH: dict[str, Keyword] = {
 
 REQUEST: dict[str, Keyword] = {
     "lora_request": Keyword(dict, (), _NO_ADAPTERS),
-    "priority": Keyword(int, (0, []), "requests are served in the order of their arrival"),
+    "priority": Keyword(int, (0, []), "LLM.generate, LLMEngine.add_request and AsyncLLM.generate take it"),
     "tokenization_kwargs": Keyword(dict, ({},), "give token ids instead"),
     "mm_processor_kwargs": Keyword(dict, ({},), "only text is served"),
     "trace_headers": Keyword(dict, ({},), "requests are not traced"),

@@ -51,12 +51,14 @@ class LLMEngine:
         prompt: Prompt,
         params: SamplingParams,
         arrival_time: float | None = None,
+        priority: int = 0,
         **keywords: Any,
     ) -> str:
         """Queue a request. Returns its name.
 
         Args:
             arrival_time: left alone: a request arrives with this call.
+            priority: with `scheduling_policy="priority"`: the lowest goes first.
 
         Raises:
             RequestError: it can never be served here, or its name is in use.
@@ -67,7 +69,7 @@ class LLMEngine:
         if request_id in self._own_ids:
             raise RequestError(f"request_id {request_id!r} is that of a request that is not over")
         params = params.clone()
-        own_id = self._shared.queue(self._opened, prompt, params)
+        own_id = self._shared.queue(self._opened, prompt, params, priority)
         self._own_ids[request_id], self._names[own_id], self._kinds[own_id] = own_id, request_id, params.output_kind
         return request_id
 

@@ -141,6 +141,19 @@ def test_a_batch_is_sampled_as_by_the_reference(
 GREEDY, DRAWN = SamplingParams(temperature=0), SamplingParams(temperature=1.5)
 
 
+def test_tokens_that_rows_name_are_scored_beside_the_chosen_one() -> None:
+    rows = [
+        Row(SamplingParams(temperature=0, logprob_token_ids=[30, 2])),
+        Row(SamplingParams(temperature=0.7, logprobs=3)),
+        Row(GREEDY),
+        Row(SamplingParams(logprobs=2), num_candidates=4),
+        Row(SamplingParams(temperature=2.0, logprob_token_ids=[0, 1, 2, 40])),
+    ]
+    sampled = check(random_logits(len(rows), 97, seed=3), batch_of(rows))
+    assert sampled.scores is not None
+    assert sampled.scores.token_ids[:, 1:].tolist()[::2] == [[30, 2] + [int(sampled.token_ids[0])] * 2, [0, 1, 2, 40]]
+
+
 def test_likeliest_tokens_alone_take_two_launches_and_ties_go_to_the_lowest_id(launched: list[str]) -> None:
     inf, nan = torch.inf, torch.nan
     rows = [[1, 3, 2, 3], [nan, 3, 4, 0], [nan, nan, -inf, nan], [-inf] * 4, [0, inf, 2, inf], [-3, -2, -2, -5]]

@@ -75,11 +75,18 @@ class SamplingBatch:
     """By the row's index, of those rows that have any."""
     is_plain: bool = False
     """Whether every row takes its likeliest token, and nothing else is asked for."""
+    named: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    """By the row's index: tokens of the vocabulary that are told of beside the chosen one. None of these rows is a
+    beam, and they ask for logprobs of no likeliest tokens."""
 
     def at(self, indices: Indices) -> "SamplingBatch":
         """These rows only."""
-        edits = {new: self.edits[old] for new, old in enumerate(indices.tolist()) if old in self.edits}
-        return SamplingBatch(self.fallback[indices], self.parameters[indices], self.positions[indices], edits)
+        old_of = dict(enumerate(indices.tolist()))
+        edits = {new: self.edits[old] for new, old in old_of.items() if old in self.edits}
+        named = {new: self.named[old] for new, old in old_of.items() if old in self.named}
+        return SamplingBatch(
+            self.fallback[indices], self.parameters[indices], self.positions[indices], edits, named=named
+        )
 
     @property
     def beams(self) -> Indices:
@@ -95,6 +102,30 @@ class SamplingBatch:
     def scored_beams(self) -> Indices:
         """…and the beams that do."""
         return np.flatnonzero((self.parameters["num_logprobs"] >= 0) & (self.parameters["num_candidates"] > 0))
+
+    @property
+    def named_of_scored(self) -> NDArray[np.int64]:
+        """`[num_scored, most]`: the tokens that each of `scored_rows` names, filled up with `NO_TOKEN`."""
+        names = [self.named.get(row, _NOTHING) for row in self.scored_rows.tolist()]
+        filled = np.full((len(names), max(map(len, names), default=0)), NO_TOKEN, np.int64)
+        for place, own in enumerate(names):
+            filled[place, : len(own)] = own
+        return filled
+
+
+_NOTHING = np.zeros(0, np.int64)
+
+
+def tokens_to_score(chosen: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
+    """`[n, 1 + most]`: the chosen token of each row, then those that it names, the chosen one again in place of
+    `NO_TOKEN`.
+
+    Args:
+        chosen: `[n]` int64.
+        named: `[n, most]` int64, on the same device.
+    """
+    first = chosen.unsqueeze(1)
+    return torch.cat((first, torch.where(named == NO_TOKEN, first, named)), dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +166,7 @@ class Sampled:
     broken: torch.Tensor
     """`[num_rows]` bool: whether the row's highest logit is no finite number. What was chosen there means nothing."""
     scores: Scores | None = None
-    """Of the chosen tokens, at `SamplingBatch.scored_rows`; None where there are none."""
+    """Of the chosen tokens, and behind each of those that its row names, at `SamplingBatch.scored_rows`; None where
+    there are none."""
     candidates: TopTokens | None = None
     """Of `SamplingBatch.beams`; None where there are none."""

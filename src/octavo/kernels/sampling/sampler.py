@@ -18,6 +18,7 @@ from octavo.kernels.sampling.interface import (
     SamplingBatch,
     Scores,
     TopTokens,
+    tokens_to_score,
 )
 from octavo.kernels.sampling.logprobs import score_tokens, top_tokens
 from octavo.kernels.sampling.masks import add_bias, allow_bits, allow_only, forbid
@@ -52,7 +53,8 @@ def _scores(logits: torch.Tensor, token_ids: torch.Tensor, batch: SamplingBatch)
         return None
     own = _on_device(asking, logits)
     num_top = int(batch.parameters["num_logprobs"][asking].max())
-    return score_tokens(logits.index_select(0, own), token_ids[own].unsqueeze(1), num_top)
+    told = tokens_to_score(token_ids[own], _on_device(batch.named_of_scored, logits))
+    return score_tokens(logits.index_select(0, own), told, num_top)
 
 
 def _search(logits: torch.Tensor, batch: SamplingBatch) -> TopTokens:

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.kernels.sampling.interface import NO_TOKEN, Indices, Sampled, SamplingBatch, Scores, TopTokens
+from octavo.kernels.sampling.interface import (
+    NO_TOKEN,
+    Indices,
+    Sampled,
+    SamplingBatch,
+    Scores,
+    TopTokens,
+    tokens_to_score,
+)
 from octavo.kernels.sampling.philox import row_keys
 from octavo.kernels.triton.edits import apply_edits, list_edits
 from octavo.kernels.triton.logits_pieces import Rows
@@ -108,6 +116,7 @@ def _arrays(batch: SamplingBatch, kinds: RowKinds, vocab_size: int) -> dict[str,
         "fallback": batch.fallback,
         "beams": kinds.beams,
         "scored": kinds.scored,
+        "named": batch.named_of_scored,
         "scored_beams": kinds.scored_beams,
         "edited": kinds.edited,
     }
@@ -155,7 +164,7 @@ def _draw(rows: Rows, maxima: Maxima, kinds: RowKinds, sent: Tensors) -> None:
 def _scores(logits: torch.Tensor, token_ids: torch.Tensor, kinds: RowKinds, sent: Tensors) -> Scores:
     """Of the rows that ask; the others cost nothing."""
     own, chosen = (whole.index_select(0, sent["scored"]) for whole in (logits, token_ids))
-    return score_tokens(own, chosen.unsqueeze(1), kinds.num_top)
+    return score_tokens(own, tokens_to_score(chosen, sent["named"]), kinds.num_top)
 
 
 def _candidates(logits: torch.Tensor, logprobs: torch.Tensor, kinds: RowKinds, sent: Tensors) -> TopTokens:

@@ -1,6 +1,7 @@
 """What the bodies of completion requests share: the fields of sampling and streaming, and what is refused."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -25,6 +26,7 @@ from octavo.sampling_params import (
     SamplingParams,
 )
 from octavo.server.errors import ApiError
+from octavo.server.openai.aliases import ALIASES, Alias
 from octavo.server.openai.foreign_fields import REFUSED, Neutral, check_foreign, unsupported
 from octavo.server.openai.structured_fields import StructuredFields
 
@@ -82,6 +84,11 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = Field(None, description="with include_usage: the usage so far in every chunk")
 
 
+def _tell_aliases(schema: dict[str, Any], kind: type["SamplingBody"]) -> None:
+    """Put other servers' names of the fields into a body's schema."""
+    schema["x-other-names"] = {name: alias.field for name, alias in sorted(kind.aliases.items())}
+
+
 class SamplingFields(BaseModel):
     """How tokens are drawn, and what ends an answer: for every body that asks for one. Fields that are unknown are
     ignored, as clients send new ones."""
@@ -97,6 +104,11 @@ class SamplingFields(BaseModel):
     )
     stop: StopText | Annotated[list[StopText], FirstError()] | None = Field(
         None, description="texts that end an answer; not part of it; special tokens can be spelled in them"
+    )
+    stop_regex: StopText | Annotated[list[StopText], FirstError()] | None = Field(
+        None,
+        description="regexes of Python's re, without looking ahead or behind; the first text that matches one ends an "
+        "answer as a stop does",
     )
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="once for every token already generated")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="for each time a token was generated")
@@ -120,6 +132,12 @@ class SamplingFields(BaseModel):
     allowed_token_ids: TokenIds | None = Field(None, description="only these tokens are generated")
     bad_words: Annotated[list[StopText], FirstError()] | None = Field(
         None, description="texts whose tokens are not generated one after another"
+    )
+    bad_words_ids: Annotated[list[TokenIds], FirstError()] | None = Field(
+        None, description="lists of token ids that are not generated one after another; [[5], [6]] bans two tokens"
+    )
+    priority: Whole | None = Field(
+        None, description="with --scheduling-policy priority: the lowest goes first, 0 by default"
     )
     cache_salt: StopText | None = Field(
         None, description="share computed prefixes only with requests of the same tenant that bring the same text"
@@ -149,6 +167,8 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
     """Fields that completions and chat completions have in common. Those known to change the answer without being
     carried out are refused."""
 
+    model_config = ConfigDict(json_schema_extra=_tell_aliases)
+
     model: Text | None = Field(None, description="name of the served model, as /v1/models lists it")
     stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
     stream_options: StreamOptions | None = Field(None, description="only with stream")
@@ -158,6 +178,11 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
         ge=ALL_TOKENS,
         le=MAX_WHOLE,
         description=f"log-probabilities of the prompt's tokens and of this many {MOST_LIKELY}",
+    )
+    logprob_token_ids: TokenIds | None = Field(
+        None,
+        description="only with logprobs: beside each token's own log-probability tell those of exactly these tokens in "
+        "place of the most likely ones, however many are asked for",
     )
     echo: bool | None = Field(None, description="begin the answer with what it goes on from")
     add_special_tokens: bool | None = Field(
@@ -197,6 +222,8 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
 
     foreign: ClassVar[dict[str, Neutral]] = REFUSED
     """Fields that are refused by name; see `check_foreign`."""
+    aliases: ClassVar[Mapping[str, Alias]] = ALIASES
+    """Other servers' names of fields; see `own_fields`."""
 
     @property
     def num_answers(self) -> int:
@@ -237,15 +264,24 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
             if getattr(self, name) is not None:
                 raise ApiError(400, f"{name} is for use_beam_search=true only", param=name)
 
+    def check_named_tokens(self, tells_logprobs: bool) -> None:
+        """Refuse `logprob_token_ids` where no log-probabilities are told.
+
+        Raises:
+            ApiError: the message names the field.
+        """
+        if self.logprob_token_ids and not tells_logprobs:
+            raise ApiError(400, "logprob_token_ids is for logprobs only: send that too", param="logprob_token_ids")
+
     def _check_beam_search(self) -> None:
         for name, harmless in DRAWS_NOTHING.items():
             value = getattr(self, name)
             if value is not None and value not in harmless:
                 raise ApiError(400, f"{name} is for drawing tokens: leave it out with use_beam_search", param=name)
-        if self.stop:
-            raise ApiError(
-                400, "a beam search ends at tokens: send stop_token_ids in place of stop with it", param="stop"
-            )
+        for name in ("stop", "stop_regex"):
+            if getattr(self, name):
+                told = f"a beam search ends at tokens: send stop_token_ids in place of {name} with it"
+                raise ApiError(400, told, param=name)
         if self.best_of is not None and self.best_of < self.num_answers:
             raise ApiError(400, f"best_of={self.best_of} beams are fewer than n={self.num_answers}", param="best_of")
 
@@ -266,6 +302,8 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
         given = self.given_sampling() | {"max_tokens": max_tokens, "logprobs": logprobs}
         asked = self.structured()
         given["structured_outputs"] = None if asked is None else asked.params
+        named = self.logprob_token_ids or None
+        given |= {"logprob_token_ids": named, "logprobs": logprobs if named is None else None}
         if self.use_beam_search:
             search = {name: getattr(self, name) for name in ("length_penalty", "early_stopping")}
             given["beams"] = Beams(

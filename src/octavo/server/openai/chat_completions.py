@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: the next message of a conversation."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar
 
 from fastapi import APIRouter, Request
@@ -14,6 +14,7 @@ from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.conversing import Answers, EndReason, Gained, Turn, WholeAnswer, begin
 from octavo.server.errors import ApiError
 from octavo.server.openai import run
+from octavo.server.openai.aliases import CHAT_ALIASES, Alias
 from octavo.server.openai.answers import (
     CalledFunction,
     ChatChoice,
@@ -57,12 +58,14 @@ class ChatBody(ConversationFields, ToolFields, ReasoningFields, SamplingBody):
         None, ge=ALL_TOKENS, le=MAX_WHOLE, description=f"and those of this many {MOST_LIKELY}"
     )
 
+    aliases: ClassVar[Mapping[str, Alias]] = CHAT_ALIASES
     foreign: ClassVar[dict[str, Neutral]] = REFUSED | {"prompt": (), "suffix": ("",)}
 
     def check_supported(self) -> None:
         super().check_supported()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs is for logprobs=true only", param="top_logprobs")
+        self.check_named_tokens(bool(self.logprobs))
         self.check_conversation()
         self.tool_use()
         self.reasoning_ask()
@@ -97,6 +100,7 @@ async def create_chat_completion(request: Request) -> Response:
         cut=run.Cut.of(body),
         add_special_tokens=bool(body.add_special_tokens),
         cache_salt=body.cache_salt,
+        priority=body.priority or 0,
     )
     answer = _ChatAnswer(serving, context, await begin(serving, context, turn), params, body)
     if body.stream:
@@ -113,7 +117,7 @@ class _ChatAnswer:
         self._serving = serving
         self._answers = answers
         self._body = body
-        self._num_top = params.logprobs
+        self._num_top = params.logprobs if params.logprob_token_ids is None else ALL_TOKENS
         self._names = TokenNames(serving.front.tokenizer, bool(body.return_tokens_as_token_ids))
         self._id = f"chatcmpl-{context.request_id}"
         self._created = int(time.time())

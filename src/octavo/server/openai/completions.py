@@ -1,7 +1,7 @@
 """POST /v1/completions: texts, or token ids, and what follows them."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -14,6 +14,7 @@ from octavo.outputs import CompletionOutput, FinishReason, Logprob, RequestOutpu
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.openai import run
+from octavo.server.openai.aliases import TEXT_ALIASES, Alias
 from octavo.server.openai.answers import (
     StopReason,
     TextChoice,
@@ -58,13 +59,13 @@ class CompletionBody(SamplingBody):
     )
     suffix: str | None = Field(None, description="not supported")
 
+    aliases: ClassVar[Mapping[str, Alias]] = TEXT_ALIASES
     foreign: ClassVar[dict[str, Neutral]] = REFUSED | {
         "add_generation_prompt": (True,),
         "chat_template": (),
         "chat_template_kwargs": ({},),
         "continue_final_message": (),
         "documents": ([],),
-        "max_completion_tokens": (),
         "messages": (),
         "top_logprobs": (0,),
         "tools": ([],),
@@ -92,6 +93,7 @@ class CompletionBody(SamplingBody):
 
     def check_supported(self) -> None:
         super().check_supported()
+        self.check_named_tokens(self.logprobs is not None)
         if self.suffix:
             raise unsupported("suffix")
         if self.max_tokens == 0 and not self.echo:
@@ -132,7 +134,7 @@ async def create_completion(request: Request) -> Response:
     if asked is not None:
         await run.check_structure(serving, asked.params, asked.field)
     tokenized = [await _tokenized(serving, prompt, body, params) for prompt in body.prompts]
-    await run.start(serving, context, tokenized, params, body.cache_salt)
+    await run.start(serving, context, tokenized, params, body.cache_salt, body.priority or 0)
     answer = _TextAnswer(serving, context, body)
     if body.stream:
         return await event_stream(answer.chunks())

@@ -5,6 +5,8 @@ import asyncio
 import codecs
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +14,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from octavo.server.errors import ApiError
+from octavo.server.openai.aliases import Alias, own_fields
 from octavo.server.request_limits import check_sizes
 from octavo.server.serving import serving_of
 
@@ -26,20 +29,25 @@ MAX_NUMBERS = 1_500_000
 _MARK = re.compile(rb'["\[{]')
 _PIECE_OF_TEXT = re.compile(rb'(?:[^"\\]++|\\.){0,4096}+("?)', re.DOTALL)
 
+NO_ALIASES: Mapping[str, Alias] = MappingProxyType({})
+
 Body = TypeVar("Body", bound=BaseModel)
 
 
-async def read_body(request: Request, kind: type[Body]) -> Body:
+async def read_body(request: Request, kind: type[Body], aliases: Mapping[str, Alias] = NO_ALIASES) -> Body:
     """The body of a request as its endpoint wants it.
 
+    Args:
+        aliases: other names of its fields.
+
     Raises:
-        ApiError: it is no JSON, or larger than the server's limits.
+        ApiError: it is no JSON, contradicts itself, or is larger than the server's limits.
         pydantic.ValidationError: a field is wrong.
     """
     body, serving = await request.body(), serving_of(request)
 
     def read() -> Body:
-        content = json_object(body)
+        content = own_fields(json_object(body), aliases)
         check_sizes(content, serving.config, serving.front.ready.limits)
         return kind.model_validate(content)
 

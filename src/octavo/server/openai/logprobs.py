@@ -20,7 +20,7 @@ IMPOSSIBLE = -9999.0
 """What OpenAI sends for a probability of zero, whose logarithm JSON cannot write."""
 
 PositionLogprobs = Mapping[int, Logprob]
-"""By token id: the position's own token first, then the most likely ones in order."""
+"""By token id: the position's own token first, then the most likely ones in order, or those that were named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from octavo.server.request_context import RequestContext, context_of
 from octavo.server.request_limits import check_num_answers
 from octavo.server.serving import Serving, serving_of
 from octavo.structured_outputs import ReasoningSection, StructuredOutputsParams
+from octavo.tokenization.regex_search import automaton_of
 
 Body = TypeVar("Body", bound=SamplingBody)
 
@@ -78,12 +79,39 @@ async def read(request: Request, kind: type[Body]) -> tuple[Body, SamplingParams
         RequestError: a value is out of its range.
     """
     serving = serving_of(request)
-    body = await read_body(request, kind)
+    body = await read_body(request, kind, kind.aliases)
     context_of(request).model = body.model
     serving.check_model(body.model)
     body.check_supported()
     check_num_answers(serving.config, n=body.num_answers, best_of=body.best_of or 1)
+    _check_priority(serving, body)
+    _check_stops(body)
     return body, serving.sampling_defaults.applied(body.params(), body.given_params)
+
+
+def _check_priority(serving: Serving, body: SamplingBody) -> None:
+    """Refuse a priority that the server's policy has no use for.
+
+    Raises:
+        ApiError: it does; the message names the flag.
+    """
+    try:
+        serving.front.client.check_priority(body.priority or 0)
+    except RequestError as error:
+        raise ApiError(400, str(error), param="priority") from error
+
+
+def _check_stops(body: SamplingBody) -> None:
+    """Refuse regexes that cannot be followed.
+
+    Raises:
+        ApiError: the message says what and where.
+    """
+    regexes = [body.stop_regex] if isinstance(body.stop_regex, str) else body.stop_regex or []
+    try:
+        automaton_of(tuple(regexes))
+    except RequestError as error:
+        raise ApiError(400, str(error), param="stop_regex") from error
 
 
 async def check_structure(serving: Serving, asked: StructuredOutputsParams, field: str) -> None:
@@ -109,6 +137,7 @@ async def start(
     prompts: Sequence[Prompt],
     params: SamplingParams,
     cache_salt: str | None,
+    priority: int = 0,
     *,
     reasoning: ReasoningSection | None = None,
     kept_specials: Collection[str] = (),
@@ -129,7 +158,7 @@ async def start(
         await asyncio.sleep(0)  # others have their turn between two of many prompts
     limit_s = serving.config.max_queue_time
     if limit_s is not None:
-        _check_wait(serving, prompts, limit_s)
+        _check_wait(serving, prompts, limit_s, priority)
     prepared = await serving.front.prepare(params)
     for prompt in prompts:
         serving.metrics.note_start(params)
@@ -142,19 +171,20 @@ async def start(
             start_within_s=limit_s,
             reasoning=reasoning,
             kept_specials=kept_specials,
+            priority=priority,
         )
         await context.hold(generation)
         await asyncio.sleep(0)
 
 
-def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float) -> None:
+def _check_wait(serving: Serving, prompts: Sequence[Prompt], limit_s: float, priority: int) -> None:
     """Refuse prompts of which one would wait for too long, and tell when to come again.
 
     Raises:
         ApiError: with status 429.
     """
     now_s, client = time.monotonic(), serving.front.client
-    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids)) for prompt in prompts)
+    wait_s = max(client.expected_wait_s(now_s, len(prompt.token_ids), priority) for prompt in prompts)
     if wait_s > limit_s:
         raise ApiError(
             429,
