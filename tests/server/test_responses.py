@@ -166,6 +166,8 @@ def test_nothing_is_stored_and_who_asks_for_it_is_told_so(client: OpenAI) -> Non
     ):
         with pytest.raises(openai.NotFoundError, match="stores none"):
             ask()
+    with pytest.raises(openai.NotFoundError, match="compacts no conversations"):
+        client.responses.compact(model="smollm2", input="Hello.")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,16 @@ async def count_input_tokens(request: Request) -> Response:
     return Response(msgspec.json.encode(InputTokenCount(len(prompt.token_ids))), media_type="application/json")
 
 
+@router.post("/v1/responses/compact", include_in_schema=False)
+async def compact_response() -> Response:
+    """Conversations are not made shorter here.
+
+    Raises:
+        ApiError: always.
+    """
+    raise ApiError(404, "this server compacts no conversations: leave out of `input` what it is to forget")
+
+
 @router.get("/v1/responses/{response_id}", include_in_schema=False)
 @router.delete("/v1/responses/{response_id}", include_in_schema=False)
 @router.post("/v1/responses/{response_id}/cancel", include_in_schema=False)
