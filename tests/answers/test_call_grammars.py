@@ -105,8 +105,8 @@ def check_calls(answer: Answer, tools: tuple[Tool, ...], text: str) -> None:
 @pytest.mark.parametrize("tool", TOOLS[::7], ids=lambda tool: str(tool.name))
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_named_tool_is_called_once_and_its_arguments_validate(name: str, tool: Tool) -> None:
-    use = ToolUse(TOOLS, "required", tool.name, parallel=False)
-    ended = answers(name, use, 3)
+    use = ToolUse(TOOLS, "required", tool.name)
+    ended = answers(name, use, 4)
     assert ended
     for text, answer in ended:
         assert [call.name for call in answer.calls] == [tool.name], text

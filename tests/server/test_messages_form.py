@@ -94,7 +94,7 @@ def test_blocks_come_in_order_with_the_arguments_of_calls_read() -> None:
     direct = {"type": "direct"}
     assert builtins(blocks_of(PARTS)) == [
         {"type": "thinking", "thinking": "Hm. Yes.", "signature": signature},
-        {"type": "text", "text": "Let me look.", "citations": None},
+        {"type": "text", "text": "Let me look.", "citations": []},
         {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"where": "here"}, "caller": direct},
         {"type": "tool_use", "id": "toolu_", "name": "think", "input": {}, "caller": direct},
     ]

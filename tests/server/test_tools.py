@@ -52,9 +52,9 @@ def test_a_call_that_must_be_made_is_made_and_conforms(client: OpenAI, parallel:
     assert not choice.message.content
 
 
-def test_the_tool_that_is_named_is_the_one_that_is_called(client: OpenAI) -> None:
+def test_the_tool_that_is_named_is_the_one_that_is_called_once(client: OpenAI) -> None:
     named: Any = {"type": "function", "function": {"name": "add"}}
-    answer = client.chat.completions.create(**ASK, tool_choice=named, parallel_tool_calls=False)
+    answer = client.chat.completions.create(**ASK, tool_choice=named)
     [call] = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "add"

@@ -54,7 +54,7 @@ def _text_or_calls(writing: Writing, use: ToolUse) -> Format:
         "type": "triggered_tags",
         "triggers": [writing.trigger],
         "tags": tags,
-        "stop_after_first": not use.parallel,
+        "stop_after_first": use.calls_once,
         **kept_out,
     }
 
@@ -70,7 +70,7 @@ def _listed(writing: Writing, use: ToolUse) -> Format:
         "tags": [_call(writing, use, tool) for tool in use.callable_tools],
         "separator": writing.between,
         "at_least_one": True,
-        "stop_after_first": not use.parallel,
+        "stop_after_first": use.calls_once,
     }
 
 

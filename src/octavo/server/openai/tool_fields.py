@@ -40,7 +40,7 @@ class ToolFields(BaseModel):
     tool_choice: Any = Field(
         None,
         description='"auto", the default with tools; "none"; "required": one call at least; or {"type": "function", '
-        '"function": {"name": ...}}: a call of this one. Calls that must be made conform to their parameters',
+        '"function": {"name": ...}}: one call of this one. Calls that must be made conform to their parameters',
     )
     parallel_tool_calls: bool | None = Field(None, description="an answer may have several calls; the default")
     functions: Annotated[Functions, WithJsonSchema({"type": "array", "items": _FUNCTION})] | None = Field(
