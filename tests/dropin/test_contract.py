@@ -65,7 +65,7 @@ ASKS: dict[str, list[dict[str, Any] | None]] = {
         for path in ("rerank", "v1/rerank", "v2/rerank")
     },
     **{f"post /{path}": [{"text_1": "a", "text_2": ["b", "c"]}] for path in ("score", "v1/score")},
-    "post /classify": [],  # this model has no classes: tests/server/test_embeddings.py
+    "post /classify": [],  # this model has no classes
     "post /tokenize": [{"prompt": "a"}, {"messages": MESSAGES, "return_token_strs": True}],
     "post /detokenize": [{"tokens": [5, 6]}],
     **{
