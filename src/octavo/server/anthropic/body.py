@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octavo.answers.tools import Tool, ToolUse
 from octavo.sampling_params import SamplingParams
+from octavo.server.anthropic.errors import THREAD_UNSUPPORTED
 from octavo.server.errors import ApiError
 from octavo.server.openai.body import MAX_WHOLE, FirstError, StopText, Text, Whole
 from octavo.server.openai.conversation_fields import Objects
@@ -118,7 +119,11 @@ class MessagesBody(PromptBody):
         Raises:
             ApiError: the message names the field.
         """
-        check_foreign(self.model_extra or {}, self.foreign)
+        given = self.model_extra or {}
+        check_foreign(given, self.foreign)
+        if given.get("thread") is not None:
+            told = "thread is not supported by this server, which stores no conversations: send all messages instead"
+            raise ApiError(400, told, code=THREAD_UNSUPPORTED, param="thread")
 
     def params(self) -> SamplingParams:
         """As the engine takes them.
