@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from octavo.answers.answer_format import AnswerReader
-from octavo.answers.parts import Answer, CallStart, Part, Reasoning
+from octavo.answers.parts import Answer, CallArguments, CallStart, Part, Reasoning
 from octavo.answers.tools import ToolUse
 from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
@@ -24,6 +24,7 @@ from octavo.structured_outputs import StructuredOutputsParams
 from octavo.tokenization.conversation import Conversation
 
 EndReason = Literal["stop", "length", "abort", "error", "tool_calls"]
+"""Why an answer is over; `stop`, too, where a stop of the client's has cut a call short: it is not to be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,8 @@ class Answers:
         self._context = context
         self._readers = readers
         self._tells_reasoning = turn.reasoning.is_told
-        self._has_called = [False] * len(readers)
+        self._arguments: list[list[str] | None] = [None] * len(readers)
+        """Of each answer's latest call, in pieces."""
 
     @property
     def output(self) -> RequestOutput:
@@ -214,9 +216,30 @@ class Answers:
         if not self._tells_reasoning:
             parts = [part for part in parts if not isinstance(part, Reasoning)]
         parts = [_named(part) for part in parts]
-        self._has_called[index] |= any(isinstance(part, CallStart) for part in parts)
-        has_stopped_to_call = self._has_called[index] and delta.finish_reason == "stop"
+        self._note_calls(index, parts)
+        has_stopped_to_call = delta.finish_reason == "stop" and self._ends_with_call(index, delta)
         return Gained(delta, parts, "tool_calls" if has_stopped_to_call else delta.finish_reason)
+
+    def _note_calls(self, index: int, parts: Sequence[Part]) -> None:
+        for part in parts:
+            arguments = self._arguments[index]
+            if isinstance(part, CallStart):
+                self._arguments[index] = []
+            elif isinstance(part, CallArguments) and arguments is not None:
+                arguments.append(part.text)
+
+    def _ends_with_call(self, index: int, delta: Delta) -> bool:
+        """Whether an answer that has stopped wants its calls made: not where what the client stops it at has cut one
+        short."""
+        arguments = self._arguments[index]
+        return arguments is not None and (delta.stop_reason is None or _is_object("".join(arguments)))
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _named(part: Part) -> Part:
