@@ -24,8 +24,8 @@ _FUNCTION = {
 }
 _TOOL = {
     "type": "object",
-    "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
-    "required": ["type", "function"],
+    "properties": {"type": {"enum": ["function"], "default": "function"}, "function": _FUNCTION},
+    "required": ["function"],
 }
 _CHOICES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 Functions = Annotated[list[Any], FirstError()]
@@ -101,11 +101,12 @@ def use_of(
     return ToolUse(tuple(tools), choice, named, parallel)  # type: ignore[arg-type]
 
 
-def read_function(place: str, given: Any) -> Tool:
+def read_function(place: str, given: Any, schema: str = "parameters") -> Tool:
     """A function with its name, description, parameters and strict.
 
     Args:
         place: where it stands in the body.
+        schema: the field that has the parameters.
 
     Raises:
         ApiError: it is malformed.
@@ -116,22 +117,22 @@ def read_function(place: str, given: Any) -> Tool:
         if not good:
             raise ApiError(400, f"{place}{what} must be {wanted}", param=field)
 
-    check(isinstance(given, Mapping), "", 'an object such as {"name": ..., "parameters": {...}}')
-    name, description, parameters, strict = (given.get(key) for key in ("name", "description", "parameters", "strict"))
+    check(isinstance(given, Mapping), "", f'an object such as {{"name": ..., "{schema}": {{...}}}}')
+    name, description, parameters, strict = (given.get(key) for key in ("name", "description", schema, "strict"))
     is_named = isinstance(name, str) and _NAME.fullmatch(name) is not None
     check(is_named, ".name", "a text of 1 to 128 letters, digits and _ . : / -")
     check(description is None or isinstance(description, str), ".description", "a text")
-    check(parameters is None or isinstance(parameters, dict), ".parameters", "a JSON schema, an object")
+    check(parameters is None or isinstance(parameters, dict), f".{schema}", "a JSON schema, an object")
     check(strict is None or isinstance(strict, bool), ".strict", "true or false")
     takes_object = parameters is None or parameters.get("type", "object") == "object"
-    check(takes_object, ".parameters", 'of type "object"')
+    check(takes_object, f".{schema}", 'of type "object"')
     return Tool(name, description, parameters, bool(strict))
 
 
 def _tool(place: str, given: Any) -> Tool:
     if not isinstance(given, Mapping):
         raise ApiError(400, f'{place} must be an object such as {{"type": "function", "function": ...}}', param="tools")
-    kind = given.get("type")
+    kind = given.get("type", "function")
     if kind != "function":
         told = kind[:80] if isinstance(kind, str) else kind
         raise unsupported("tools", f"{place}.type is {told!r}, and this server knows 'function' alone")
