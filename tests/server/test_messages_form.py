@@ -148,6 +148,8 @@ def test_tools_of_anthropics_own_are_left_out() -> None:
     [
         ({"tools": [{"name": "f g"}]}, "tools[0].name"),
         ({"tools": [{"name": "f", "input_schema": []}]}, "tools[0].input_schema"),
+        ({"tools": [{"name": "f", "input_schema": {"type": "array"}}]}, "tools[0].input_schema"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0] has OpenAI's form"),
         ({"tools": [{"name": "f"}, {"name": "f"}]}, "'f'"),
         ({"tool_choice": {"type": "tool", "name": "f"}}, "'f'"),
         ({"tool_choice": {"type": "any"}}, "no tools"),

@@ -18,6 +18,7 @@ from octavo.structured_outputs import StructuredOutputsParams
 _CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 _FUNCTION_KINDS = (None, "custom")
 """Types of tools that the client describes and runs itself. Others are Anthropic's own, and are left out."""
+_OPENAIS_KIND = "function"
 
 
 class PromptBody(BaseModel):
@@ -150,9 +151,11 @@ class MessagesBody(PromptBody):
 
 
 def _tool(place: str, given: Any) -> Tool | None:
-    if isinstance(given, dict) and given.get("type") not in _FUNCTION_KINDS:
-        return None
-    return read_function(place, given, "input_schema")
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind == _OPENAIS_KIND:
+        told = f'{place} has OpenAI\'s form: send {{"name": ..., "description": ..., "input_schema": {{...}}}}'
+        raise ApiError(400, told, param="tools")
+    return read_function(place, given, "input_schema") if kind in _FUNCTION_KINDS else None
 
 
 def _structure(config: dict[str, Any]) -> StructuredOutputsParams | None:
