@@ -31,7 +31,8 @@ def model(request: pytest.FixtureRequest, openai_client: AsyncOpenAI, anthropic_
             return OpenAIChatModel("smollm2", provider=OpenAIProvider(openai_client=openai_client))
         case "responses":
             return OpenAIResponsesModel("smollm2", provider=OpenAIProvider(openai_client=openai_client))
-    if not isinstance(BetaMessageParam, type):
+    form: Any = BetaMessageParam
+    if not isinstance(form, type):
         pytest.skip("pydantic-ai makes messages of a type that this version of the anthropic package has otherwise")
     return AnthropicModel("smollm2", provider=AnthropicProvider(anthropic_client=anthropic_client))
 

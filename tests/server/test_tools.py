@@ -153,3 +153,11 @@ def test_a_call_that_a_stop_cuts_short_is_not_to_be_made(server: Server) -> None
     assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", '"b"')
     assert message["content"][0]["type"] == "tool_use"
     assert response["output"][0]["status"] == "incomplete"
+
+
+def test_a_structural_tag_beside_tools_is_refused(server: Server) -> None:
+    tag = {"type": "structural_tag", "format": {"type": "any_text"}}
+    with server.http() as http:
+        answer = http.post("/v1/chat/completions", json=ASK | {"structured_outputs": {"structural_tag": tag}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "structured_outputs"
