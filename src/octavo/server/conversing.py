@@ -135,6 +135,8 @@ async def _held(serving: Serving, turn: Turn) -> SamplingParams:
     """
     calls = serving.front.answer_format.call_grammar(turn.use) if turn.use.may_call else None
     asked, field = turn.params.structured_outputs, turn.structured_field
+    if asked is not None:
+        await run.check_structure(serving, asked, field)
     if calls is not None or (asked is not None and turn.use.may_call):
         field = "tools" if asked is None or turn.use.must_call else f"tools and {field}"
         if asked is None or turn.use.must_call:
@@ -146,13 +148,12 @@ async def _held(serving: Serving, turn: Turn) -> SamplingParams:
                 "elements": [_form_of(asked), serving.front.answer_format.call_grammar(must)],
             }
         asked = StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": form})
-    if asked is not None:
         await run.check_structure(serving, asked, field)
     return msgspec.structs.replace(turn.params, structured_outputs=asked, thinking_token_budget=None)
 
 
 def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
-    """What an answer conforms to, as a part of a structural tag."""
+    """What an answer conforms to, which has been checked, as a part of a structural tag."""
     grammar = asked.grammar_of_output()
     match grammar.kind:
         case "json_object":
@@ -165,10 +166,24 @@ def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
         case "regex":
             return {"type": "regex", "pattern": grammar.source}
         case "structural_tag":
-            form: dict[str, Any] = json.loads(grammar.source)["format"]
-            return form
+            tag: dict[str, Any] = json.loads(grammar.source)
+            return _form_of_structures(tag) if "structures" in tag else tag["format"]
         case _:
             return {"type": "grammar", "grammar": grammar.source}
+
+
+def _form_of_structures(tag: dict[str, Any]) -> dict[str, Any]:
+    """A structural tag of the older form."""
+    tags = [
+        {
+            "type": "tag",
+            "begin": own["begin"],
+            "content": {"type": "json_schema", "json_schema": own["schema"]},
+            "end": own["end"],
+        }
+        for own in tag["structures"]
+    ]
+    return {"type": "triggered_tags", "triggers": tag.get("triggers"), "tags": tags}
 
 
 class Answers:
