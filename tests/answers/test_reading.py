@@ -250,6 +250,25 @@ def test_a_calls_keys_have_any_order_and_its_arguments_stay_as_written(text: str
     assert answer.text == ""
 
 
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": 5}, '"7"'),
+        ({"type": ["integer", 5, None]}, "7"),
+        ({"anyOf": [{"$ref": "#/properties/days"}] * 50 + [{"type": "integer"}]}, "7"),
+        ({"$ref": "#/properties/days"}, '"7"'),
+    ],
+    ids=["no type", "types and others", "references to itself", "nothing but itself"],
+)
+def test_a_schema_that_nobody_has_checked_says_what_it_can_of_a_value(schema: dict[str, Any], value: str):
+    tool = Tool("now", None, {"type": "object", "properties": {"days": schema}})
+    text = "<tool_call>\n<function=now>\n<parameter=days>\n7\n</parameter>\n</function>\n</tool_call>"
+    reader = QWEN_CODER.reader("", ToolUse((tool,)))
+    answer = Answer()
+    answer.add([*reader.push(text), *reader.finish()])
+    assert [call.arguments for call in answer.calls] == [f'{{"days": {value}}}']
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_a_call_that_is_cut_short_keeps_what_there_is(form):
     call = form.calls([("write_file", {"path": "a.py", "content": "x = 1"})])

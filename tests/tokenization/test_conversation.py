@@ -148,7 +148,7 @@ def test_a_message_as_the_sdk_dumps_it_is_the_message() -> None:
 
 @pytest.mark.parametrize("role", ["user", "system", "developer"])
 def test_a_question_without_content_is_refused(role: str) -> None:
-    with pytest.raises(RequestError, match=r"messages\[0\]\.content must be a text"):
+    with pytest.raises(RequestError, match=r"messages\[0\]\.content is missing"):
         render(TEXT_TEMPLATE, [{"role": role, "content": None}])
 
 

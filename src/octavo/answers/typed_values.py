@@ -24,20 +24,27 @@ def types_of(tool: Tool, key: str) -> tuple[str, ...]:
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or key not in properties:
         return ()
-    return tuple(dict.fromkeys(_types(properties[key], schema, 0)))
+    return tuple(dict.fromkeys(_types(properties[key], schema, 0, set())))
 
 
-def _types(schema: Any, whole: Mapping[str, Any], depth: int) -> Iterator[str]:
-    if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH:
+def _types(schema: Any, whole: Mapping[str, Any], depth: int, seen: set[int]) -> Iterator[str]:
+    """Nobody has checked the schema, and its references may lead anywhere: each part of it is looked at once.
+
+    Args:
+        seen: the ids of the parts that have been looked at.
+    """
+    if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH or id(schema) in seen:
         return
+    seen.add(id(schema))
     declared = schema.get("type")
-    yield from [declared] if isinstance(declared, str) else (t for t in declared or () if isinstance(t, str))
+    listed = declared if isinstance(declared, list) else [declared]
+    yield from (each for each in listed if isinstance(each, str))
     for name in ("anyOf", "oneOf", "allOf"):
         parts = schema.get(name)
         for part in parts if isinstance(parts, list) else ():
-            yield from _types(part, whole, depth + 1)
+            yield from _types(part, whole, depth + 1, seen)
     if isinstance(reference := schema.get("$ref"), str):
-        yield from _types(_referenced(reference, whole), whole, depth + 1)
+        yield from _types(_referenced(reference, whole), whole, depth + 1, seen)
     if declared is None and isinstance(values := schema.get("enum", [schema.get("const")]), list):
         yield from (_type_of(value) for value in values if value is not None)
     if schema.get("nullable") is True:

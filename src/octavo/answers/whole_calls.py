@@ -12,6 +12,8 @@ from octavo.answers.response_template import Section
 from octavo.answers.typed_values import as_json, types_of
 
 _BARE_KEY = re.compile(r"\s*(\w+)\s*:")
+_STRING = r'"(?:\\.|[^"\\])*(?:"|\\?\Z)'
+"""One without an end goes on to the text's: else each quote in it would be tried as a beginning."""
 _TIME_FOR_TAGS_S = 0.5
 
 
@@ -133,7 +135,7 @@ def _standard(text: str, delimiters: Sequence[Sequence[str]], bare_keys: bool) -
         ValueError: a string has no end.
     """
     openings = sorted(delimiters, key=lambda pair: len(pair[0]), reverse=True)
-    stops = [re.escape(opening) for opening, _ in openings] + [r'"(?:\\.|[^"\\])*"'] + ["[{,]"] * bare_keys
+    stops = [re.escape(opening) for opening, _ in openings] + [_STRING] + ["[{,]"] * bare_keys
     search = re.compile("|".join(stops), re.DOTALL)
     at = 0
     while (match := search.search(text, at)) is not None:
