@@ -154,9 +154,26 @@ def test_tools_of_anthropics_own_are_left_out() -> None:
         ({"tool_choice": {"type": "tool", "name": "f"}}, "'f'"),
         ({"tool_choice": {"type": "any"}}, "no tools"),
         ({"tool_choice": {"type": "sometimes"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": []}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": 1}}, "disable_parallel_tool_use"),
     ],
 )
 def test_a_wrong_tool_is_refused_by_name(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ApiError) as refusal:
         use_of(**fields)
+    assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"thinking": {"type": []}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": True}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2**70}}, "thinking.budget_tokens"),
+        ({"output_config": {"effort": 3}}, "output_config.effort"),
+    ],
+)
+def test_thinking_that_is_malformed_is_refused_with_its_place(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        PromptBody.model_validate({"messages": [USER], **fields}).reasoning_ask(does_think=True)
     assert told in str(refusal.value)

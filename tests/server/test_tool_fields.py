@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from octavo.server.errors import ApiError
 from octavo.server.openai.reasoning_fields import ReasoningFields
+from octavo.server.openai.responses_tools import tool_use
 from octavo.server.openai.tool_fields import ToolFields
 from octavo.server.reasoning import ReasoningAsk
 
@@ -14,6 +16,11 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 def tool(name: str = "f", **others: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": SCHEMA, **others}}
+
+
+def allowed(*names: str | None) -> dict[str, Any]:
+    tools = [None if name is None else {"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +55,19 @@ def test_allowed_tools_are_the_only_ones() -> None:
     assert use.must_call
 
 
+def test_names_of_tools_are_compared_with_each_other_once() -> None:
+    """Of twenty thousand a comparison of each with each takes minutes."""
+    names = [f"f{number}" for number in range(20_000)]
+    tools = [{"type": "function", "name": name} for name in names]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": tools}
+    assert len(tool_use(tools, choice, parallel=True).tools) == len(names)
+
+
+def test_texts_that_cannot_be_encoded_are_refused_with_their_field() -> None:
+    with pytest.raises(ValidationError, match="tools"):
+        ToolFields.model_validate({"tools": [tool(description="\ud800")]})
+
+
 def test_the_older_form_calls_one_function_at_most() -> None:
     body = ToolFields.model_validate({"functions": [{"name": "f"}], "function_call": {"name": "f"}})
     use = body.tool_use()
@@ -71,6 +91,8 @@ def test_the_older_form_calls_one_function_at_most() -> None:
         ({"tools": [tool()], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "'g'"),
         ({"tools": [tool()], "functions": [{"name": "f"}]}, "functions"),
+        ({"tools": [tool()], "tool_choice": allowed("f", "g")}, "'g'"),
+        ({"tools": [tool()], "tool_choice": allowed(None)}, "allowed_tools.tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"function_call": {"name": "f"}}, "function_call"),
     ],

@@ -129,3 +129,35 @@ def test_text_of_a_schema_or_a_call(client: OpenAI) -> None:
         arguments_of(message.tool_calls[0])
     else:
         jsonschema.validate(json.loads(message.content or ""), ADD)
+
+
+def test_a_call_that_a_stop_cuts_short_is_not_to_be_made(server: Server) -> None:
+    prompt = {"messages": MESSAGES, "seed": 5, "max_tokens": 60}
+    anthropic_tool = {"name": "add", "input_schema": ADD}
+    named = {"type": "function", "name": "add"}
+    with server.http() as http:
+        chat = http.post(
+            "/v1/chat/completions",
+            json={**prompt, "tools": TOOLS, "tool_choice": {"type": "function", "function": named}, "stop": ['"b"']},
+        ).json()["choices"][0]
+        message = http.post(
+            "/v1/messages",
+            json={**prompt, "tools": [anthropic_tool], "tool_choice": {"type": "any"}, "stop_sequences": ['"b"']},
+        ).json()
+        response = http.post(
+            "/v1/responses",
+            json={"input": "2 + 3?", "tools": [{**named, "parameters": ADD}], "tool_choice": named, "stop": ['"b"']},
+        ).json()
+    assert (chat["finish_reason"], chat["stop_reason"]) == ("stop", '"b"')
+    assert '"b"' not in chat["message"]["tool_calls"][0]["function"]["arguments"]
+    assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", '"b"')
+    assert message["content"][0]["type"] == "tool_use"
+    assert response["output"][0]["status"] == "incomplete"
+
+
+def test_a_structural_tag_beside_tools_is_refused(server: Server) -> None:
+    tag = {"type": "structural_tag", "format": {"type": "any_text"}}
+    with server.http() as http:
+        answer = http.post("/v1/chat/completions", json=ASK | {"structured_outputs": {"structural_tag": tag}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "structured_outputs"

@@ -10,12 +10,14 @@ from typing import Any, Literal
 import msgspec
 
 from octavo.answers.answer_format import AnswerReader
-from octavo.answers.parts import Answer, CallStart, Part, Reasoning
+from octavo.answers.parts import Answer, CallArguments, CallStart, Part, Reasoning
 from octavo.answers.tools import ToolUse
+from octavo.errors import RequestError
 from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_task
+from octavo.server.errors import ApiError
 from octavo.server.openai import run
 from octavo.server.reasoning import ReasoningAsk
 from octavo.server.request_context import RequestContext
@@ -24,6 +26,7 @@ from octavo.structured_outputs import StructuredOutputsParams
 from octavo.tokenization.conversation import Conversation
 
 EndReason = Literal["stop", "length", "abort", "error", "tool_calls"]
+"""Why an answer is over; `stop`, too, where a stop of the client's has cut a call short: it is not to be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,21 +138,31 @@ async def _held(serving: Serving, turn: Turn) -> SamplingParams:
         ApiError: answers cannot be held to that here.
     """
     asked, field = turn.params.structured_outputs, turn.structured_field
-    text = None if asked is None else _form_of(asked)
+    text = None if asked is None else _form_of(asked, field)
+    if text is None and asked is not None and turn.use.may_call:
+        told = f"{field}: a structural tag says all that an answer holds: leave out the tools, or say it otherwise"
+        raise ApiError(400, told, param=field)
     form = serving.front.answer_format.answer_grammar(turn.use, text)
     if form != text:
-        field = (
-            field if not turn.use.may_call else "tools" if text is None or turn.use.must_call else f"tools and {field}"
-        )
+        if turn.use.may_call:
+            field = "tools" if text is None or turn.use.must_call else f"tools and {field}"
         asked = StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": form})
     if asked is not None:
         await run.check_structure(serving, asked, field)
     return msgspec.structs.replace(turn.params, structured_outputs=asked, thinking_token_budget=None)
 
 
-def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
-    """What an answer conforms to, as a part of a structural tag."""
-    grammar = asked.grammar_of_output()
+def _form_of(asked: StructuredOutputsParams, field: str) -> dict[str, Any] | None:
+    """What text conforms to, as a part of a structural tag. None for what is such a tag itself: that is the answer's
+    whole text, marks and all.
+
+    Raises:
+        ApiError: the source is malformed; the message names the field.
+    """
+    try:
+        grammar = asked.grammar_of_output()
+    except RequestError as error:
+        raise ApiError(400, f"{field}: {error}", param=field) from error
     match grammar.kind:
         case "json_object":
             return {"type": "json_schema", "json_schema": {"type": "object"}}
@@ -161,8 +174,7 @@ def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
         case "regex":
             return {"type": "regex", "pattern": grammar.source}
         case "structural_tag":
-            form: dict[str, Any] = json.loads(grammar.source)["format"]
-            return form
+            return None
         case _:
             return {"type": "grammar", "grammar": grammar.source}
 
@@ -175,7 +187,8 @@ class Answers:
         self._context = context
         self._readers = readers
         self._tells_reasoning = turn.reasoning.is_told
-        self._has_called = [False] * len(readers)
+        self._arguments: list[list[str] | None] = [None] * len(readers)
+        """Of each answer's latest call, in pieces."""
 
     @property
     def output(self) -> RequestOutput:
@@ -214,9 +227,30 @@ class Answers:
         if not self._tells_reasoning:
             parts = [part for part in parts if not isinstance(part, Reasoning)]
         parts = [_named(part) for part in parts]
-        self._has_called[index] |= any(isinstance(part, CallStart) for part in parts)
-        has_stopped_to_call = self._has_called[index] and delta.finish_reason == "stop"
+        self._note_calls(index, parts)
+        has_stopped_to_call = delta.finish_reason == "stop" and self._ends_with_call(index, delta)
         return Gained(delta, parts, "tool_calls" if has_stopped_to_call else delta.finish_reason)
+
+    def _note_calls(self, index: int, parts: Sequence[Part]) -> None:
+        for part in parts:
+            arguments = self._arguments[index]
+            if isinstance(part, CallStart):
+                self._arguments[index] = []
+            elif isinstance(part, CallArguments) and arguments is not None:
+                arguments.append(part.text)
+
+    def _ends_with_call(self, index: int, delta: Delta) -> bool:
+        """Whether an answer that has stopped wants its calls made: not where what the client stops it at has cut one
+        short."""
+        arguments = self._arguments[index]
+        return arguments is not None and (delta.stop_reason is None or _is_object("".join(arguments)))
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _named(part: Part) -> Part:

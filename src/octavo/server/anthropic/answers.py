@@ -116,6 +116,7 @@ Event = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | Mess
 class MessageErrorDetail(Struct):
     type: str
     message: str
+    details: dict[str, Any] | UnsetType = UNSET
 
 
 class MessageError(Struct, tag_field="type", tag="error"):

@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octavo.answers.tools import Tool, ToolUse
 from octavo.sampling_params import SamplingParams
+from octavo.server.anthropic.errors import THREAD_UNSUPPORTED
 from octavo.server.errors import ApiError
-from octavo.server.openai.body import MAX_WHOLE, FirstError, StopText, Text, Whole
+from octavo.server.openai.body import MAX_WHOLE, Encodable, FirstError, StopText, Text, Whole
 from octavo.server.openai.conversation_fields import Objects
 from octavo.server.openai.foreign_fields import Neutral, check_foreign
 from octavo.server.openai.tool_fields import read_function, use_of
@@ -31,7 +32,7 @@ class PromptBody(BaseModel):
         "a last message of the assistant's"
     )
     system: Text | Objects | None = Field(None, description="instructions, as a text or as text blocks")
-    tools: Annotated[list[Any], FirstError()] | None = Field(
+    tools: Annotated[list[Any], FirstError(), Encodable] | None = Field(
         None,
         description='{"name", "description", "input_schema"} of functions that the client runs; others are left out',
     )
@@ -47,7 +48,9 @@ class PromptBody(BaseModel):
     cache_salt: StopText | None = Field(
         None, description="share computed prefixes only with requests of the same tenant that bring the same text"
     )
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
+    chat_template_kwargs: Annotated[dict[str, Any], Encodable] | None = Field(
+        None, description="further variables of the chat template"
+    )
 
     def tool_use(self) -> ToolUse:
         """The tools, and whether they are called.
@@ -58,11 +61,14 @@ class PromptBody(BaseModel):
         tools = [tool for i, each in enumerate(self.tools or ()) if (tool := _tool(f"tools[{i}]", each)) is not None]
         given = self.tool_choice or {}
         kind, name = given.get("type", "auto"), given.get("name")
-        if kind not in _CHOICES or (kind == "tool" and not isinstance(name, str)):
+        is_known = isinstance(kind, str) and kind in _CHOICES
+        if not is_known or (kind == "tool" and not isinstance(name, str)):
             told = 'tool_choice.type must be "auto", "any", "none", or "tool" with a name'
             raise ApiError(400, told, param="tool_choice")
-        parallel = given.get("disable_parallel_tool_use") is not True
-        return use_of(tools, _CHOICES[kind], name if kind == "tool" else None, parallel=parallel)
+        is_single = given.get("disable_parallel_tool_use")
+        if is_single is not None and not isinstance(is_single, bool):
+            raise ApiError(400, "tool_choice.disable_parallel_tool_use must be true or false", param="tool_choice")
+        return use_of(tools, _CHOICES[kind], name if kind == "tool" else None, parallel=not is_single)
 
     def reasoning_ask(self, does_think: bool) -> ReasoningAsk:
         """How the model thinks. What is only allowed asks nothing of a model that does not think at all.
@@ -74,15 +80,21 @@ class PromptBody(BaseModel):
         kind, budget = given.get("type"), given.get("budget_tokens")
         if self.thinking is not None and kind not in ("enabled", "adaptive", "between_tools", "disabled"):
             raise ApiError(400, 'thinking.type must be "enabled", "adaptive" or "disabled"', param="thinking")
-        if kind == "enabled" and not (isinstance(budget, int) and not isinstance(budget, bool) and budget > 0):
-            raise ApiError(400, "thinking.budget_tokens must be a whole number of at least 1", param="thinking")
+        if kind == "enabled" and not (
+            isinstance(budget, int) and not isinstance(budget, bool) and 0 < budget <= MAX_WHOLE
+        ):
+            raise ApiError(
+                400, f"thinking.budget_tokens must be a whole number from 1 to {MAX_WHOLE}", param="thinking"
+            )
+        effort = (self.output_config or {}).get("effort")
+        if effort is not None and not isinstance(effort, str):
+            raise ApiError(400, "output_config.effort must be a text", param="output_config")
         if not does_think:
             return ReasoningAsk(field="thinking")
-        effort = (self.output_config or {}).get("effort")
         return ReasoningAsk(
             field="thinking",
             enabled={"enabled": True, "disabled": False}.get(str(kind)),
-            effort=effort if isinstance(effort, str) and kind != "disabled" else None,
+            effort=effort if kind != "disabled" else None,
             max_tokens=budget if kind == "enabled" else None,
             is_told=given.get("display") != "omitted",
         )
@@ -119,7 +131,11 @@ class MessagesBody(PromptBody):
         Raises:
             ApiError: the message names the field.
         """
-        check_foreign(self.model_extra or {}, self.foreign)
+        given = self.model_extra or {}
+        check_foreign(given, self.foreign)
+        if given.get("thread") is not None:
+            told = "thread is not supported by this server, which stores no conversations: send all messages instead"
+            raise ApiError(400, told, code=THREAD_UNSUPPORTED, param="thread")
 
     def params(self) -> SamplingParams:
         """As the engine takes them.

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -50,6 +51,14 @@ def _written_as_utf8(text: str) -> str:
     return text
 
 
+def _all_written_as_utf8(value: Any) -> Any:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        raise ValueError("Input is not valid Unicode: it holds half of a surrogate pair") from None
+    return value
+
+
 def _whole(value: Any) -> Any:
     """JSON has one type of numbers: 8.0 is 8."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -72,6 +81,8 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 TokenIds = Annotated[list[int], FirstError(), BeforeValidator(_all_whole)]
 Text = Annotated[str, AfterValidator(_written_as_utf8)]
 """A text that can be encoded; JSON can spell others."""
+Encodable = AfterValidator(_all_written_as_utf8)
+"""Of lists and objects: all texts in them can be encoded."""
 StopText = Annotated[str, StringConstraints(min_length=1), AfterValidator(_written_as_utf8)]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from octavo.server.errors import ApiError
-from octavo.server.openai.body import FirstError, Text
+from octavo.server.openai.body import Encodable, FirstError, Text
 from octavo.server.openai.foreign_fields import unsupported
 from octavo.tokenization.conversation import RESERVED_VARIABLES, ROLE, TEXT_KEYS, Conversation
 
@@ -31,7 +31,7 @@ _MESSAGE = {
     "required": ["role"],
     "description": "and whatever else the chat template knows",
 }
-Objects = Annotated[list[dict[str, Any]], FirstError()]
+Objects = Annotated[list[dict[str, Any]], FirstError(), Encodable]
 Messages = Annotated[Objects, WithJsonSchema({"type": "array", "items": _MESSAGE, "minItems": 1})]
 """`tokenization.conversation` checks them, for chats that do not come over HTTP, too."""
 
@@ -42,7 +42,9 @@ class ConversationFields(BaseModel):
     add_generation_prompt: bool | None = Field(None, description="end the prompt with the answer's opening; default")
     continue_final_message: bool | None = Field(None, description="go on with the last message; opens no new one")
     chat_template: Text | None = Field(None, description="in place of the model's; with --allow-request-templates")
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
+    chat_template_kwargs: Annotated[dict[str, Any], Encodable] | None = Field(
+        None, description="further variables of the chat template"
+    )
     documents: Objects | None = Field(None, description="for chat templates that show documents")
 
     def check_conversation(self) -> None:

@@ -5,15 +5,23 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from octavo.answers.tools import ToolUse
 from octavo.errors import RequestError
 from octavo.sampling_params import ALL_TOKENS, SamplingParams
 from octavo.server.errors import ApiError
 from octavo.server.openai.aliases import RESPONSES_ALIASES, Alias
-from octavo.server.openai.body import MAX_WHOLE, MOST_LIKELY, FirstError, SamplingFields, Text, Whole, tell_aliases
+from octavo.server.openai.body import (
+    MAX_WHOLE,
+    MOST_LIKELY,
+    Encodable,
+    FirstError,
+    SamplingFields,
+    Text,
+    Whole,
+    tell_aliases,
+)
 from octavo.server.openai.conversation_fields import ConversationFields, Objects
 from octavo.server.openai.foreign_fields import INSTEAD, REFUSED, Neutral, check_foreign, unsupported
 from octavo.server.openai.reasoning_fields import ReasoningFields
@@ -36,24 +44,12 @@ _INSTEAD = INSTEAD | {
 }
 
 
-def _told_again(value: Any) -> Any:
-    """What the response tells again has to be such that it can be written."""
-    try:
-        msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        raise ValueError("Input is not valid Unicode: it holds half of a surrogate pair") from None
-    return value
-
-
-Echoed = AfterValidator(_told_again)
-
-
 class TextOptions(BaseModel):
     """What the text of the answer is like."""
 
     model_config = ConfigDict(strict=True)
 
-    format: Annotated[dict[str, Any], Echoed] | None = Field(
+    format: Annotated[dict[str, Any], Encodable] | None = Field(
         None,
         description='{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "name": ..., "schema": ...}: '
         "the answer validates, strict or not",
@@ -75,10 +71,10 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
     max_output_tokens: Whole | None = Field(
         None, ge=1, description="tokens to generate, as far as they fit; as many as fit by default"
     )
-    tools: Annotated[Annotated[list[Any], FirstError(), Echoed] | None, WithJsonSchema(TOOLS)] = Field(
+    tools: Annotated[Annotated[list[Any], FirstError(), Encodable] | None, WithJsonSchema(TOOLS)] = Field(
         None, description="functions that the client runs; tools that a server would run are left out"
     )
-    tool_choice: str | Annotated[dict[str, Any], Echoed] | None = Field(
+    tool_choice: str | Annotated[dict[str, Any], Encodable] | None = Field(
         None,
         description='"auto", the default; "none", "required", {"type": "function", "name": ...} or {"type": '
         '"allowed_tools", "mode": ..., "tools": [...]}',
@@ -100,7 +96,7 @@ class ResponsesBody(ConversationFields, StructuredFields, ReasoningFields, Sampl
         None, description="what does not fit is refused, whatever is asked for"
     )
     store: bool | None = Field(None, description="changes nothing: no response is stored")
-    metadata: Annotated[dict[str, str], Echoed] | None = Field(None, description="told again in the response")
+    metadata: Annotated[dict[str, str], Encodable] | None = Field(None, description="told again in the response")
     user: Text | None = Field(None, description="told again in the response")
     safety_identifier: Text | None = Field(None, description="told again in the response")
     prompt_cache_key: Text | None = Field(None, description="told again; prefixes are found without it")

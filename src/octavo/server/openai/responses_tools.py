@@ -6,7 +6,7 @@ from typing import Any
 from octavo.answers.tools import Tool, ToolUse
 from octavo.server.errors import ApiError
 from octavo.server.openai.foreign_fields import unsupported
-from octavo.server.openai.tool_fields import read_function, use_of
+from octavo.server.openai.tool_fields import allowed_use, read_function, use_of
 
 Choice = str | Mapping[str, Any] | None
 
@@ -27,11 +27,7 @@ def tool_use(tools: Sequence[Any], choice: Choice, *, parallel: bool) -> ToolUse
         case "function" if isinstance(name := choice.get("name"), str):
             return use_of(functions, "required", name, parallel=parallel)
         case "allowed_tools" if choice.get("mode") in ("auto", "required") and isinstance(choice.get("tools"), list):
-            names = _allowed_names(choice["tools"])
-            for name in names:
-                use_of(functions, "auto", name, parallel=parallel)
-            allowed = [tool for tool in functions if tool.name in names]
-            return use_of(allowed, choice["mode"], None, parallel=parallel)
+            return allowed_use(functions, choice["mode"], _allowed_names(choice["tools"]), parallel=parallel)
         case "function" | "allowed_tools" | None:
             raise _wrong_choice()
         case kind:

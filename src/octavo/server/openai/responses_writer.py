@@ -87,7 +87,8 @@ class ResponseWriter:
             yield from self._tell_message(self._blanks)
         match reason:
             case "stop" | "tool_calls":
-                yield from self._close("completed")
+                is_cut = reason == "stop" and isinstance(self._open, OpenCall)
+                yield from self._close("incomplete" if is_cut else "completed")
                 self.response.status, self.response.completed_at = "completed", int(time.time())
                 yield ResponseCompleted(next(self._numbers), self._snapshot())
             case "length":

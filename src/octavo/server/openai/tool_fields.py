@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from octavo.answers.tools import Tool, ToolUse
 from octavo.server.errors import ApiError
-from octavo.server.openai.body import FirstError
+from octavo.server.openai.body import Encodable, FirstError
 from octavo.server.openai.foreign_fields import unsupported
 
 _NAME = re.compile(r"[\w.:/-]{1,128}")
@@ -28,7 +28,7 @@ _TOOL = {
     "required": ["function"],
 }
 _CHOICES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
-Functions = Annotated[list[Any], FirstError()]
+Functions = Annotated[list[Any], FirstError(), Encodable]
 
 
 class ToolFields(BaseModel):
@@ -70,7 +70,7 @@ class ToolFields(BaseModel):
         tools = [_tool(f"tools[{i}]", each) for i, each in enumerate(self.tools or ())]
         if _is_allowed_tools(self.tool_choice):
             mode, names = _allowed(self.tool_choice["allowed_tools"])
-            return use_of([tool for tool in tools if tool.name in names], mode, None, parallel=self._is_parallel)
+            return allowed_use(tools, mode, names, parallel=self._is_parallel)
         choice, named = _choice("tool_choice", self.tool_choice)
         return use_of(tools, choice, named, parallel=self._is_parallel)
 
@@ -90,15 +90,34 @@ def use_of(
     Raises:
         ApiError: two tools have one name, or a tool that must be called is not there.
     """
-    names = [tool.name for tool in tools]
-    for name in names:
-        if names.count(name) > 1:
-            raise ApiError(400, f"tools: two have the name {name!r}", param="tools")
+    names = set[str]()
+    for tool in tools:
+        if tool.name in names:
+            raise ApiError(400, f"tools: two have the name {tool.name!r}", param="tools")
+        names.add(tool.name)
     if named is not None and named not in names:
-        raise ApiError(400, f"{field} names {named[:100]!r}, which is none of the tools", param=field)
+        raise _no_tool(field, named)
     if choice == "required" and not tools:
         raise ApiError(400, f"{field} wants a call, and there are no tools to call: send tools with it", param=field)
     return ToolUse(tuple(tools), choice, named, parallel)  # type: ignore[arg-type]
+
+
+def allowed_use(tools: Sequence[Tool], choice: str, allowed: Sequence[str], *, parallel: bool) -> ToolUse:
+    """What a request asks of those of its tools that `tool_choice` allows.
+
+    Raises:
+        ApiError: as `use_of`, or it allows one that is not there.
+    """
+    offered = {tool.name for tool in use_of(tools, "auto", None, parallel=parallel).tools}
+    for name in allowed:
+        if name not in offered:
+            raise _no_tool("tool_choice", name)
+    kept = set(allowed)
+    return use_of([tool for tool in tools if tool.name in kept], choice, None, parallel=parallel)
+
+
+def _no_tool(field: str, name: str) -> ApiError:
+    return ApiError(400, f"{field} names {name[:100]!r}, which is none of the tools", param=field)
 
 
 def read_function(place: str, given: Any, schema: str = "parameters") -> Tool:
@@ -106,7 +125,7 @@ def read_function(place: str, given: Any, schema: str = "parameters") -> Tool:
 
     Args:
         place: where it stands in the body.
-        schema: the field that has the parameters.
+        schema: the name that the API gives the schema of its arguments.
 
     Raises:
         ApiError: it is malformed.
@@ -157,7 +176,7 @@ def _is_allowed_tools(given: Any) -> bool:
     return isinstance(given, Mapping) and given.get("type") == "allowed_tools"
 
 
-def _allowed(given: Any) -> tuple[str, set[str]]:
+def _allowed(given: Any) -> tuple[str, list[str]]:
     """The mode of {"type": "allowed_tools"}, and the names."""
     mode = given.get("mode", "auto") if isinstance(given, Mapping) else None
     tools = given.get("tools") if isinstance(given, Mapping) else None
@@ -165,5 +184,7 @@ def _allowed(given: Any) -> tuple[str, set[str]]:
         raise ApiError(
             400, 'tool_choice.allowed_tools must have a mode, "auto" or "required", and tools', param="tool_choice"
         )
-    names = (_choice("tool_choice", tool)[1] for tool in tools)
-    return mode, {name for name in names if name is not None}
+    names = [_choice("tool_choice", tool)[1] for tool in tools]
+    if None in names:
+        raise ApiError(400, "tool_choice.allowed_tools.tools must have the name of a tool each", param="tool_choice")
+    return mode, [str(name) for name in names]
