@@ -32,7 +32,7 @@ class EngineConfig:
 
     model: str = knob(
         "smollm2",
-        "alias (smollm2), folder in Hugging Face format, GGUF file, or a model on the Hugging Face hub "
+        "alias (smollm2, gemma3, minilm), folder in Hugging Face format, GGUF file, or a model on the Hugging Face hub "
         "(organisation/model)",
         group="model",
         metavar="MODEL",

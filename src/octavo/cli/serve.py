@@ -14,10 +14,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Register the command."""
     parser = commands.add_parser(
         "serve",
-        help="serve a model over HTTP, in OpenAI's format",
-        description="Serve a model over HTTP, in OpenAI's format: chats and completions of a language model, and "
-        "embeddings, scores and ranked documents of whatever model gives them (/openapi.json lists all). SIGTERM (or "
-        "INT, HUP) drains: what runs may finish, new work is refused; a second one stops at once.",
+        help="serve a model over HTTP, in OpenAI's and Anthropic's formats",
+        description="Serve a model over HTTP, in OpenAI's and Anthropic's formats: chats and completions of a language "
+        "model, and embeddings, scores and ranked documents of whatever model gives them (/openapi.json lists all). "
+        "SIGTERM (or INT, HUP) drains: what runs may finish, new work is refused; a second one stops at once.",
         epilog="example: octavo serve smollm2 --port 8000 --kv-cache-memory 4GiB",
     )
     parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model MODEL")

@@ -207,11 +207,12 @@ def summary(
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in front_s.items())
     engine_phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ready.phases_s.items())
     quantized = "" if engine.quantization == "none" else f" and {engine.quantization}"
+    sequences = "sequence" if at_full_length == 1 else "sequences"
     rows = {
         "model": f"{engine.model} in {ready.dtype}{quantized}, {ready.weight_bytes / MIB:,.0f} MiB of weights",
         "KV cache": f"{limits.num_blocks:,} blocks of {limits.block_size} tokens, {cache_mib:,.0f} MiB",
         "swap space": f"{ready.num_swap_blocks:,} blocks, {ready.num_swap_blocks * ready.block_bytes / MIB:,.0f} MiB",
-        "serves": f"{num_slots:,} tokens at once: {at_full_length:,} sequences of the full "
+        "serves": f"{num_slots:,} tokens at once: {at_full_length:,} {sequences} of the full "
         f"{limits.max_model_len:,} tokens, at most {limits.max_num_seqs} at once",
         "kernels": ready.kernels,
         "sampling": f"defaults of requests: {defaults}; --generation-config changes them",

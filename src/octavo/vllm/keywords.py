@@ -131,7 +131,6 @@ SERVER: dict[str, Keyword] = {
     ),
     **_changing_nothing(int, "max_log_len h11_max_incomplete_event_size h11_max_header_count api_server_count"),
     **_changing_nothing(str, "uvicorn_log_level log_config_file disable_access_log_for_endpoints"),
-    "chat_template_content_format": Keyword(str, ("auto", "string"), "contents reach the template as texts"),
     "response_role": Keyword(str, ("assistant",), "answers are the assistant's"),
     "return_tokens_as_token_ids": Keyword(bool, (False,), "tokens are told as texts"),
     "enable_force_include_usage": Keyword(bool, (False,), "requests ask for it: stream_options.include_usage"),
