@@ -12,12 +12,10 @@ import msgspec
 from octavo.answers.answer_format import AnswerReader
 from octavo.answers.parts import Answer, CallArguments, CallStart, Part, Reasoning
 from octavo.answers.tools import ToolUse
-from octavo.errors import RequestError
 from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_task
-from octavo.server.errors import ApiError
 from octavo.server.openai import run
 from octavo.server.reasoning import ReasoningAsk
 from octavo.server.request_context import RequestContext
