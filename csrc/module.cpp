@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -146,6 +147,16 @@ class BoundProgram {
                    likeliest ? likeliest->data() : nullptr, num_threads_);
   }
 
+  // What a kept buffer holds of some rows of the step that has just run.
+  void read(const Buffer& buffer, const Integers& rows, const FloatRows& out) const {
+    if (out.shape(0) != rows.size() || static_cast<int64_t>(out.shape(1)) != buffer.width) {
+      throw std::invalid_argument("a buffer is read into [rows, its width]");
+    }
+    for (size_t i = 0; i < rows.size(); ++i) {
+      std::copy_n(buffer.data + rows.data()[i] * buffer.width, buffer.width, out.data() + i * out.shape(1));
+    }
+  }
+
   void set_profiling(bool on) { program_.set_profiling(on); }
   std::vector<std::pair<std::string, double>> profile() const { return program_.profile(); }
 
@@ -188,6 +199,7 @@ NB_MODULE(_cpu, m) {
            "tables"_a, "block_tables"_a)
       .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a,
            "likeliest"_a = nb::none())
+      .def("read", &BoundProgram::read, "buffer"_a, "rows"_a, "out"_a)
       .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
       .def("profile", &BoundProgram::profile);
 

@@ -71,16 +71,16 @@ SCHEMAS: list[Schema | None] = [
 TOOLS = tuple(Tool(f"tool_{number}", None, schema) for number, schema in enumerate(SCHEMAS))
 
 
-def grammar_of(name: str, use: ToolUse) -> Grammar:
-    grammar = FORMATS[name].call_grammar(use)
+def grammar_of(name: str, use: ToolUse, text: Schema | None = None) -> Grammar:
+    grammar = FORMATS[name].answer_grammar(use, text)
     assert grammar is not None
     return Grammar("structural_tag", json.dumps({"format": grammar}))
 
 
-def answers(name: str, use: ToolUse, num_walks: int) -> list[tuple[str, Answer]]:
+def answers(name: str, use: ToolUse, num_walks: int, held: Schema | None = None) -> list[tuple[str, Answer]]:
     """What the format's reader finds in random outputs that conform, those that came to an end. Half of them begin as
     calls do."""
-    compiled, writing = walks().compiled(grammar_of(name, use)), FORMATS[name].writing
+    compiled, writing = walks().compiled(grammar_of(name, use, held)), FORMATS[name].writing
     assert writing is not None
     begins = ["", *(writing.before + writing.opening_of(tool.name).partition("{id}")[0] for tool in use.callable_tools)]
     texts = [
@@ -105,8 +105,8 @@ def check_calls(answer: Answer, tools: tuple[Tool, ...], text: str) -> None:
 @pytest.mark.parametrize("tool", TOOLS[::7], ids=lambda tool: str(tool.name))
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_named_tool_is_called_once_and_its_arguments_validate(name: str, tool: Tool) -> None:
-    use = ToolUse(TOOLS, "required", tool.name, parallel=False)
-    ended = answers(name, use, 3)
+    use = ToolUse(TOOLS, "required", tool.name)
+    ended = answers(name, use, 4)
     assert ended
     for text, answer in ended:
         assert [call.name for call in answer.calls] == [tool.name], text
@@ -149,18 +149,30 @@ def test_free_answers_have_one_call_at_most_where_calls_are_not_parallel(name: s
     assert {len(answer.calls) for _, answer in ended} == {0, 1}
 
 
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"llama3_json"}))  # there a call is JSON like any other
+@pytest.mark.parametrize("use", [ToolUse(), ToolUse(TOOLS[2:4])], ids=["no tools", "tools"])
+def test_text_that_is_held_to_a_schema_validates_where_it_is_no_call(name: str, use: ToolUse) -> None:
+    ended = answers(name, use, 8, {"type": "json_schema", "json_schema": POINT})
+    texts = [answer.text for _, answer in ended if not answer.calls]
+    assert texts
+    for text in texts:
+        assert jsonschema.Draft202012Validator(POINT).is_valid(json.loads(text)), text
+    for text, answer in ended:
+        check_calls(answer, TOOLS, text)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("choice", ["auto", "none"])
 def test_nothing_is_held_where_nothing_asks_for_it(name: str, choice: Literal["auto", "none"]) -> None:
-    assert FORMATS[name].call_grammar(ToolUse(TOOLS, choice)) is None
-    assert FORMATS[name].call_grammar(ToolUse()) is None
+    assert FORMATS[name].answer_grammar(ToolUse(TOOLS, choice)) is None
+    assert FORMATS[name].answer_grammar(ToolUse()) is None
 
 
 def test_calls_that_only_a_pattern_tells_of_are_not_held_to_anything() -> None:
     section = {**OWN["fields"]["tool_calls"], "open_pattern": "<calls?>"}  # type: ignore[index]
     del section["open"]
     own = format_of("", {**OWN, "fields": {"content": {}, "tool_calls": section}})
-    assert own.call_grammar(ToolUse(TOOLS)) is None
+    assert own.answer_grammar(ToolUse(TOOLS)) is None
     for use in (ToolUse(TOOLS, "required"), ToolUse(TOOLS, parallel=False), ToolUse((Tool("a", strict=True),))):
         with pytest.raises(RequestError, match="--tool-parser"):
-            own.call_grammar(use)
+            own.answer_grammar(use)

@@ -24,8 +24,8 @@ MODELS = b'{"data": [{"id": "tiny"}]}'
 Answer = Callable[[list[dict[str, str]]], tuple[int, bytes]]
 
 
-def event(text: str) -> bytes:
-    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"
+def event(text: str, **delta: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": {"content": text, **delta}}]}).encode() + b"\n\n"
 
 
 def whole(text: str) -> tuple[int, bytes]:
@@ -171,6 +171,24 @@ def test_lines_of_a_stream_that_are_no_data_are_passed_over():
     with serving(lambda _: (200, b": still thinking\n\nevent: chunk\n" + whole("yes")[1])) as url:
         done = octavo("chat", "--url", url, stdin="one\n")
     assert (done.returncode, done.stdout) == (0, "yes\n")
+
+
+def test_what_a_model_thinks_is_dim_in_a_terminal_and_no_part_of_the_conversation():
+    def answer(messages: list[dict[str, str]]) -> tuple[int, bytes]:
+        said = [message["content"] for message in messages]
+        return 200, event("", reasoning_content="hm") + event("", reasoning="mm") + whole(f"heard {said}")[1]
+
+    with serving(answer) as url:
+        piped = octavo("chat", "--url", url, stdin="one\n")
+        terminal = Terminal("--url", url)
+        terminal.wait_for("> ")
+        terminal.type("one\n")
+        terminal.wait_for("\x1b[2mhmmm\x1b[0m\r\nheard ['one']")
+        terminal.type("two\n")
+        terminal.wait_for("heard ['one', \"heard ['one']\", 'two']")
+        terminal.type("/quit\n")
+        assert terminal.process.wait(PATIENCE_S) == 0
+    assert piped.stdout == "heard ['one']\n"
 
 
 def test_a_refused_line_is_forgotten_so_that_the_next_is_answered():

@@ -15,6 +15,7 @@ from octavo.errors import RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
 from octavo.server.http_protocol import HttpProtocol
+from octavo.server.openai.event_stream import DATA_EVENTS, event_stream
 from server.conftest import Server, send, until
 
 COMPLETE = "/v1/completions"
@@ -171,7 +172,8 @@ def test_where_all_connections_are_at_work_a_new_one_is_told(serve: Any) -> None
 
 def test_a_reader_that_never_reads_loses_its_request(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it has asked for, within the time that is allowed."""
-    monkeypatch.setattr("octavo.server.openai.event_stream.DONE", b" " * 20_000_000)
+    endless = DATA_EVENTS._replace(end=b" " * 20_000_000)
+    monkeypatch.setattr(event_stream, "__defaults__", (endless,))
     with serve(send_timeout=1) as server, contextlib.closing(send(server, SHORT | {"stream": True})):
         until(lambda: server.num_in_server == 1)
         until(lambda: server.num_in_server == 0 and server.background.is_idle())

@@ -36,6 +36,7 @@ def hold(description: dict[str, Any], schema: dict[str, Any], content: Any) -> N
 SHORT = {"max_tokens": 2, "ignore_eos": True}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 NAMED = {"logprob_token_ids": [5], "prompt_logprobs": 1, "return_token_ids": True, "stop_regex": "zz+"}
+RANKED = {"query": {"text": "a"}, "documents": ["b", "c"], "top_n": 1, "return_documents": False}
 ASKS: dict[str, list[dict[str, Any] | None]] = {
     "post /v1/chat/completions": [
         {"messages": MESSAGES} | SHORT,
@@ -58,6 +59,13 @@ ASKS: dict[str, list[dict[str, Any] | None]] = {
         {"input": "a", "max_output_tokens": 2, "stream": True},
     ],
     "post /v1/responses/input_tokens": [{"input": "a"}],
+    "post /v1/embeddings": [{"input": ["a", "b"], "dimensions": 3}, {"input": [5, 6], "encoding_format": "base64"}],
+    **{
+        f"post /{path}": [{"query": "a", "documents": ["b", {"text": "c"}]}, RANKED]
+        for path in ("rerank", "v1/rerank", "v2/rerank")
+    },
+    **{f"post /{path}": [{"text_1": "a", "text_2": ["b", "c"]}] for path in ("score", "v1/score")},
+    "post /classify": [],  # this model has no classes
     "post /tokenize": [{"prompt": "a"}, {"messages": MESSAGES, "return_token_strs": True}],
     "post /detokenize": [{"tokens": [5, 6]}],
     **{

@@ -210,6 +210,14 @@ def test_schemas_in_a_tag_are_followed_as_those_by_themselves() -> None:
         conforms({"type": "structural_tag", "format": {"type": "json_schema", "json_schema": loose}}, "")
 
 
+def test_a_wrong_schema_in_a_tag_is_told_without_the_grammar_made_of_it() -> None:
+    own = {"type": "json_schema", "json_schema": {"properties": {"a": {"$ref": "#/$defs/b"}}}}
+    with pytest.raises(RequestError) as refusal:
+        conforms({"type": "structural_tag", "format": own}, "")
+    assert "'/$defs/b' does not exist" in str(refusal.value)
+    assert "start" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
+from e2e.test_encoders import EMBEDS, make_bert
 from octavo.config import EngineConfig
 from server.conftest import Server, running_engine, send, serving, until
-from tiny_checkpoints import make_llama
 
 TEXTS = ["The sea is wide.", "A cat sat on the mat.", "Bananas are yellow."]
 QUERY = "Which animal sat on the mat?"
@@ -175,26 +175,41 @@ def test_a_score_is_how_much_likelier_yes_is_than_no(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model that was made to embed, as --pooling says."""
-    folder = make_llama(tmp_path_factory.mktemp("tiny"), vocab_size=49152, max_position_embeddings=512)
-    config = EngineConfig(model=str(folder), tokenizer="smollm2", pooling="mean", kv_cache_memory="16MiB", seed=0)
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model that was made to embed, and generates nothing."""
+    folder = make_bert(tmp_path_factory.mktemp("bert"), "BertModel", EMBEDS)
+    config = EngineConfig(model=str(folder), kv_cache_memory="4MiB", seed=0)
     with running_engine(config) as background, serving(background) as server:
         yield server
 
 
-def test_a_model_that_embeds_scores_by_the_likeness_of_vectors(embedder: Server) -> None:
-    with embedder.http() as http:
-        found = http.post("/v1/embeddings", json={"input": TEXTS}).json()["data"]
+def test_a_model_that_embeds_scores_by_the_likeness_of_vectors(encoder: Server) -> None:
+    found = post(encoder, "/v1/embeddings", input=TEXTS)["data"]
     vectors = [each["embedding"] for each in found]
-    ahead = post(embedder, "/score", text_1=TEXTS[0], text_2=TEXTS)["data"]
+    ahead = post(encoder, "/score", text_1=TEXTS[0], text_2=TEXTS)["data"]
     products = [sum(a * b for a, b in zip(vectors[0], vector, strict=True)) for vector in vectors]
     assert [each["score"] for each in ahead] == pytest.approx(products, abs=1e-6)
     assert ahead[0]["score"] == pytest.approx(1)
-    back = post(embedder, "/score", data_1=TEXTS, data_2=[TEXTS[0]] * 3)["data"]
+    back = post(encoder, "/score", data_1=TEXTS, data_2=[TEXTS[0]] * 3)["data"]
     assert [each["score"] for each in back] == [each["score"] for each in ahead]
-    ranked = post(embedder, "/rerank", query=TEXTS[0], documents=TEXTS)["results"]
+    ranked = post(encoder, "/rerank", query=TEXTS[0], documents=TEXTS)["results"]
     assert ranked[0]["index"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/responses", {"input": "a"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 4}),
+    ],
+)
+def test_a_model_that_only_embeds_refuses_to_generate_by_name(encoder: Server, path: str, body: dict[str, Any]) -> None:
+    with encoder.http() as http:
+        answer = http.post(path, json={"model": "smollm2", **body})
+    assert answer.status_code == 400
+    assert "no task 'generate'; it has 'embed' (/v1/embeddings)" in answer.json()["error"]["message"]
 
 
 def test_leaving_while_many_inputs_wait_frees_all(server: Server) -> None:

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import jsonschema
 import pytest
-from anthropic import Anthropic, AsyncAnthropic
+from anthropic import Anthropic, AsyncAnthropic, beta_tool
 
 from server.conftest import PATIENCE_S, Server
 from server.test_tools import ADD
@@ -147,3 +147,28 @@ def test_the_asynchronous_client_streams_the_same(server: Server) -> None:
 
     text, whole = asyncio.run(asked())
     assert [block.text for block in whole.content if block.type == "text"] == [text]
+
+
+def test_the_tool_runner_of_the_client_goes_on_without_a_stored_conversation(anthropic_client: Anthropic) -> None:
+    """It asks for one, and sends all messages once it is told that there is none."""
+    looked_up = []
+
+    @beta_tool
+    def look_up(sky: Literal["clear", "cloudy"]) -> str:
+        """Say in which cities the sky is like that."""
+        looked_up.append(sky)
+        return "In Oslo."
+
+    tokens = []
+    for message in anthropic_client.beta.messages.tool_runner(
+        model="smollm2",
+        max_tokens=60,
+        messages=[{"role": "user", "content": "Where is the sky clear?"}],
+        tools=[look_up],
+        tool_choice={"type": "tool", "name": "look_up"},
+        max_iterations=2,
+    ):
+        assert message.stop_reason == "tool_use"
+        tokens.append(message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0))
+    assert len(looked_up) >= 1
+    assert tokens[1] > tokens[0]  # the call and what it gave are in the second prompt

@@ -94,7 +94,7 @@ def test_blocks_come_in_order_with_the_arguments_of_calls_read() -> None:
     direct = {"type": "direct"}
     assert builtins(blocks_of(PARTS)) == [
         {"type": "thinking", "thinking": "Hm. Yes.", "signature": signature},
-        {"type": "text", "text": "Let me look.", "citations": None},
+        {"type": "text", "text": "Let me look.", "citations": []},
         {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"where": "here"}, "caller": direct},
         {"type": "tool_use", "id": "toolu_", "name": "think", "input": {}, "caller": direct},
     ]
@@ -148,6 +148,8 @@ def test_tools_of_anthropics_own_are_left_out() -> None:
     [
         ({"tools": [{"name": "f g"}]}, "tools[0].name"),
         ({"tools": [{"name": "f", "input_schema": []}]}, "tools[0].input_schema"),
+        ({"tools": [{"name": "f", "input_schema": {"type": "array"}}]}, "tools[0].input_schema"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0] has OpenAI's form"),
         ({"tools": [{"name": "f"}, {"name": "f"}]}, "'f'"),
         ({"tool_choice": {"type": "tool", "name": "f"}}, "'f'"),
         ({"tool_choice": {"type": "any"}}, "no tools"),

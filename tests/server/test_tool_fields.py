@@ -42,6 +42,11 @@ def test_the_choice_is_read_in_every_form(
     assert [(each.name, each.strict, each.description) for each in use.tools] == [("f", True, None), ("g", False, "d")]
 
 
+def test_a_tool_without_a_type_is_a_function() -> None:
+    [read] = ToolFields.model_validate({"tools": [{"function": {"name": "f"}}]}).tool_use().tools
+    assert read.name == "f"
+
+
 def test_allowed_tools_are_the_only_ones() -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "name": "g"}]}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
@@ -75,6 +80,7 @@ def test_the_older_form_calls_one_function_at_most() -> None:
     [
         ({"tools": [3]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"name": "f", "parameters": {}}]}, "tools[0].function must be an object such as"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "'custom'"),
         ({"tools": [tool("a b")]}, "tools[0].function.name"),
         ({"tools": [tool("f", parameters="x")]}, "tools[0].function.parameters"),

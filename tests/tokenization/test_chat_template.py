@@ -91,7 +91,7 @@ def test_text_parts_are_joined_with_line_breaks() -> None:
         ([*HI, {"content": "hi"}], r"messages\[1\]\.role must be a text such as 'user', got None"),
         ([{"role": "", "content": "hi"}], r"messages\[0\]\.role"),
         ([{"role": 3, "content": "hi"}], r"messages\[0\]\.role"),
-        ([{"role": "user"}], r"messages\[0\]\.content must be a text or a list of text parts, got NoneType"),
+        ([{"role": "user"}], r"messages\[0\]\.content is missing: send a text or a list of text parts"),
         ([{"role": "user", "content": 3}], r"messages\[0\]\.content .*got int"),
         ([{"role": "user", "content": ["hi"]}], r"messages\[0\]\.content\[0\] must be"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], r"content\[0\]\.type is 'image_url'; .*only 'text'"),

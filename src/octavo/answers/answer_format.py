@@ -1,6 +1,6 @@
 """How a model writes its answers: what an endpoint needs to know of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from octavo.answers.parts import Part
@@ -60,10 +60,13 @@ class AnswerFormat(Protocol):
         """
         ...
 
-    def call_grammar(self, use: ToolUse) -> dict[str, Any] | None:
-        """What an answer must conform to, from behind its reasoning on, as a format of a structural tag (see
-        `sampling.structural_tags`): calls of tools in this format, where one must be called; text, with calls held to
-        their schemas, where strict tools may be. None where nothing has to be held to anything.
+    def answer_grammar(self, use: ToolUse, text: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """What an answer must conform to, from behind its reasoning on, as a format of a structural tag (xgrammar's
+        form, see `sampling.structural_tags`): calls of tools, where one must be called; else text, or calls where tools
+        may be called and either text or calls are held to something. None where nothing is.
+
+        Args:
+            text: what text for the user conforms to, as such a format; None where it may be any.
 
         Raises:
             RequestError: calls cannot be held to a grammar in this format.

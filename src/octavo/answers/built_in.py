@@ -53,21 +53,18 @@ _TAGGED = {"repeats": True, "content": "xml-inline", "content_args": {"tag_patte
 _HARMONY_TO = r"to=functions\.(?P<name>[\w.\-]+)"
 _HARMONY_END = ["<|end|>", "<|return|>", "<|call|>"]
 
-_HARMONY_MESSAGE = {
-    "type": "sequence",
-    "elements": [
+
+def _harmony_messages(*channels: str) -> Json:
+    """Messages before the last."""
+    message = [
         {"type": "const_string", "value": "<|channel|>"},
-        {"type": "or", "elements": [{"type": "const_string", "value": name} for name in ("analysis", "commentary")]},
+        {"type": "or", "elements": [{"type": "const_string", "value": name} for name in channels]},
         {"type": "const_string", "value": "<|message|>"},
         {"type": "any_text"},
         {"type": "const_string", "value": "<|end|><|start|>assistant"},
-    ],
-}
-_HARMONY_PREAMBLE = {"type": "star", "content": _HARMONY_MESSAGE}
-_HARMONY_FINAL = {
-    "type": "sequence",
-    "elements": [{"type": "const_string", "value": "<|channel|>final<|message|>"}, {"type": "any_text"}],
-}
+    ]
+    return {"type": "star", "content": {"type": "sequence", "elements": message}}
+
 
 HERMES = BuiltIn(
     calls=[{"open": "<tool_call>", "close": "</tool_call>", "repeats": True, "content": "json", "transform": _CALL}],
@@ -100,8 +97,9 @@ BUILT_IN: Mapping[str, BuiltIn] = {
             "<|call|>",
             between="<|start|>assistant",
             lead="<|start|>assistant",
-            preamble=_HARMONY_PREAMBLE,
-            text=_HARMONY_FINAL,
+            preamble=_harmony_messages("analysis", "commentary"),
+            silent_preamble=_harmony_messages("analysis"),
+            text_opening="<|channel|>final<|message|>",
         ),
         told_by=("<|channel|>",),
         others={

@@ -1,6 +1,7 @@
 """What answers with calls conform to: the model's own markers, and the schemas of the tools' arguments."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from octavo.answers.tools import Tool, ToolUse
@@ -15,24 +16,36 @@ STYLES = {"json": "json", "python": "python", "tagged": "qwen_xml"}
 """Of a `json_schema` in a structural tag, by how arguments are written."""
 
 
-def call_grammar(writing: Writing, use: ToolUse) -> dict[str, Any] | None:
-    """As `AnswerFormat.call_grammar`, for calls that are written so."""
+def answer_grammar(writing: Writing, use: ToolUse, text: Format | None) -> dict[str, Any] | None:
+    """As `AnswerFormat.answer_grammar`, for calls and text that are written so."""
     tools = use.callable_tools
     if use.must_call and tools:
         return dict(_sequence(_maybe(writing.lead), _calls(writing, use)))
+    if text is not None:
+        calls = [_calls(writing, replace(use, choice="required"))] if tools else []
+        return dict(_framed(writing, writing.silent_preamble, [_marked(writing, text), *calls]))
     if tools and (not use.parallel or any(tool.strict for tool in tools)):
         return dict(_text_or_calls(writing, use))
     return None
+
+
+def _framed(writing: Writing, preamble: Format | None, either: list[Format]) -> Format:
+    """One of some ways to answer, behind what may come before it."""
+    one = either[0] if len(either) == 1 else {"type": "or", "elements": either}
+    return _sequence(_maybe(writing.lead), preamble or _fixed(""), one)
+
+
+def _marked(writing: Writing, text: Format) -> Format:
+    return _sequence(_fixed(writing.text_opening), text)
 
 
 def _text_or_calls(writing: Writing, use: ToolUse) -> Format:
     """Text, with calls or without."""
     tools = use.callable_tools
     kept_out = {"excluded_pattern": _kept_out(writing, tools)}
-    text = writing.text or {"type": "any_text", **kept_out}
-    if writing.text is not None or not writing.trigger:
-        either = {"type": "or", "elements": [_calls(writing, use), text]}
-        return _sequence(_maybe(writing.lead), writing.preamble or _fixed(""), either)
+    if writing.text_opening or not writing.trigger:
+        text: Format = {"type": "any_text", **({} if writing.text_opening else kept_out)}
+        return _framed(writing, writing.preamble, [_calls(writing, use), _marked(writing, text)])
     if writing.before:
         tags = [_tag(writing.before, _listed(writing, use), writing.behind)]
     else:
@@ -41,7 +54,7 @@ def _text_or_calls(writing: Writing, use: ToolUse) -> Format:
         "type": "triggered_tags",
         "triggers": [writing.trigger],
         "tags": tags,
-        "stop_after_first": not use.parallel,
+        "stop_after_first": use.calls_once,
         **kept_out,
     }
 
@@ -57,7 +70,7 @@ def _listed(writing: Writing, use: ToolUse) -> Format:
         "tags": [_call(writing, use, tool) for tool in use.callable_tools],
         "separator": writing.between,
         "at_least_one": True,
-        "stop_after_first": not use.parallel,
+        "stop_after_first": use.calls_once,
     }
 
 

@@ -1,12 +1,13 @@
 """The formats of answers: which one a model has, and what each is asked for (`AnswerFormat`)."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from octavo.answers.answer_format import AnswerReader
 from octavo.answers.built_in import BUILT_IN, NAMES, SYNONYMS, template_of
-from octavo.answers.call_grammars import call_grammar
+from octavo.answers.call_grammars import answer_grammar
 from octavo.answers.delimiters import Delimiter
 from octavo.answers.derived_writing import writing_read_by
 from octavo.answers.response_template import Kind, ResponseTemplate, read_response_template
@@ -59,21 +60,22 @@ class TemplateFormat:
         """Of one answer (see `AnswerFormat`)."""
         return TemplateReader(self.template, self._begun(prompt), use, reads_reasoning)
 
-    def call_grammar(self, use: ToolUse) -> dict[str, Any] | None:
+    def answer_grammar(self, use: ToolUse, text: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """What answers conform to (see `AnswerFormat`).
 
         Raises:
             RequestError: calls cannot be held to a grammar in this format.
         """
         if self.writing is not None:
-            return call_grammar(self.writing, use)
-        if use.must_call or not use.parallel or any(tool.strict for tool in use.callable_tools):
+            return answer_grammar(self.writing, use, text)
+        tools = use.callable_tools
+        if tools and (use.must_call or text is not None or not use.parallel or any(tool.strict for tool in tools)):
             raise RequestError(
                 "calls cannot be held to schemas here: of this model's response_template it is known how calls are "
-                "read, not how they are written. Leave tool_choice, parallel_tool_calls and strict out, or start the "
-                "server with the format's name as --tool-parser"
+                "read, not how they are written. Leave tool_choice, parallel_tool_calls, strict and what says what an "
+                "answer conforms to out, or start the server with the format's name as --tool-parser"
             )
-        return None
+        return None if text is None else dict(text)
 
     def _begun(self, prompt: str) -> str:
         """What of the answer is in the prompt already: what follows its last anchor. Without one, the opening of a

@@ -26,7 +26,7 @@ class TemplateReader:
     Args:
         template: how the model marks sections.
         begun: what of the answer the prompt has at its end already.
-        use: calls are looked for where tools may be called; where they are not to be parallel, only the first counts.
+        use: calls are looked for where tools may be called; where one may be made, only the first counts.
         reads_reasoning: else reasoning is text, with its markers.
     """
 
@@ -36,7 +36,7 @@ class TemplateReader:
         self._held = Stretch(self._time)
         self._parts: list[Part] = []
         self._out = TextParts(self._parts.append, reads_reasoning)
-        self._sink = CallSink({tool.name: tool for tool in use.callable_tools}, use.parallel, self._parts.append)
+        self._sink = CallSink({tool.name: tool for tool in use.callable_tools}, not use.calls_once, self._parts.append)
         self._section: Section | None = None
         self._must_call = use.must_call
         self._call: _OpenCall | None = None

@@ -31,7 +31,7 @@ class ToolUse:
     named: str | None = None
     """The only tool that may be called; the choice is `required` then."""
     parallel: bool = True
-    """An answer may have several calls."""
+    """An answer may have several calls, unless the tool to call is named."""
 
     @property
     def may_call(self) -> bool:
@@ -40,6 +40,11 @@ class ToolUse:
     @property
     def must_call(self) -> bool:
         return bool(self.tools) and self.choice == "required"
+
+    @property
+    def calls_once(self) -> bool:
+        """An answer has one call at most: a name asks for that call, as with other servers."""
+        return not self.parallel or self.named is not None
 
     @property
     def callable_tools(self) -> tuple[Tool, ...]:

@@ -30,8 +30,10 @@ class Writing:
     """What may stand in front of the answer."""
     preamble: Mapping[str, Any] | None = None
     """What may come before text or calls where text is marked, too, as a format of a structural tag."""
-    text: Mapping[str, Any] | None = None
-    """Text, where it is marked."""
+    silent_preamble: Mapping[str, Any] | None = None
+    """What of it the user is not told."""
+    text_opening: str = ""
+    """What marks text for the user, where it is marked."""
 
     def opening_of(self, name: str) -> str:
         in_string = '"{name}"' in self.opening

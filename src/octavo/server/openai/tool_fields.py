@@ -24,8 +24,8 @@ _FUNCTION = {
 }
 _TOOL = {
     "type": "object",
-    "properties": {"type": {"enum": ["function"]}, "function": _FUNCTION},
-    "required": ["type", "function"],
+    "properties": {"type": {"enum": ["function"], "default": "function"}, "function": _FUNCTION},
+    "required": ["function"],
 }
 _CHOICES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 Functions = Annotated[list[Any], FirstError(), Encodable]
@@ -40,7 +40,7 @@ class ToolFields(BaseModel):
     tool_choice: Any = Field(
         None,
         description='"auto", the default with tools; "none"; "required": one call at least; or {"type": "function", '
-        '"function": {"name": ...}}: a call of this one. Calls that must be made conform to their parameters',
+        '"function": {"name": ...}}: one call of this one. Calls that must be made conform to their parameters',
     )
     parallel_tool_calls: bool | None = Field(None, description="an answer may have several calls; the default")
     functions: Annotated[Functions, WithJsonSchema({"type": "array", "items": _FUNCTION})] | None = Field(
@@ -151,7 +151,7 @@ def read_function(place: str, given: Any, schema: str = "parameters") -> Tool:
 def _tool(place: str, given: Any) -> Tool:
     if not isinstance(given, Mapping):
         raise ApiError(400, f'{place} must be an object such as {{"type": "function", "function": ...}}', param="tools")
-    kind = given.get("type")
+    kind = given.get("type", "function")
     if kind != "function":
         told = kind[:80] if isinstance(kind, str) else kind
         raise unsupported("tools", f"{place}.type is {told!r}, and this server knows 'function' alone")
