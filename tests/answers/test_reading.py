@@ -442,3 +442,9 @@ def test_a_malformed_template_is_warned_of_and_the_chat_templates_format_is_take
 )
 def test_anything_may_stand_where_a_template_should(template: Any):
     assert format_of(None, template).name == DEFAULT
+
+
+def test_a_string_without_an_end_is_passed_over_once():
+    """Trying each of its quotes as the beginning of another takes minutes."""
+    text = '<|tool_call>call:search{query:"' + '\\"' * 100_000 + "<tool_call|>"
+    assert read(own(GEMMA), text).calls == []

@@ -131,28 +131,6 @@ def test_text_of_a_schema_or_a_call(client: OpenAI) -> None:
         jsonschema.validate(json.loads(message.content or ""), ADD)
 
 
-OLDER_TAG = {"structures": [{"begin": "<a>", "schema": ADD, "end": "</a>"}], "triggers": ["<a>"]}
-
-
-@pytest.mark.parametrize(
-    ("form", "status"),
-    [
-        ({"type": "structural_tag", **OLDER_TAG}, 200),
-        ({"type": "structural_tag", "format": {"type": "const_string", "value": "yes"}}, 200),
-        ({"type": "structural_tag"}, 400),
-        ({"type": "structural_tag", "structures": [{"begin": "<a>"}]}, 400),
-    ],
-    ids=["older", "newer", "nothing", "malformed"],
-)
-def test_a_structural_tag_goes_with_tools_or_is_refused_by_its_own_name(
-    server: Server, form: dict[str, Any], status: int
-) -> None:
-    with server.http() as http:
-        answer = http.post("/v1/chat/completions", json={**ASK, "response_format": form, "max_tokens": 2})
-    assert answer.status_code == status, answer.text
-    assert status == 200 or answer.json()["error"]["param"] == "response_format"
-
-
 def test_a_call_that_a_stop_cuts_short_is_not_to_be_made(server: Server) -> None:
     prompt = {"messages": MESSAGES, "seed": 5, "max_tokens": 60}
     anthropic_tool = {"name": "add", "input_schema": ADD}
@@ -175,3 +153,11 @@ def test_a_call_that_a_stop_cuts_short_is_not_to_be_made(server: Server) -> None
     assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", '"b"')
     assert message["content"][0]["type"] == "tool_use"
     assert response["output"][0]["status"] == "incomplete"
+
+
+def test_a_structural_tag_beside_tools_is_refused(server: Server) -> None:
+    tag = {"type": "structural_tag", "format": {"type": "any_text"}}
+    with server.http() as http:
+        answer = http.post("/v1/chat/completions", json=ASK | {"structured_outputs": {"structural_tag": tag}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "structured_outputs"

@@ -12,10 +12,12 @@ import msgspec
 from octavo.answers.answer_format import AnswerReader
 from octavo.answers.parts import Answer, CallArguments, CallStart, Part, Reasoning
 from octavo.answers.tools import ToolUse
+from octavo.errors import RequestError
 from octavo.output_assembler import Delta
 from octavo.outputs import CompletionOutput, RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.admission import check_task
+from octavo.server.errors import ApiError
 from octavo.server.openai import run
 from octavo.server.reasoning import ReasoningAsk
 from octavo.server.request_context import RequestContext
@@ -136,22 +138,31 @@ async def _held(serving: Serving, turn: Turn) -> SamplingParams:
         ApiError: answers cannot be held to that here.
     """
     asked, field = turn.params.structured_outputs, turn.structured_field
-    if asked is not None:
-        await run.check_structure(serving, asked, field)
-    says_all = asked is not None and asked.structural_tag is not None and not turn.use.may_call  # its marks, too
-    text = None if asked is None or says_all else _form_of(asked)
+    text = None if asked is None else _form_of(asked, field)
+    if text is None and asked is not None and turn.use.may_call:
+        told = f"{field}: a structural tag says all that an answer holds: leave out the tools, or say it otherwise"
+        raise ApiError(400, told, param=field)
     form = serving.front.answer_format.answer_grammar(turn.use, text)
     if form != text:
         if turn.use.may_call:
             field = "tools" if text is None or turn.use.must_call else f"tools and {field}"
         asked = StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": form})
+    if asked is not None:
         await run.check_structure(serving, asked, field)
     return msgspec.structs.replace(turn.params, structured_outputs=asked, thinking_token_budget=None)
 
 
-def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
-    """What an answer conforms to, which has been checked, as a part of a structural tag."""
-    grammar = asked.grammar_of_output()
+def _form_of(asked: StructuredOutputsParams, field: str) -> dict[str, Any] | None:
+    """What text conforms to, as a part of a structural tag. None for what is such a tag itself: that is the answer's
+    whole text, marks and all.
+
+    Raises:
+        ApiError: the source is malformed; the message names the field.
+    """
+    try:
+        grammar = asked.grammar_of_output()
+    except RequestError as error:
+        raise ApiError(400, f"{field}: {error}", param=field) from error
     match grammar.kind:
         case "json_object":
             return {"type": "json_schema", "json_schema": {"type": "object"}}
@@ -163,24 +174,9 @@ def _form_of(asked: StructuredOutputsParams) -> dict[str, Any]:
         case "regex":
             return {"type": "regex", "pattern": grammar.source}
         case "structural_tag":
-            tag: dict[str, Any] = json.loads(grammar.source)
-            return _form_of_structures(tag) if "structures" in tag else tag["format"]
+            return None
         case _:
             return {"type": "grammar", "grammar": grammar.source}
-
-
-def _form_of_structures(tag: dict[str, Any]) -> dict[str, Any]:
-    """A structural tag of the older form."""
-    tags = [
-        {
-            "type": "tag",
-            "begin": own["begin"],
-            "content": {"type": "json_schema", "json_schema": own["schema"]},
-            "end": own["end"],
-        }
-        for own in tag["structures"]
-    ]
-    return {"type": "triggered_tags", "triggers": tag.get("triggers"), "tags": tags}
 
 
 class Answers:
