@@ -72,7 +72,7 @@ def test_a_chat_and_its_stream_tell_of_the_named_tokens(server: Server) -> None:
 def test_named_tokens_are_refused_where_they_cannot_be_told(server: Server, path: str) -> None:
     scored = {"logprobs": 1} if path == COMPLETE else {"logprobs": True}
     error = refusal(server, path, logprob_token_ids=[5])
-    assert (error["param"], "logprobs only" in error["message"]) == ("logprob_token_ids", True)
+    assert (error["param"], "needs logprobs" in error["message"]) == ("logprob_token_ids", True)
     assert (
         "logprob_token_ids holds token id 49152"
         in refusal(server, path, logprob_token_ids=[49152], **scored)["message"]

@@ -281,7 +281,7 @@ def test_an_error_while_showing_progress_leaves_nothing_behind(smollm2, greedy, 
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("octavo.llm.tqdm", broken)
+        patch.setattr("octavo.offline_run.tqdm", broken)
         with pytest.raises(OSError, match="disk full"):
             smollm2.generate(PROMPTS, GREEDY)
     assert not smollm2.engine.has_unfinished

@@ -42,6 +42,8 @@ def expert_weights(kind: str) -> tuple[list[Weight], list[Weight]]:
 class ExpertsOnly:
     """A model that is one layer of experts, between an embedding of `inputs` and a head that is the identity."""
 
+    has_head = True
+
     def __init__(self, kernels: Any, inputs: torch.Tensor, kind: str, num_chosen: int) -> None:
         self.kernels, self.inputs, self.num_chosen = kernels, inputs.clone(), num_chosen
         self.router = random(NUM_EXPERTS, HIDDEN, seed=30)

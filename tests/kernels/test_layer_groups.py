@@ -41,6 +41,8 @@ def kernels_for(name: str) -> Kernels:
 class Stack:
     """A model of attentions, each of products of what came before it, so that any layer's error reaches the result."""
 
+    has_head = True
+
     def __init__(self, kernels: Kernels, layer_groups: LayerGroups, num_tokens: int, head_dim: int) -> None:
         generator = torch.Generator().manual_seed(0)
         width = 2 * NUM_KV_HEADS * head_dim
