@@ -20,7 +20,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make gpu-check  compile the GPU kernels for an H100 in all shapes, with two versions of triton; needs no GPU (minutes)"
 	@echo "make parity  compare MT-bench prompts and beam searches on smollm2 and gemma3 with transformers (minutes)"
-	@echo "make load    256 streams for two minutes, 300 disconnects, 1,000 cases from /openapi.json (minutes)"
+	@echo "make load    256 streams for two minutes, 300 disconnects, 2,000 cases from /openapi.json (minutes)"
 	@echo "make clients point other people's clients at a server, with npm also Vercel's AI SDK (minutes; installs 1 GB more)"
 	@echo "make clean   remove .venv and caches"
 

@@ -67,5 +67,5 @@ def test_no_request_that_the_description_allows_or_forbids_fails_the_server(smal
 
 @pytest.mark.load
 @pytest.mark.timeout(900)
-def test_a_thousand_cases_do_not_fail_the_server(small_server: Server) -> None:
-    send_cases(small_server, 1200)
+def test_two_thousand_cases_do_not_fail_the_server(small_server: Server) -> None:
+    send_cases(small_server, 2200)
