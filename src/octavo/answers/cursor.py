@@ -108,6 +108,26 @@ class NoCallError(Exception):
     """What was read is no call."""
 
 
+def read_list(cursor: Cursor, read_call: Callable[[], Reading[None]]) -> Reading[None]:
+    """Calls with commas between them, up to the bracket that closes their list, or to the end of the text.
+
+    Raises:
+        NoCallError: what has come since the last call is none.
+    """
+    while True:
+        yield from cursor.peek_past_space()
+        yield from read_call()
+        cursor.keep()
+        character = yield from cursor.peek_past_space()
+        if not character:
+            return
+        if character not in ",]":
+            raise NoCallError
+        cursor.take()
+        if character == "]" or not (yield from cursor.peek_past_space()):
+            return
+
+
 class CallSink:
     """Takes the calls of an answer as they come, and makes parts of them.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from octavo.answers.call_shape import CallShape
-from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading
+from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading, read_list
 
 _STRING_STOP = re.compile(r'["\\]')
 _STRUCTURE = re.compile(r'["{}\[\]]')
@@ -70,7 +70,7 @@ class JsonCalls:
             yield from self._bare_arguments(first)
         elif first == "[":
             self._cursor.take()
-            yield from self._list()
+            yield from read_list(self._cursor, self._object)
         else:
             yield from self._object()
 
@@ -82,19 +82,6 @@ class JsonCalls:
             yield from self._arguments(self._sink.add)
         if not self._sink.has_arguments and not self._cursor.is_cut:
             self._sink.add("{}")
-
-    def _list(self) -> Reading[None]:
-        while True:
-            yield from self._object()
-            self._cursor.keep()
-            character = yield from self._cursor.peek_past_space()
-            if not character:
-                return
-            if character not in ",]":
-                raise NoCallError
-            self._cursor.take()
-            if character == "]" or not (yield from self._cursor.peek_past_space()):
-                return
 
     def _object(self) -> Reading[None]:
         cursor, call = self._cursor, _Call(self._name, self._id)

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 
-from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading
+from octavo.answers.cursor import CallSink, Cursor, NoCallError, Reading, read_list
 from octavo.answers.typed_values import in_json_string
 
 _NAME_END = re.compile(r"[^\w.\-]")
@@ -48,18 +48,7 @@ class PythonCalls:
         if (yield from self._cursor.peek_past_space()) != "[":
             raise NoCallError
         self._cursor.take()
-        while True:
-            yield from self._cursor.peek_past_space()
-            yield from self._call()
-            self._cursor.keep()
-            character = yield from self._cursor.peek_past_space()
-            if not character:
-                return
-            if character not in ",]":
-                raise NoCallError
-            self._cursor.take()
-            if character == "]" or not (yield from self._cursor.peek_past_space()):
-                return
+        yield from read_list(self._cursor, self._call)
 
     def _call(self) -> Reading[None]:
         name = yield from self._word(_NAME_END)

@@ -82,8 +82,16 @@ async def prompt_of(serving: Serving, turn: Turn) -> run.Prompt:
         ContextLengthError: it is too long.
         RequestError: the messages are malformed, or the template refuses them.
     """
+    return await _prompt(serving, turn, await _known_variables(serving, turn))
+
+
+async def _known_variables(serving: Serving, turn: Turn) -> frozenset[str]:
+    """Those of the chat template that the turn is rendered by."""
+    return await serving.front.template_variables(turn.conversation.chat_template, turn.use.may_call)
+
+
+async def _prompt(serving: Serving, turn: Turn, known: frozenset[str]) -> run.Prompt:
     front = serving.front
-    known = await front.template_variables(turn.conversation.chat_template, turn.use.may_call)
     variables = dict(turn.conversation.variables)
     if turn.use.may_call:
         variables["tools"] = [tool.as_function() for tool in turn.use.tools]
@@ -93,8 +101,7 @@ async def prompt_of(serving: Serving, turn: Turn) -> run.Prompt:
         turn.add_special_tokens,
         None if turn.cut is None else serving.max_tokenize_bytes,
     )
-    prompt = run.Prompt(text, token_ids)
-    return prompt if turn.cut is None else prompt.cut(turn.cut, turn.params, serving)
+    return run.Prompt(text, token_ids).cut(turn.cut, turn.params, serving)
 
 
 async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answers":
@@ -106,17 +113,16 @@ async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answe
     check_task("generate", serving.front.ready.limits.capabilities)  # what else is wrong would not help an encoder
     answer_format = serving.front.answer_format
     params = await _held(serving, turn)
-    prompt = await prompt_of(serving, turn)
+    known = await _known_variables(serving, turn)
+    prompt = await _prompt(serving, turn, known)
     tells_reasoning = turn.reasoning.is_told_apart
     readers = [
         answer_format.reader(prompt.text or "", turn.use, reads_reasoning=tells_reasoning) for _ in range(params.n)
     ]
     reasoning = None
-    known = await serving.front.template_variables(turn.conversation.chat_template, turn.use.may_call)
     budget = turn.reasoning.budget(known)
     if params.structured_outputs is not None or budget is not None:
-        is_open = answer_format.reader(prompt.text or "", turn.use).is_reasoning
-        reasoning = serving.front.reasoning_section(is_open, budget)
+        reasoning = serving.front.reasoning_section(readers[0].is_reasoning, budget)
     reads = turn.use.may_call or tells_reasoning
     await run.start(
         serving,

@@ -193,19 +193,16 @@ class Front:
         """
         resolve_max_tokens(token_ids, params, self.ready.limits)
 
-    async def prepare(self, params: SamplingParams, grammar: Grammar | None = None) -> "PreparedParams":
+    async def prepare(self, params: SamplingParams) -> "PreparedParams":
         """What the prompts of one request share, made off the event loop.
-
-        Args:
-            grammar: what outputs conform to, in place of `params.structured_outputs`; both have been checked.
 
         Raises:
             RequestError: a bad word is not valid Unicode, or longer than any answer.
         """
         threads = self._long_texts if sum(map(len, params.bad_words or ())) > LONG_TEXT else None
-        return await asyncio.get_running_loop().run_in_executor(threads, self._prepare, params, grammar)
+        return await asyncio.get_running_loop().run_in_executor(threads, self._prepare, params)
 
-    def _prepare(self, params: SamplingParams, grammar: Grammar | None) -> "PreparedParams":
+    def _prepare(self, params: SamplingParams) -> "PreparedParams":
         self._check_bad_words(params.bad_words or [])
         # Stop texts are looked for here, where the text is.
         most = self.ready.limits.max_model_len  # any number is taken, and messages to the engine hold 64 bits
@@ -222,8 +219,7 @@ class Front:
         )
         bad_words = self.tokenizer.bad_words(params.bad_words or ()) + (params.bad_words_ids or [])
         asked = params.structured_outputs
-        if grammar is None and asked is not None:
-            grammar = asked.grammar_of_output()
+        grammar = None if asked is None else asked.grammar_of_output()
         return PreparedParams(params, for_engine, bad_words, self.tokenizer.special_stops(params), grammar)
 
     def _check_bad_words(self, words: list[str]) -> None:
