@@ -47,11 +47,19 @@ def _resolved(schema: Any, root: Any) -> Any:
         reference = schema.get("$ref") if isinstance(schema, dict) else None
         if not isinstance(reference, str) or not reference.startswith("#/"):
             return schema
-        schema = root
-        for name in reference[2:].split("/"):
-            name = name.replace("~1", "/").replace("~0", "~")
-            schema = schema.get(name) if isinstance(schema, dict) else None
+        schema = referred(reference, root)
     return None
+
+
+def referred(reference: str, root: Any) -> Any:
+    """What a reference within the schema leads to, `#/$defs/name` for one; None where that is not there."""
+    if not reference.startswith("#/"):
+        return None
+    found = root
+    for name in reference[2:].split("/"):
+        name = name.replace("~1", "/").replace("~0", "~")
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 class _Known(NamedTuple):
@@ -91,12 +99,14 @@ class _Known(NamedTuple):
             return True
         if self.values is not None and other.values is not None:
             return not self.values & other.values
-        if not self.needed <= (self.needed if other.allowed is None else other.allowed) or not other.needed <= (
-            other.needed if self.allowed is None else self.allowed
-        ):
+        if self._denies(other) or other._denies(self):
             return True
         common = self.required.keys() & other.required.keys()
         return any(self.required[name].excludes(other.required[name]) for name in common)
+
+    def _denies(self, other: Self) -> bool:
+        """Whether it allows no object that has what the other needs."""
+        return self.allowed is not None and not other.needed <= self.allowed
 
 
 def _types(schema: Mapping[str, Any]) -> frozenset[str] | None:

@@ -10,7 +10,7 @@ from itertools import permutations
 from typing import Any
 
 from octavo.sampling.schema_formats import with_known_format
-from octavo.sampling.schema_forms import followable
+from octavo.sampling.schema_forms import followable, referred
 
 Schema = dict[str, Any]
 Rewrite = Callable[[Schema, Schema], Any]
@@ -216,10 +216,7 @@ def _resolved(part: Any, whole: Schema) -> Any:
     for _ in range(20):
         match part:
             case {"$ref": str(reference), **more} if more.keys() <= ANNOTATIONS:
-                found: Any = whole
-                for name in reference.removeprefix("#/").split("/"):
-                    found = found.get(name) if isinstance(found, dict) else None
-                part = found
+                part = referred(reference, whole)
             case _:
                 return part
     return None
