@@ -73,7 +73,7 @@ def test_a_server_begins_with_the_lowest_priority(caplog: pytest.LogCaptureFixtu
                 until(lambda count=count: background.front.client.num_open == count)  # type: ignore[misc]
         until(background.is_idle)
     logged = [json.loads(record.getMessage()) for record in caplog.records if record.name == "octavo.requests"]
-    assert [line["output_tokens"] for line in logged if line["output_tokens"] <= 4] == [3, 2, 4, 1]
+    assert [line["output_tokens"] for line in logged if line["finish_reasons"] == ["length"]] == [3, 2, 4, 1]
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
