@@ -232,7 +232,7 @@ def test_the_log_and_the_metrics_tell_of_inputs(server: Server, caplog: pytest.L
     before = counted()
     with caplog.at_level("INFO"):
         told = post(server, "/v1/embeddings", input=TEXTS)
-        until(lambda: logged(caplog))  # written once the answer is sent
+        until(lambda: bool(logged(caplog)))  # written once the answer is sent
     assert counted() == before + told["usage"]["prompt_tokens"]
     [line] = logged(caplog)
     assert line["prompt_tokens"] == told["usage"]["prompt_tokens"]
