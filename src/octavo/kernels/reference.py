@@ -13,6 +13,7 @@ from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.drawing import most_likely
@@ -102,7 +103,9 @@ class ReferenceKernels(Kernels):
         records = source.records.index_select(0, source_ids.to(here)).to(there)
         destination.records.index_copy_(0, destination_ids.to(there), records)
 
-    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+    def bind(
+        self, model: Model, cache: KVCache, max_captured_rows: int = 0, packed: PackedWeights | None = None
+    ) -> ForwardPass:
         """The model as it is."""
         return EagerForward(model, cache, prepare)
 

@@ -9,6 +9,7 @@ from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Model
 from octavo.kernels.operations import ActivationKind, Weight
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -42,7 +43,9 @@ class TritonKernels(ReferenceKernels):
         """Copy whole records within the device, or to and from the host, in one launch. Ids may be on the host."""
         copy.copy_blocks(source, destination, source_ids, destination_ids)
 
-    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+    def bind(
+        self, model: Model, cache: KVCache, max_captured_rows: int = 0, packed: PackedWeights | None = None
+    ) -> ForwardPass:
         """The model as it is; decode steps as CUDA graphs, where they may be."""
         eager = EagerForward(model, cache, _extent, sampling.most_likely)
         if not max_captured_rows:
