@@ -107,7 +107,7 @@ class ForwardRecorder:
         back."""
         if id(weight) not in self._packed:
             self._packed[id(weight)] = (weight, _pack(weight))
-            for tensor in (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight,):
+            for tensor in [weight] if isinstance(weight, torch.Tensor) else weight.parameters():
                 tensor.data = torch.empty((), dtype=tensor.dtype).expand(tensor.shape)
         return self._packed[id(weight)][1]
 
@@ -174,8 +174,10 @@ def _given(argument: Argument) -> object:
 
 def _pack(weight: Weight) -> "_cpu.Weight":
     num_outputs, num_inputs = weight.shape
-    if not isinstance(weight, QuantizedWeight):
+    if isinstance(weight, torch.Tensor):
         return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr())
+    if not isinstance(weight, QuantizedWeight):
+        raise ModelError("the CPU kernels have no weights in groups of inputs: --quantization int8 or none")
     if weight.values.dtype not in DATA_TYPES:
         raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
