@@ -117,7 +117,7 @@ class ForwardRecorder:
             if self._kept is not None and memory is None:
                 self._kept.add(weight, packed)
             self._packed[id(weight)] = (weight, packed)
-            for tensor in (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight,):
+            for tensor in [weight] if isinstance(weight, torch.Tensor) else weight.parameters():
                 tensor.data = torch.empty((), dtype=tensor.dtype).expand(tensor.shape)
         return self._packed[id(weight)][1]
 
@@ -185,8 +185,10 @@ def _given(argument: Argument) -> object:
 def _pack(weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
     """A copy of the weight, packed; or what `memory` has of it, where it was packed before."""
     num_outputs, num_inputs = weight.shape
-    if not isinstance(weight, QuantizedWeight):
+    if isinstance(weight, torch.Tensor):
         return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr(), packed=memory)
+    if not isinstance(weight, QuantizedWeight):
+        raise ModelError("the CPU kernels have no weights in groups of inputs: --quantization int8 or none")
     if weight.values.dtype not in DATA_TYPES:
         raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
