@@ -20,22 +20,55 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+HOME = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache" / "octavo-peers"))
 PEERS = ("openvino-int8", "openvino-f32", "vllm", "llamacpp-q4", "llamacpp-q8", "transformers")
 OCTAVO = (
     "int8: --quantization int8 --prefix-cache-scope off",
     "int8-kv8: --quantization int8 --kv-cache-dtype int8 --prefix-cache-scope off",  # as OpenVINO's default
     "bf16: --dtype bfloat16 --prefix-cache-scope off",
 )
-PRECISIONS = {"int8": "int8", "q8": "int8", "f32": "float", "fp16": "float", "bf16": "float"}
+PRECISIONS = {
+    "int8": "int8",
+    "q8": "int8",
+    "int4": "4 bits",
+    "q4": "4 bits",
+    "f32": "float",
+    "fp16": "float",
+    "bf16": "float",
+}
 """The group of rows that are compared, by the precision of a row's weights; others stand alone."""
 FIGURES = ("output_tok_s", "single_stream_tok_s")
 TIMEOUT_S = 1800
 OWN = "octavo "
 """What the names of Octavo's configurations begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of a checkpoint that a peer can be made to run in place of smollm2."""
+
+    file: str
+    """Within the checkpoint's folder."""
+    peer: str
+    """As run.sh calls it."""
+    model: str
+    """The model that this peer runs, within its home."""
+    precision: str
+
+
+FORMS = {
+    "openvino-int8": Form("ov-int8", "openvino-int8", "ov-int8", "int8"),
+    "openvino-int4": Form("ov-int4", "openvino-int8", "ov-int8", "int4"),
+    "llamacpp-q8_0": Form("Q8_0.gguf", "llamacpp-q8", "smollm2-Q8_0.gguf", "q8"),
+    "llamacpp-q4_0": Form("Q4_0.gguf", "llamacpp-q4", "smollm2-Q4_0.gguf", "q4"),
+    "llamacpp-q4_k_m": Form("Q4_K_M.gguf", "llamacpp-q4", "smollm2-Q4_0.gguf", "q4"),
+}
+"""The peers of a checkpoint made by shape_checkpoint.py."""
 
 Figures = dict[str, Any]
 """A row: a number for each of `FIGURES` and `load_s`, and maybe the `precision` of its weights."""
@@ -50,7 +83,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each one runs (default: 5)")
     parser.add_argument(
-        "--peers", nargs="*", default=list(PEERS), help=f"default: those installed of {', '.join(PEERS)}"
+        "--peers",
+        nargs="*",
+        help=f"default: those installed of {', '.join(PEERS)}; of a checkpoint {', '.join(FORMS)}",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FOLDER", help="as made by shape_checkpoint.py, in place of smollm2"
     )
     parser.add_argument("--peers-dir", type=Path, default=ROOT.parent / "shared" / "peers", help="the folder of run.sh")
     parser.add_argument(
@@ -65,6 +103,8 @@ def main() -> None:
         parser.error("--rounds must be at least 1")
     if not (arguments.peers_dir / "run.sh").is_file():
         parser.error(f"there is no run.sh in --peers-dir {arguments.peers_dir}")
+    if arguments.checkpoint and not (arguments.checkpoint / "hf").is_dir():
+        parser.error(f"--checkpoint {arguments.checkpoint} has no folder hf: shape_checkpoint.py makes one")
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         parser.error(f"there is no folder for --json {arguments.json}")
     done: list[Report] = []
@@ -80,18 +120,38 @@ def main() -> None:
 def commands_of(arguments: argparse.Namespace, workload: str) -> dict[str, list[str]]:
     """What to run, by name: Octavo's configurations, then the peers that are installed."""
     path = str(Path(workload).resolve())
+    checkpoint: Path | None = arguments.checkpoint and arguments.checkpoint.resolve()
+    model = ["--model", str(checkpoint / "hf"), "--tokenizer", "smollm2"] if checkpoint else []
     commands = {}
     for entry in arguments.octavo or OCTAVO:
         name, _, flags = entry.partition(":")
-        benchmark = [sys.executable, "-m", "octavo.cli.main", "bench", "throughput", "--workload", path]
+        benchmark = [sys.executable, "-m", "octavo.cli.main", "bench", "throughput", "--workload", path, *model]
         commands[OWN + name.strip()] = [*benchmark, *shlex.split(flags)]
-    home = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache" / "octavo-peers"))
-    for peer in arguments.peers:
-        if (home / peer.split("-")[0] / "bin" / "python").exists():
-            commands[peer] = [str(arguments.peers_dir.resolve() / "run.sh"), peer, path]
+    runner = str(arguments.peers_dir.resolve() / "run.sh")
+    for peer in (FORMS if checkpoint else PEERS) if arguments.peers is None else arguments.peers:
+        home = HOME / peer.split("-")[0]
+        if not (home / "bin" / "python").exists():
+            print(f"{peer} is not installed in {HOME}: left out", file=sys.stderr)
+        elif checkpoint is None:
+            commands[peer] = [runner, peer, path]
+        elif peer not in FORMS or not (checkpoint / FORMS[peer].file).exists():
+            print(f"{checkpoint} has no form for {peer}: left out", file=sys.stderr)
         else:
-            print(f"{peer} is not installed in {home}: left out", file=sys.stderr)
+            linked = linked_home(checkpoint, peer)
+            commands[peer] = ["env", f"PEERS_HOME={linked}", runner, FORMS[peer].peer, path]
     return commands
+
+
+def linked_home(checkpoint: Path, peer: str) -> Path:
+    """A home for a peer, of links: to its environment, and to a checkpoint's form under the name of smollm2's."""
+    form = FORMS[peer]
+    home = checkpoint / "homes" / peer
+    home.mkdir(parents=True, exist_ok=True)
+    environment = peer.split("-")[0]
+    for link, target in ((home / environment, HOME / environment), (home / form.model, checkpoint / form.file)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return home
 
 
 def measure(commands: dict[str, list[str]], rounds: int) -> Iterator[Rows]:
@@ -106,6 +166,8 @@ def measure(commands: dict[str, list[str]], rounds: int) -> Iterator[Rows]:
             start_s = time.monotonic()
             try:
                 figures = run_alone(command)
+                if command[0] == "env":  # the peer knows the model under the name of another
+                    figures["precision"] = FORMS[name].precision
             except (OSError, RuntimeError) as error:
                 print(f"round {number} of {rounds}: {name} failed, left out from here on: {error}", file=sys.stderr)
                 failed.add(name)

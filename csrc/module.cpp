@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "checksum.h"
 #include "kernels.h"
 #include "kv_cache.h"
 #include "operation.h"
@@ -33,6 +34,7 @@ using IntegerRows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::de
 using Tables = nb::ndarray<const int64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Places = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
@@ -47,6 +49,14 @@ Floats floats(const FloatArray& array) {
   made.num_rows = array.ndim() == 1 ? 1 : static_cast<int64_t>(array.shape(0));
   made.num_columns = static_cast<int64_t>(array.shape(array.ndim() - 1));
   return made;
+}
+
+// A weight that has been packed to a form, in memory that Python owns and keeps for as long as this lives.
+Weight packed_before(const PackedWeight& form, const Bytes& memory) {
+  if (static_cast<int64_t>(memory.size()) != num_bytes(form)) {
+    throw std::invalid_argument("a packed weight's memory has another size than its form asks for");
+  }
+  return {form, {const_cast<uint8_t*>(memory.data()), [memory](uint8_t*) {}}};
 }
 
 // `function` is called with the rows as a numpy array that it overwrites.
@@ -178,14 +188,27 @@ NB_MODULE(_cpu, m) {
   nb::class_<Weight>(m, "Weight")
       .def(
           "__init__",
-          [](Weight* self, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values, uintptr_t scales) {
-            new (self) Weight({static_cast<DataType>(type), num_outputs, num_inputs, pointer<const void>(values),
-                               pointer<const float>(scales)});
+          [](Weight* self, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values, uintptr_t scales,
+             const std::optional<Bytes>& packed) {
+            const PlainWeight plain{static_cast<DataType>(type), num_outputs, num_inputs, pointer<const void>(values),
+                                    pointer<const float>(scales)};
+            if (packed) {
+              new (self) Weight(packed_before(form_of(plain), *packed));
+            } else {
+              new (self) Weight(plain);
+            }
           },
-          "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0)
+          "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0, "packed"_a = nb::none())
+      .def_prop_ro(
+          "packed",
+          [](const Weight& self) {
+            const auto size = static_cast<size_t>(num_bytes(self.packed()));
+            return nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(self.packed().data, {size});
+          },
+          nb::rv_policy::reference_internal)
       .def_prop_ro("num_outputs", [](const Weight& self) { return self.packed().num_outputs; })
       .def_prop_ro("num_inputs", [](const Weight& self) { return self.packed().num_inputs; })
-      .def_prop_ro("num_bytes", &Weight::num_bytes);
+      .def_prop_ro("num_bytes", [](const Weight& self) { return num_bytes(self.packed()); });
 
   nb::class_<Buffer>(m, "Buffer");
 
@@ -203,6 +226,13 @@ NB_MODULE(_cpu, m) {
       .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
       .def("profile", &BoundProgram::profile);
 
+  m.def(
+      "checksum",
+      [](const Bytes& bytes) {
+        nb::gil_scoped_release unlocked;
+        return checksum(bytes.data(), static_cast<int64_t>(bytes.size()));
+      },
+      "bytes"_a);
   m.def(
       "copy_blocks",
       [](uintptr_t source, uintptr_t destination, int64_t block_bytes, const Integers& source_ids,

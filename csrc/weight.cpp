@@ -49,27 +49,42 @@ void pack_int8(const PlainWeight& plain, int64_t panel, int64_t bytes, uint8_t* 
   }
 }
 
-}  // namespace
+int64_t scales_at(const PackedWeight& form) {
+  return (form.panel_bytes * form.num_panels() + SCALE_ALIGNMENT - 1) / SCALE_ALIGNMENT * SCALE_ALIGNMENT;
+}
 
-Weight::Weight(const PlainWeight& plain) {
-  packed_.type = plain.type;
-  packed_.num_outputs = plain.num_outputs;
-  packed_.num_inputs = plain.num_inputs;
-  packed_.panel_bytes = panel_bytes(plain);
-  const int64_t num_panels = packed_.num_panels(), values = packed_.panel_bytes * num_panels;
-  const int64_t scales_at = (values + SCALE_ALIGNMENT - 1) / SCALE_ALIGNMENT * SCALE_ALIGNMENT;
-  num_bytes_ = plain.type == DataType::int8 ? scales_at + num_panels * PANEL * 4 : values;
-  // Mapped, so zeroed, and given back to the system when freed.
-  void* memory = mmap(nullptr, static_cast<size_t>(num_bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+// Mapped, so zeroed, and given back to the system when freed.
+std::shared_ptr<uint8_t> allocate(int64_t bytes) {
+  const auto size = static_cast<size_t>(bytes);
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-  madvise(memory, static_cast<size_t>(num_bytes_), MADV_HUGEPAGE);
+  madvise(memory, size, MADV_HUGEPAGE);
 #endif
-  packed_.data = static_cast<uint8_t*>(memory);
+  return {static_cast<uint8_t*>(memory), [size](uint8_t* p) { munmap(p, size); }};
+}
+
+}  // namespace
+
+PackedWeight form_of(const PlainWeight& plain) {
+  PackedWeight form;
+  form.type = plain.type;
+  form.num_outputs = plain.num_outputs;
+  form.num_inputs = plain.num_inputs;
+  form.panel_bytes = panel_bytes(plain);
+  return form;
+}
+
+int64_t num_bytes(const PackedWeight& form) {
+  if (form.type != DataType::int8) return form.panel_bytes * form.num_panels();
+  return scales_at(form) + form.num_panels() * PANEL * static_cast<int64_t>(sizeof(float));
+}
+
+Weight::Weight(const PlainWeight& plain) : Weight(form_of(plain), allocate(num_bytes(form_of(plain)))) {
   if (plain.type == DataType::int8) {
-    packed_.scales = reinterpret_cast<float*>(packed_.data + scales_at);
     std::memcpy(packed_.scales, plain.scales, static_cast<size_t>(plain.num_outputs) * 4);
   }
+  const int64_t num_panels = packed_.num_panels();
 #pragma omp parallel for
   for (int64_t panel = 0; panel < num_panels; ++panel) {
     uint8_t* out = packed_.data + panel * packed_.panel_bytes;
@@ -83,6 +98,9 @@ Weight::Weight(const PlainWeight& plain) {
   }
 }
 
-Weight::~Weight() { munmap(packed_.data, static_cast<size_t>(num_bytes_)); }
+Weight::Weight(const PackedWeight& form, std::shared_ptr<uint8_t> memory) : packed_(form), memory_(std::move(memory)) {
+  packed_.data = memory_.get();
+  packed_.scales = form.type == DataType::int8 ? reinterpret_cast<float*>(packed_.data + scales_at(form)) : nullptr;
+}
 
 }  // namespace octavo

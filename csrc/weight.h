@@ -1,7 +1,8 @@
-// Weights packed for the products, in memory of their own.
+// Weights packed for the products: what they are packed from, the form that they get, and who owns its memory.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "kernels.h"
 
@@ -16,21 +17,25 @@ struct PlainWeight {
   const float* scales;
 };
 
-// Owns a PackedWeight's memory, in large pages where the system has them.
+// The form that a matrix is packed to, without memory.
+PackedWeight form_of(const PlainWeight& plain);
+
+// The bytes that a weight of a form takes: its panels, then the scales of its outputs.
+int64_t num_bytes(const PackedWeight& form);
+
+// A packed weight and its share of the memory that it lies in: its own, or that of a mapped file.
 class Weight {
  public:
-  // Packs a copy. Throws std::bad_alloc.
+  // Packs a copy, on all threads, in large pages where the system has them. Throws std::bad_alloc.
   explicit Weight(const PlainWeight& plain);
-  ~Weight();
-  Weight(const Weight&) = delete;
-  Weight& operator=(const Weight&) = delete;
+  // One that has been packed: `memory` has num_bytes(form), aligned to 64.
+  Weight(const PackedWeight& form, std::shared_ptr<uint8_t> memory);
 
   const PackedWeight& packed() const { return packed_; }
-  int64_t num_bytes() const { return num_bytes_; }
 
  private:
   PackedWeight packed_;
-  int64_t num_bytes_ = 0;
+  std::shared_ptr<uint8_t> memory_;
 };
 
 }  // namespace octavo

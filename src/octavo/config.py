@@ -92,6 +92,13 @@ class EngineConfig:
         "run), else a GGUF file; dummy makes up random weights of the model's shape",
         group="model",
     )
+    weight_cache: str = knob(
+        "off",
+        "folder that keeps the weights as the CPU kernels pack them, as large as they are in memory: the next start "
+        "with the same model and flags maps them, which takes a moment and no memory twice; may be deleted at any time",
+        group="model",
+        metavar="FOLDER|off",
+    )
     dtype: DType = knob(
         "auto", "of weights and activations; auto is the checkpoint's own, and bfloat16 for a GGUF", group="model"
     )
@@ -275,6 +282,8 @@ class EngineConfig:
                 f"({self.max_num_seqs}): "
                 "every running sequence computes a token in each step; raise the one or lower the other"
             )
+        if not self.weight_cache:
+            raise ConfigError("--weight-cache must name a folder, or be off")
         if self.kv_allocation != "paged":
             self._check_contiguous()
         if self.preemption_mode == "swap" and parse_size(self.swap_space, 2**40, flag("swap_space"), least=0) == 0:

@@ -9,6 +9,7 @@ import pytest
 from cli.commands import octavo
 from e2e.server_process import serving
 from octavo.evaluation import kernel_rates, machine_limits
+from octavo.evaluation.shapes import SHAPES
 from tiny_checkpoints import make_llama
 
 SMALL = ("--max-model-len", "512", "--kv-cache-memory", "64MiB")
@@ -57,6 +58,22 @@ def test_throughput_prints_one_line_of_json_as_the_peers_do(
     assert figures["single_stream_tok_s"] > 0
     assert json.loads(out.read_text()) == figures
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_shape_stands_in_for_a_model(workload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {**SHAPES["llama-3b"], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 8}
+    monkeypatch.setitem(SHAPES, "llama-3b", {**small, "num_attention_heads": 8, "max_position_embeddings": 512})
+    done = bench("throughput", "--shape", "llama-3b", "--workload", str(workload), "--kv-cache-memory", "8MiB")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output_tok_s"] > 0
+
+
+@pytest.mark.parametrize("flags", [("--model", "gemma3"), ("--load-format", "gguf")])
+def test_a_shape_beside_a_model_is_refused(flags: tuple[str, ...]) -> None:
+    done = bench("step", "--shape", "llama-1b", *flags)
+    assert done.returncode == 2
+    assert "--shape llama-1b" in done.stderr
+    assert flags[0] in done.stderr
 
 
 def test_latency_prints_a_row_for_each_prompt_length(tmp_path: Path, tiny: tuple[str, ...]) -> None:

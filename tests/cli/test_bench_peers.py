@@ -24,6 +24,8 @@ case $1 in
           touch "$PEERS_HOME/seen"; echo '{"output_tok_s": 5, "single_stream_tok_s": 5, "load_s": 1}';;
   fickle) [ -e "$PEERS_HOME/seen" ] && { echo "out of luck" >&2; exit 3; }
           touch "$PEERS_HOME/seen"; echo '{"output_tok_s": 5, "single_stream_tok_s": 5, "load_s": 1}';;
+  openvino-int8) size=$(cat "$PEERS_HOME/ov-int8/size")
+         echo "{\"output_tok_s\": $size, \"single_stream_tok_s\": 5, \"load_s\": 1}";;
   mute) echo '{"note": "no figures"}';;
   leaky) sleep 600 > /dev/null 2>&1 & echo $! > "$PEERS_HOME/child"
          echo '{"output_tok_s": 5, "single_stream_tok_s": 5, "load_s": 1}';;
@@ -36,7 +38,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Where the peers are installed: all but `absent`."""
-    for peer in ("fast", "slow", "fickle", "mute", "leaky", "deadly"):
+    for peer in ("fast", "slow", "fickle", "mute", "leaky", "deadly", "openvino"):
         python = tmp_path / peer / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.touch()
@@ -106,6 +108,22 @@ def test_workloads_are_measured_one_after_another(peers: Run, home: Path) -> Non
         "more.json",
     ]
     assert done.stdout.count("no row where a peer wins") == 2
+
+
+def test_a_checkpoint_is_run_by_peers_under_the_name_of_their_model(peers: Run, home: Path) -> None:
+    for form in ("hf", "ov-int8", "ov-int4"):
+        (home / "checkpoint" / form).mkdir(parents=True)
+        (home / "checkpoint" / form / "size").write_text(form[-1])
+    (home / "order").touch()
+    checkpoint = ("--checkpoint", str(home / "checkpoint"))
+    done = peers(*checkpoint, "--rounds", "1", "--json", str(home / "out.json"))
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads((home / "out.json").read_text())
+    rows = {
+        name: (row["output_tok_s"], row["precision"]) for name, (row,) in report["rounds"].items() if "vino" in name
+    }
+    assert rows == {"openvino-int8": (8, "int8"), "openvino-int4": (4, "int4")}
+    assert "llamacpp-q4_k_m is not installed" in done.stderr
 
 
 def test_what_was_measured_is_kept_when_the_run_is_cut_off(peers: Run, home: Path) -> None:

@@ -6,6 +6,7 @@ the same for all, as a step's are in the caches too.
 
 import itertools
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,17 +72,13 @@ def random_weight(num_outputs: int, num_inputs: int, precision: str, kernels: Ke
 
 def copy_weight(weight: Weight) -> Weight:
     """The same matrix in memory of its own."""
-    if not isinstance(weight, QuantizedWeight):
-        return weight.clone()
-    num_outputs, num_inputs = weight.values.shape
-    copy = QuantizedWeight(num_outputs, num_inputs, CPU, weight.dtype)
-    copy.values.data, copy.scales.data = weight.values.clone(), weight.scales.clone()
-    return copy
+    return deepcopy(weight)
 
 
 def num_weight_bytes(weight: Weight) -> int:
     """Bytes that a product reads of it."""
-    return weight.values.nbytes + weight.scales.nbytes if isinstance(weight, QuantizedWeight) else weight.nbytes
+    tensors = [weight] if isinstance(weight, torch.Tensor) else list(weight.parameters())
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def bind_operations(

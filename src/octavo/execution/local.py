@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,7 +39,8 @@ from octavo.execution.sizing import (
     warn_of_bounded_length,
 )
 from octavo.kernels import Needs, select_kernels
-from octavo.kernels.interface import Model
+from octavo.kernels.interface import Kernels, Model
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
@@ -125,6 +127,7 @@ class LocalExecutor:
         warn_of_bounded_length(self.model_config)
         build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
         memory = memory_for(config, ranks, device)
+        packed = _packed_weights(config, kernels, progress)
         weight_bytes = check_weights_fit(config, self.model_config, build, memory.for_weights(), memory.use)
         model = load_model(
             self.model_config,
@@ -133,6 +136,7 @@ class LocalExecutor:
             load_format=config.load_format,
             seed=config.seed or 0,
             progress=progress,
+            packed=packed,
         )
         layer_groups = layer_groups_of(model, max_model_len)
         captures = queue.runs_ahead and config.cuda_graphs == "auto"
@@ -153,7 +157,9 @@ class LocalExecutor:
             )
 
         budget = memory.for_cache(
-            profile, graph_bytes(config, self.model_config, dtype, max_model_len) if captures else 0
+            profile,
+            graph_bytes(config, self.model_config, dtype, max_model_len) if captures else 0,
+            packed.mapped_bytes if packed else 0,
         )
         shape = size_cache(config, self.model_config, layer_groups, cache_dtype, max_model_len, budget)
         num_host_free = memory.for_swap_space(shape)
@@ -174,6 +180,7 @@ class LocalExecutor:
             queue,
             self.model_config.pooling,
             foretells=foretells,
+            packed=packed,
         )
         self.capacity = Capacity(
             num_blocks=shape.num_blocks,
@@ -242,6 +249,18 @@ def _pooled_as(choice: PoolingChoice, model_config: ModelConfig) -> ModelConfig:
         return model_config
     pooling = msgspec.structs.replace(model_config.pooling, kind=choice, is_declared=True)
     return replace(model_config, pooling=pooling)
+
+
+def _packed_weights(config: EngineConfig, kernels: Kernels, progress: bool) -> PackedWeights | None:
+    """Where packed weights are kept from one start to the next; None where they are not."""
+    if config.weight_cache == "off":
+        return None
+    if kernels.packed_form is None:
+        logger.warning(
+            "--weight-cache %s stays empty: kernels '%s' do not pack weights", config.weight_cache, kernels.name
+        )
+        return None
+    return PackedWeights(Path(config.weight_cache).expanduser(), progress=progress)
 
 
 def _tasks_of(model: Model, pooling: Pooling) -> frozenset[Task]:

@@ -31,12 +31,13 @@ class ModelMemory(Protocol):
         """What may be taken, before anything is loaded."""
         ...
 
-    def for_cache(self, run_largest: Callable[[], None], graph_bytes: int) -> CacheBudget:
+    def for_cache(self, run_largest: Callable[[], None], graph_bytes: int, mapped_bytes: int) -> CacheBudget:
         """What the cache may take once the weights are loaded.
 
         Args:
             run_largest: runs the largest steps, where memory for them has to be left.
             graph_bytes: what CUDA graphs will take.
+            mapped_bytes: of this rank's weights in mapped files, which the system counts as free.
 
         Raises:
             ConfigError: the largest steps do not fit.
@@ -67,9 +68,10 @@ class HostMemory:
     def for_weights(self) -> int:
         return self._ranks.smallest(free_memory_bytes)
 
-    def for_cache(self, run_largest: Callable[[], None], graph_bytes: int) -> CacheBudget:
+    def for_cache(self, run_largest: Callable[[], None], graph_bytes: int, mapped_bytes: int) -> CacheBudget:
         """The share or the size that is asked for; steps take what it leaves."""
-        self._free_bytes = self._ranks.smallest(free_memory_bytes)
+        mapped_bytes *= self._ranks.size
+        self._free_bytes = self._ranks.smallest(lambda: max(0, free_memory_bytes() - mapped_bytes))
         return host_budget(self._config, self._free_bytes)
 
     def for_swap_space(self, cache: CacheShape) -> int:
@@ -93,7 +95,7 @@ class DeviceMemory:
     def for_weights(self) -> int:
         return max(0, self._room_of_a_rank()) * self._ranks.size
 
-    def for_cache(self, run_largest: Callable[[], None], graph_bytes: int) -> CacheBudget:
+    def for_cache(self, run_largest: Callable[[], None], graph_bytes: int, mapped_bytes: int) -> CacheBudget:
         """What the share leaves beside weights, graphs and the largest step."""
         weights = max(0, self.use.total - self.use.others - self._meter.free_bytes())
         self.use = measure_step(

@@ -23,6 +23,7 @@ from octavo.execution.row_tables import IntArray, RowTables
 from octavo.execution.step_buffers import StagedBatch, StepBuffers
 from octavo.kernels.cache import KVCache
 from octavo.kernels.interface import Kernels, Model
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.sampling.interface import NO_TOKEN, Sampled, SamplingBatch, TokenIds
 from octavo.kernels.upload import upload
 from octavo.layer_groups import FULL
@@ -71,13 +72,14 @@ class ModelRunner:
         pooling: Pooling | None = None,
         *,
         foretells: bool = False,
+        packed: PackedWeights | None = None,
     ) -> None:
         """`swap_space` has records of the same shape as the cache's, for the blocks of preempted requests. `ranks` are
         the runners that hold the model together. All follow the same plans; rank 0 has the logits, so it samples, and
         tells the others. `drafter` guesses tokens for the plans that follow, and with `foretells` those are guesses
         that a row's grammar forces. `queue` is how the cache's device takes its work, by default at once. `pooling` is
-        how prompts are pooled, by default the last token."""
-        self.forward = kernels.bind(model, cache, limits.max_num_rows if limits.captures else 0)
+        how prompts are pooled, by default the last token. `packed` is where the model's weights are kept packed."""
+        self.forward = kernels.bind(model, cache, limits.max_num_rows if limits.captures else 0, packed)
         self.kernels = kernels
         self.cache = cache
         self.ranks = ranks or TensorParallel()

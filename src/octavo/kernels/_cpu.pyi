@@ -7,14 +7,28 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 def instruction_set(name: str = "auto") -> str: ...
+def checksum(bytes: Bytes) -> int: ...
 def copy_blocks(
     source: int, destination: int, block_bytes: int, source_ids: Integers, destination_ids: Integers
 ) -> None: ...
 
 class Weight:
-    def __init__(self, type: int, num_outputs: int, num_inputs: int, values: int, scales: int = 0) -> None: ...
+    def __init__(
+        self,
+        type: int,
+        num_outputs: int,
+        num_inputs: int,
+        values: int,
+        scales: int = 0,
+        packed: Bytes | None = None,
+    ) -> None:
+        """Packs a copy of the values; or takes what was packed before, which is not copied, and reads no values."""
+    @property
+    def packed(self) -> Bytes:
+        """The memory that it lies in, read only; valid as long as the weight is."""
     @property
     def num_outputs(self) -> int: ...
     @property

@@ -22,6 +22,7 @@ from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.recording import DATA_TYPES, Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -42,7 +43,7 @@ class CpuKernels(Kernels):
     name = "cpu"
 
     def __init__(self, instruction_set: str = "auto") -> None:
-        self.instruction_set = _cpu.instruction_set(instruction_set)
+        self.instruction_set = self.packed_form = _cpu.instruction_set(instruction_set)
         self._recorder: Recorder | None = None
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
@@ -66,14 +67,16 @@ class CpuKernels(Kernels):
             destination_ids.numpy(),
         )
 
-    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+    def bind(
+        self, model: Model, cache: KVCache, max_captured_rows: int = 0, packed: PackedWeights | None = None
+    ) -> ForwardPass:
         """Record the model's forward pass, then its head. Each weight is packed and its parameter emptied on the way,
-        so that the model is never in memory twice.
+        so that the model is never in memory twice; what `packed` has of them is mapped.
 
         Raises:
             ModelError: the model's head is more than one product.
         """
-        forward = ForwardRecorder(self.instruction_set, cache)
+        forward = ForwardRecorder(self.instruction_set, cache, packed)
         weight = gather = None
         try:
             self._recorder = forward
@@ -83,6 +86,8 @@ class CpuKernels(Kernels):
                 weight, gather = head.product(model.logits(hidden)), head.gather
         finally:
             self._recorder = None
+        if packed is not None:
+            packed.save()
         return RecordedForward(forward.program, hidden, weight, gather, cache)
 
     def record(

@@ -10,6 +10,7 @@ from octavo.kernels.attention import ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.operations import Operations
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 
 
@@ -89,6 +90,9 @@ class Kernels(Operations, Protocol):
     activations in no other way.
     """
 
+    packed_form: str | None = None
+    """Differs with how the backend packs weights when it binds a model; None where it does not."""
+
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
         """A zeroed cache. On the CPU its pages are taken from the system when first written."""
         ...
@@ -100,7 +104,9 @@ class Kernels(Operations, Protocol):
         shape: a swap. No id is twice in `destination_ids`, and within a cache none is in both."""
         ...
 
-    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+    def bind(
+        self, model: Model, cache: KVCache, max_captured_rows: int = 0, packed: PackedWeights | None = None
+    ) -> ForwardPass:
         """Make the model ready to run steps. A backend may take the weights over: the model's own are not to be used
         afterwards.
 
@@ -108,6 +114,7 @@ class Kernels(Operations, Protocol):
             max_captured_rows: steps of up to so many rows, each with one new token, may be captured once and replayed,
                 where a backend gains by it. The tensors of their batches lie at the same places in every step, and
                 the cache's last record is nobody's: padding writes to it.
+            packed: where a backend that packs weights finds those packed before, and keeps the others.
         """
         ...
 

@@ -11,10 +11,13 @@ from octavo.errors import ModelError
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
+from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.layer_groups import LayerKind
 
-Weight = torch.Tensor | QuantizedWeight
+DenseWeight = torch.Tensor | QuantizedWeight
+"""`[out_features, in_features]`, without groups of inputs."""
+Weight = DenseWeight | GroupedWeight
 """What a product multiplies with: `[out_features, in_features]`."""
 
 ActivationKind = Literal["relu", "gelu", "gelu_tanh", "silu"]
@@ -109,13 +112,18 @@ class Operations(Protocol):
         (total,) = self.record("add", [a.shape[-1]], a=a, b=b)
         return total
 
-    def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(
+        self, hidden: torch.Tensor, weight: Weight | Sequence[Weight], bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: hidden @ weight.T + bias.
 
         With a quantized weight the activations are quantized too, a token's in groups (`quantized.Format`). A group's
-        sums are exact integers where the weight is int8, and groups add up in their order.
+        sums are exact integers where the weight is of integers, and groups add up in their order. Of several weights,
+        as parts of a projection that are not of one form, the outputs lie side by side.
         """
-        (product,) = self.record("linear", [weight.shape[0]], weights={"weight": [weight]}, hidden=hidden, bias=bias)
+        parts = [weight] if isinstance(weight, torch.Tensor | QuantizedWeight | GroupedWeight) else list(weight)
+        num_outputs = sum(part.shape[0] for part in parts)
+        (product,) = self.record("linear", [num_outputs], weights={"weight": parts}, hidden=hidden, bias=bias)
         return product
 
     def rms_norm(

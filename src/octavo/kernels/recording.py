@@ -20,6 +20,7 @@ from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
 from octavo.kernels.operations import Argument, Collective, Weight
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight
 
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
@@ -77,9 +78,13 @@ class Recorder(Protocol):
 
 
 class ForwardRecorder:
-    """Adds operations to a program."""
+    """Adds operations to a program.
 
-    def __init__(self, instruction_set: str, cache: KVCache) -> None:
+    Args:
+        kept: weights that were packed before, and where those that are packed now are kept.
+    """
+
+    def __init__(self, instruction_set: str, cache: KVCache, kept: PackedWeights | None = None) -> None:
         self.program = _cpu.Program(instruction_set, torch.get_num_threads())
         inputs: dict[str, Any] = {
             field.name: Activation.of(field.name)
@@ -91,6 +96,7 @@ class ForwardRecorder:
         """What the model's forward is run with."""
         self._packed: dict[int, tuple[Weight, _cpu.Weight]] = {}
         """By the weight's id; the weight itself is there so that no other takes its id."""
+        self._kept = kept
 
     def record(self, call: OperationCall) -> list[torch.Tensor]:
         """Add the operation, with new buffers for its results."""
@@ -106,8 +112,12 @@ class ForwardRecorder:
         """The weight packed, once where several layers share it. The parameter keeps its shape and gives its memory
         back."""
         if id(weight) not in self._packed:
-            self._packed[id(weight)] = (weight, _pack(weight))
-            for tensor in (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight,):
+            memory = None if self._kept is None else self._kept.memory(weight)
+            packed = _pack(weight, memory)
+            if self._kept is not None and memory is None:
+                self._kept.add(weight, packed)
+            self._packed[id(weight)] = (weight, packed)
+            for tensor in [weight] if isinstance(weight, torch.Tensor) else weight.parameters():
                 tensor.data = torch.empty((), dtype=tensor.dtype).expand(tensor.shape)
         return self._packed[id(weight)][1]
 
@@ -172,16 +182,24 @@ def _given(argument: Argument) -> object:
     return argument
 
 
-def _pack(weight: Weight) -> "_cpu.Weight":
+def _pack(weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
+    """A copy of the weight, packed; or what `memory` has of it, where it was packed before."""
     num_outputs, num_inputs = weight.shape
+    if isinstance(weight, torch.Tensor):
+        return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr(), packed=memory)
     if not isinstance(weight, QuantizedWeight):
-        return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr())
+        raise ModelError("the CPU kernels have no weights in groups of inputs: --quantization int8 or none")
     if weight.values.dtype not in DATA_TYPES:
         raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
         raise ModelError(f"int8 products take up to {LARGEST_INPUT} inputs, a layer of this model has {num_inputs}")
     return _cpu.Weight(
-        DATA_TYPES[torch.int8], num_outputs, num_inputs, weight.values.data_ptr(), weight.scales.data_ptr()
+        DATA_TYPES[torch.int8],
+        num_outputs,
+        num_inputs,
+        weight.values.data_ptr(),
+        weight.scales.data_ptr(),
+        packed=memory,
     )
 
 

@@ -11,8 +11,10 @@ from torch.nn import functional
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.grouped import GroupedWeight, grouped_product
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.drawing import most_likely
@@ -102,14 +104,15 @@ class ReferenceKernels(Kernels):
         records = source.records.index_select(0, source_ids.to(here)).to(there)
         destination.records.index_copy_(0, destination_ids.to(there), records)
 
-    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+    def bind(
+        self, model: Model, cache: KVCache, max_captured_rows: int = 0, packed: PackedWeights | None = None
+    ) -> ForwardPass:
         """The model as it is."""
         return EagerForward(model, cache, prepare)
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """`[num_tokens]` int64 -> `[num_tokens, in_features]`, zeros for the ids of other ranks."""
-        num_rows = len(weight.scales) if isinstance(weight, QuantizedWeight) else len(weight)
-        is_here = (ids >= first_id) & (ids < first_id + num_rows)
+        is_here = (ids >= first_id) & (ids < first_id + weight.shape[0])
         found = _rows(weight, torch.where(is_here, ids - first_id, 0))
         return torch.where(is_here.unsqueeze(1), found if scale == 1.0 else found * scale, 0)
 
@@ -127,10 +130,16 @@ class ReferenceKernels(Kernels):
         """The sum of two activations of one shape."""
         return a + b
 
-    def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(
+        self, hidden: torch.Tensor, weight: Weight | Sequence[Weight], bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`."""
-        if isinstance(weight, QuantizedWeight):
-            return _quantized_linear(hidden, weight, bias)
+        if isinstance(weight, Sequence):
+            product = torch.cat([self.linear(hidden, part) for part in weight], dim=1)
+            return product if bias is None else product + bias
+        if not isinstance(weight, torch.Tensor):
+            product = _integer_product(hidden, weight).to(hidden.dtype)
+            return product if bias is None else product + bias
         if hidden.device.type != "cpu" or hidden.dtype.itemsize != 2:
             return functional.linear(hidden, weight, bias)
         # oneDNN keeps about 1 MB for each number of rows that it has seen, up to 1,024 of them.
@@ -252,20 +261,23 @@ def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.T
 
 
 def _rows(weight: Weight, rows: torch.Tensor) -> torch.Tensor:
+    if isinstance(weight, GroupedWeight):
+        return weight.dequantized(rows).to(weight.dtype)
     if isinstance(weight, QuantizedWeight):
         return (weight.values[rows].to(torch.float32) * weight.scales[rows].unsqueeze(1)).to(weight.dtype)
     return functional.embedding(rows, weight)
 
 
-def _quantized_linear(hidden: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
+def _integer_product(hidden: torch.Tensor, weight: QuantizedWeight | GroupedWeight) -> torch.Tensor:
+    if isinstance(weight, GroupedWeight):
+        return grouped_product(hidden, weight)
     total = torch.zeros(len(hidden), len(weight.scales), device=hidden.device)
     group = weight.format.group
     groups = zip(torch.split(hidden, group, 1), torch.split(weight.values, group, 1), strict=True)
     for own, own_weights in groups:
         values, scales = quantize_rows(own, weight.format)
         total += exact_products(values, own_weights).to(torch.float32) * scales.unsqueeze(1)
-    product = (total * weight.scales).to(hidden.dtype)
-    return product if bias is None else product + bias
+    return total * weight.scales
 
 
 def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -20,10 +20,12 @@ from octavo.checkpoints.source import HuggingFaceTensors, JoinedTensors, TensorS
 from octavo.checkpoints.special_tokens import separator_id, tokenizer_end_ids
 from octavo.config import LoadFormat
 from octavo.errors import ConfigError, ModelError
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
 from octavo.layers.placement import Placement, Placements
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import DTYPES, ModelConfig
+from octavo.models.packed_key import packed_file_name, packed_key
 from octavo.models.registry import CausalLM, build_model, config_of, translated
 
 CACHE_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -92,6 +94,7 @@ def load_model(
     load_format: LoadFormat = "auto",
     seed: int = 0,
     progress: bool = False,
+    packed: PackedWeights | None = None,
 ) -> CausalLM:
     """Build the model and fill it. Tensors are streamed: beside the weights themselves only slices are held.
 
@@ -101,6 +104,7 @@ def load_model(
         checkpoint: where the weights are; may be None for dummy weights.
         load_format: which of a folder's weights to read; `dummy` makes up weights from `seed`.
         progress: show a bar on stderr.
+        packed: opened here. What it has of the model's weights is not loaded: those parameters stay unfilled.
 
     Raises:
         ModelError: a file is missing, truncated or corrupt, a tensor is missing, unknown or of another shape, or the
@@ -112,8 +116,12 @@ def load_model(
     _check_placements(model, placements)
     source = _open_source(model, config, checkpoint, placements, load_format, seed)
     _check_source(source, placements, model)
+    if packed is not None:
+        stored = None if load_format == "dummy" else checkpoint
+        packed.open(packed_file_name(stored, config, build), packed_key(stored, source, config, build, seed))
     _materialise(model, build.device)
-    _stream(source, model.placements(), progress)
+    unfilled = _packed_parameters(model, packed) if packed is not None else set()
+    _stream(source, model.placements(), progress, unfilled)
     return model
 
 
@@ -206,8 +214,18 @@ def _materialise(model: CausalLM, device: torch.device) -> None:
             module.fill_table(device)
 
 
-def _stream(source: TensorSource, placements: Placements, progress: bool) -> None:
-    """Read every tensor's slices into their places."""
+def _packed_parameters(model: CausalLM, packed: PackedWeights) -> set[int]:
+    """The ids of the parameters whose weights are there packed."""
+    packed.name(model)
+    return {id(parameter) for name, parameter in model.named_parameters() if packed.has(name)}
+
+
+def _stream(source: TensorSource, placements: Placements, progress: bool, unfilled: set[int]) -> None:
+    """Read every tensor's slices into their places, but for the parameters `unfilled`, which stay so."""
+    placements = {
+        name: [placement for placement in parts if id(placement.parameter) not in unfilled]
+        for name, parts in placements.items()
+    }
     total = sum(placement.num_elements * placement.parameter.itemsize for placement in _all_parts(placements))
     with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
         for name in source.names():

@@ -70,6 +70,10 @@ class CausalLM(Model, Protocol):
         """As in torch.nn.Module."""
         ...
 
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """As in torch.nn.Module."""
+        ...
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As in torch.nn.Module."""
         ...

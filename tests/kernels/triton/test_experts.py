@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from kernels.triton.fp8_casts import right_fp8_casts
-from octavo.kernels.operations import Weight
+from octavo.kernels.operations import DenseWeight
 from octavo.kernels.quantized import FORMATS, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.triton.experts import experts
@@ -32,12 +32,12 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def weights(kind: str, *shape: int, seed: int) -> list[Weight]:
+def weights(kind: str, *shape: int, seed: int) -> list[DenseWeight]:
     """One an expert, each in memory of its own."""
     return [stored(random(*shape, seed=seed + index) / 6, kind) for index in range(NUM_EXPERTS)]
 
 
-def stored(matrix: torch.Tensor, kind: str) -> Weight:
+def stored(matrix: torch.Tensor, kind: str) -> DenseWeight:
     if kind not in FORMATS:
         return matrix.to(getattr(torch, kind))
     own = QuantizedWeight(matrix.shape[0], matrix.shape[1], CPU, torch.float16, FORMATS[kind])
@@ -48,7 +48,7 @@ def stored(matrix: torch.Tensor, kind: str) -> Weight:
 ROUTER = random(NUM_EXPERTS, HIDDEN, seed=30)
 
 
-def layer(kind: str) -> tuple[torch.Tensor, Sequence[Weight], Sequence[Weight]]:
+def layer(kind: str) -> tuple[torch.Tensor, Sequence[DenseWeight], Sequence[DenseWeight]]:
     return ROUTER, weights(kind, 2 * INNER, HIDDEN, seed=1), weights(kind, HIDDEN, INNER, seed=9)
 
 

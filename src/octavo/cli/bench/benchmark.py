@@ -3,13 +3,14 @@
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from octavo.cli.bench.output import add_output_flags, check_output_flags, write_figures
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.evaluation.shapes import SHAPES, TOKENIZER, shape_folder
 
 if TYPE_CHECKING:
     from octavo.execution.executor import Executor
@@ -71,9 +72,38 @@ def finish_engine_parser(
     *knobs: str,
     plots: bool = True,
 ) -> None:
-    """As `finish_parser`, with flags for an engine's knobs: all of them, or those named."""
-    finish_parser(parser, lambda arguments: measure(arguments, read_config_flags(arguments, EngineConfig)), plots=plots)
+    """As `finish_parser`, with flags for an engine's knobs, all of them or those named, and one for a model's shape."""
+
+    def measure_model(arguments: argparse.Namespace) -> Outcome:
+        config = read_config_flags(arguments, EngineConfig)
+        if arguments.shape is None:
+            return measure(arguments, config)
+        with _shaped(config, arguments.shape) as shaped:
+            return measure(arguments, shaped)
+
+    finish_parser(parser, measure_model, plots=plots)
+    parser.add_argument(
+        "--shape",
+        choices=sorted(SHAPES),
+        help="in place of a model: random weights (--seed) of a LLaMA of this size, with smollm2's tokenizer",
+    )
     add_config_flags(parser, EngineConfig, *knobs)
+
+
+@contextlib.contextmanager
+def _shaped(config: EngineConfig, shape: str) -> Iterator[EngineConfig]:
+    """The config with random weights of a shape as its model.
+
+    Raises:
+        ConfigError: it names a model, or the format of one's weights.
+    """
+    if config.model != EngineConfig().model:
+        raise ConfigError(f"--shape {shape} stands in place of a model, and --model is {config.model}: leave one out")
+    if config.load_format not in ("auto", "dummy"):
+        raise ConfigError(f"--shape {shape} makes up its weights: leave out --load-format {config.load_format}")
+    with shape_folder(shape) as folder:
+        tokenizer = config.tokenizer or TOKENIZER
+        yield replace(config, model=str(folder), load_format="dummy", tokenizer=tokenizer)
 
 
 @contextlib.contextmanager

@@ -4,14 +4,14 @@ import torch
 import triton
 import triton.language as tl
 
-from octavo.kernels.operations import Weight
+from octavo.kernels.operations import DenseWeight
 from octavo.kernels.quantized import QuantizedWeight
 
 BLOCK = 1024
 """Elements of a row that one program takes."""
 
 
-def embedding(ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
+def embedding(ids: torch.Tensor, weight: DenseWeight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
     """As `Operations.embedding`. `ids` is contiguous."""
     rows, row_scales = (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight, None)
     num_rows, width = rows.shape

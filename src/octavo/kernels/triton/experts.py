@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from octavo.errors import ModelError
-from octavo.kernels.operations import ActivationKind, Weight
+from octavo.kernels.operations import ActivationKind, DenseWeight
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.triton.activation import activate
 from octavo.kernels.triton.products import PIECE_BYTES, Tiling, choose_tiling, quantize, tile_sums
@@ -24,8 +24,8 @@ ALIGNMENT = 16
 def experts(
     hidden: torch.Tensor,
     router: torch.Tensor,
-    gate_up: Sequence[Weight],
-    down: Sequence[Weight],
+    gate_up: Sequence[DenseWeight],
+    down: Sequence[DenseWeight],
     num_chosen: int,
     kind: ActivationKind,
     *,
@@ -53,7 +53,7 @@ def _multiply(
     product: torch.Tensor,
     rows: torch.Tensor,
     tiles: Tiles,
-    weights: Sequence[Weight],
+    weights: Sequence[DenseWeight],
     tiling: Tiling,
     *,
     pairs_a_row: int,
@@ -96,7 +96,7 @@ def _multiply(
     )
 
 
-def offsets(weights: Sequence[Weight]) -> torch.Tensor:
+def offsets(weights: Sequence[DenseWeight]) -> torch.Tensor:
     """Where experts' weights are: `[2, num_experts]` int64, how many elements from the first one's, and the same of
     their scales where they have them. So each may have memory of its own, and none is copied.
 

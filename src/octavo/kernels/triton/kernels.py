@@ -7,8 +7,10 @@ import torch
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import BatchExtent, RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.interface import ForwardPass, Model
-from octavo.kernels.operations import ActivationKind, Weight
+from octavo.kernels.operations import ActivationKind, DenseWeight, Weight
+from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.reference import EagerForward, ReferenceKernels
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -20,7 +22,7 @@ from octavo.kernels.triton.pinned import pinned_zeros
 
 class TritonKernels(ReferenceKernels):
     """`kernels.interface.Kernels` on a CUDA device. Products with weights of 16 or 32 bits are torch's (cuBLAS), and so
-    is what Triton has no kernel for: the sum of two activations and plain activations."""
+    is what Triton has no kernel for: the sum of two activations, plain activations and weights in groups."""
 
     name = "triton"
 
@@ -42,7 +44,9 @@ class TritonKernels(ReferenceKernels):
         """Copy whole records within the device, or to and from the host, in one launch. Ids may be on the host."""
         copy.copy_blocks(source, destination, source_ids, destination_ids)
 
-    def bind(self, model: Model, cache: KVCache, max_captured_rows: int = 0) -> ForwardPass:
+    def bind(
+        self, model: Model, cache: KVCache, max_captured_rows: int = 0, packed: PackedWeights | None = None
+    ) -> ForwardPass:
         """The model as it is; decode steps as CUDA graphs, where they may be."""
         eager = EagerForward(model, cache, _extent, sampling.most_likely)
         if not max_captured_rows:
@@ -51,9 +55,13 @@ class TritonKernels(ReferenceKernels):
 
     def embedding(self, ids: torch.Tensor, weight: Weight, scale: float = 1.0, *, first_id: int = 0) -> torch.Tensor:
         """Rows by their ids, in one launch."""
+        if isinstance(weight, GroupedWeight):
+            return super().embedding(ids, weight, scale, first_id=first_id)
         return embedding.embedding(ids.contiguous(), weight, scale, first_id=first_id)
 
-    def linear(self, hidden: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(
+        self, hidden: torch.Tensor, weight: Weight | Sequence[Weight], bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`[num_tokens, in_features]` -> `[num_tokens, out_features]`: torch's product, or two launches where the
         weight is quantized."""
         if isinstance(weight, QuantizedWeight):
@@ -92,7 +100,10 @@ class TritonKernels(ReferenceKernels):
         kind: ActivationKind,
     ) -> torch.Tensor:
         """Rows grouped by expert on the device, and two products of all groups."""
-        return experts.experts(hidden.contiguous(), router, gate_up, down, num_chosen, kind)
+        inner, outer = _dense(gate_up), _dense(down)
+        if inner is None or outer is None:
+            return super().experts(hidden, router, gate_up, down, num_chosen, kind)
+        return experts.experts(hidden.contiguous(), router, inner, outer, num_chosen, kind)
 
     def attention(self, qkv: torch.Tensor, context: ForwardContext, spec: AttentionSpec) -> torch.Tensor:
         """Normalise, rotate and write in one launch; attend in one for the rows with few new tokens, with another where
@@ -107,6 +118,12 @@ class TritonKernels(ReferenceKernels):
     def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
         """Log-probabilities and ranks of given tokens, without waiting."""
         return score_tokens(logits, token_ids, num_top)
+
+
+def _dense(weights: Sequence[Weight]) -> list[DenseWeight] | None:
+    """The weights, where all are dense."""
+    dense = [weight for weight in weights if not isinstance(weight, GroupedWeight)]
+    return dense if len(dense) == len(weights) else None
 
 
 def _extent(batch: RaggedBatch, cache: KVCache) -> BatchExtent:
