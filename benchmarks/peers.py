@@ -28,7 +28,7 @@ PEERS = ("openvino-int8", "openvino-f32", "vllm", "llamacpp-q4", "llamacpp-q8", 
 OCTAVO = (
     "int8: --quantization int8 --prefix-cache-scope off",
     "int8-kv8: --quantization int8 --kv-cache-dtype int8 --prefix-cache-scope off",  # as OpenVINO's default
-    "bf16: --dtype bfloat16 --prefix-cache-scope off",
+    "bf16: --dtype bfloat16 --quantization none --prefix-cache-scope off",
 )
 PRECISIONS = {"int8": "int8", "q8": "int8", "f32": "float", "fp16": "float", "bf16": "float"}
 """The group of rows that are compared, by the precision of a row's weights; others stand alone."""
