@@ -31,7 +31,7 @@ def greedy(num_tokens: int) -> SamplingParams:
 
 
 def check(prompts: list[list[int]], num_tokens: int, allowed: int, pool: str, label: str) -> int:
-    with LLM("smollm2", dtype="float32", kv_cache_memory=pool, max_model_len=1024) as llm:
+    with LLM("smollm2", dtype="float32", quantization="none", kv_cache_memory=pool, max_model_len=1024) as llm:
         outputs = llm.generate(prompts, greedy(num_tokens))
         assert llm.ledger().num_used_blocks == 0
         assert oracle(num_tokens).differing(outputs, label) <= allowed
