@@ -107,7 +107,8 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, float* out, int64_t size);
   // A row of a table, times `scale`.
   void (*embedding)(const PackedWeight&, int64_t row, float scale, float* out);
-  Peak (*peak)(const float* x, int64_t size);
+  // Raises a peak to the highest of more values, which lie at `place` and behind it.
+  void (*raise)(const float* x, int64_t size, int64_t place, Peak* peak);
   AttentionKernels attention;
 };
 

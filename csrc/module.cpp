@@ -1,7 +1,6 @@
 // The Python face of the kernels: octavo.kernels._cpu. Only the cpu backend uses it (src/octavo/kernels/cpu.py, recording.py).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -10,7 +9,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,6 +16,7 @@
 #include "kernels.h"
 #include "kv_cache.h"
 #include "operation.h"
+#include "ops/likeliest.h"
 #include "ops/linear.h"
 #include "program.h"
 #include "weight.h"
@@ -134,17 +133,21 @@ class BoundProgram {
     program_.run(step);
   }
 
-  void logits(const Weight& weight, const Buffer& buffer, const Integers& rows, const FloatRows& out,
-              const std::optional<Places>& likeliest) {
+  void logits(const Weight& weight, const Buffer& buffer, const Integers& rows, const FloatRows& out) {
     const auto num_rows = static_cast<int64_t>(rows.size());
     if (static_cast<int64_t>(out.shape(0)) != num_rows ||
-        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs ||
-        (likeliest && static_cast<int64_t>(likeliest->size()) != num_rows)) {
-      throw std::invalid_argument("logits need an output of [rows, vocabulary], and a place for each row's likeliest token");
+        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs) {
+      throw std::invalid_argument("logits need an output of [rows, vocabulary]");
     }
     nb::gil_scoped_release unlocked;
-    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(),
-                   likeliest ? likeliest->data() : nullptr, num_threads_);
+    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(), num_threads_);
+  }
+
+  void likeliest(const Weight& weight, const Buffer& buffer, const Integers& rows, const Places& places) {
+    if (places.size() != rows.size()) throw std::invalid_argument("each row needs a place for its likeliest token");
+    nb::gil_scoped_release unlocked;
+    find_likeliest(kernels_, weight.packed(), buffer, rows.data(), static_cast<int64_t>(rows.size()), places.data(),
+                   num_threads_);
   }
 
   // What a kept buffer holds of some rows of the step that has just run.
@@ -197,8 +200,8 @@ NB_MODULE(_cpu, m) {
       .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
            "tables"_a, "block_tables"_a)
-      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a,
-           "likeliest"_a = nb::none())
+      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a)
+      .def("likeliest", &BoundProgram::likeliest, "weight"_a, "buffer"_a, "rows"_a, "places"_a)
       .def("read", &BoundProgram::read, "buffer"_a, "rows"_a, "out"_a)
       .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
       .def("profile", &BoundProgram::profile);

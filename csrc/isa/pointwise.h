@@ -153,22 +153,17 @@ inline float highest_of(const float* x, int64_t size, F32x16& odd) {
   return max_lane(max(max(maxima[0], maxima[1]), max(maxima[2], maxima[3])));
 }
 
-inline Peak peak(const float* x, int64_t size) {
+inline void raise(const float* x, int64_t size, int64_t place, Peak* peak) {
   F32x16 odd = zero();
-  Peak found;
-  int64_t begin_of_highest = 0;
   for (int64_t begin = 0; begin < size; begin += SEARCHED_AT_ONCE) {
     const float highest = highest_of(x + begin, size - begin < SEARCHED_AT_ONCE ? size - begin : SEARCHED_AT_ONCE, odd);
-    if (highest > found.value) {
-      found.value = highest;
-      begin_of_highest = begin;
-    }
+    if (!(highest > peak->value)) continue;
+    peak->value = highest;
+    peak->place = begin;
+    while (x[peak->place] != highest) ++peak->place;
+    peak->place += place;
   }
-  found.is_finite = sum_lanes(odd) == 0.0f;
-  if (!found.is_finite) return found;
-  found.place = begin_of_highest;
-  while (x[found.place] != found.value) ++found.place;
-  return found;
+  peak->is_finite &= sum_lanes(odd) == 0.0f;
 }
 
 // One output's weights, out of its panel.

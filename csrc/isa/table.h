@@ -33,7 +33,7 @@ inline const KernelTable& table() {
       activation,
       add,
       embedding,
-      peak,
+      raise,
       attention_kernels(),
   };
   return kernels;

@@ -164,17 +164,17 @@ class RecordedForward:
         return logits if self._gather is None else self._gather(logits)
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken: found on the way where this
-        rank has all logits."""
+        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken: without writing the logits
+        where this rank has all of them."""
         if self._gather is not None:
             return most_likely(self.logits(tokens), fallback)
-        logits, found = self._room(len(tokens)), np.empty(len(tokens), np.int64)
-        self._program.logits(self._head, self._hidden, tokens, logits.numpy(), found)
+        found = np.empty(len(tokens), np.int64)
+        self._program.likeliest(self._head, self._hidden, tokens, found)
         is_unfound = found < 0
         token_ids, broken = torch.from_numpy(found), torch.from_numpy(is_unfound)
         if is_unfound.any():
             rows = np.flatnonzero(is_unfound)
-            token_ids[rows], broken[rows] = most_likely(logits[rows], fallback[rows])
+            token_ids[rows], broken[rows] = most_likely(self.logits(tokens[rows]), fallback[rows])
         return token_ids, broken
 
     def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
