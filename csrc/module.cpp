@@ -19,6 +19,7 @@
 #include "ops/likeliest.h"
 #include "ops/linear.h"
 #include "program.h"
+#include "sampling.h"
 #include "weight.h"
 
 namespace nb = nanobind;
@@ -32,6 +33,10 @@ using IntegerRows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::de
 using Tables = nb::ndarray<const int64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Places = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using LogitRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats32 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats64 = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Keys = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
@@ -215,4 +220,23 @@ NB_MODULE(_cpu, m) {
                     destination_ids.data(), static_cast<int64_t>(source_ids.size()));
       },
       "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
+
+  m.def(
+      "draw_tokens",
+      [](const std::string& instruction_set, const LogitRows& logits, const Integers& rows, const Floats32& temperature,
+         const Integers& top_k, const Floats64& top_p, const Floats64& min_p, const Keys& keys, const Places& token_ids) {
+        const size_t count = rows.size();
+        if (temperature.size() != count || top_k.size() != count || top_p.size() != count || min_p.size() != count ||
+            keys.shape(0) != count || keys.shape(1) != 2 || token_ids.size() != count) {
+          throw std::invalid_argument("each row that is drawn needs all of its parameters, and a place for its token");
+        }
+        const KernelTable& kernels = select_kernels(instruction_set.c_str());
+        nb::gil_scoped_release unlocked;
+        draw_tokens(kernels, logits.data(), static_cast<int64_t>(logits.shape(1)),
+                    {static_cast<int64_t>(count), rows.data(), temperature.data(), top_k.data(), top_p.data(), min_p.data(),
+                     keys.data()},
+                    token_ids.data());
+      },
+      "instruction_set"_a, "logits"_a, "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "keys"_a,
+      "token_ids"_a);
 }

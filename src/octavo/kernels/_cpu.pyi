@@ -12,6 +12,18 @@ def instruction_set(name: str = "auto") -> str: ...
 def copy_blocks(
     source: int, destination: int, block_bytes: int, source_ids: Integers, destination_ids: Integers
 ) -> None: ...
+def draw_tokens(
+    instruction_set: str,
+    logits: Floats,
+    rows: Integers,
+    temperature: Floats,
+    top_k: Integers,
+    top_p: NDArray[np.float64],
+    min_p: NDArray[np.float64],
+    keys: NDArray[np.uint32],
+    token_ids: Integers,
+) -> None: ...
+
 class Weight:
     def __init__(self, type: int, num_outputs: int, num_inputs: int, values: int, scales: int = 0) -> None: ...
     @property

@@ -11,6 +11,7 @@ Activations are float32 throughout, sums too, whatever the weights are stored in
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from octavo.errors import ModelError
 from octavo.kernels import _cpu
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.cpu_drawing import draw_rows_in_cpp
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.recording import DATA_TYPES, Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
@@ -103,8 +105,8 @@ class CpuKernels(Kernels):
         return self._recorder.record(OperationCall(operation, widths, weights, arguments))
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
-        """As the reference does."""
-        return sample(logits, batch)
+        """As the reference does, but that C++ draws."""
+        return sample(logits, batch, partial(draw_rows_in_cpp, self.instruction_set))
 
     def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
         """As the reference does."""
