@@ -84,6 +84,17 @@ struct Peak {
   bool is_finite = true;  // whether all values are; else the place means nothing
 };
 
+// Vectors of weights whose highest are told lane by lane.
+constexpr int64_t VECTORS_A_MAXIMUM = 16;
+
+// What drawing a token does to a row of logits (isa/sampling.h). `weights` are padded to whole vectors.
+struct SamplingKernels {
+  float (*highest_logit)(const float* logits, int64_t size);
+  double (*weigh)(const float* logits, int64_t size, float highest, float temperature, float* weights, float* maxima);
+  int64_t (*keep_at_least)(const float* weights, int64_t size, float floor, float* kept);
+  int64_t (*race)(const float* weights, int64_t size, float floor, const uint32_t* key);
+};
+
 struct KernelTable {
   Form form_for(DataType type) const {
     return type == DataType::int8 ? int8_form : type == DataType::bfloat16 ? bfloat16_form : Form::float32;
@@ -107,7 +118,9 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, float* out, int64_t size);
   // A row of a table, times `scale`.
   void (*embedding)(const PackedWeight&, int64_t row, float scale, float* out);
-  Peak (*peak)(const float* x, int64_t size);
+  // Raises a peak to the highest of more values, which lie at `place` and behind it.
+  void (*raise)(const float* x, int64_t size, int64_t place, Peak* peak);
+  SamplingKernels sampling;
   AttentionKernels attention;
 };
 

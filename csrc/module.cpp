@@ -1,7 +1,6 @@
 // The Python face of the kernels: octavo.kernels._cpu. Only the cpu backend uses it (src/octavo/kernels/cpu.py, recording.py).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -10,7 +9,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,8 +17,10 @@
 #include "kernels.h"
 #include "kv_cache.h"
 #include "operation.h"
+#include "ops/likeliest.h"
 #include "ops/linear.h"
 #include "program.h"
+#include "sampling.h"
 #include "weight.h"
 
 namespace nb = nanobind;
@@ -35,6 +35,10 @@ using Tables = nb::ndarray<const int64_t, nb::ndim<3>, nb::c_contig, nb::device:
 using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Places = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using LogitRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats32 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats64 = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Keys = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
@@ -144,17 +148,21 @@ class BoundProgram {
     program_.run(step);
   }
 
-  void logits(const Weight& weight, const Buffer& buffer, const Integers& rows, const FloatRows& out,
-              const std::optional<Places>& likeliest) {
+  void logits(const Weight& weight, const Buffer& buffer, const Integers& rows, const FloatRows& out) {
     const auto num_rows = static_cast<int64_t>(rows.size());
     if (static_cast<int64_t>(out.shape(0)) != num_rows ||
-        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs ||
-        (likeliest && static_cast<int64_t>(likeliest->size()) != num_rows)) {
-      throw std::invalid_argument("logits need an output of [rows, vocabulary], and a place for each row's likeliest token");
+        static_cast<int64_t>(out.shape(1)) != weight.packed().num_outputs) {
+      throw std::invalid_argument("logits need an output of [rows, vocabulary]");
     }
     nb::gil_scoped_release unlocked;
-    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(),
-                   likeliest ? likeliest->data() : nullptr, num_threads_);
+    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(), num_threads_);
+  }
+
+  void likeliest(const Weight& weight, const Buffer& buffer, const Integers& rows, const Places& places) {
+    if (places.size() != rows.size()) throw std::invalid_argument("each row needs a place for its likeliest token");
+    nb::gil_scoped_release unlocked;
+    find_likeliest(kernels_, weight.packed(), buffer, rows.data(), static_cast<int64_t>(rows.size()), places.data(),
+                   num_threads_);
   }
 
   // What a kept buffer holds of some rows of the step that has just run.
@@ -220,8 +228,8 @@ NB_MODULE(_cpu, m) {
       .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
            "tables"_a, "block_tables"_a)
-      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a,
-           "likeliest"_a = nb::none())
+      .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a)
+      .def("likeliest", &BoundProgram::likeliest, "weight"_a, "buffer"_a, "rows"_a, "places"_a)
       .def("read", &BoundProgram::read, "buffer"_a, "rows"_a, "out"_a)
       .def("set_profiling", &BoundProgram::set_profiling, "on"_a)
       .def("profile", &BoundProgram::profile);
@@ -242,4 +250,23 @@ NB_MODULE(_cpu, m) {
                     destination_ids.data(), static_cast<int64_t>(source_ids.size()));
       },
       "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
+
+  m.def(
+      "draw_tokens",
+      [](const std::string& instruction_set, const LogitRows& logits, const Integers& rows, const Floats32& temperature,
+         const Integers& top_k, const Floats64& top_p, const Floats64& min_p, const Keys& keys, const Places& token_ids) {
+        const size_t count = rows.size();
+        if (temperature.size() != count || top_k.size() != count || top_p.size() != count || min_p.size() != count ||
+            keys.shape(0) != count || keys.shape(1) != 2 || token_ids.size() != count) {
+          throw std::invalid_argument("each row that is drawn needs all of its parameters, and a place for its token");
+        }
+        const KernelTable& kernels = select_kernels(instruction_set.c_str());
+        nb::gil_scoped_release unlocked;
+        draw_tokens(kernels, logits.data(), static_cast<int64_t>(logits.shape(1)),
+                    {static_cast<int64_t>(count), rows.data(), temperature.data(), top_k.data(), top_p.data(), min_p.data(),
+                     keys.data()},
+                    token_ids.data());
+      },
+      "instruction_set"_a, "logits"_a, "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "keys"_a,
+      "token_ids"_a);
 }

@@ -48,10 +48,11 @@ struct Cut {
     const int64_t begin = task % num_chunks * panels_a_chunk;
     return {begin, std::min(num_panels, begin + panels_a_chunk)};
   }
+  // Where the thread that runs a task will probably go on.
+  int64_t panels_after(int64_t task) const { return panels(std::min(task + num_threads, num_tasks() - 1)).begin; }
   void run(const KernelTable& kernels, const Product& product, int64_t task) const {
     const Range own_rows = rows(task), own_panels = panels(task);
-    kernels.product(product, own_rows.begin, own_rows.end, own_panels.begin, own_panels.end,
-                    panels(std::min(task + num_threads, num_tasks() - 1)).begin);
+    kernels.product(product, own_rows.begin, own_rows.end, own_panels.begin, own_panels.end, panels_after(task));
   }
 };
 

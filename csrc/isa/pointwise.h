@@ -18,31 +18,60 @@ inline float mean_square(const float* row, int64_t size, float mean) {
   return sum_lanes(squares) / static_cast<float>(size);
 }
 
-// After the residual sum: Ba et al., Layer Normalization, 2016, or Zhang and Sennrich, Root Mean Square Layer
-// Normalization, 2019.
-inline void norm(const Norm& norm) {
-  F32x16 squares = zero(), total = zero();
-  for (int64_t i = 0; i < norm.size; i += LANES) {
-    const int64_t left = norm.size - i;
+// Vectors that are added up or compared side by side: a chain of additions alone would wait for each of them.
+constexpr int64_t CHAINS = 4;
+
+// sum = hidden + residual, and what its sum and its sum of squares are.
+template <bool HAS_RESIDUAL>
+OCTAVO_INLINE void add_residual(const Norm& norm, float& total, float& square) {
+  F32x16 totals[CHAINS] = {zero(), zero(), zero(), zero()}, squares[CHAINS] = {zero(), zero(), zero(), zero()};
+  const auto add_at = [&](int64_t i, int64_t left, int64_t chain) {
     F32x16 x = load_up_to(norm.hidden + i, left);
-    if (norm.residual) x = x + load_up_to(norm.residual + i, left);
+    if constexpr (HAS_RESIDUAL) x = x + load_up_to(norm.residual + i, left);
     store_up_to(norm.sum + i, x, left);
-    squares = fma(x, x, squares);
-    total = total + x;
+    squares[chain] = fma(x, x, squares[chain]);
+    totals[chain] = totals[chain] + x;
+  };
+  int64_t i = 0;
+  for (; i + CHAINS * LANES <= norm.size; i += CHAINS * LANES) {
+    OCTAVO_UNROLL
+    for (int64_t chain = 0; chain < CHAINS; ++chain) add_at(i + chain * LANES, LANES, chain);
   }
-  const float size = static_cast<float>(norm.size);
-  const float mean = norm.centred ? sum_lanes(total) / size : 0.0f;
-  const float square = norm.centred ? mean_square(norm.sum, norm.size, mean) : sum_lanes(squares) / size;
-  const F32x16 inverse = set1(1.0f / __builtin_sqrtf(square + norm.eps)), centre = set1(mean);
-  for (int64_t i = 0; i < norm.size; i += LANES) {
-    const int64_t left = norm.size - i;
+  for (; i < norm.size; i += LANES) add_at(i, norm.size - i, 0);
+  total = sum_lanes((totals[0] + totals[1]) + (totals[2] + totals[3]));
+  square = sum_lanes((squares[0] + squares[1]) + (squares[2] + squares[3]));
+}
+
+// normalised = (sum - mean) * inverse, times the weight, plus the bias.
+template <bool IS_CENTRED>
+OCTAVO_INLINE void normalise(const Norm& norm, float mean, float inverse) {
+  const F32x16 factor = set1(inverse), centre = set1(mean);
+  const auto normalise_at = [&](int64_t i, int64_t left) {
     F32x16 x = load_up_to(norm.sum + i, left);
-    if (norm.centred) x = x - centre;
-    x = x * inverse;
+    if constexpr (IS_CENTRED) x = x - centre;
+    x = x * factor;
     if (norm.weight) x = x * load_up_to(norm.weight + i, left);
     if (norm.bias) x = x + load_up_to(norm.bias + i, left);
     store_up_to(norm.normalised + i, x, left);
+  };
+  int64_t i = 0;
+  for (; i + LANES <= norm.size; i += LANES) normalise_at(i, LANES);
+  if (i < norm.size) normalise_at(i, norm.size - i);
+}
+
+// After the residual sum: Ba et al., Layer Normalization, 2016, or Zhang and Sennrich, Root Mean Square Layer
+// Normalization, 2019.
+inline void norm(const Norm& norm) {
+  const float size = static_cast<float>(norm.size);
+  float total, square;
+  if (norm.residual) {
+    add_residual<true>(norm, total, square);
+  } else {
+    add_residual<false>(norm, total, square);
   }
+  if (!norm.centred) return normalise<false>(norm, 0, 1.0f / __builtin_sqrtf(square / size + norm.eps));
+  const float mean = total / size;
+  normalise<true>(norm, mean, 1.0f / __builtin_sqrtf(mean_square(norm.sum, norm.size, mean) + norm.eps));
 }
 
 // x times the logistic function of z.
@@ -71,11 +100,14 @@ OCTAVO_INLINE F32x16 gelu(F32x16 x) {
 
 template <class Function>
 inline void activate(Function function, const float* x, const float* factor, float* out, int64_t size) {
-  for (int64_t i = 0; i < size; i += LANES) {
-    F32x16 y = function(load_up_to(x + i, size - i));
-    if (factor) y = y * load_up_to(factor + i, size - i);
-    store_up_to(out + i, y, size - i);
-  }
+  const auto activate_at = [&](int64_t i, int64_t left) {
+    F32x16 y = function(load_up_to(x + i, left));
+    if (factor) y = y * load_up_to(factor + i, left);
+    store_up_to(out + i, y, left);
+  };
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) activate_at(i, LANES);
+  if (i < size) activate_at(i, size - i);
 }
 
 inline void activation(Activation kind, const float* x, const float* factor, float* out, int64_t size) {
@@ -97,8 +129,6 @@ inline void add(const float* a, const float* b, float* out, int64_t size) {
   }
 }
 
-// Vectors that are compared side by side: a chain of comparisons alone would wait for each of them.
-constexpr int64_t CHAINS = 4;
 // Values among which the highest is found before its place is looked for.
 constexpr int64_t SEARCHED_AT_ONCE = 16 * CHAINS * LANES;
 
@@ -123,22 +153,17 @@ inline float highest_of(const float* x, int64_t size, F32x16& odd) {
   return max_lane(max(max(maxima[0], maxima[1]), max(maxima[2], maxima[3])));
 }
 
-inline Peak peak(const float* x, int64_t size) {
+inline void raise(const float* x, int64_t size, int64_t place, Peak* peak) {
   F32x16 odd = zero();
-  Peak found;
-  int64_t begin_of_highest = 0;
   for (int64_t begin = 0; begin < size; begin += SEARCHED_AT_ONCE) {
     const float highest = highest_of(x + begin, size - begin < SEARCHED_AT_ONCE ? size - begin : SEARCHED_AT_ONCE, odd);
-    if (highest > found.value) {
-      found.value = highest;
-      begin_of_highest = begin;
-    }
+    if (!(highest > peak->value)) continue;
+    peak->value = highest;
+    peak->place = begin;
+    while (x[peak->place] != highest) ++peak->place;
+    peak->place += place;
   }
-  found.is_finite = sum_lanes(odd) == 0.0f;
-  if (!found.is_finite) return found;
-  found.place = begin_of_highest;
-  while (x[found.place] != found.value) ++found.place;
-  return found;
+  peak->is_finite &= sum_lanes(odd) == 0.0f;
 }
 
 // One output's weights, out of its panel.

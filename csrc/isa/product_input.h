@@ -7,27 +7,32 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// `store_quantized` writes sixteen activations, whole numbers from -127 to 127, as an int8 product takes them; `start_from`
-// tells what each adds to the number that the integer sums over them start at, exact in float32.
+// `store_quantized` writes sixteen activations, from -127 to 127, as an int8 product takes them; the sum of what `start_from`
+// gives, times START_FACTOR, is the number that the integer sums over them start at.
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 // Each quad's four magnitudes, then four bytes that, by exclusive or, make of unsigned weights w + 128 signed ones: w for
 // an activation of 0 or more, -w - 1 for a negative one. Each negative one misses its magnitude: sums start there.
 constexpr Form INT8_FORM = Form::int8_split;
 using Quantized = uint16_t;
-OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
+OCTAVO_INLINE void store_quantized(uint16_t* p, I32x16 a) {
   const __m128i values = to_i8(a);
   const __m128i magnitudes = _mm_abs_epi8(values), is_negative = _mm_cmpgt_epi8(_mm_setzero_si128(), values);
   const __m128i signs = _mm_xor_si128(is_negative, _mm_set1_epi8(static_cast<char>(INT8_OFFSET)));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(magnitudes, signs));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(magnitudes, signs));
 }
-OCTAVO_INLINE F32x16 start_from(F32x16 a) { return max(zero() - a, zero()); }
+constexpr int32_t START_FACTOR = -1;
+OCTAVO_INLINE I32x16 start_from(I32x16 a) {
+  const __m256i zeros = _mm256_setzero_si256();
+  return {_mm256_min_epi32(a.lo, zeros), _mm256_min_epi32(a.hi, zeros)};
+}
 #else
 // As they are. A weight is stored plus INT8_OFFSET, which the sum starts without.
 constexpr Form INT8_FORM = Form::int8;
 using Quantized = int8_t;
-OCTAVO_INLINE void store_quantized(int8_t* p, F32x16 a) { store_i8(p, a); }
-OCTAVO_INLINE F32x16 start_from(F32x16 a) { return a * set1(-static_cast<float>(INT8_OFFSET)); }
+OCTAVO_INLINE void store_quantized(int8_t* p, I32x16 a) { store_i8(p, a); }
+constexpr int32_t START_FACTOR = -INT8_OFFSET;
+OCTAVO_INLINE I32x16 start_from(I32x16 a) { return a; }
 #endif
 
 // x [size] float32 -> values [padded_size] bfloat16, zeros at its end.
@@ -52,14 +57,15 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
     largest = max(largest, abs(parts[i]));
   }
   const float range = max_lane(largest);
-  const F32x16 inverse = set1(range > 0 ? INT8_LARGEST / range : 0.0f), low = set1(-INT8_LARGEST), high = set1(INT8_LARGEST);
-  F32x16 sum = zero();  // of whole numbers below 2^24: exact
+  // Of a range that is nearly 0 the quotient would be infinite.
+  const F32x16 inverse = min(set1(range > 0 ? INT8_LARGEST / range : 0.0f), set1(__FLT_MAX__));
+  I32x16 sum = set1_i32(0);
   for (int64_t i = 0; i < GROUP / LANES; ++i) {
-    const F32x16 rounded = min(max(round(parts[i] * inverse), low), high);
+    const I32x16 rounded = nearest(parts[i] * inverse);
     store_quantized(values + i * LANES, rounded);
     sum = sum + start_from(rounded);
   }
-  *start = static_cast<int32_t>(sum_lanes(sum));
+  *start = START_FACTOR * sum_lanes(sum);
   *scale = range / INT8_LARGEST;
 }
 

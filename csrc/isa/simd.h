@@ -11,11 +11,16 @@
 //   fma(a, b, c)                 a * b + c, rounded once where the processor can
 //   round                        to the nearest whole number, ties to even
 //   pow2                         2^n, for whole n from -126 to 127
-//   to_float                     of int32 below 2^24 exactly
+//   to_float, nearest            of int32 below 2^24 exactly; to the nearest int32, ties to even
+//   sum_lanes                    of int32, too
+//   iota, + * ^, shift_right<n>  of int32 lanes, without a sign: 0 to 15, products that wrap around, zeros shifted in
+//   unsigned_to_float            of uint32, rounded once
+//   which_at_least(a, b)         bit i: whether lane i of a is at least that of b
 //   load_bf16, load_f16, load_i8    widened
-//   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes whole numbers from -127 to 127
+//   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes numbers from -127 to 127
 //   load_bf16_evens, load_bf16_odds  of sixteen pairs of bfloat16, the first members, and the second
 //   load_bf16_mixed, bf16_in_order   load_bf16 in an order of lanes that may be cheaper, and what puts it right
+//   folded(a, f)                 f of the lanes at distance 8, of what that gives at distance 4, then 2, then 1
 //   pin, reread                  say nothing but to AVX2's compiler (simd_avx2.h)
 #pragma once
 
@@ -44,19 +49,13 @@ OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
 
 // The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.
 OCTAVO_INLINE float sum_lanes(F32x16 a) {
-  float v[LANES];
-  store(v, a);
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < distance; ++i) v[i] += v[i + distance];
-  return v[0];
+  return folded(a, [](auto x, auto y) { return x + y; });
 }
 OCTAVO_INLINE float max_lane(F32x16 a) {
-  float v[LANES];
-  store(v, a);
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < distance; ++i) v[i] = v[i] > v[i + distance] ? v[i] : v[i + distance];
-  return v[0];
+  return folded(a, [](auto x, auto y) { return x > y ? x : y; });
 }
+
+OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) { store_i8(p, nearest(a)); }
 
 // e^x to within 2 units in the last place; 0 below LOWEST_EXPONENT, as e^x would be subnormal, and at the most
 // e^HIGHEST_EXPONENT. Cephes' expf: x = n ln 2 + r, and a polynomial of degree 6 in r.

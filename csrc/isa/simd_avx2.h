@@ -101,12 +101,13 @@ OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, mode));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, mode));
 }
-OCTAVO_INLINE __m128i to_i8(F32x16 a) {
-  __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+OCTAVO_INLINE I32x16 nearest(F32x16 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+OCTAVO_INLINE __m128i to_i8(I32x16 a) {
+  __m256i words = _mm256_packs_epi32(a.lo, a.hi);
   words = _mm256_permute4x64_epi64(words, IN_ORDER);
   return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
-OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_i8(a)); }
+OCTAVO_INLINE void store_i8(int8_t* p, I32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_i8(a)); }
 OCTAVO_INLINE __m256i words_at(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
@@ -130,6 +131,23 @@ OCTAVO_INLINE F32x16 where_at_least(F32x16 x, F32x16 bound, F32x16 a) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.lo, bound.lo, _CMP_GE_OQ), a.lo),
           _mm256_and_ps(_mm256_cmp_ps(x.hi, bound.hi, _CMP_GE_OQ), a.hi)};
 }
+// GCC's vectors of four float32, whose operators work on each lane, as those of single numbers do.
+template <class Function>
+OCTAVO_INLINE float folded_half(__m256 a, Function f) {
+  const __m128 four = f(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = f(four, _mm_movehl_ps(four, four));
+  return f(two, _mm_movehdup_ps(two))[0];
+}
+OCTAVO_INLINE int32_t sum_lanes(I32x16 a) {
+  const __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 1);
+}
+template <class Function>
+OCTAVO_INLINE float folded(F32x16 a, Function f) {
+  return folded_half(f(a.lo, a.hi), f);
+}
 // Says that a sum is complete here and in registers. Without it GCC computes a tile's factors ahead of their use, for which
 // sixteen registers don't suffice, and the sums go through memory.
 OCTAVO_INLINE void pin(F32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
@@ -137,6 +155,34 @@ OCTAVO_INLINE void pin(F32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
 OCTAVO_INLINE void add_to(__m256i& sum, __m256i x) { asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x)); }
 OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+OCTAVO_INLINE I32x16 iota() {
+  return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
+}
+OCTAVO_INLINE I32x16 operator+(I32x16 a, I32x16 b) {
+  return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+OCTAVO_INLINE I32x16 operator*(I32x16 a, I32x16 b) {
+  return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
+}
+OCTAVO_INLINE I32x16 operator^(I32x16 a, I32x16 b) {
+  return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)};
+}
+template <int BITS>
+OCTAVO_INLINE I32x16 shift_right(I32x16 a) {
+  return {_mm256_srli_epi32(a.lo, BITS), _mm256_srli_epi32(a.hi, BITS)};
+}
+// Each half of 16 bits is exact, so that only their sum rounds.
+OCTAVO_INLINE __m256 unsigned_half(__m256i a) {
+  const __m256 upper = _mm256_cvtepi32_ps(_mm256_srli_epi32(a, 16));
+  const __m256 lower = _mm256_cvtepi32_ps(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)));
+  return _mm256_add_ps(_mm256_mul_ps(upper, _mm256_set1_ps(65536.0f)), lower);
+}
+OCTAVO_INLINE F32x16 unsigned_to_float(I32x16 a) { return {unsigned_half(a.lo), unsigned_half(a.hi)}; }
+OCTAVO_INLINE uint32_t which_at_least(F32x16 a, F32x16 b) {
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GE_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GE_OQ));
+  return static_cast<uint32_t>(low | high << 8);
+}
 
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

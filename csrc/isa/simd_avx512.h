@@ -63,8 +63,9 @@ OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+OCTAVO_INLINE I32x16 nearest(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+OCTAVO_INLINE void store_i8(int8_t* p, I32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));
 }
 OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
@@ -75,10 +76,34 @@ OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
 }
 OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+OCTAVO_INLINE I32x16 iota() {
+  return {_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)};
+}
+OCTAVO_INLINE I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+OCTAVO_INLINE I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+OCTAVO_INLINE I32x16 operator^(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int BITS>
+OCTAVO_INLINE I32x16 shift_right(I32x16 a) {
+  return {_mm512_srli_epi32(a.v, BITS)};
+}
+OCTAVO_INLINE F32x16 unsigned_to_float(I32x16 a) { return {_mm512_cvtepu32_ps(a.v)}; }
+OCTAVO_INLINE uint32_t which_at_least(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) { return load_bf16(p); }
 OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) { return a; }
 OCTAVO_INLINE F32x16 where_at_least(F32x16 x, F32x16 bound, F32x16 a) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, bound.v, _CMP_GE_OQ), a.v)};
+}
+// GCC's vectors of four float32, whose operators work on each lane, as those of single numbers do.
+template <class Function>
+OCTAVO_INLINE float folded_half(__m256 a, Function f) {
+  const __m128 four = f(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = f(four, _mm_movehl_ps(four, four));
+  return f(two, _mm_movehdup_ps(two))[0];
+}
+OCTAVO_INLINE int32_t sum_lanes(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+template <class Function>
+OCTAVO_INLINE float folded(F32x16 a, Function f) {
+  return folded_half(f(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1)), f);
 }
 // What the compiler must be told with AVX2's sixteen registers (simd_avx2.h); 32 suffice.
 OCTAVO_INLINE void pin(F32x16&) {}

@@ -98,7 +98,7 @@ OCTAVO_INLINE void store_bf16(uint16_t* p, F32x16 a) {
 OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
   for (int i = 0; i < LANES; ++i) p[i] = float_f16(a.v[i]);
 }
-OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) {
+OCTAVO_INLINE void store_i8(int8_t* p, I32x16 a) {
   for (int i = 0; i < LANES; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
 OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
@@ -111,15 +111,60 @@ OCTAVO_INLINE F32x16 load_bf16_odds(const uint8_t* p) {
   std::memcpy(pairs, p, sizeof pairs);
   OCTAVO_EACH(bits_float(static_cast<uint32_t>(pairs[2 * i + 1]) << 16));
 }
+OCTAVO_INLINE I32x16 nearest(F32x16 a) {
+  I32x16 out;
+  for (int i = 0; i < LANES; ++i) out.v[i] = static_cast<int32_t>(nearest_even(a.v[i]));
+  return out;
+}
 OCTAVO_INLINE I32x16 set1_i32(int32_t x) {
   I32x16 out;
   for (int i = 0; i < LANES; ++i) out.v[i] = x;
   return out;
 }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { OCTAVO_EACH(static_cast<float>(a.v[i])); }
+template <class Function>
+OCTAVO_INLINE I32x16 each_word(Function function) {
+  I32x16 out;
+  for (int i = 0; i < LANES; ++i) out.v[i] = static_cast<int32_t>(function(i));
+  return out;
+}
+OCTAVO_INLINE uint32_t word(I32x16 a, int i) { return static_cast<uint32_t>(a.v[i]); }
+OCTAVO_INLINE I32x16 iota() {
+  return each_word([](int i) { return i; });
+}
+OCTAVO_INLINE I32x16 operator+(I32x16 a, I32x16 b) {
+  return each_word([&](int i) { return word(a, i) + word(b, i); });
+}
+OCTAVO_INLINE I32x16 operator*(I32x16 a, I32x16 b) {
+  return each_word([&](int i) { return word(a, i) * word(b, i); });
+}
+OCTAVO_INLINE I32x16 operator^(I32x16 a, I32x16 b) {
+  return each_word([&](int i) { return word(a, i) ^ word(b, i); });
+}
+template <int BITS>
+OCTAVO_INLINE I32x16 shift_right(I32x16 a) {
+  return each_word([&](int i) { return word(a, i) >> BITS; });
+}
+OCTAVO_INLINE F32x16 unsigned_to_float(I32x16 a) { OCTAVO_EACH(static_cast<float>(word(a, i))); }
+OCTAVO_INLINE uint32_t which_at_least(F32x16 a, F32x16 b) {
+  uint32_t bits = 0;
+  for (int i = 0; i < LANES; ++i) bits |= static_cast<uint32_t>(a.v[i] >= b.v[i]) << i;
+  return bits;
+}
 OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) { return load_bf16(p); }
 OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) { return a; }
 OCTAVO_INLINE F32x16 where_at_least(F32x16 x, F32x16 bound, F32x16 a) { OCTAVO_EACH(x.v[i] >= bound.v[i] ? a.v[i] : 0.0f); }
+OCTAVO_INLINE int32_t sum_lanes(I32x16 a) {
+  int32_t sum = 0;
+  for (int i = 0; i < LANES; ++i) sum += a.v[i];
+  return sum;
+}
+template <class Function>
+OCTAVO_INLINE float folded(F32x16 a, Function f) {
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) a.v[i] = f(a.v[i], a.v[i + distance]);
+  return a.v[0];
+}
 // What the compiler must be told with AVX2's sixteen registers (simd_avx2.h).
 OCTAVO_INLINE void pin(F32x16&) {}
 template <class T>

@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "pointwise.h"
 #include "product.h"
+#include "sampling.h"
 
 #define OCTAVO_NAME_OF(isa) #isa
 #define OCTAVO_NAME(isa) OCTAVO_NAME_OF(isa)
@@ -33,7 +34,8 @@ inline const KernelTable& table() {
       activation,
       add,
       embedding,
-      peak,
+      raise,
+      {highest_logit, weigh, keep_at_least, race},
       attention_kernels(),
   };
   return kernels;

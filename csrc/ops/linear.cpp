@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
-#include <vector>
 
 #include "../product_cut.h"
 
@@ -42,27 +41,6 @@ class ProductOp final : public Op {
   Product product_;
 };
 
-// The peaks [rows, chunks] of the outputs that a task has made.
-void find_peaks(const KernelTable& kernels, const Product& product, const Cut& cut, int64_t task, Peak* peaks) {
-  const Cut::Range rows = cut.rows(task), panels = cut.panels(task);
-  const int64_t begin = panels.begin * PANEL, end = std::min(product.weight->num_outputs, panels.end * PANEL);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    Peak& found = peaks[row * cut.num_chunks + panels.begin / cut.panels_a_chunk];
-    found = kernels.peak(product.out + row * product.out_stride + begin, end - begin);
-    found.place += begin;
-  }
-}
-
-// Where the highest of a row's peaks is, the first of equals; -1 where one is not of finite values.
-int64_t highest_place(const Peak* peaks, int64_t count) {
-  Peak highest;
-  for (const Peak* peak = peaks; peak < peaks + count; ++peak) {
-    if (!peak->is_finite) return -1;
-    if (peak->value > highest.value) highest = *peak;
-  }
-  return highest.place;
-}
-
 const Operation linear("linear", [](const Call& call) {
   const Arguments& given = call.arguments;
   add_product(call.program, call.kernels, given.weight("weight"), given.get_or<Floats>("bias", {}),
@@ -81,22 +59,17 @@ void add_product(Program& program, const KernelTable& kernels, SharedWeight weig
 }
 
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, float* out, int64_t* likeliest, int num_threads) {
+                    int64_t num_rows, float* out, int num_threads) {
   if (num_rows == 0) return;
   Product product = bind_product(weight, in);
   product.rows = rows;
   product.out = out;
   product.out_stride = weight.num_outputs;
   const Cut cut(weight, in, num_rows, num_threads);
-  std::vector<Peak> peaks(likeliest ? num_rows * cut.num_chunks : 0);
   std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(num_threads)
   for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < cut.num_tasks();) {
     cut.run(kernels, product, task);
-    if (likeliest) find_peaks(kernels, product, cut, task, peaks.data());
-  }
-  for (int64_t row = 0; likeliest && row < num_rows; ++row) {
-    likeliest[row] = highest_place(&peaks[row * cut.num_chunks], cut.num_chunks);
   }
 }
 

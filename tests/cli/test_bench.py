@@ -160,6 +160,7 @@ def test_kernels_are_shown_beside_what_the_machine_can_do(
         (("latency", "--plot", "/no/such/folder/x.png"), "no folder for /no/such/folder/x.png"),
         (("step", "--json", "/no/such/folder/x.json"), "no folder for /no/such/folder/x.json"),
         (("step", "--sequences", "0"), "--sequences must be at least 1"),
+        (("step", "--temperature", "-1"), "temperature must be a finite number of at least 0"),
         (("kernels", "--rows", "0"), "--rows must be at least 1"),
     ],
 )

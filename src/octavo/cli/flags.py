@@ -86,11 +86,14 @@ def read_config_flags(arguments: argparse.Namespace, config: type[Config]) -> Co
     return config(**values)
 
 
-def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for the sampling parameters that people set by hand."""
-    group = parser.add_argument_group("sampling", "--generation-config goes before these defaults.")
+def add_sampling_flags(
+    parser: argparse.ArgumentParser, *only: str, note: str = "--generation-config goes before these defaults."
+) -> None:
+    """Flags for the sampling parameters that people set by hand, or for some of them."""
+    group = parser.add_argument_group("sampling", note)
     hints, defaults = get_type_hints(SamplingParams), SamplingParams()
-    for name, text in _SAMPLING_HELP.items():
+    for name in only or _SAMPLING_HELP:
+        text = _SAMPLING_HELP[name]
         default = None if name == "max_tokens" else getattr(defaults, name)
         kind = {"action": "append"} if name == "stop" else _kind(hints[name])
         names = ["-n"] if name == "n" else [flag(name)]
@@ -109,7 +112,7 @@ def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
 
 def given_sampling(arguments: argparse.Namespace) -> list[str]:
     """The names of the sampling parameters that the flags set."""
-    return [name for name in _SAMPLING_HELP if getattr(arguments, name) is not None]
+    return [name for name in _SAMPLING_HELP if getattr(arguments, name, None) is not None]
 
 
 def _group(container: Container, title: str, description: str | None = None) -> Container:

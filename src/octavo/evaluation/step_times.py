@@ -29,14 +29,22 @@ class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.parts_ms.values())
 
 
-def measure(engine: Engine, num_sequences: int, context: int, num_steps: int) -> StepTimes:
-    """Prefill `num_sequences` greedy requests of `context` tokens, then take times over `num_steps` steps of decode.
+GREEDY = SamplingParams(temperature=0)
+
+
+def measure(
+    engine: Engine, num_sequences: int, context: int, num_steps: int, sampling: SamplingParams = GREEDY
+) -> StepTimes:
+    """Prefill `num_sequences` requests of `context` tokens, then take times over `num_steps` steps of decode.
+
+    Args:
+        sampling: how tokens are chosen; requests do not end before their times are taken.
 
     Raises:
         RequestError: so many tokens do not fit.
     """
     num_ids = engine.executor.capacity.vocab_size
-    params = SamplingParams(temperature=0, max_tokens=num_steps + WARM_UP_STEPS + num_sequences, ignore_eos=True)
+    params = msgspec.structs.replace(sampling, max_tokens=num_steps + WARM_UP_STEPS + num_sequences, ignore_eos=True)
     for number in range(num_sequences):
         prompt = [(number * 7919 + position * 31) % num_ids for position in range(context)]
         engine.add(EngineRequest(str(number), prompt, params, float(number), number))

@@ -11,6 +11,7 @@ Activations are float32 throughout, sums too, whatever the weights are stored in
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from octavo.errors import ModelError
 from octavo.kernels import _cpu
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.cpu_drawing import draw_rows_in_cpp
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.packed_weights import PackedWeights
@@ -109,8 +111,8 @@ class CpuKernels(Kernels):
         return self._recorder.record(OperationCall(operation, widths, weights, arguments))
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
-        """As the reference does."""
-        return sample(logits, batch)
+        """As the reference does, but that C++ draws."""
+        return sample(logits, batch, partial(draw_rows_in_cpp, self.instruction_set))
 
     def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
         """As the reference does."""
@@ -170,17 +172,17 @@ class RecordedForward:
         return logits if self._gather is None else self._gather(logits)
 
     def most_likely(self, tokens: NDArray[np.int64], fallback: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken: found on the way where this
-        rank has all logits."""
+        """`[n]` indices of the step's tokens -> `[n]` int64, and `[n]` bool, the broken: without writing the logits
+        where this rank has all of them."""
         if self._gather is not None:
             return most_likely(self.logits(tokens), fallback)
-        logits, found = self._room(len(tokens)), np.empty(len(tokens), np.int64)
-        self._program.logits(self._head, self._hidden, tokens, logits.numpy(), found)
+        found = np.empty(len(tokens), np.int64)
+        self._program.likeliest(self._head, self._hidden, tokens, found)
         is_unfound = found < 0
         token_ids, broken = torch.from_numpy(found), torch.from_numpy(is_unfound)
         if is_unfound.any():
             rows = np.flatnonzero(is_unfound)
-            token_ids[rows], broken[rows] = most_likely(logits[rows], fallback[rows])
+            token_ids[rows], broken[rows] = most_likely(self.logits(tokens[rows]), fallback[rows])
         return token_ids, broken
 
     def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:

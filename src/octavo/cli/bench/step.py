@@ -4,7 +4,11 @@ import argparse
 
 from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser, opened_executor
 from octavo.cli.bench.output import progress
+from octavo.cli.flags import add_sampling_flags, given_sampling, sampling_params
 from octavo.config import EngineConfig
+from octavo.sampling_params import SamplingParams
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,6 +22,7 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_count_flag(parser, "--sequences", [1, 16, 64], "batch sizes")
     add_count_flag(parser, "--context", [256], "tokens each")
     add_count_flag(parser, "--steps", 50, "steps to average over")
+    add_sampling_flags(parser, *SAMPLING, note="Where none of these is given, rows are greedy.")
     finish_engine_parser(parser, run)
 
 
@@ -30,10 +35,11 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
     from octavo.engine.engine import Engine
     from octavo.evaluation.step_times import measure, plot
 
+    params = sampling_params(arguments) if given_sampling(arguments) else SamplingParams(temperature=0)
     cases = [(count, context) for context in arguments.context for count in arguments.sequences]
     with opened_executor(config) as executor:
         engine = Engine.configured(executor, config)
-        measured = [measure(engine, *case, arguments.steps) for case in progress(cases, len(cases))]
+        measured = [measure(engine, *case, arguments.steps, params) for case in progress(cases, len(cases))]
     parts = list(measured[0].parts_ms)
     kernels = list(measured[0].kernels_ms)
     print("ms a step".ljust(12) + "".join(f"{t.sequences} x {t.context}".rjust(13) for t in measured))

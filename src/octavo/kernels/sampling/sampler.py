@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from octavo.kernels.sampling.drawing import broken_rows, draw, make_finite, most_likely
+from octavo.kernels.sampling.drawing import broken_rows, make_finite, most_likely
 from octavo.kernels.sampling.interface import (
     NO_TOKEN,
     Indices,
@@ -23,26 +23,24 @@ from octavo.kernels.sampling.interface import (
 from octavo.kernels.sampling.logprobs import score_tokens, top_tokens
 from octavo.kernels.sampling.masks import add_bias, allow_bits, allow_only, forbid
 from octavo.kernels.sampling.penalties import penalize_occurrence, penalize_repetition
-from octavo.kernels.sampling.philox import row_keys
-from octavo.kernels.sampling.truncation import Cutoffs, truncate
+from octavo.kernels.sampling.random_rows import DrawRows, draw_rows
 
 Asked = TypeVar("Asked")
 
 
-def sample(logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
-    """`Kernels.sample`: any device, any floating dtype."""
+def sample(logits: torch.Tensor, batch: SamplingBatch, draw_rows: DrawRows = draw_rows) -> Sampled:
+    """`Kernels.sample`: any device, any floating dtype. A backend may have its own way to draw."""
     if batch.is_plain:
         return Sampled(*most_likely(logits, batch.fallback))
-    broken = broken_rows(logits)
     beams = batch.beams
     if not len(beams):
-        token_ids = _choose(logits, batch)
+        token_ids, broken = _choose(logits, batch, draw_rows)
         return Sampled(token_ids, broken, _scores(logits, token_ids, batch))
-    token_ids = torch.full((len(logits),), NO_TOKEN, dtype=torch.int64, device=logits.device)
+    token_ids, broken = torch.full_like(logits[:, 0], NO_TOKEN, dtype=torch.int64), broken_rows(logits)
     drawn = np.setdiff1d(np.arange(len(logits)), beams)
     if len(drawn):
         own = _on_device(drawn, logits)
-        token_ids[own] = _choose(logits.index_select(0, own), batch.at(drawn))
+        token_ids[own] = _choose(logits.index_select(0, own), batch.at(drawn), draw_rows)[0]
     return Sampled(token_ids, broken, _scores(logits, token_ids, batch), _search(logits, batch))
 
 
@@ -77,35 +75,48 @@ def _search(logits: torch.Tensor, batch: SamplingBatch) -> TopTokens:
     return TopTokens(token_ids, logprobs.gather(1, token_ids), scores)
 
 
-def _choose(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
-    """A token for each row; only rows that are drawn or edited have their logits copied."""
-    is_copied = _is_random(batch)
-    is_copied[list(batch.edits)] = True
-    copied, plain = np.flatnonzero(is_copied), np.flatnonzero(~is_copied)
-    if not len(copied):
-        return most_likely(logits, batch.fallback)[0]
-    token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    if len(plain):
-        own = _on_device(plain, logits)
-        token_ids[own] = most_likely(logits.index_select(0, own), batch.fallback[plain])[0]
-    chosen = _on_device(copied, logits)
-    exact = logits.index_select(0, chosen).to(torch.promote_types(logits.dtype, torch.float32))
-    token_ids[chosen] = _choose_from_copy(exact, batch.at(copied))
-    return token_ids
+def _choose(logits: torch.Tensor, batch: SamplingBatch, draw_rows: DrawRows) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token for each row, and which rows are broken; only rows that are edited have their logits copied for it."""
+    rows, edited = np.arange(len(logits)), np.array(sorted(batch.edits), np.int64)
+    if not len(edited):
+        return _pick(logits, rows, batch, draw_rows)
+    own, of_edited = _on_device(edited, logits), batch.at(edited)
+    exact = logits.index_select(0, own).to(torch.promote_types(logits.dtype, torch.float32))
+    token_ids, broken = _room(logits, len(rows))
+    broken[own] = broken_rows(exact)
+    _edit(exact, of_edited)
+    token_ids[own] = _pick(exact, np.arange(len(edited)), of_edited, draw_rows)[0]
+    others = np.setdiff1d(rows, edited)
+    if len(others):
+        own = _on_device(others, logits)
+        token_ids[own], broken[own] = _pick(logits, others, batch.at(others), draw_rows)
+    return token_ids, broken
 
 
-def _choose_from_copy(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
-    """As `_choose`, from logits that may be written to."""
-    _edit(logits, batch)
-    maxima = make_finite(logits, _on_device(batch.fallback, logits))
-    drawn = np.flatnonzero(_is_random(batch))
-    if len(drawn) == len(logits):
-        return _draw(logits.sub_(maxima), batch)
-    token_ids = logits.max(dim=-1).indices
+def _pick(
+    logits: torch.Tensor, rows: Indices, batch: SamplingBatch, draw_rows: DrawRows
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_choose`, of `rows` of logits that nothing changes any more; `batch` says how these rows are sampled."""
+    is_random = batch.parameters["temperature"] > 0
+    drawn, greedy = np.flatnonzero(is_random), np.flatnonzero(~is_random)
+    if not len(greedy):
+        return draw_rows(logits, rows, batch)
+    token_ids, broken = _room(logits, len(rows))
+    own = _on_device(greedy, logits)
+    chosen = logits.index_select(0, _on_device(rows[greedy], logits))
+    token_ids[own], broken[own] = most_likely(chosen, batch.fallback[greedy])
     if len(drawn):
         own = _on_device(drawn, logits)
-        token_ids[own] = _draw(logits[own] - maxima[own], batch.at(drawn))
-    return token_ids
+        token_ids[own], broken[own] = draw_rows(logits, rows[drawn], batch.at(drawn))
+    return token_ids, broken
+
+
+def _room(logits: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """For the tokens of some rows, and whether these are broken."""
+    return (
+        torch.empty(num_rows, dtype=torch.int64, device=logits.device),
+        torch.empty(num_rows, dtype=torch.bool, device=logits.device),
+    )
 
 
 def _edit(logits: torch.Tensor, batch: SamplingBatch) -> None:
@@ -143,30 +154,6 @@ def _penalize(logits: torch.Tensor, rows: Indices, penalties: list[Penalties]) -
         outputs = [penalties[index].output for index in occurring]
         frequency, presence = np.array([(penalties[i].frequency, penalties[i].presence) for i in occurring]).T
         penalize_occurrence(logits, rows[occurring], outputs, frequency, presence)
-
-
-def _draw(scores: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
-    """Draw from logits whose highest is 0 in each row, so that a small temperature makes them -inf but never NaN."""
-    # A temperature that this dtype rounds to zero would divide 0 by 0.
-    temperature = _column(batch, "temperature", scores).to(scores.dtype).clamp_(min=torch.finfo(scores.dtype).tiny)
-    scores.div_(temperature.unsqueeze(1))
-    probabilities = scores.softmax(dim=-1)
-    words = row_keys(batch.parameters["seed"], batch.parameters["sequence_index"], batch.positions)
-    keys = _on_device(words.view(np.int32), scores)
-    cutoffs = Cutoffs(*(_column(batch, name, scores) for name in Cutoffs._fields))
-    token_ids = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
-    for group in truncate(probabilities, cutoffs):
-        token_ids[group.rows] = draw(group.probabilities, group.token_ids, keys[group.rows])
-    return token_ids
-
-
-def _is_random(batch: SamplingBatch) -> NDArray[np.bool_]:
-    flags: NDArray[np.bool_] = batch.parameters["temperature"] > 0
-    return flags
-
-
-def _column(batch: SamplingBatch, name: str, like: torch.Tensor) -> torch.Tensor:
-    return _on_device(batch.parameters[name].copy(), like)
 
 
 def _on_device(array: NDArray[np.integer | np.floating], like: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,78 @@
+#include "likeliest.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../product_cut.h"
+
+namespace octavo {
+namespace {
+
+// Logits that a thread holds at a time.
+constexpr int64_t BLOCK_OF_LOGITS = 64 << 10;
+
+// Some panels of a weight, as a weight.
+PackedWeight part_of(const PackedWeight& weight, const Cut::Range& panels) {
+  PackedWeight part = weight;
+  part.data = weight.data + panels.begin * weight.panel_bytes;
+  if (weight.scales) part.scales = weight.scales + panels.begin * PANEL;
+  part.num_outputs = std::min(weight.num_outputs, panels.end * PANEL) - panels.begin * PANEL;
+  return part;
+}
+
+// Panels that are multiplied at once: whole groups of those that go through a kernel together.
+int64_t panels_a_block(int64_t num_rows) {
+  const int64_t fit = BLOCK_OF_LOGITS / static_cast<int64_t>(sizeof(float)) / (num_rows * PANEL);
+  return std::max<int64_t>(1, fit / PANELS_TOGETHER) * PANELS_TOGETHER;
+}
+
+// The peaks [rows] of a task's outputs, block after block.
+void find_peaks(const KernelTable& kernels, Product product, const Cut& cut, int64_t task, float* logits, Peak* peaks) {
+  const Cut::Range rows = cut.rows(task), panels = cut.panels(task);
+  const PackedWeight& weight = *product.weight;
+  const int64_t num_rows = rows.end - rows.begin, at_once = panels_a_block(num_rows);
+  product.rows += rows.begin;
+  product.out = logits;
+  for (int64_t begin = panels.begin; begin < panels.end; begin += at_once) {
+    const Cut::Range block{begin, std::min(panels.end, begin + at_once)};
+    const PackedWeight part = part_of(weight, block);
+    product.weight = &part;
+    product.out_stride = part.num_outputs;
+    const int64_t next = block.end < panels.end ? block.end : cut.panels_after(task);
+    kernels.product(product, 0, num_rows, 0, block.end - begin, next - begin);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      kernels.raise(logits + row * part.num_outputs, part.num_outputs, begin * PANEL, &peaks[rows.begin + row]);
+    }
+  }
+}
+
+}  // namespace
+
+void find_likeliest(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
+                    int64_t num_rows, int64_t* places, int num_threads) {
+  if (num_rows == 0) return;
+  Product product = bind_product(weight, in);
+  product.rows = rows;
+  const Cut cut(weight, in, num_rows, num_threads);
+  const int64_t block = panels_a_block(cut.rows_a_block) * PANEL * cut.rows_a_block;
+  std::vector<float> logits(static_cast<size_t>(num_threads * block));
+  std::vector<Peak> peaks(static_cast<size_t>(cut.num_chunks * num_rows));  // [chunks, rows]
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+  for (int64_t task = 0; task < cut.num_tasks(); ++task) {
+    find_peaks(kernels, product, cut, task, logits.data() + omp_get_thread_num() * block,
+               &peaks[static_cast<size_t>(task % cut.num_chunks * num_rows)]);
+  }
+  for (int64_t row = 0; row < num_rows; ++row) {
+    Peak highest;
+    for (int64_t chunk = 0; chunk < cut.num_chunks; ++chunk) {
+      const Peak& peak = peaks[static_cast<size_t>(chunk * num_rows + row)];
+      if (peak.value > highest.value) highest.value = peak.value, highest.place = peak.place;
+      highest.is_finite &= peak.is_finite;
+    }
+    places[row] = highest.is_finite ? highest.place : -1;
+  }
+}
+
+}  // namespace octavo
