@@ -15,6 +15,20 @@ def copy_blocks(
 
 class Weight:
     def __init__(self, type: int, num_outputs: int, num_inputs: int, values: int, scales: int = 0) -> None: ...
+    @staticmethod
+    def grouped(
+        bits: int,
+        num_outputs: int,
+        num_inputs: int,
+        group: int,
+        codes: int,
+        scales: int,
+        row_scales: int,
+        minimums: int = 0,
+        table: Sequence[int] | None = None,
+    ) -> Weight:
+        """A weight as `octavo.kernels.grouped.GroupedWeight` has it."""
+
     @property
     def num_outputs(self) -> int: ...
     @property
