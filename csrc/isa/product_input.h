@@ -12,7 +12,7 @@ namespace OCTAVO_ISA {
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 // Each quad's four magnitudes, then four bytes that, by exclusive or, make of unsigned weights w + 128 signed ones: w for
 // an activation of 0 or more, -w - 1 for a negative one. Each negative one misses its magnitude: sums start there.
-constexpr Form INT8_FORM = Form::int8_split;
+constexpr Form INT8_FORM = Form::int8_split, GROUPED_FORM = Form::grouped_split;
 using Quantized = uint16_t;
 OCTAVO_INLINE void store_quantized(uint16_t* p, I32x16 a) {
   const __m128i values = to_i8(a);
@@ -28,7 +28,7 @@ OCTAVO_INLINE I32x16 start_from(I32x16 a) {
 }
 #else
 // As they are. A weight is stored plus INT8_OFFSET, which the sum starts without.
-constexpr Form INT8_FORM = Form::int8;
+constexpr Form INT8_FORM = Form::int8, GROUPED_FORM = Form::grouped;
 using Quantized = int8_t;
 OCTAVO_INLINE void store_quantized(int8_t* p, I32x16 a) { store_i8(p, a); }
 constexpr int32_t START_FACTOR = -INT8_OFFSET;
@@ -47,6 +47,20 @@ inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t 
   }
 }
 
+// As StepActivations::scale has to be.
+OCTAVO_INLINE float without_last_bits(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  bits &= SCALE_BITS;
+  __builtin_memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+// What brings numbers up to `range` to up to 127. Of a range that is nearly 0 the quotient would be infinite.
+OCTAVO_INLINE F32x16 inverse_of(float range) {
+  return min(set1(range > 0 ? INT8_LARGEST / range : 0.0f), set1(__FLT_MAX__));
+}
+
 // One group of up to GROUP numbers, padded to GROUP with zeros.
 OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* values, float* scale, int32_t* start) {
   F32x16 parts[GROUP / LANES];
@@ -57,8 +71,7 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
     largest = max(largest, abs(parts[i]));
   }
   const float range = max_lane(largest);
-  // Of a range that is nearly 0 the quotient would be infinite.
-  const F32x16 inverse = min(set1(range > 0 ? INT8_LARGEST / range : 0.0f), set1(__FLT_MAX__));
+  const F32x16 inverse = inverse_of(range);
   I32x16 sum = set1_i32(0);
   for (int64_t i = 0; i < GROUP / LANES; ++i) {
     const I32x16 rounded = nearest(parts[i] * inverse);
@@ -67,6 +80,40 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
   }
   *start = START_FACTOR * sum_lanes(sum);
   *scale = range / INT8_LARGEST;
+}
+
+// One step's activations, up to STEP, padded with zeros.
+OCTAVO_INLINE void quantize_step(const float* x, int64_t size, Quantized* values, StepActivations* out,
+                                 HalfSteps* halves) {
+  constexpr int HALVES = STEP / HALF_STEP;
+  F32x16 parts[HALVES];
+  for (int half = 0; half < HALVES; ++half) {
+    const int64_t left = size - half * LANES;
+    parts[half] = left > 0 ? load_up_to(x + half * LANES, left) : zero();
+  }
+  const float range = max_lane(max(abs(parts[0]), abs(parts[1])));
+  const F32x16 inverse = inverse_of(range);
+  out->scale = without_last_bits(range / INT8_LARGEST);
+  out->shift = -SUM_OFFSET * out->scale;
+  int32_t sums[HALVES], starts[HALVES];
+  for (int half = 0; half < HALVES; ++half) {
+    const I32x16 rounded = nearest(parts[half] * inverse);
+    store_quantized(values + half * LANES, rounded);
+    sums[half] = sum_lanes(rounded);
+    starts[half] = START_FACTOR * sum_lanes(start_from(rounded));
+    halves->starts[half] = SUM_OFFSET_BITS + starts[half];
+    halves->minus_sums[half] = -static_cast<float>(sums[half]) * out->scale;
+  }
+  out->start = SUM_OFFSET_BITS + starts[0] + starts[1];
+  out->minus_sum = -static_cast<float>(sums[0] + sums[1]) * out->scale;
+}
+
+// x [size] float32 -> values [num_steps][STEP] Quantized, steps [num_steps], half_steps [num_steps].
+inline void quantize_steps(const float* x, int64_t size, uint8_t* values, StepActivations* steps, HalfSteps* half_steps) {
+  for (int64_t i = 0; i < size; i += STEP) {
+    quantize_step(x + i, size - i < STEP ? size - i : STEP, reinterpret_cast<Quantized*>(values) + i, steps + i / STEP,
+                  half_steps + i / STEP);
+  }
 }
 
 // x [size] float32 -> values [num_groups][GROUP] Quantized, scales [num_groups], starts [num_groups].

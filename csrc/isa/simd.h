@@ -47,7 +47,7 @@ OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
   }
 }
 
-// The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.
+// The sum of the lanes and the highest, always in the same order: neighbours at distance 8, then 4, 2, 1.
 OCTAVO_INLINE float sum_lanes(F32x16 a) {
   return folded(a, [](auto x, auto y) { return x + y; });
 }

@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "pointwise.h"
 #include "product.h"
+#include "product_grouped.h"
 #include "sampling.h"
 
 #define OCTAVO_NAME_OF(isa) #isa
@@ -27,8 +28,11 @@ inline const KernelTable& table() {
       OCTAVO_NAME(OCTAVO_ISA),
       BFLOAT16_FORM,
       INT8_FORM,
+      GROUPED_FORM,
       product,
+      grouped_product,
       quantize,
+      quantize_steps,
       to_bfloat16,
       norm,
       activation,
