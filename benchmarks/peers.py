@@ -30,7 +30,7 @@ PEERS = ("openvino-int8", "openvino-f32", "vllm", "llamacpp-q4", "llamacpp-q8", 
 OCTAVO = (
     "int8: --quantization int8 --prefix-cache-scope off",
     "int8-kv8: --quantization int8 --kv-cache-dtype int8 --prefix-cache-scope off",  # as OpenVINO's default
-    "bf16: --dtype bfloat16 --prefix-cache-scope off",
+    "bf16: --dtype bfloat16 --quantization none --prefix-cache-scope off",
 )
 PRECISIONS = {
     "int8": "int8",

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""What int8 and fp8 cost in quality: perplexity over English questions and Python's own documentation.
+"""What fewer bits cost in quality: perplexity over English questions and Python's own documentation.
 
     python benchmarks/perplexity.py ../shared/data/mt_bench_questions.jsonl
+    python benchmarks/perplexity.py ../shared/data/mt_bench_questions.jsonl --model file.gguf --only float32 auto
 
 The texts are MT-bench's turns, and the first 20,000 bytes of the docstrings of argparse, asyncio, json and logging, cut
 into windows of 512 tokens; each configuration scores the same windows.
@@ -18,8 +19,10 @@ from types import ModuleType
 WINDOW = 512
 DOCSTRING_BYTES = 20_000
 CONFIGURATIONS: dict[str, dict[str, str]] = {
-    "float32": {"dtype": "float32"},
-    "bfloat16": {"dtype": "bfloat16"},
+    "float32": {"dtype": "float32", "quantization": "none"},
+    "bfloat16": {"dtype": "bfloat16", "quantization": "none"},
+    "auto": {"dtype": "float32", "quantization": "auto"},
+    "int4": {"dtype": "float32", "quantization": "int4"},
     "int8": {"dtype": "float32", "quantization": "int8"},
     "fp8": {"dtype": "float32", "quantization": "fp8"},
     "int8, int8 KV": {"dtype": "float32", "quantization": "int8", "kv_cache_dtype": "int8"},
@@ -74,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path, help="MT-bench's questions, one JSON object a line")
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), help="in this order")
     arguments = parser.parse_args()
     from octavo.config import EngineConfig
     from octavo.tokenization.loading import load_tokenizer
@@ -83,8 +87,8 @@ def main() -> None:
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)]
     print(f"{len(windows)} windows of {WINDOW} tokens", file=sys.stderr)
     reference = None
-    for name, knobs in CONFIGURATIONS.items():
-        value = perplexity(windows, arguments.model, knobs)
+    for name in arguments.only:
+        value = perplexity(windows, arguments.model, CONFIGURATIONS[name])
         reference = reference or value
         print(f"{name:14} {value:9.4f}  {100 * (value / reference - 1):+6.2f} %", flush=True)
 

@@ -53,7 +53,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Iterator[LLM]:
-    """The real model in float32."""
-    with LLM("smollm2", dtype="float32", kv_cache_memory="1GiB", max_model_len=2048) as llm:
+    """The real model in float32, its weights widened."""
+    with LLM("smollm2", dtype="float32", quantization="none", kv_cache_memory="1GiB", max_model_len=2048) as llm:
         yield llm
     gc.collect()

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from tiny_checkpoints import VARIANTS
 
 Array = np.ndarray[Any, Any]
+F32 = gguf.GGMLQuantizationType.F32
 
 NAMES = {
     "LlamaForCausalLM": "llama",
@@ -53,14 +54,15 @@ GGUF_VARIANTS = [variant for variant in VARIANTS if variant[0] in NAMES and vari
 def make_gguf(
     path: Path,
     folder: Path,
-    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    quantization: gguf.GGMLQuantizationType | Callable[[str], gguf.GGMLQuantizationType] = F32,
     metadata: dict[str, Any] | None = None,
     tensors_per_file: int = 0,
+    quantize: Callable[[Array, gguf.GGMLQuantizationType], Array] = gguf.quants.quantize,
 ) -> Path:
     """Write a folder's model as a GGUF file.
 
-    Matrices are quantized, vectors stay float32. `metadata` is added as it is. With `tensors_per_file` the model is
-    split into files `-00001-of-0000N.gguf` and on.
+    Matrices are quantized, perhaps by their names in the file; vectors stay float32. `metadata` is added as it is. With
+    `tensors_per_file` the model is split into files `-00001-of-0000N.gguf` and on.
     """
     config: Any = transformers.AutoConfig.from_pretrained(folder)
     name = NAMES[config.architectures[0]]
@@ -72,8 +74,8 @@ def make_gguf(
         value_type = gguf.GGUFValueType.ARRAY if isinstance(value, list) else gguf.GGUFValueType.get_type(value)
         writer.add_key_value(key, value, value_type)
     for stored, values in _tensors(config, name, folder):
-        kind = quantization if values.ndim > 1 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(stored, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        kind = F32 if values.ndim == 1 else quantization(stored) if callable(quantization) else quantization
+        writer.add_tensor(stored, quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

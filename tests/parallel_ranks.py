@@ -150,6 +150,16 @@ def check_quantized_llama(
             assert (logits - exact).abs().mean() < tolerance * exact.std(), kernels.name
 
 
+def check_grouped_llama(
+    tensor_parallel: TensorParallel, path: Path, token_ids: list[int], exact: torch.Tensor, tolerance: float
+) -> None:
+    """A file of few bits, its parts as they are, stays close to the dequantized whole."""
+    model = RaggedModel(path, tensor_parallel=tensor_parallel, quantization="auto")
+    logits = model.step({"row": token_ids})["row"]
+    if tensor_parallel.rank == 0:
+        assert (logits - exact).abs().mean() < tolerance * exact.std()
+
+
 def _random(*shape: int) -> torch.Tensor:
     """The same on every rank for a shape."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))

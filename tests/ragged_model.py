@@ -1,6 +1,7 @@
 """Drives a model over a paged cache as the model runner does: rows with block tables, any number of tokens a step."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from octavo.layer_groups import group_layers
 from octavo.layers.build import ModelBuild
 from octavo.layers.head import EmbeddingHead
 from octavo.layers.parallel import TensorParallel
-from octavo.models.loader import load_model, read_config
+from octavo.models.loader import load_model, read_config, read_forms
 
 BLOCK_SIZE = 4
 NO_BLOCK = -1
@@ -46,6 +47,7 @@ class RaggedModel:
         tensor_parallel = tensor_parallel or TensorParallel()
         self.kernels = kernels or ReferenceKernels()
         build = ModelBuild(dtype, torch.device("cpu"), self.kernels, tensor_parallel, quantization, max_model_len)
+        build = replace(build, forms=read_forms(self.config, build, self.checkpoint, "auto"))
         self.model = load_model(self.config, build, self.checkpoint)
         if not has_head:
             self.model.lm_head = EmbeddingHead(build)  # type: ignore[attr-defined]

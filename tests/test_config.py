@@ -66,7 +66,7 @@ def test_every_knob_has_a_flag_and_the_defaults_agree():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("quantization", "int4"), ("kv_cache_dtype", "float8"), ("kernels", "gpu"), ("dtype", "int8")]
+    ("name", "value"), [("quantization", "int3"), ("kv_cache_dtype", "float8"), ("kernels", "gpu"), ("dtype", "int8")]
 )
 def test_an_unknown_choice_is_refused_with_the_flag_and_the_known_ones(name, value):
     with pytest.raises(ConfigError, match=rf"{flag(name)} is '{value}'; it is one of .*, "):

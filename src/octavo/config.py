@@ -10,7 +10,7 @@ from octavo.knobs import Size, check_knobs, flag, knob, parse_size
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 CacheDType = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 LoadFormat = Literal["auto", "safetensors", "bin", "gguf", "dummy"]
-Quantization = Literal["none", "int8", "fp8"]
+Quantization = Literal["auto", "none", "int8", "int4", "fp8", "awq", "gptq", "compressed-tensors", "gguf"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
@@ -103,10 +103,13 @@ class EngineConfig:
         "auto", "of weights and activations; auto is the checkpoint's own, and bfloat16 for a GGUF", group="model"
     )
     quantization: Quantization = knob(
-        "none",
-        "int8 keeps the weights of products in int8 and quantizes activations as they flow: half the memory of 16 "
-        "bits, and answers that differ slightly; fp8 does so in float8_e4m3fn, on GPUs (on a CPU only the slow kernels "
-        "'reference' compute it), and they differ more",
+        "auto",
+        "form of the weights that products read; auto keeps those of 4 and 8 bits as the checkpoint has them (GGUF, "
+        "AWQ, GPTQ, compressed-tensors) where the kernels can, which those of GPUs cannot, and all others in --dtype; "
+        "none widens all to --dtype; int8 halves the memory of 16 bits, and answers differ slightly; int4 halves it "
+        "again (embeddings and head stay in int8), on a CPU, and they differ more; fp8 is float8_e4m3fn, for GPUs (on "
+        "a CPU only the slow kernels 'reference' compute it); with fewer than 16 bits activations are quantized, too; "
+        "a kind of checkpoint (awq, gptq, compressed-tensors, gguf) is as auto, and refuses others",
         group="model",
     )
     pooling: PoolingChoice = knob(

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest
@@ -272,10 +272,11 @@ def test_choices_say_what_stopped_them_and_answers_what_made_them(server: Server
     assert answer["system_fingerprint"].endswith("-float32")
 
 
-def test_the_fingerprint_tells_quantized_weights_from_others(server: Server) -> None:
+def test_the_fingerprint_tells_quantized_weights_from_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     serving: Serving = server.app.state.serving
-    int8 = replace(serving, engine=replace(serving.engine, quantization="int8"))
-    assert int8.system_fingerprint == f"{serving.system_fingerprint}-int8"
+    plain = serving.system_fingerprint
+    monkeypatch.setattr(serving.front, "ready", structs.replace(serving.front.ready, weights="int8"))
+    assert serving.system_fingerprint == f"{plain}-int8"
 
 
 @pytest.mark.parametrize("path", [COMPLETE, CHAT])

@@ -105,7 +105,7 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"swap_space": 4}, "swap-space is 4, .*4GiB"),
         ({"swap_space": 4.0}, "swap-space is 4.0, .*4GiB"),
         ({"kv_cache_memory": "16"}, "kv-cache-memory is 16, .*16GiB"),
-        ({"quantization": "awq"}, "quantization is 'awq'.*int8, fp8"),
+        ({"quantization": "bitsandbytes"}, "quantization is 'bitsandbytes'.*int8, int4, fp8, awq"),
         ({"dtype": torch.int8}, "dtype is 'int8'"),
         ({"async_scheduling": True, "steps_in_flight": 1}, "async_scheduling of True contradicts steps_in_flight 1"),
         ({"kv_cache_dtype": "fp8_e5m2"}, "kv-cache-dtype is 'fp8_e5m2'.*int8, fp8"),

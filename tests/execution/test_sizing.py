@@ -74,9 +74,10 @@ def test_int8_weights_are_counted_with_their_scales(dtype: torch.dtype) -> None:
 
 def test_weights_that_do_not_fit_are_refused_with_what_would_make_them_smaller() -> None:
     config = EngineConfig(max_model_len=256)
-    with pytest.raises(ConfigError, match=r"in float32.* use --dtype bfloat16 or use --quantization int8 or choose"):
+    ways = "use --dtype bfloat16 or use --quantization int8 or use --quantization int4 or choose"
+    with pytest.raises(ConfigError, match=rf"in float32.* {ways}"):
         check_weights_fit(config, MODEL, BUILD, 1000)
-    with pytest.raises(ConfigError, match=r"in int8.* free: choose a smaller model"):
+    with pytest.raises(ConfigError, match=r"in int8.* free: use --quantization int4 or choose a smaller model"):
         check_weights_fit(config, MODEL, replace(BUILD, dtype=torch.bfloat16, quantization="int8"), 1000)
 
 

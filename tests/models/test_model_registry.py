@@ -40,7 +40,6 @@ def test_an_unknown_architecture_is_refused_and_the_known_ones_are_listed() -> N
         ("partial_rotary_factor", 0.5),
         ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
         ("num_local_experts", 8),
-        ("quantization_config", {"quant_method": "awq"}),
         ("layer_types", ["full_attention", "sliding_attention"]),
     ],
 )

@@ -34,6 +34,9 @@ class DummyTensors:
         """Where the tensor comes from, for errors."""
         return "the dummy weights"
 
+    def form(self, name: str) -> None:
+        """In groups is none."""
+
     def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
         """`(first row, float32 values)` over `rows`."""
         num_rows, *rest = self._shapes[name]

@@ -1,4 +1,4 @@
-"""Reads a model's tensors from a GGUF file: their names, and weights dequantized slice by slice."""
+"""Reads a model's tensors from a GGUF file, slice by slice: their names, and weights as they are or dequantized."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,14 @@ from gguf import get_tensor_name_map
 from gguf.quants import dequantize
 
 from octavo.checkpoints.gguf_config import ROTARY_FACTORS, architecture_of
+from octavo.checkpoints.gguf_groups import BLOCK_TYPES, grouped_rows
 from octavo.checkpoints.gguf_header import GGUFHeader, TensorInfo
+from octavo.checkpoints.source import Rows
 from octavo.errors import ModelError
+from octavo.kernels.grouped import GroupedForm
 
 SLICE_BYTES = 8 << 20
-"""Dequantized at a time, as float32: small beside any model, and large beside a call's cost."""
+"""Read at a time, counted as float32: small beside any model, and large beside a call's cost."""
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
@@ -60,8 +63,14 @@ class GGUFTensors:
         """The file that holds the tensor."""
         return str(self._stored[name].info.file)
 
-    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
-        """`(first row, float32 values)` over `rows`, about `SLICE_BYTES` at a time.
+    def form(self, name: str) -> GroupedForm | None:
+        """That of the file's type, of a matrix."""
+        stored = self._stored[name]
+        block_type = BLOCK_TYPES.get(stored.info.quantization)
+        return block_type.form if block_type is not None and len(stored.shape) > 1 else None
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, Rows]]:
+        """`(first row, values)` over `rows`, about `SLICE_BYTES` at a time: in groups, or float32.
 
         Raises:
             ModelError: the gguf package does not know how to dequantize the tensor.
@@ -76,7 +85,11 @@ class GGUFTensors:
             piece = range(start, min(rows.stop, start + rows_at_once))
             order = self._order(name, piece) + stored.first_row
             first, last = int(order.min()), int(order.max()) + 1
-            yield start, torch.from_numpy(self._values(name, stored, range(first, last))[order - first])
+            if self.form(name) is None:
+                yield start, torch.from_numpy(self._values(name, stored, range(first, last))[order - first])
+            else:
+                blocks = stored.info.read_rows(range(first, last))[order - first]
+                yield start, grouped_rows(blocks, stored.info.quantization, stored.shape[-1])
 
     def _find(self, name: str) -> _Stored | None:
         """Where the tensor that Hugging Face calls `name` is; None where the file has none."""

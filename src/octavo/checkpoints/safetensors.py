@@ -39,6 +39,14 @@ class SafetensorsTensors:
         """The file that holds the tensor."""
         return str(self._files[name][0])
 
+    def form(self, name: str) -> None:
+        """In groups is none."""
+
+    def raw(self, name: str) -> torch.Tensor:
+        """The whole tensor, of whatever dtype, as a view of the file."""
+        tensor: torch.Tensor = self._slice(name)[:]
+        return tensor
+
     def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
         """`(first row, values)` over `rows`: one view of the mapped file, in the file's dtype.
 
@@ -53,8 +61,8 @@ class SafetensorsTensors:
     def dtype_name(self) -> str | None:
         """What the weights are stored as, in torch's words: that of the first matrix; None if there is none."""
         for name in self._files:
-            if len(self.shape(name)) > 1:
-                return str(self._slice(name)[0:0].dtype)
+            if len(self.shape(name)) > 1 and (first := self._slice(name)[0:0]).is_floating_point():
+                return str(first.dtype)
         return None
 
     def _slice(self, name: str) -> Any:

@@ -5,6 +5,17 @@ from typing import Protocol
 
 import torch
 
+from octavo.errors import ModelError
+from octavo.kernels.grouped import GroupedForm, GroupedRows
+
+Rows = torch.Tensor | GroupedRows
+"""Values of rows: `[n]`, `[n, columns]`, or in groups of columns."""
+
+
+def as_numbers(rows: Rows) -> torch.Tensor:
+    """Rows without groups."""
+    return rows.dequantized() if isinstance(rows, GroupedRows) else rows
+
 
 class TensorSource(Protocol):
     """A checkpoint's tensors by Hugging Face name, read slice by slice."""
@@ -21,7 +32,11 @@ class TensorSource(Protocol):
         """Where the tensor is, for errors."""
         ...
 
-    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
+    def form(self, name: str) -> GroupedForm | None:
+        """How the tensor is written, where it is in groups; then its slices are."""
+        ...
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, Rows]]:
         """`(first row, values)` covering `rows` once, all columns."""
         ...
 
@@ -63,13 +78,23 @@ class HuggingFaceTensors:
         """Where the tensor is, for errors."""
         return self._stored.file(self._stored_names[name])
 
-    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
-        """`(first row, values)` over `rows`, all columns."""
+    def form(self, name: str) -> GroupedForm | None:
+        """How it is stored."""
+        return self._stored.form(self._stored_names[name])
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, Rows]]:
+        """`(first row, values)` over `rows`, all columns.
+
+        Raises:
+            ModelError: it is to be turned over, and in groups.
+        """
         stored_name = self._stored_names[name]
         if not name.endswith(self._transposed):
             yield from self._stored.slices(stored_name, rows)
             return
         ((_, stored),) = self._stored.slices(stored_name, range(self._stored.shape(stored_name)[0]))
+        if isinstance(stored, GroupedRows):
+            raise ModelError(f"tensor {name!r} in {self.file(name)} is packed, which those that are turned over aren't")
         yield rows.start, stored.T[rows.start : rows.stop]
 
 
@@ -97,7 +122,12 @@ class JoinedTensors:
         source, own = self._places[name]
         return source.file(own)
 
-    def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
+    def form(self, name: str) -> GroupedForm | None:
+        """How it is stored."""
+        source, own = self._places[name]
+        return source.form(own)
+
+    def slices(self, name: str, rows: range) -> Iterator[tuple[int, Rows]]:
         """`(first row, values)` over `rows`, all columns."""
         source, own = self._places[name]
         return source.slices(own, rows)

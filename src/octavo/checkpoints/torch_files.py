@@ -38,6 +38,14 @@ class TorchTensors:
         """The file that holds the tensor."""
         return str(self._tensors[name][0])
 
+    def form(self, name: str) -> None:
+        """In groups is none."""
+
+    def raw(self, name: str) -> torch.Tensor:
+        """The whole tensor, of whatever dtype, as a view of the file."""
+        tensor: torch.Tensor = self._tensors[name][1]
+        return tensor
+
     def slices(self, name: str, rows: range) -> Iterator[tuple[int, torch.Tensor]]:
         """`(first row, values)` over `rows`: one view of the mapped file, in the file's dtype.
 

@@ -106,6 +106,7 @@ def _processor() -> tuple[str, set[str]]:
 def _print_model(config: EngineConfig) -> None:
     import torch
 
+    from octavo.checkpoints.folder import has_weights
     from octavo.checkpoints.generation_config import generation_folder
     from octavo.checkpoints.locate import locate
     from octavo.checkpoints.resolve import resolve_model
@@ -114,7 +115,7 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.kernels import Needs, select_kernels
     from octavo.layers.build import ModelBuild
     from octavo.layers.parallel import TensorParallel
-    from octavo.models.loader import read_config, resolve_cache_dtype, resolve_dtype
+    from octavo.models.loader import read_config, read_forms, resolve_cache_dtype, resolve_dtype, resolve_quantization
     from octavo.models.registry import build_model
 
     checkpoint = locate(resolve_model(config, weights=False).model)
@@ -123,9 +124,14 @@ def _print_model(config: EngineConfig) -> None:
     max_model_len = resolve_max_model_len(config, model)
     device = resolve_device(config)
     cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-    choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
+    quantization = resolve_quantization(config.quantization, checkpoint, model)
+    choice = select_kernels(Needs(device, dtype, cache_dtype, quantization), config.kernels)
     ranks = TensorParallel(0, config.tensor_parallel_size)
-    build = ModelBuild(dtype, device, choice.kernels, ranks, config.quantization)
+    build = ModelBuild(dtype, device, choice.kernels, ranks, quantization)
+    is_here = checkpoint.format == "gguf" or has_weights(checkpoint.path)
+    if is_here:
+        build = replace(build, forms=read_forms(model, build, checkpoint, config.load_format))
+    told = build.told_weights() if is_here or model.packing is None else "as if widened, until its files are here"
     weights = weight_bytes(model, build)
     _print_section(
         f"Model {config.model}",
@@ -136,7 +142,7 @@ def _print_model(config: EngineConfig) -> None:
             f"vocabulary {model.vocab_size}",
             "dtype": f"{str(dtype).removeprefix('torch.')} (--dtype)",
             "longest sequence": f"{max_model_len} tokens (--max-model-len)",
-            "weights": f"{weights / MIB:,.1f} MiB (--quantization {config.quantization})",
+            "weights": f"{weights / MIB:,.1f} MiB (--quantization {config.quantization}{told and f': {told}'})",
             "kernels": choice.why,
         },
     )

@@ -86,6 +86,7 @@ class EngineProcess:
                 num_swap_blocks=executor.capacity.num_swap_blocks,
                 weight_bytes=executor.loaded.weight_bytes,
                 dtype=executor.loaded.dtype,
+                weights=executor.loaded.weights,
                 kernels=executor.loaded.kernels,
                 phases_s=phases_s,
             )

@@ -40,6 +40,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
     num_swap_blocks: int
     weight_bytes: int
     dtype: str
+    weights: str
+    """Of fewer bits: which; empty where all are of `dtype`."""
     kernels: str
     """Which kernels were chosen, and why."""
     phases_s: dict[str, float]

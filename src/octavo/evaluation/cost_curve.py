@@ -7,6 +7,7 @@ those of real requests, and the cache's memory is written once. What lies in the
 import statistics
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from octavo.execution.executor import ExecutionTimes, PendingOutput
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan, StepOutput
 from octavo.execution.sizing import weight_bytes
-from octavo.layers.build import ModelBuild
+from octavo.models.registry import build_model
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling.choosing import HEADROOM
 from octavo.scheduling.messages import EngineRequest
@@ -121,7 +122,7 @@ class CurveBench:
         self._num_steps = num_steps
         self.executor = LocalExecutor(config)
         self.executor.runner.cache.records.fill_(VALID_BYTE)
-        self.cost = _cost_of(self.executor, config)
+        self.cost = _cost_of(self.executor)
 
     def blocks_needed(self, batch: int, context: int) -> int:
         """By the sequences, with what the scheduler keeps free beside them."""
@@ -170,15 +171,17 @@ class CurveBench:
         )
 
 
-def _cost_of(executor: LocalExecutor, config: EngineConfig) -> DecodeCost:
+def _cost_of(executor: LocalExecutor) -> DecodeCost:
     model, shape = executor.model_config, executor.runner.cache.shape
-    build = ModelBuild(executor.dtype, torch.device("meta"), executor.kernel_choice.kernels)
-    numbers = weight_bytes(model, build) // executor.dtype.itemsize
+    build = replace(executor.build, device=torch.device("meta"))
+    numbers = weight_bytes(model, replace(build, quantization="none", forms={})) // executor.dtype.itemsize
     looked_up = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
+    named = build_model(model, build).named_parameters()
+    table_bytes = sum(parameter.nbytes for name, parameter in named if name.startswith("embed_tokens."))
     return DecodeCost(
-        weight_bytes=executor.loaded.weight_bytes - looked_up * executor.dtype.itemsize,
+        weight_bytes=executor.loaded.weight_bytes - (table_bytes if looked_up else 0),
         num_weights=numbers - looked_up,
-        precision="int8" if config.quantization == "int8" else executor.loaded.dtype,
+        precision="int8" if executor.loaded.weights else executor.loaded.dtype,
         kv_bytes=shape.block_bytes / shape.block_size,
         attention_operations=4.0 * model.num_hidden_layers * model.num_attention_heads * model.head_dim,
         logits_bytes=4 * model.vocab_size,

@@ -64,6 +64,8 @@ class LoadedModel:
     """On all ranks together."""
     dtype: str
     """Of weights and activations, without the torch."""
+    weights: str = ""
+    """Of fewer bits: which; empty where all are of `dtype`."""
     kernels: str
     """Which kernels were chosen, and why."""
 

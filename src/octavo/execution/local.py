@@ -44,7 +44,14 @@ from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
-from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
+from octavo.models.loader import (
+    load_model,
+    read_config,
+    read_forms,
+    resolve_cache_dtype,
+    resolve_dtype,
+    resolve_quantization,
+)
 from octavo.pooling import Pooling
 from octavo.sampling.grammars import BUILT_IN, Grammars, ModelTokens
 from octavo.structured_outputs import Grammar, ReasoningSection
@@ -119,13 +126,16 @@ class LocalExecutor:
         )
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
-        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, config.quantization), config.kernels)
+        quantization = resolve_quantization(config.quantization, checkpoint, self.model_config)
+        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, quantization), config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
         max_model_len = resolve_max_model_len(config, self.model_config)
         warn_of_bounded_length(self.model_config)
-        build = ModelBuild(dtype, device, kernels, ranks, config.quantization, max_model_len)
+        build = ModelBuild(dtype, device, kernels, ranks, quantization, max_model_len)
+        build = replace(build, forms=read_forms(self.model_config, build, checkpoint, config.load_format))
+        self.build = build
         memory = memory_for(config, ranks, device)
         packed = _packed_weights(config, kernels, progress)
         weight_bytes = check_weights_fit(config, self.model_config, build, memory.for_weights(), memory.use)
@@ -202,7 +212,10 @@ class LocalExecutor:
             ),
         )
         self.loaded = LoadedModel(
-            weight_bytes=weight_bytes, dtype=str(dtype).removeprefix("torch."), kernels=self.kernel_choice.why
+            weight_bytes=weight_bytes,
+            dtype=str(dtype).removeprefix("torch."),
+            weights=build.told_weights(),
+            kernels=self.kernel_choice.why,
         )
 
     @property

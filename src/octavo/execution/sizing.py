@@ -40,6 +40,13 @@ def _weight_and_table_bytes(model: ModelConfig, build: ModelBuild) -> tuple[int,
     return size * weights, size * tables
 
 
+def _narrower(build: ModelBuild) -> list[str]:
+    """What would keep weights in fewer bits."""
+    if build.quantization == "none" or (build.quantization == "auto" and not build.forms):
+        return ["--quantization int8", *(["--quantization int4"] if build.kernels.has_grouped_weights else [])]
+    return ["--quantization int4"] if build.quantization == "int8" and build.kernels.has_grouped_weights else []
+
+
 def check_weights_fit(
     config: EngineConfig, model: ModelConfig, build: ModelBuild, free_bytes: int, use: DeviceUse | None = None
 ) -> int:
@@ -57,15 +64,16 @@ def check_weights_fit(
     if use is None:
         # A weight is there twice while it is converted and packed; the allocator keeps what comes free.
         loading = 2 * weights + tables + LOADING_BYTES
-        or_else = ", use --quantization int8 or choose a smaller model (--model)"
+        or_else = f"{', use '.join(['', *_narrower(build)])} or choose a smaller model (--model)"
         check_address_space(loading, f"{config.model} with {weights / MIB:,.0f} MiB of weights", or_else)
     if weights + tables > free_bytes:
-        stored = str(build.dtype).removeprefix("torch.") if build.quantization == "none" else build.quantization
+        dtype, narrow = str(build.dtype).removeprefix("torch."), build.told_weights()
+        stored = f"{dtype} and {narrow}" if build.forms else narrow or dtype
         share = use and use.share_for(-(-(weights + tables) // build.tensor_parallel.size))
         ways = [
             f"raise --gpu-memory-utilization to {share:g}" if share and share > config.gpu_memory_utilization else "",
             "use --dtype bfloat16" if build.dtype.itemsize > 2 else "",
-            "use --quantization int8" if build.quantization == "none" else "",
+            *(f"use {way}" for way in _narrower(build)),
             "choose a smaller model (--model)",
         ]
         raise ConfigError(

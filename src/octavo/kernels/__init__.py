@@ -84,6 +84,8 @@ def _why_not_triton(needs: Needs) -> str | None:
         return "are for CUDA GPUs (on a CPU they run with TRITON_INTERPRET=1, for tests)"
     if torch.float64 in (needs.dtype, needs.cache_dtype):
         return "have no float64"
+    if needs.quantization == "int4":
+        return "have no weights of 4 bits (--quantization int8 or fp8 has 8)"
     if needs.quantization == "fp8" and needs.device.type == "cuda":
         capability = torch.cuda.get_device_capability(needs.device)
         if capability < FP8_CAPABILITY:
@@ -92,6 +94,11 @@ def _why_not_triton(needs: Needs) -> str | None:
                 f"{'.'.join(map(str, FP8_CAPABILITY))} and above, and this one has {'.'.join(map(str, capability))}"
             )
     return "could not be loaded: triton is not installed" if find_spec("triton") is None else None
+
+
+def _why_not_reference(needs: Needs) -> str | None:
+    on_gpu = needs.device.type != "cpu" and needs.quantization == "int4"
+    return "multiply weights of 4 bits on processors only" if on_gpu else None
 
 
 def why_not_built() -> str | None:
@@ -106,9 +113,9 @@ def why_not_built() -> str | None:
 BACKENDS: list[Backend] = [
     Backend("cpu", why_not=_why_not_cpu, load=_load_cpu),
     Backend("triton", why_not=_why_not_triton, load=_load_triton, only_named=lambda needs: needs.device.type == "cpu"),
-    Backend("reference", why_not=lambda needs: None, load=_load_reference),
+    Backend("reference", why_not=_why_not_reference, load=_load_reference),
 ]
-"""Best first: the first that can serve is chosen. The reference is last, as it runs anywhere."""
+"""Best first: the first that can serve is chosen. The reference is last, as it runs almost everything anywhere."""
 
 
 def select_kernels(needs: Needs, name: str = "auto") -> KernelChoice:

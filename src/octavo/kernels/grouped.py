@@ -32,6 +32,15 @@ class GroupedForm:
     table: tuple[int, ...] | None = None
     """What each of the 16 codes of 4 bits stands for, where that is not by its order: int8 numbers."""
 
+    def numbers(self, codes: torch.Tensor, num_inputs: int) -> torch.Tensor:
+        """What codes stand for: `[n, num_inputs]` int8."""
+        if self.bits == 8:
+            return codes
+        unpacked = unpack_nibbles(codes, num_inputs)
+        if self.table is not None:
+            return torch.tensor(self.table, dtype=torch.int8, device=codes.device)[unpacked.long()]
+        return unpacked.to(torch.int8) - (0 if self.has_minimums else MIDDLE)
+
 
 class GroupedWeight(nn.Module):
     """A matrix `[out_features, in_features]` with a scale, and perhaps a minimum, for each group of a row's inputs:
@@ -68,26 +77,56 @@ class GroupedWeight(nn.Module):
         self.row_scales = _unfilled(torch.empty(out_features, dtype=torch.float32, device=device))
         """Powers of two, which bring a row's scales into float16's range."""
 
-    def numbers(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """What the codes of some rows stand for: `[n, in_features]` int8."""
-        codes = self.codes[rows]
-        if self.form.bits == 8:
-            return codes
-        unpacked = unpack_nibbles(codes, self.shape[1])
-        if self.form.table is not None:
-            return torch.tensor(self.form.table, dtype=torch.int8, device=codes.device)[unpacked.long()]
-        return unpacked.to(torch.int8) - (0 if self.form.has_minimums else MIDDLE)
+    def numbers(self) -> torch.Tensor:
+        """What the codes stand for: `[out_features, in_features]` int8."""
+        return self.form.numbers(self.codes, self.shape[1])
 
     def dequantized(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """Some rows as numbers: `[n, in_features]` float32."""
-        numbers = self.numbers(rows).to(torch.float32) * self._of_inputs(self.scales[rows])
+        minimums = None if self.minimums is None else self.minimums[rows]
+        own = GroupedRows(self.form, self.shape[1], self.codes[rows], self.scales[rows], minimums)
+        return own.dequantized() * self.row_scales[rows].unsqueeze(1)
+
+    def fill(self, first_row: int, rows: "GroupedRows") -> None:
+        """Put rows of the same form and width in their place."""
+        own = slice(first_row, first_row + len(rows.codes))
+        self.codes[own] = rows.codes
+        self.scales[own], minimums, self.row_scales[own] = scales_in_float16(rows.scales, rows.minimums)
+        if self.minimums is not None and minimums is not None:
+            self.minimums[own] = minimums
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRows:
+    """Some rows of such a matrix as a file has them, or as they were quantized, on their way to a weight."""
+
+    form: GroupedForm
+    num_inputs: int
+    codes: torch.Tensor
+    """As `GroupedWeight.codes`, `[n, ...]`."""
+    scales: torch.Tensor
+    """`[n, groups]`, of floating point."""
+    minimums: torch.Tensor | None
+
+    def dequantized(self) -> torch.Tensor:
+        """As numbers: `[n, num_inputs]` float32."""
+        numbers = self.form.numbers(self.codes, self.num_inputs).to(torch.float32)
+        numbers *= self._of_inputs(self.scales)
         if self.minimums is not None:
-            numbers -= self._of_inputs(self.minimums[rows])
-        return numbers * self.row_scales[rows].unsqueeze(1)
+            numbers -= self._of_inputs(self.minimums)
+        return numbers
+
+    def columns(self, kept: range) -> "GroupedRows":
+        """Some of the inputs, which begin and end where groups do."""
+        group = self.form.group
+        groups = slice(kept.start // group, -(-kept.stop // group))
+        codes = slice(kept.start // 2, -(-kept.stop // 2)) if self.form.bits == 4 else slice(kept.start, kept.stop)
+        minimums = None if self.minimums is None else self.minimums[:, groups]
+        return GroupedRows(self.form, len(kept), self.codes[:, codes], self.scales[:, groups], minimums)
 
     def _of_inputs(self, of_groups: torch.Tensor) -> torch.Tensor:
-        """`[n, groups]` -> `[n, in_features]` float32: each group's value at its inputs."""
-        return of_groups.to(torch.float32).repeat_interleave(self.form.group, dim=1)[:, : self.shape[1]]
+        """`[n, groups]` -> `[n, num_inputs]` float32: each group's value at its inputs."""
+        return of_groups.to(torch.float32).repeat_interleave(self.form.group, dim=1)[:, : self.num_inputs]
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:

@@ -64,6 +64,8 @@ class Operations(Protocol):
     """
 
     name: str
+    has_grouped_weights: bool
+    """Whether products with `GroupedWeight`s are as fast as others: where not, models are loaded without any."""
 
     def record(
         self,

@@ -88,6 +88,7 @@ class ReferenceKernels(Kernels):
     """`kernels.interface.Kernels` in plain torch, on any device and for every dtype."""
 
     name = "reference"
+    has_grouped_weights = True
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
         """A zeroed cache. On the CPU it comes from calloc, so that a large pool costs nothing before it is used."""

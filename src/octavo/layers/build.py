@@ -1,13 +1,16 @@
 """What every layer is built with: the dtype, the device, the kernels and this process's shard of the model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from octavo.config import Quantization
+from octavo.kernels.grouped import GroupedForm, GroupedWeight
+from octavo.kernels.grouping import INT4
 from octavo.kernels.interface import Kernels
-from octavo.kernels.quantized import FORMATS, QuantizedWeight
+from octavo.kernels.quantized import FORMATS, INT8, QuantizedWeight
 from octavo.layers.parallel import TensorParallel
 
 
@@ -20,16 +23,32 @@ class ModelBuild:
     kernels: Kernels
     tensor_parallel: TensorParallel = field(default_factory=TensorParallel)
     quantization: Quantization = "none"
-    """int8 and fp8 keep the matrices that products read as `QuantizedWeight`s; none keeps them in `dtype`."""
+    """int8 and fp8 keep the matrices that products read as `QuantizedWeight`s, int4 as `GroupedWeight`s; none and auto
+    keep them in `dtype`, but for those in `forms`."""
     max_model_len: int | None = None
     """The longest sequence to be computed, in tokens: tables over positions end there. None is the model's own."""
+    forms: Mapping[str, GroupedForm] = field(default_factory=dict)
+    """Of the matrices that stay as the checkpoint has them, by their Hugging Face names."""
+
+    def told_weights(self) -> str:
+        """Which weights have fewer bits: `int8`, or what of a checkpoint's is kept, `4-bit+8-bit`; empty for none."""
+        if self.quantization not in ("none", "auto"):
+            return self.quantization
+        return "+".join(f"{bits}-bit" for bits in sorted({form.bits for form in self.forms.values()}))
 
     def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
         """An unfilled parameter, to be filled through a `Placement`; its dtype is the model's where none is given."""
         return nn.Parameter(torch.empty(shape, dtype=dtype or self.dtype, device=self.device), requires_grad=False)
 
-    def weight(self, out_features: int, in_features: int) -> nn.Parameter | QuantizedWeight:
+    def weight(self, out_features: int, in_features: int) -> nn.Parameter | QuantizedWeight | GroupedWeight:
         """An unfilled matrix that products read."""
-        if self.quantization == "none":
+        if self.quantization == "int4":
+            return GroupedWeight(out_features, in_features, INT4, self.device, self.dtype)
+        return self.table(out_features, in_features)
+
+    def table(self, out_features: int, in_features: int) -> nn.Parameter | QuantizedWeight:
+        """An unfilled matrix of a vector a token, that a head reads: of 8 bits where others have 4."""
+        if self.quantization in ("none", "auto"):
             return self.parameter(out_features, in_features)
-        return QuantizedWeight(out_features, in_features, self.device, self.dtype, FORMATS[self.quantization])
+        how = FORMATS.get(self.quantization, INT8)
+        return QuantizedWeight(out_features, in_features, self.device, self.dtype, how)

@@ -11,8 +11,8 @@ from octavo.layers.placement import Placement, Placements, place_weight, whole
 class VocabParallelEmbedding(nn.Module):
     """A table of one vector a token. Ranks hold equally many neighbours, the last fewer where it doesn't divide.
 
-    Where `is_head`, the model's head multiplies with it, and it is quantized as other such weights are. `scale`
-    multiplies the vectors that are looked up, and not those that the head reads.
+    Where `is_head`, the model's head multiplies with it, and it is quantized as such. `scale` multiplies the vectors
+    that are looked up, and not those that the head reads.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class VocabParallelEmbedding(nn.Module):
         self.rows = build.tensor_parallel.uneven_shard(vocab_size, "tokens")
         self.scale = scale
         self.kernels = build.kernels
-        make = build.weight if is_head else build.parameter
+        make = build.table if is_head else build.parameter
         self.weight = make(len(self.rows), hidden_size)
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:

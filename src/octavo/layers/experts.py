@@ -56,7 +56,8 @@ class Expert(nn.Module):
 
     def __init__(self, hidden_size: int, inner_size: int, build: ModelBuild) -> None:
         super().__init__()
-        self.gate_up = MergedColumnParallelLinear(hidden_size, (Part("w1", inner_size), Part("w3", inner_size)), build)
+        parts = (Part("w1", inner_size), Part("w3", inner_size))
+        self.gate_up = MergedColumnParallelLinear(hidden_size, parts, build, needs_one_form=True)
         self.down = RowParallelLinear(inner_size, hidden_size, build)
 
     def placements(self) -> Placements:

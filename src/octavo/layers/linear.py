@@ -29,8 +29,9 @@ class Part:
 class MergedColumnParallelLinear(nn.Module):
     """Several projections of one input as one product: q, k and v, or gate and up. Each part is split over the ranks.
 
-    `weight` is `[sum of widths, in_features]`, the parts below each other. `fused` names the checkpoint's one tensor of
-    all parts, where they are not a tensor each.
+    `weight` is `[sum of widths, in_features]`, the parts below each other, or several such where a checkpoint has parts
+    in unlike forms (`WeightParts`), unless the layer `needs_one_form`. `fused` names the checkpoint's one tensor of all
+    parts, where they are not a tensor each.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class MergedColumnParallelLinear(nn.Module):
         *,
         bias: bool = False,
         fused: str | None = None,
+        needs_one_form: bool = False,
     ) -> None:
         super().__init__()
         self.parts = tuple(parts)
+        self.needs_one_form = needs_one_form
         self.fused = fused
         tensor_parallel = build.tensor_parallel
         self.shards = [

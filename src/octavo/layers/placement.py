@@ -1,12 +1,15 @@
 """How a checkpoint's tensors get into parameters: which part of a tensor goes where, row slice by row slice."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from octavo.kernels.quantized import QuantizedWeight, format_of, quantize_rows
+from octavo.kernels.grouped import GroupedRows, GroupedWeight
+from octavo.kernels.grouping import quantize_groups
+from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.layers.weight_parts import WeightParts
 
 QUANTIZED_AT_ONCE = 1 << 20
 """Elements, so that what is held beside the weights while loading stays small."""
@@ -14,47 +17,66 @@ QUANTIZED_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one checkpoint tensor goes: this rank's rows and columns of it, kept in consecutive rows of a parameter."""
+    """Where one checkpoint tensor goes: this rank's rows and columns of it, kept in consecutive rows of a parameter or
+    another weight."""
 
-    parameter: nn.Parameter
+    weight: nn.Parameter | QuantizedWeight | GroupedWeight
     shape: tuple[int, ...]
     """The checkpoint tensor's, whole: `[rows]` or `[rows, columns]`."""
     rows: range
     """Of the checkpoint tensor, those held here."""
     first_row: int = 0
-    """The parameter's row that holds the first of `rows`."""
+    """The weight's row that holds the first of `rows`."""
     columns: range | None = None
     """Of the checkpoint tensor, those held here; None is all."""
-    scales: nn.Parameter | None = None
-    """Where `parameter` has 8 bits: `[rows]`, its rows' scales."""
+    is_matrix: bool = False
+    """Whether products read it, so that it may be kept in fewer bits."""
     offset: float = 0.0
-    """Added to the values, in the parameter's dtype; not where it has 8 bits."""
+    """Added to the values, in the parameter's dtype; not where it has fewer bits."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the weight consists of; rows of it are rows of each."""
+        return iter([self.weight]) if isinstance(self.weight, nn.Parameter) else self.weight.parameters()
 
     @property
-    def num_elements(self) -> int:
-        """How many of the parameter's elements this tensor fills."""
-        return len(self.rows) * self.parameter[:1].numel()
+    def num_bytes(self) -> int:
+        """How much of the parameters this tensor fills."""
+        return sum(len(self.rows) * parameter[:1].nbytes for parameter in self.parameters())
 
-    def load_rows(self, start_row: int, values: torch.Tensor) -> None:
-        """Put consecutive rows of the checkpoint tensor in their place.
+    def load_rows(self, start_row: int, values: torch.Tensor | GroupedRows) -> None:
+        """Put consecutive rows of the checkpoint tensor in their place, in the weight's form.
 
         Args:
             start_row: the checkpoint tensor's row that `values` starts with, within `rows`.
-            values: `[n]` or `[n, columns]`, all columns, any dtype; converted to the parameter's while copying.
+            values: `[n]` or `[n, columns]`, all columns, any dtype; or such rows in groups of inputs.
         """
+        row = self.first_row + start_row - self.rows.start
+        if isinstance(values, GroupedRows):
+            if isinstance(self.weight, GroupedWeight) and self.weight.form == values.form:
+                self.weight.fill(row, values if self.columns is None else values.columns(self.columns))
+                return
+            values = values.dequantized()
         if self.columns is not None:
             values = values[:, self.columns.start : self.columns.stop]
-        row = self.first_row + start_row - self.rows.start
-        if self.scales is None:
-            own_rows = self.parameter[row : row + len(values)].copy_(values)
+        if isinstance(self.weight, nn.Parameter):
+            own_rows = self.weight[row : row + len(values)].copy_(values)
             if self.offset:
                 own_rows += self.offset
-            return
-        at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
-        for start in range(0, len(values), at_once):
-            piece = values[start : start + at_once].to(self.parameter.device)  # a GPU quantizes faster
+        else:
+            _quantize_into(self.weight, row, values)
+
+
+def _quantize_into(weight: QuantizedWeight | GroupedWeight, row: int, values: torch.Tensor) -> None:
+    """Fill the rows from `row` on with `[n, columns]`."""
+    device = next(weight.parameters()).device
+    at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
+    for start in range(0, len(values), at_once):
+        piece = values[start : start + at_once].to(device)  # a GPU quantizes faster
+        if isinstance(weight, GroupedWeight):
+            weight.fill(row + start, quantize_groups(piece, weight.form))
+        else:
             own = slice(row + start, row + start + len(piece))
-            self.parameter[own], self.scales[own] = quantize_rows(piece, format_of(self.parameter.dtype))
+            weight.values[own], weight.scales[own] = quantize_rows(piece, weight.format)
 
 
 Placements = dict[str, list[Placement]]
@@ -62,16 +84,16 @@ Placements = dict[str, list[Placement]]
 
 
 def place_weight(
-    weight: nn.Parameter | QuantizedWeight,
+    weight: nn.Parameter | QuantizedWeight | GroupedWeight | WeightParts,
     shape: tuple[int, ...],
     rows: range,
     first_row: int = 0,
     columns: range | None = None,
 ) -> Placement:
-    """The placement of a matrix, quantized on its way where `weight` is."""
-    if isinstance(weight, QuantizedWeight):
-        return Placement(weight.values, shape, rows, first_row, columns, weight.scales)
-    return Placement(weight, shape, rows, first_row, columns)
+    """The placement of a matrix that products read or an embedding looks up, quantized on its way where `weight` is."""
+    if isinstance(weight, WeightParts):
+        weight, first_row = weight.holding(first_row)
+    return Placement(weight, shape, rows, first_row, columns, is_matrix=True)
 
 
 def whole(parameter: nn.Parameter, offset: float = 0.0) -> list[Placement]:

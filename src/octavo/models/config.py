@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import torch
 
+from octavo.checkpoints.packing import Packing, read_packing
 from octavo.errors import ModelError
 from octavo.kernels.operations import ActivationKind
 from octavo.models.rope_fields import MAX_POSITIONS, read_rope
@@ -49,6 +50,8 @@ class ModelConfig:
     """Whether the model has a head that scores the next token. One without embeds or classifies prompts."""
     pooling: Pooling = field(default_factory=Pooling)
     """How a vector is made of a prompt. A decoder's checkpoint that says nothing of it has the last token's."""
+    packing: Packing | None = None
+    """How the checkpoint's matrices are packed to few bits; a GGUF says it with each."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +89,6 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
     "num_local_experts": (0,),
     "use_bidirectional_attention": (False,),
     "is_causal": (True,),
-    "quantization_config": (),
 }
 """Fields that change what a model computes, each with the values (beside null) that leave it as in LLaMA."""
 
@@ -183,6 +185,7 @@ def parse_config(
         hidden_act=_activation(fields.hidden_act, source),
         checkpoint_dtype=_dtype(fields.dtype or fields.torch_dtype or "bfloat16", source),
         eos_token_ids=tuple(dict.fromkeys(_ids(fields.eos_token_id) + _ids(more_eos))),
+        packing=read_packing(raw, source),
         extra=_extra(raw, understands or {}, fields.layer_types or [], source),
     )
     _check_heads(config, source)

@@ -1,5 +1,6 @@
 """From a checkpoint to a model with its weights in memory, once and in the dtype it runs in."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,18 +16,23 @@ from octavo.checkpoints.dummy import DummyTensors
 from octavo.checkpoints.folder import has_weights, open_folder
 from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.checkpoints.locate import Checkpoint
+from octavo.checkpoints.packed import PackedTensors
 from octavo.checkpoints.sentence_files import read_sentence_files
 from octavo.checkpoints.source import HuggingFaceTensors, JoinedTensors, TensorSource
 from octavo.checkpoints.special_tokens import separator_id, tokenizer_end_ids
-from octavo.config import LoadFormat
+from octavo.config import LoadFormat, Quantization
 from octavo.errors import ConfigError, ModelError
+from octavo.kernels.grouped import GroupedForm
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
+from octavo.layers.forms import usable_forms
 from octavo.layers.placement import Placement, Placements
 from octavo.layers.rotary import RotaryEmbedding
 from octavo.models.config import DTYPES, ModelConfig
 from octavo.models.packed_key import packed_file_name, packed_key
 from octavo.models.registry import CausalLM, build_model, config_of, translated
+
+logger = logging.getLogger(__name__)
 
 CACHE_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 """Of KV caches alone."""
@@ -84,6 +90,56 @@ def resolve_cache_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     if name not in known:
         raise ConfigError(f"unknown dtype {name!r}: --kv-cache-dtype is one of auto, {', '.join(known)}")
     return known[name]
+
+
+def resolve_quantization(name: Quantization, checkpoint: Checkpoint, config: ModelConfig) -> Quantization:
+    """What becomes of weights: a kind of checkpoint is `auto`, for such a checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint is of another kind.
+    """
+    if name not in ("awq", "gptq", "compressed-tensors", "gguf"):
+        return name
+    method = None if config.packing is None else config.packing.method
+    kind = "gguf" if checkpoint.format == "gguf" else method
+    if kind != name:
+        told = f"packed by {kind}" if kind else "not packed"
+        raise ConfigError(f"--quantization {name} is for such checkpoints, and {checkpoint.path} is {told}: use auto")
+    return "auto"
+
+
+def read_forms(
+    config: ModelConfig, build: ModelBuild, checkpoint: Checkpoint | None, load_format: LoadFormat
+) -> dict[str, GroupedForm]:
+    """The forms of a checkpoint's matrices that stay as they are in a build, for `ModelBuild.forms`: with `auto` all
+    that the kernels have, with `int4` those of 4 bits.
+
+    Raises:
+        ModelError: as `load_model`, where a file cannot be read.
+        ConfigError: a matrix cannot be split over the ranks in its form.
+    """
+    if build.quantization not in ("auto", "int4"):
+        return {}
+    model = build_model(config, replace(build, device=torch.device("meta"), forms={}))
+    placements = model.placements()
+    source = _open_source(model, config, checkpoint, placements, load_format, seed=0)
+    wanted = [name for name in source.names() if name in placements and placements[name][0].is_matrix]
+    stored = {name: form for name in wanted if (form := source.form(name)) is not None}
+    if stored and not build.kernels.has_grouped_weights:
+        logger.warning(
+            "kernels '%s' have no weights in groups: %d matrices of 4 and 8 bits are widened to %s (with "
+            "--quantization int8 they take a byte a weight)",
+            *(build.kernels.name, len(stored), str(build.dtype).removeprefix("torch.")),
+        )
+        return {}
+    kept = stored if build.quantization == "auto" else {name: form for name, form in stored.items() if form.bits == 4}
+    usable, unlike = usable_forms(model.modules(), placements, kept)
+    if unlike and build.quantization == "auto":
+        logger.warning(
+            "gate and up of experts are stored in unlike forms: %d matrices are widened to %s",
+            *(len(unlike), str(build.dtype).removeprefix("torch.")),
+        )
+    return usable
 
 
 def load_model(
@@ -157,7 +213,8 @@ def _open_source(
             raise ConfigError(f"--load-format {load_format} does not go with a GGUF file: {checkpoint.path}")
         return GGUFTensors(read_header(*checkpoint.pieces), config.num_hidden_layers, config.head_dim, placements)
     stored = open_folder(checkpoint.path, load_format)
-    own = HuggingFaceTensors(stored, model.base_prefix, model.transposed_tensors)
+    plain = stored if config.packing is None else PackedTensors(stored, config.packing)
+    own = HuggingFaceTensors(plain, model.base_prefix, model.transposed_tensors)
     dense = {f"{each.folder}.": open_folder(checkpoint.path / each.folder, "auto") for each in config.pooling.dense}
     return JoinedTensors({"": own, **dense}) if dense else own
 
@@ -166,9 +223,8 @@ def _check_placements(model: CausalLM, placements: Placements) -> None:
     """Make sure that the tensors fill every parameter, each element once."""
     filled: Counter[int] = Counter()
     for placement in _all_parts(placements):
-        filled[id(placement.parameter)] += placement.num_elements
-        if placement.scales is not None:
-            filled[id(placement.scales)] += len(placement.rows)
+        for parameter in placement.parameters():
+            filled[id(parameter)] += len(placement.rows) * parameter[:1].numel()
     wrong = [name for name, parameter in model.named_parameters() if filled[id(parameter)] != parameter.numel()]
     if wrong:
         raise ModelError(f"the model's placements do not fill its parameters exactly: {_shorten(wrong)}")
@@ -223,13 +279,13 @@ def _packed_parameters(model: CausalLM, packed: PackedWeights) -> set[int]:
 def _stream(source: TensorSource, placements: Placements, progress: bool, unfilled: set[int]) -> None:
     """Read every tensor's slices into their places, but for the parameters `unfilled`, which stay so."""
     placements = {
-        name: [placement for placement in parts if id(placement.parameter) not in unfilled]
+        name: [part for part in parts if not any(id(parameter) in unfilled for parameter in part.parameters())]
         for name, parts in placements.items()
     }
-    total = sum(placement.num_elements * placement.parameter.itemsize for placement in _all_parts(placements))
+    total = sum(placement.num_bytes for placement in _all_parts(placements))
     with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
         for name in source.names():
             for placement in placements.get(name, ()):
                 for first_row, values in source.slices(name, placement.rows):
                     placement.load_rows(first_row, values)
-                bar.update(placement.num_elements * placement.parameter.itemsize)
+                bar.update(placement.num_bytes)

@@ -14,6 +14,7 @@ from octavo.errors import ModelError
 from octavo.kernels.interface import Model
 from octavo.layer_groups import LayerKind
 from octavo.layers.build import ModelBuild
+from octavo.layers.forms import take_forms
 from octavo.layers.placement import Placements
 from octavo.models.config import ModelConfig, parse_config
 from octavo.models.pooling_fields import read_pooling
@@ -177,13 +178,15 @@ def check_supported(config: ModelConfig) -> None:
 
 
 def build_model(config: ModelConfig, build: ModelBuild) -> CausalLM:
-    """The model without weights.
+    """The model without weights, its matrices in the forms that the build says.
 
     Raises:
         ModelError: as `check_supported`.
         ConfigError: the model cannot be split over the tensor-parallel ranks.
     """
-    return _class_of(config)(config, build)
+    model = _class_of(config)(config, build)
+    take_forms(model.modules(), model.placements(), build.forms)
+    return model
 
 
 class _Named(msgspec.Struct):

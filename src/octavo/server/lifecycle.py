@@ -206,7 +206,7 @@ def summary(
     cache_mib = limits.num_blocks * ready.block_bytes / MIB
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in front_s.items())
     engine_phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ready.phases_s.items())
-    quantized = "" if engine.quantization == "none" else f" and {engine.quantization}"
+    quantized = f" and {ready.weights}" if ready.weights else ""
     sequences = "sequence" if at_full_length == 1 else "sequences"
     rows = {
         "model": f"{engine.model} in {ready.dtype}{quantized}, {ready.weight_bytes / MIB:,.0f} MiB of weights",

@@ -44,9 +44,7 @@ class Serving:
     @property
     def system_fingerprint(self) -> str:
         """What an answer depends on beside its request: the version, the model and the form of its weights."""
-        form = self.front.ready.dtype
-        if self.engine.quantization != "none":
-            form += f"-{self.engine.quantization}"
+        form = "-".join(filter(None, (self.front.ready.dtype, self.front.ready.weights)))
         return f"octavo-{__version__}-{self.model_name}-{form}"
 
     @property

@@ -216,6 +216,10 @@ TEMPLATE: dict[str, Keyword] = {
 
 SPELLINGS: dict[str, dict[str, str]] = {
     "dtype": {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"},
+    "quantization": {
+        **dict.fromkeys(("awq_marlin", "auto_awq"), "awq"),
+        **dict.fromkeys(("gptq_marlin", "auto_gptq"), "gptq"),
+    },
     "load_format": {"pt": "bin", "hf": "auto"},
     "kv_cache_dtype": {"fp8_e4m3": "fp8", "float8_e4m3fn": "fp8"},
 }

@@ -48,6 +48,4 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
 
 def _precision(llm: "LLM") -> str:
     """Of the products' weights, in the words that peers use."""
-    if llm.config.quantization != "none":
-        return llm.config.quantization
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "f32"}[llm.loaded.dtype]
+    return llm.loaded.weights or {"bfloat16": "bf16", "float16": "fp16", "float32": "f32"}[llm.loaded.dtype]

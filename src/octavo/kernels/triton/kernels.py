@@ -25,6 +25,7 @@ class TritonKernels(ReferenceKernels):
     is what Triton has no kernel for: the sum of two activations, plain activations and weights in groups."""
 
     name = "triton"
+    has_grouped_weights = False
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
         """A zeroed cache. One on the host, for swapped blocks, is pinned, so that a device can read it itself.
