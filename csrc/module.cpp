@@ -96,6 +96,17 @@ Arguments arguments(const nb::dict& given) {
   return Arguments(std::move(values));
 }
 
+// Addresses are those of PlainGroupedWeight's arrays; no minimums: 0. What has been packed before needs none of the others.
+std::shared_ptr<Weight> grouped_weight(int64_t bits, int64_t num_outputs, int64_t num_inputs, int64_t group,
+                                       uintptr_t codes, uintptr_t scales, uintptr_t row_scales, uintptr_t minimums,
+                                       const std::optional<std::vector<int8_t>>& table, const std::optional<Bytes>& packed) {
+  if (table && table->size() != 16) throw std::invalid_argument("a table has a number for each of 16 codes");
+  const PlainGroupedWeight plain{bits, num_outputs, num_inputs, group, pointer<const uint8_t>(codes),
+                                 pointer<const uint16_t>(scales), pointer<const uint16_t>(minimums),
+                                 pointer<const float>(row_scales), table ? table->data() : nullptr};
+  return packed ? std::make_shared<Weight>(packed_before(form_of(plain), *packed)) : std::make_shared<Weight>(plain);
+}
+
 // A program for Python, which runs without the lock.
 class BoundProgram {
  public:
@@ -112,7 +123,7 @@ class BoundProgram {
 
   // Keep a buffer after the program has run, in the form that products with `head` take.
   void keep(Buffer& buffer, const Weight& head) {
-    buffer.take_form(kernels_.form_for(head.packed().type));
+    buffer.take_form(kernels_.form_for(head.packed()));
     program_.keep(&buffer);
   }
 
@@ -208,7 +219,9 @@ NB_MODULE(_cpu, m) {
           nb::rv_policy::reference_internal)
       .def_prop_ro("num_outputs", [](const Weight& self) { return self.packed().num_outputs; })
       .def_prop_ro("num_inputs", [](const Weight& self) { return self.packed().num_inputs; })
-      .def_prop_ro("num_bytes", [](const Weight& self) { return num_bytes(self.packed()); });
+      .def_prop_ro("num_bytes", [](const Weight& self) { return num_bytes(self.packed()); })
+      .def_static("grouped", &grouped_weight, "bits"_a, "num_outputs"_a, "num_inputs"_a, "group"_a, "codes"_a, "scales"_a,
+                  "row_scales"_a, "minimums"_a = 0, "table"_a = nb::none(), "packed"_a = nb::none());
 
   nb::class_<Buffer>(m, "Buffer");
 

@@ -50,7 +50,7 @@ struct Cut {
   }
   void run(const KernelTable& kernels, const Product& product, int64_t task) const {
     const Range own_rows = rows(task), own_panels = panels(task);
-    kernels.product(product, own_rows.begin, own_rows.end, own_panels.begin, own_panels.end,
+    kernels.product_with(*product.weight)(product, own_rows.begin, own_rows.end, own_panels.begin, own_panels.end,
                     panels(std::min(task + num_threads, num_tasks() - 1)).begin);
   }
 };
@@ -64,6 +64,11 @@ inline Product bind_product(const PackedWeight& weight, const Buffer& in, int64_
   if (in.form == Form::float32) return product;
   product.values = in.values + first_row * in.values_stride;
   product.values_stride = in.values_stride;
+  if (in.is_grouped()) {
+    product.steps = in.steps + first_row * in.num_steps();
+    product.half_steps = in.half_steps + first_row * in.num_steps();
+    return product;
+  }
   product.scales = in.scales + first_row * in.num_groups();
   product.starts = in.starts + first_row * in.num_groups();
   return product;

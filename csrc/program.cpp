@@ -30,10 +30,27 @@ void pause() {
 
 int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
+// Of a row of a form other than float32: whole groups, or steps.
+int64_t bytes_of_values(const Buffer& buffer) {
+  switch (buffer.form) {
+    case Form::int8: return buffer.num_groups() * GROUP;
+    case Form::int8_split: return buffer.num_groups() * GROUP * 2;
+    case Form::grouped: return buffer.num_steps() * STEP;
+    case Form::grouped_split: return buffer.num_steps() * STEP * 2;
+    default: return buffer.width * 2;
+  }
+}
+
+// Of a row's form beside its float32 values.
+int64_t form_bytes(const Buffer& buffer) {
+  if (buffer.form == Form::float32) return 0;
+  if (!buffer.is_grouped()) return buffer.values_stride + buffer.num_groups() * 8;
+  return buffer.values_stride + buffer.num_steps() * static_cast<int64_t>(sizeof(StepActivations) + sizeof(HalfSteps));
+}
+
 // The bytes that a buffer takes for each token; its parts follow one another, each a token's share of an array.
 int64_t row_bytes(const Buffer& buffer) {
-  const int64_t more = buffer.form == Form::float32 ? 0 : buffer.values_stride + buffer.num_groups() * 8;
-  return buffer.rows_a_token * (buffer.width * 4 + more);
+  return buffer.rows_a_token * (buffer.width * 4 + form_bytes(buffer));
 }
 
 }  // namespace
@@ -42,7 +59,7 @@ void Buffer::take_form(Form wanted) {
   if (wanted == Form::float32 || wanted == form) return;
   if (form != Form::float32) throw std::invalid_argument("products of unlike weights read one buffer");
   form = wanted;
-  values_stride = aligned(wanted == Form::bfloat16 ? width * 2 : num_groups() * GROUP * (wanted == Form::int8_split ? 2 : 1));
+  values_stride = aligned(bytes_of_values(*this));
 }
 
 void Barrier::reset(int num_threads) {
@@ -146,6 +163,12 @@ void Program::make_room(int64_t num_tokens) {
     buffer.data = reinterpret_cast<float*>(take(buffer.width * 4 * num_rows));
     if (buffer.form == Form::float32) continue;
     buffer.values = take(buffer.values_stride * num_rows);
+    if (buffer.is_grouped()) {
+      const int64_t num_steps = buffer.num_steps() * num_rows;
+      buffer.steps = reinterpret_cast<StepActivations*>(take(sizeof(StepActivations) * num_steps));
+      buffer.half_steps = reinterpret_cast<HalfSteps*>(take(sizeof(HalfSteps) * num_steps));
+      continue;
+    }
     buffer.scales = reinterpret_cast<float*>(take(4 * buffer.num_groups() * num_rows));
     buffer.starts = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * num_rows));
   }

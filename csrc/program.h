@@ -47,8 +47,12 @@ struct Buffer {
   uint8_t* values = nullptr;    // of any other form
   float* scales = nullptr;      // int8: [rows, num_groups], value = scale * int8
   int32_t* starts = nullptr;    // int8: [rows, num_groups], what a group's integer sums start at
+  StepActivations* steps = nullptr;  // grouped: [rows, num_steps]
+  HalfSteps* half_steps = nullptr;   // the same
 
   int64_t num_groups() const { return (width + GROUP - 1) / GROUP; }
+  int64_t num_steps() const { return (width + STEP - 1) / STEP; }
+  bool is_grouped() const { return form == Form::grouped || form == Form::grouped_split; }
 
   // Ask for a form. Throws std::invalid_argument where another one was asked for.
   void take_form(Form wanted);

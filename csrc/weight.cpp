@@ -2,13 +2,18 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
+#include <numeric>
+#include <stdexcept>
 
 namespace octavo {
 namespace {
 
 constexpr int64_t SCALE_ALIGNMENT = 64;
+// Inputs of a block, at the most: a larger group becomes several of them, with the same scale.
+constexpr int64_t MOST_GROUP = 4 * STEP;
 
 int64_t panel_bytes(const PlainWeight& plain) {
   switch (plain.type) {
@@ -37,15 +42,72 @@ void pack_rows(const PlainWeight& plain, int64_t panel, T* out) {
   }
 }
 
+// Quads of `lane` in a panel or a block, from up to `size` numbers.
+void pack_numbers(const int8_t* numbers, int64_t size, int64_t lane, uint8_t* out) {
+  for (int64_t k = 0; k < size; ++k) {
+    out[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD] = static_cast<uint8_t>(numbers[k] + INT8_OFFSET);
+  }
+}
+
 void pack_int8(const PlainWeight& plain, int64_t panel, int64_t bytes, uint8_t* out) {
   std::memset(out, INT8_OFFSET, static_cast<size_t>(bytes));
   for (int64_t lane = 0; lane < PANEL; ++lane) {
     const int64_t output = panel * PANEL + lane;
     if (output >= plain.num_outputs) break;
     const int8_t* row = static_cast<const int8_t*>(plain.values) + output * plain.num_inputs;
-    for (int64_t k = 0; k < plain.num_inputs; ++k) {
-      out[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD] = static_cast<uint8_t>(row[k] + INT8_OFFSET);
-    }
+    pack_numbers(row, plain.num_inputs, lane, out);
+  }
+}
+
+void pack(const PlainWeight& plain, int64_t panel, const PackedWeight& packed) {
+  uint8_t* out = packed.data + panel * packed.panel_bytes;
+  switch (plain.type) {
+    case DataType::int8: return pack_int8(plain, panel, packed.panel_bytes, out);
+    case DataType::float32: return pack_rows(plain, panel, reinterpret_cast<float*>(out));
+    default: return pack_rows(plain, panel, reinterpret_cast<uint16_t*>(out));
+  }
+}
+
+// Four codes of 4 bits, each in a byte of its own.
+uint32_t spread(uint32_t codes) {
+  codes = (codes | codes << 8) & 0x00ff00ff;
+  return (codes | codes << 4) & 0x0f0f0f0f;
+}
+
+// Two quads a word of `lane` in a block, from up to `size` codes, two a byte.
+void pack_codes(const uint8_t* codes, int64_t size, int64_t lane, uint8_t* out) {
+  constexpr int64_t CODES_A_WORD = 2 * QUAD;
+  for (int64_t k = 0; k < size; k += CODES_A_WORD, out += PANEL * QUAD) {
+    uint32_t word = 0;
+    std::memcpy(&word, codes + k / 2, static_cast<size_t>(std::min((size - k + 1) / 2, QUAD)));
+    const uint32_t packed = spread(word & 0xffff) | spread(word >> 16) << 4;
+    std::memcpy(out + lane * QUAD, &packed, sizeof packed);
+  }
+}
+
+// A block's numbers, scales and minimums, those of an output. Padding stays zero: its scales make nothing of it.
+void pack_block(const PlainGroupedWeight& plain, const PackedWeight& packed, int64_t output, int64_t block, uint8_t* out) {
+  const int64_t lane = output % PANEL, begin = block * packed.block_inputs();
+  const int64_t size = std::min(packed.block_inputs(), plain.num_inputs - begin);
+  if (plain.bits == 4) {
+    pack_codes(plain.codes + output * ((plain.num_inputs + 1) / 2) + begin / 2, size, lane, out);
+  } else {
+    pack_numbers(reinterpret_cast<const int8_t*>(plain.codes) + output * plain.num_inputs + begin, size, lane, out);
+  }
+  auto* scales = reinterpret_cast<uint16_t*>(out + packed.block_inputs() / STEP * packed.step_bytes());
+  const int64_t num_groups = (plain.num_inputs + plain.group - 1) / plain.group;
+  for (int64_t group = 0; group < packed.groups_a_block() && group * packed.group < size; ++group) {
+    const int64_t from = output * num_groups + (begin + group * packed.group) / plain.group, to = group * PANEL + lane;
+    scales[to] = plain.scales[from];
+    if (plain.minimums) scales[packed.groups_a_block() * PANEL + to] = plain.minimums[from];
+  }
+}
+
+void pack(const PlainGroupedWeight& plain, int64_t panel, const PackedWeight& packed) {
+  uint8_t* out = packed.data + panel * packed.panel_bytes;
+  const int64_t end = std::min((panel + 1) * PANEL, plain.num_outputs);
+  for (int64_t block = 0; block < packed.num_blocks(); ++block, out += packed.block_bytes()) {
+    for (int64_t output = panel * PANEL; output < end; ++output) pack_block(plain, packed, output, block, out);
   }
 }
 
@@ -64,6 +126,17 @@ std::shared_ptr<uint8_t> allocate(int64_t bytes) {
   return {static_cast<uint8_t*>(memory), [size](uint8_t* p) { munmap(p, size); }};
 }
 
+template <class Plain>
+Weight packed_copy(const Plain& plain, const float* scales) {
+  const PackedWeight form = form_of(plain);
+  Weight weight(form, allocate(num_bytes(form)));
+  const PackedWeight& packed = weight.packed();
+  if (scales) std::memcpy(packed.scales, scales, static_cast<size_t>(plain.num_outputs) * sizeof(float));
+#pragma omp parallel for
+  for (int64_t panel = 0; panel < packed.num_panels(); ++panel) pack(plain, panel, packed);
+  return weight;
+}
+
 }  // namespace
 
 PackedWeight form_of(const PlainWeight& plain) {
@@ -75,28 +148,33 @@ PackedWeight form_of(const PlainWeight& plain) {
   return form;
 }
 
+PackedWeight form_of(const PlainGroupedWeight& plain) {
+  if ((plain.bits != 4 && plain.bits != 8) || (plain.group != HALF_STEP && (plain.group <= 0 || plain.group % STEP != 0))) {
+    throw std::invalid_argument("grouped weights are of 4 or 8 bits, in groups of 16 inputs or of a multiple of 32");
+  }
+  PackedWeight form;
+  form.type = DataType::int8;
+  form.num_outputs = plain.num_outputs;
+  form.num_inputs = plain.num_inputs;
+  form.group = plain.group == HALF_STEP ? HALF_STEP : std::gcd(plain.group, MOST_GROUP);
+  form.bits = plain.bits;
+  form.has_minimums = plain.minimums != nullptr;
+  const int zero = form.has_minimums ? 0 : 8;
+  for (int code = 0; code < 16; ++code) {
+    form.table[code] = static_cast<uint8_t>((plain.table ? plain.table[code] : code - zero) + INT8_OFFSET);
+  }
+  form.panel_bytes = form.num_blocks() * form.block_bytes();
+  return form;
+}
+
 int64_t num_bytes(const PackedWeight& form) {
   if (form.type != DataType::int8) return form.panel_bytes * form.num_panels();
   return scales_at(form) + form.num_panels() * PANEL * static_cast<int64_t>(sizeof(float));
 }
 
-Weight::Weight(const PlainWeight& plain) : Weight(form_of(plain), allocate(num_bytes(form_of(plain)))) {
-  if (plain.type == DataType::int8) {
-    std::memcpy(packed_.scales, plain.scales, static_cast<size_t>(plain.num_outputs) * 4);
-  }
-  const int64_t num_panels = packed_.num_panels();
-#pragma omp parallel for
-  for (int64_t panel = 0; panel < num_panels; ++panel) {
-    uint8_t* out = packed_.data + panel * packed_.panel_bytes;
-    if (plain.type == DataType::int8) {
-      pack_int8(plain, panel, packed_.panel_bytes, out);
-    } else if (plain.type == DataType::float32) {
-      pack_rows(plain, panel, reinterpret_cast<float*>(out));
-    } else {
-      pack_rows(plain, panel, reinterpret_cast<uint16_t*>(out));
-    }
-  }
-}
+Weight::Weight(const PlainWeight& plain) : Weight(packed_copy(plain, plain.scales)) {}
+
+Weight::Weight(const PlainGroupedWeight& plain) : Weight(packed_copy(plain, plain.row_scales)) {}
 
 Weight::Weight(const PackedWeight& form, std::shared_ptr<uint8_t> memory) : packed_(form), memory_(std::move(memory)) {
   packed_.data = memory_.get();

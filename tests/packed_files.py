@@ -116,6 +116,7 @@ def _gptq(codes: Array, zeros: Array, scales: Array, groups: Array, scheme: Sche
         "qzeros": _words(zeros.T - less, scheme.bits),
         "scales": scales.T.astype(np.float16),
         "g_idx": groups.astype(np.int32),
+        "bias": np.zeros(len(codes), np.float16),  # as AutoGPTQ writes them for models that have none
     }
 
 

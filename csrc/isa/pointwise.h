@@ -141,8 +141,34 @@ inline Peak peak(const float* x, int64_t size) {
   return found;
 }
 
+// The number of an input and an output of a panel, of a grouped weight.
+inline int grouped_number(const PackedWeight& weight, const uint8_t* block, int64_t input, int64_t lane) {
+  const int64_t quad = input / QUAD, place = lane * QUAD + input % QUAD;
+  if (weight.bits == 8) return block[quad * (PANEL * QUAD) + place] - INT8_OFFSET;
+  const uint8_t codes = block[quad / 2 * (PANEL * QUAD) + place];
+  return weight.table[quad % 2 == 0 ? codes & 15 : codes >> 4] - INT8_OFFSET;
+}
+
+inline float half_at(const uint8_t* p, int64_t index) {
+  float lanes[LANES];
+  store(lanes, load_f16(reinterpret_cast<const uint16_t*>(p) + index / LANES * LANES));
+  return lanes[index % LANES];
+}
+
+inline void grouped_embedding(const PackedWeight& weight, int64_t row, float scale, float* out) {
+  const int64_t lane = row % PANEL, scales_at = weight.block_inputs() / STEP * weight.step_bytes();
+  for (int64_t k = 0; k < weight.num_inputs; ++k) {
+    const uint8_t* block = weight.panel(row / PANEL) + k / weight.block_inputs() * weight.block_bytes();
+    const int64_t input = k % weight.block_inputs(), at = input / weight.group * PANEL + lane;
+    float value = static_cast<float>(grouped_number(weight, block, input, lane)) * half_at(block + scales_at, at);
+    if (weight.has_minimums) value -= half_at(block + scales_at, weight.groups_a_block() * PANEL + at);
+    out[k] = value * weight.scales[row] * scale;
+  }
+}
+
 // One output's weights, out of its panel.
 inline void embedding(const PackedWeight& weight, int64_t row, float scale, float* out) {
+  if (weight.is_grouped()) return grouped_embedding(weight, row, scale, out);
   const uint8_t* panel = weight.panel(row / PANEL);
   const int64_t lane = row % PANEL;
   for (int64_t k = 0; k < weight.num_inputs; ++k) {

@@ -8,11 +8,12 @@ namespace octavo {
 namespace OCTAVO_ISA {
 
 // `store_quantized` writes sixteen activations, whole numbers from -127 to 127, as an int8 product takes them; `start_from`
-// tells what each adds to the number that the integer sums over them start at, exact in float32.
+// tells what each adds to the number that the integer sums over them start at, exact in float32; `start_of` what sixteen do
+// together, whose sum is known.
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 // Each quad's four magnitudes, then four bytes that, by exclusive or, make of unsigned weights w + 128 signed ones: w for
 // an activation of 0 or more, -w - 1 for a negative one. Each negative one misses its magnitude: sums start there.
-constexpr Form INT8_FORM = Form::int8_split;
+constexpr Form INT8_FORM = Form::int8_split, GROUPED_FORM = Form::grouped_split;
 using Quantized = uint16_t;
 OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
   const __m128i values = to_i8(a);
@@ -22,12 +23,14 @@ OCTAVO_INLINE void store_quantized(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(magnitudes, signs));
 }
 OCTAVO_INLINE F32x16 start_from(F32x16 a) { return max(zero() - a, zero()); }
+OCTAVO_INLINE float start_of(F32x16 a, float) { return sum_lanes(start_from(a)); }
 #else
 // As they are. A weight is stored plus INT8_OFFSET, which the sum starts without.
-constexpr Form INT8_FORM = Form::int8;
+constexpr Form INT8_FORM = Form::int8, GROUPED_FORM = Form::grouped;
 using Quantized = int8_t;
 OCTAVO_INLINE void store_quantized(int8_t* p, F32x16 a) { store_i8(p, a); }
 OCTAVO_INLINE F32x16 start_from(F32x16 a) { return a * set1(-static_cast<float>(INT8_OFFSET)); }
+OCTAVO_INLINE float start_of(F32x16, float sum) { return sum * -static_cast<float>(INT8_OFFSET); }
 #endif
 
 // x [size] float32 -> values [padded_size] bfloat16, zeros at its end.
@@ -40,6 +43,15 @@ inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t 
     store_bf16(last, load_first(x + i, left));
     for (int64_t j = i; j < padded_size && j < i + LANES; ++j) values[j] = last[j - i];
   }
+}
+
+// As StepActivations::scale has to be.
+OCTAVO_INLINE float without_last_bits(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  bits &= SCALE_BITS;
+  __builtin_memcpy(&x, &bits, sizeof bits);
+  return x;
 }
 
 // One group of up to GROUP numbers, padded to GROUP with zeros.
@@ -61,6 +73,40 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
   }
   *start = static_cast<int32_t>(sum_lanes(sum));
   *scale = range / INT8_LARGEST;
+}
+
+// One step's activations, up to STEP, padded with zeros.
+OCTAVO_INLINE void quantize_step(const float* x, int64_t size, Quantized* values, StepActivations* out,
+                                 HalfSteps* halves) {
+  constexpr int HALVES = STEP / HALF_STEP;
+  F32x16 parts[HALVES];
+  for (int half = 0; half < HALVES; ++half) {
+    const int64_t left = size - half * LANES;
+    parts[half] = left > 0 ? load_up_to(x + half * LANES, left) : zero();
+  }
+  const float range = max_lane(max(abs(parts[0]), abs(parts[1])));
+  const F32x16 inverse = set1(range > 0 ? INT8_LARGEST / range : 0.0f), low = set1(-INT8_LARGEST), high = set1(INT8_LARGEST);
+  out->scale = without_last_bits(range / INT8_LARGEST);
+  out->shift = -SUM_OFFSET * out->scale;
+  float sums[HALVES], starts[HALVES];
+  for (int half = 0; half < HALVES; ++half) {
+    const F32x16 rounded = min(max(round(parts[half] * inverse), low), high);
+    store_quantized(values + half * LANES, rounded);
+    sums[half] = sum_lanes(rounded);
+    starts[half] = start_of(rounded, sums[half]);
+    halves->starts[half] = SUM_OFFSET_BITS + static_cast<int32_t>(starts[half]);
+    halves->minus_sums[half] = -sums[half] * out->scale;
+  }
+  out->start = SUM_OFFSET_BITS + static_cast<int32_t>(starts[0] + starts[1]);
+  out->minus_sum = -(sums[0] + sums[1]) * out->scale;
+}
+
+// x [size] float32 -> values [num_steps][STEP] Quantized, steps [num_steps], half_steps [num_steps].
+inline void quantize_steps(const float* x, int64_t size, uint8_t* values, StepActivations* steps, HalfSteps* half_steps) {
+  for (int64_t i = 0; i < size; i += STEP) {
+    quantize_step(x + i, size - i < STEP ? size - i : STEP, reinterpret_cast<Quantized*>(values) + i, steps + i / STEP,
+                  half_steps + i / STEP);
+  }
 }
 
 // x [size] float32 -> values [num_groups][GROUP] Quantized, scales [num_groups], starts [num_groups].

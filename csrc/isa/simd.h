@@ -42,21 +42,32 @@ OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
   }
 }
 
-// The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.
+// The sum of the lanes and the highest, always in the same order: neighbours at distance 8, then 4, 2, 1.
+#if defined(__AVX2__)
 OCTAVO_INLINE float sum_lanes(F32x16 a) {
-  float v[LANES];
-  store(v, a);
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < distance; ++i) v[i] += v[i + distance];
-  return v[0];
+  const __m256 eight = _mm256_add_ps(lower_half(a), upper_half(a));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 OCTAVO_INLINE float max_lane(F32x16 a) {
-  float v[LANES];
-  store(v, a);
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < distance; ++i) v[i] = v[i] > v[i + distance] ? v[i] : v[i + distance];
-  return v[0];
+  const __m256 eight = _mm256_max_ps(lower_half(a), upper_half(a));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+#else
+OCTAVO_INLINE float sum_lanes(F32x16 a) {
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) a.v[i] += a.v[i + distance];
+  return a.v[0];
+}
+OCTAVO_INLINE float max_lane(F32x16 a) {
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) a.v[i] = a.v[i] > a.v[i + distance] ? a.v[i] : a.v[i + distance];
+  return a.v[0];
+}
+#endif
 
 // e^x to within 2 units in the last place; 0 below LOWEST_EXPONENT, as e^x would be subnormal, and at the most
 // e^HIGHEST_EXPONENT. Cephes' expf: x = n ln 2 + r, and a polynomial of degree 6 in r.

@@ -22,6 +22,8 @@ constexpr int UPPER_HALVES = 0x31;
 OCTAVO_INLINE __m256i lane_mask(int n) {  // of 8 lanes, those below n
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+OCTAVO_INLINE __m256 lower_half(F32x16 a) { return a.lo; }
+OCTAVO_INLINE __m256 upper_half(F32x16 a) { return a.hi; }
 OCTAVO_INLINE F32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 OCTAVO_INLINE F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 OCTAVO_INLINE F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

@@ -13,6 +13,8 @@ struct I32x16 {
   __m512i v;
 };
 
+OCTAVO_INLINE __m256 lower_half(F32x16 a) { return _mm512_castps512_ps256(a.v); }
+OCTAVO_INLINE __m256 upper_half(F32x16 a) { return _mm512_extractf32x8_ps(a.v, 1); }
 OCTAVO_INLINE F32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
 OCTAVO_INLINE F32x16 zero() { return {_mm512_setzero_ps()}; }
 OCTAVO_INLINE F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }

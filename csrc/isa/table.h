@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "pointwise.h"
 #include "product.h"
+#include "product_grouped.h"
 
 #define OCTAVO_NAME_OF(isa) #isa
 #define OCTAVO_NAME(isa) OCTAVO_NAME_OF(isa)
@@ -26,8 +27,11 @@ inline const KernelTable& table() {
       OCTAVO_NAME(OCTAVO_ISA),
       BFLOAT16_FORM,
       INT8_FORM,
+      GROUPED_FORM,
       product,
+      grouped_product,
       quantize,
+      quantize_steps,
       to_bfloat16,
       norm,
       activation,

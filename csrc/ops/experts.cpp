@@ -205,7 +205,7 @@ Buffer* add_router(const Call& call, Buffer* hidden) {
   const auto router = call.arguments.get<Floats>("router");
   const PlainWeight plain{DataType::float32, router.num_rows, router.num_columns, router.data.get(), nullptr};
   Buffer* scores = call.program.add_buffer(router.num_rows);
-  add_product(call.program, call.kernels, std::make_shared<Weight>(plain), {}, hidden, scores);
+  add_product(call.program, call.kernels, {std::make_shared<Weight>(plain)}, {}, hidden, scores);
   return scores;
 }
 
@@ -223,8 +223,8 @@ void add_experts(const Call& call) {
                               call.program.add_buffer(down.num_outputs, experts.num_chosen),
                               call.results.at(0)};
   if (!fits(experts, buffers)) throw std::invalid_argument("the experts' weights do not fit their buffers");
-  buffers.hidden->take_form(call.kernels.form_for(up.type));
-  buffers.activated->take_form(call.kernels.form_for(down.type));
+  for (const SharedWeight& weight : experts.gate_up) buffers.hidden->take_form(call.kernels.form_for(weight->packed()));
+  for (const SharedWeight& weight : experts.down) buffers.activated->take_form(call.kernels.form_for(weight->packed()));
   call.program.add(std::make_unique<ExpertsOp>(call.kernels, std::move(experts), buffers),
                    {buffers.hidden, buffers.scores, buffers.gate_up, buffers.activated, buffers.results, buffers.out});
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <stdexcept>
 #include <vector>
 
@@ -12,34 +13,51 @@
 namespace octavo {
 namespace {
 
+// Products of one buffer with some weights, whose outputs lie side by side. The tasks are those of all of them.
 class ProductOp final : public Op {
  public:
-  // `in` must be asked for the form that the weight's products take.
-  ProductOp(const KernelTable& kernels, SharedWeight weight, Floats bias, Buffer* in, Buffer* out)
-      : kernels_(kernels),
-        weight_(std::move(weight)),
-        bias_(std::move(bias.data)),
-        in_(in),
-        out_(out),
-        cut_(weight_->packed(), *in, 1, 1) {}
+  // `in` must be asked for the form that the weights' products take.
+  ProductOp(const KernelTable& kernels, std::vector<SharedWeight> weights, Floats bias, Buffer* in, Buffer* out)
+      : kernels_(kernels), weights_(std::move(weights)), bias_(std::move(bias.data)), in_(in), out_(out) {}
   const char* name() const override { return "product"; }
+
   void prepare(const Step& step, int num_threads) override {
-    cut_ = Cut(weight_->packed(), *in_, step.num_tokens, num_threads);
-    product_ = bind_product(weight_->packed(), *in_);
-    product_.bias = bias_.get();
-    product_.out = out_->data;
-    product_.out_stride = out_->width;
+    const int64_t tasks_a_thread = divide_up(TASKS_A_THREAD, static_cast<int64_t>(weights_.size()));
+    parts_.clear();
+    num_tasks_ = 0;
+    int64_t first_output = 0;
+    for (const SharedWeight& weight : weights_) {
+      const Cut cut(weight->packed(), *in_, step.num_tokens, num_threads, tasks_a_thread);
+      Product product = bind_product(weight->packed(), *in_);
+      product.bias = bias_ ? bias_.get() + first_output : nullptr;
+      product.out = out_->data + first_output;
+      product.out_stride = out_->width;
+      parts_.push_back({cut, product, num_tasks_});
+      num_tasks_ += cut.num_tasks();
+      first_output += weight->packed().num_outputs;
+    }
   }
-  int64_t num_tasks(int) const override { return cut_.num_tasks(); }
-  void run(int, int64_t task, int) override { cut_.run(kernels_, product_, task); }
+  int64_t num_tasks(int) const override { return num_tasks_; }
+  void run(int, int64_t task, int) override {
+    const Part& part = *std::prev(std::upper_bound(parts_.begin(), parts_.end(), task,
+                                                   [](int64_t t, const Part& other) { return t < other.first_task; }));
+    part.cut.run(kernels_, part.product, task - part.first_task);
+  }
 
  private:
+  // One weight's.
+  struct Part {
+    Cut cut;
+    Product product;
+    int64_t first_task;
+  };
+
   const KernelTable& kernels_;
-  SharedWeight weight_;
+  std::vector<SharedWeight> weights_;
   std::shared_ptr<const float> bias_;
   Buffer *in_, *out_;
-  Cut cut_;
-  Product product_;
+  std::vector<Part> parts_;
+  int64_t num_tasks_ = 0;
 };
 
 // The peaks [rows, chunks] of the outputs that a task has made.
@@ -65,19 +83,23 @@ int64_t highest_place(const Peak* peaks, int64_t count) {
 
 const Operation linear("linear", [](const Call& call) {
   const Arguments& given = call.arguments;
-  add_product(call.program, call.kernels, given.weight("weight"), given.get_or<Floats>("bias", {}),
+  add_product(call.program, call.kernels, given.get<std::vector<SharedWeight>>("weight"), given.get_or<Floats>("bias", {}),
               given.get<Buffer*>("hidden"), call.results.at(0));
 });
 
 }  // namespace
 
-void add_product(Program& program, const KernelTable& kernels, SharedWeight weight, Floats bias, Buffer* in, Buffer* out) {
-  const PackedWeight& packed = weight->packed();
-  if (packed.num_inputs != in->width || packed.num_outputs != out->width) {
-    throw std::invalid_argument("a product's weight does not fit its buffers");
+void add_product(Program& program, const KernelTable& kernels, std::vector<SharedWeight> weights, Floats bias, Buffer* in,
+                 Buffer* out) {
+  int64_t num_outputs = 0;
+  bool fit = !weights.empty();
+  for (const SharedWeight& weight : weights) {
+    fit = fit && weight->packed().num_inputs == in->width;
+    num_outputs += weight->packed().num_outputs;
   }
-  in->take_form(kernels.form_for(packed.type));
-  program.add(std::make_unique<ProductOp>(kernels, std::move(weight), std::move(bias), in, out), {in, out});
+  if (!fit || num_outputs != out->width) throw std::invalid_argument("a product's weights do not fit its buffers");
+  for (const SharedWeight& weight : weights) in->take_form(kernels.form_for(weight->packed()));
+  program.add(std::make_unique<ProductOp>(kernels, std::move(weights), std::move(bias), in, out), {in, out});
 }
 
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,

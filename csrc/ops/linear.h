@@ -5,8 +5,10 @@
 
 namespace octavo {
 
-// Adds out = in * weight + bias to a program. Throws std::invalid_argument where the weight does not fit the buffers.
-void add_product(Program& program, const KernelTable& kernels, SharedWeight weight, Floats bias, Buffer* in, Buffer* out);
+// Adds out = in * weights + bias to a program, the weights' outputs side by side. Throws std::invalid_argument where they do not
+// fit the buffers.
+void add_product(Program& program, const KernelTable& kernels, std::vector<SharedWeight> weights, Floats bias, Buffer* in,
+                 Buffer* out);
 
 // Logits of some tokens of the step that ran last: out[i] = weight * in[rows[i]], all threads, one call. `likeliest`, where
 // not null, gets the place of each row's highest, the first of equals, or -1 where a logit of the row is not finite: each is

@@ -76,6 +76,14 @@ def test_the_cpp_kernels_refuse_fp8_weights_with_the_flag() -> None:
         select_kernels(needs, "cpu")
 
 
+@pytest.mark.parametrize("name", ["auto", "triton", "reference"])
+def test_weights_of_4_bits_are_refused_on_a_gpu_by_name(name: str) -> None:
+    needs = Needs(torch.device("cuda", 0), torch.bfloat16, torch.bfloat16, "int4")
+    kind = "triton" if name == "auto" else name
+    with pytest.raises(ConfigError, match=rf"device cuda:0: .*'{kind}' .*weights of 4 bits"):
+        select_kernels(needs, name)
+
+
 @pytest.mark.parametrize(("capability", "words"), [((8, 0), r"capability 8\.9 and above.* has 8\.0"), ((9, 0), "")])
 def test_a_gpu_multiplies_fp8_weights_where_it_can(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], words: str

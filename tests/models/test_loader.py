@@ -6,16 +6,25 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 
+from gguf_files import make_gguf
 from octavo.checkpoints.locate import locate
 from octavo.errors import ConfigError, ModelError
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
-from octavo.models.loader import load_model, read_config, resolve_cache_dtype, resolve_dtype
+from octavo.models.loader import load_model, read_config, read_forms, resolve_cache_dtype, resolve_dtype
 from tiny_checkpoints import TINY_LLAMA, make_llama
+
+
+class Ungrouped(ReferenceKernels):
+    """As those of GPUs."""
+
+    has_grouped_weights = False
+
 
 BUILD = ModelBuild(torch.float32, torch.device("cpu"), ReferenceKernels())
 CONFIG = replace(TINY_LLAMA, attention_bias=True, checkpoint_dtype=torch.float16)
@@ -29,8 +38,9 @@ def anonymous_bytes():
 bare = anonymous_bytes()
 from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.build import ModelBuild
-from octavo.models.loader import load_model, read_config
+from octavo.models.loader import load_model, read_config, read_forms
 from octavo.checkpoints.locate import locate
+from dataclasses import replace
 
 def load(dtype, quantization):
     peak, loaded = 0, threading.Event()
@@ -44,7 +54,9 @@ def load(dtype, quantization):
     watcher.start()
     checkpoint = locate("smollm2")
     build = ModelBuild(getattr(torch, dtype), torch.device("cpu"), ReferenceKernels(), quantization=quantization)
-    model = load_model(read_config(checkpoint), build, checkpoint)
+    config = read_config(checkpoint)
+    build = replace(build, forms=read_forms(config, build, checkpoint, "auto"))
+    model = load_model(config, build, checkpoint)
     loaded.set()
     watcher.join()
     tensors = [*model.parameters(), *model.buffers()]
@@ -57,7 +69,7 @@ for case in sys.argv[1:]:  # each in a process of its own, all with what is impo
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 """
-LOADED = {"float32 none": 4, "bfloat16 none": 2, "bfloat16 int8": 1}
+LOADED = {"float32 none": 4, "bfloat16 int8": 1, "bfloat16 auto": 0.72}
 """What SmolLM2 is loaded as, and the bytes of a weight then."""
 
 
@@ -76,6 +88,19 @@ def test_loading_takes_the_models_size_and_little_more(memory: dict[str, dict[st
     assert 134_000_000 * LOADED[case] < size < 136_000_000 * LOADED[case] + 2_500_000
     assert memory[case]["grown"] <= size + 100 * 10**6
     assert memory[case]["peak"] <= size + 100 * 10**6
+
+
+def test_kernels_without_weights_in_groups_get_them_widened_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_llama(tmp_path, hidden_size=64, intermediate_size=96, tie_word_embeddings=True)
+    checkpoint = locate(str(make_gguf(tmp_path / "model.gguf", folder, gguf.GGMLQuantizationType.Q8_0)))
+    config, build = read_config(checkpoint), replace(BUILD, kernels=Ungrouped(), quantization="auto")
+    assert read_forms(config, build, checkpoint, "auto") == {}
+    assert "'reference' have no weights in groups: 15 matrices of 4 and 8 bits are widened to float32" in caplog.text
+    caplog.clear()
+    assert len(read_forms(config, replace(build, kernels=ReferenceKernels()), checkpoint, "auto")) == 15
+    assert not caplog.text
 
 
 def test_auto_dtype_is_the_checkpoints_and_others_are_as_named() -> None:

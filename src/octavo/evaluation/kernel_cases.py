@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from octavo.errors import ConfigError
-from octavo.evaluation.kernel_names import KINDS, PRECISIONS
+from octavo.evaluation.kernel_names import KINDS, WEIGHT_PRECISIONS
 from octavo.evaluation.operation_models import (
     CPU,
     OperationChain,
@@ -54,7 +54,7 @@ class KernelWork:
     """As `--kernels`."""
     block_size: int = 16
     kinds: tuple[str, ...] = KINDS
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] = WEIGHT_PRECISIONS
     rows: tuple[int, ...] = (1, 4, 8, 16, 64, 256)
     kv_precisions: tuple[str, ...] = ("bfloat16", "int8")
     sequences: tuple[int, ...] = (1, 64)

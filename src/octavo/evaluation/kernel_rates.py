@@ -6,7 +6,7 @@ import msgspec
 import torch
 
 from octavo.evaluation.kernel_cases import Case, KernelWork, cases
-from octavo.evaluation.kernel_names import PRECISIONS
+from octavo.evaluation.kernel_names import WEIGHT_PRECISIONS
 from octavo.evaluation.machine_limits import Drift, MachineLimits
 from octavo.evaluation.timing import median_s
 
@@ -86,7 +86,7 @@ def plot(figures: KernelFigures, path: str) -> None:
     axes = figure.subplots()
     shown = [each for each in figures.kernels if each.gop_s > 0]
     intensities = [each.gop_s / each.gb_s for each in shown] or [1.0]
-    for number, precision in enumerate(PRECISIONS):
+    for number, precision in enumerate(WEIGHT_PRECISIONS):
         colour, roof = f"C{number}", figures.limits.product_rate(precision)
         ends = [min(intensities) / 2, roof / figures.limits.read_gb_s, max(intensities) * 2]
         heights = [min(roof, x * figures.limits.read_gb_s) for x in ends]

@@ -48,8 +48,10 @@ class MachineLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     def product_rate(self, precision: str) -> float:
         """Billions of operations a second that products in this precision could reach: in float32 what torch does, in
-        others the most that was seen, float32 included, as narrower numbers can always be widened."""
-        return max([*self.product_gop_s[precision].values(), *self.product_gop_s["float32"].values()])
+        others the most that was seen, float32 included, as narrower numbers can always be widened; in int4 as in
+        int8."""
+        measured = self.product_gop_s["int8" if precision == "int4" else precision]
+        return max([*measured.values(), *self.product_gop_s["float32"].values()])
 
     def bound(self, num_bytes: float, operations: dict[str, float]) -> Bound:
         """The limit of work that reads so much memory and does so many operations in each precision."""

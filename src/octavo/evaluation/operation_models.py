@@ -15,6 +15,7 @@ import torch
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.grouped import GroupedForm, GroupedWeight
 from octavo.kernels.interface import ForwardPass, Kernels
 from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
@@ -24,6 +25,7 @@ from octavo.layers.build import ModelBuild
 CPU = torch.device("cpu")
 NUM_INPUTS = 64
 """Different rows of activations."""
+INT4 = GroupedForm(4, 32)
 VALID_BYTE = 0x3C
 """Repeated, it is an ordinary number in float32, bfloat16, float16 and int8."""
 
@@ -52,12 +54,14 @@ class _OperationModel:
 
 def activation_dtype(precision: str) -> torch.dtype:
     """What a model with weights in this precision computes in, as far as its backend follows its dtype."""
-    dtype: torch.dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
+    dtype: torch.dtype = torch.float32 if precision in ("int8", "int4") else getattr(torch, precision)
     return dtype
 
 
 def random_weight(num_outputs: int, num_inputs: int, precision: str, kernels: Kernels) -> Weight:
     """A matrix of the magnitude that models have."""
+    if precision == "int4":
+        return _random_int4(num_outputs, num_inputs)
     values = torch.randn(num_outputs, num_inputs, generator=torch.Generator().manual_seed(0)).mul_(0.02)
     build = ModelBuild(
         activation_dtype(precision), CPU, kernels, quantization="int8" if precision == "int8" else "none"
@@ -67,6 +71,14 @@ def random_weight(num_outputs: int, num_inputs: int, precision: str, kernels: Ke
         weight.values.data, weight.scales.data = quantize_rows(values)
     else:
         weight.data = values.to(weight.dtype)
+    return weight
+
+
+def _random_int4(num_outputs: int, num_inputs: int) -> GroupedWeight:
+    weight = GroupedWeight(num_outputs, num_inputs, INT4, CPU)
+    weight.codes.random_(0, 256, generator=torch.Generator().manual_seed(0))
+    weight.scales.data.fill_(0.02 / 4)
+    weight.row_scales.data.fill_(1)
     return weight
 
 

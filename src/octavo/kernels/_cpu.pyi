@@ -26,6 +26,21 @@ class Weight:
         packed: Bytes | None = None,
     ) -> None:
         """Packs a copy of the values; or takes what was packed before, which is not copied, and reads no values."""
+    @staticmethod
+    def grouped(
+        bits: int,
+        num_outputs: int,
+        num_inputs: int,
+        group: int,
+        codes: int,
+        scales: int,
+        row_scales: int,
+        minimums: int = 0,
+        table: Sequence[int] | None = None,
+        packed: Bytes | None = None,
+    ) -> Weight:
+        """A weight as `octavo.kernels.grouped.GroupedWeight` has it; or what was packed of such a one before. Minimums
+        of 0 are none."""
     @property
     def packed(self) -> Bytes:
         """The memory that it lies in, read only; valid as long as the weight is."""

@@ -31,10 +31,10 @@ from octavo.kernels.sampling.sampler import sample
 
 
 class CpuKernels(Kernels):
-    """For float32, bfloat16, float16 and int8 weights and KV caches, in C++.
+    """For float32, bfloat16, float16 and int8 weights and KV caches, and weights in groups of inputs, in C++.
 
     Args:
-        instruction_set: avx512, avx2 or portable; auto takes the best that the processor has.
+        instruction_set: avx512bf16, avx512vbmi, avx512, avx2 or portable; auto takes the best that the processor has.
 
     Raises:
         ValueError: the processor cannot run that instruction set.

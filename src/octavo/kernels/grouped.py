@@ -38,7 +38,7 @@ class GroupedForm:
             return codes
         unpacked = unpack_nibbles(codes, num_inputs)
         if self.table is not None:
-            return torch.tensor(self.table, dtype=torch.int8, device=codes.device)[unpacked.long()]
+            return torch.tensor(self.table, dtype=torch.int8, device=codes.device)[unpacked.int()]
         return unpacked.to(torch.int8) - (0 if self.has_minimums else MIDDLE)
 
 
@@ -110,11 +110,14 @@ class GroupedRows:
 
     def dequantized(self) -> torch.Tensor:
         """As numbers: `[n, num_inputs]` float32."""
+        group, num_groups = self.form.group, self.scales.shape[1]
         numbers = self.form.numbers(self.codes, self.num_inputs).to(torch.float32)
-        numbers *= self._of_inputs(self.scales)
+        numbers = functional.pad(numbers, (0, num_groups * group - self.num_inputs))
+        groups = numbers.view(len(numbers), num_groups, group)
+        groups *= self.scales.unsqueeze(2)
         if self.minimums is not None:
-            numbers -= self._of_inputs(self.minimums)
-        return numbers
+            groups -= self.minimums.unsqueeze(2)
+        return numbers[:, : self.num_inputs]
 
     def columns(self, kept: range) -> "GroupedRows":
         """Some of the inputs, which begin and end where groups do."""
@@ -123,10 +126,6 @@ class GroupedRows:
         codes = slice(kept.start // 2, -(-kept.stop // 2)) if self.form.bits == 4 else slice(kept.start, kept.stop)
         minimums = None if self.minimums is None else self.minimums[:, groups]
         return GroupedRows(self.form, len(kept), self.codes[:, codes], self.scales[:, groups], minimums)
-
-    def _of_inputs(self, of_groups: torch.Tensor) -> torch.Tensor:
-        """`[n, groups]` -> `[n, num_inputs]` float32: each group's value at its inputs."""
-        return of_groups.to(torch.float32).repeat_interleave(self.form.group, dim=1)[:, : self.num_inputs]
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:

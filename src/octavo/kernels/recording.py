@@ -19,9 +19,9 @@ from octavo.kernels import _cpu
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import KVCache
+from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.operations import Argument, Collective, Weight
 from octavo.kernels.packed_weights import PackedWeights
-from octavo.kernels.quantized import QuantizedWeight
 
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """As `octavo::DataType` in csrc/ numbers them."""
@@ -137,6 +137,8 @@ class HeadRecorder:
         if call.operation == "linear" and arguments["hidden"] is self._hidden and self.weight is None:
             if arguments["bias"] is not None:
                 raise ModelError("a head with a bias is not known to the CPU kernels")
+            if len(call.weights["weight"]) != 1:
+                raise ModelError(NOT_ONE_PRODUCT)
             self.weight = self._pack(call.weights["weight"][0])
             return [self._hidden]
         gather = arguments.get("gather")
@@ -187,8 +189,8 @@ def _pack(weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
     num_outputs, num_inputs = weight.shape
     if isinstance(weight, torch.Tensor):
         return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr(), packed=memory)
-    if not isinstance(weight, QuantizedWeight):
-        raise ModelError("the CPU kernels have no weights in groups of inputs: --quantization int8 or none")
+    if isinstance(weight, GroupedWeight):
+        return _pack_grouped(weight, memory)
     if weight.values.dtype not in DATA_TYPES:
         raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
@@ -199,6 +201,22 @@ def _pack(weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
         num_inputs,
         weight.values.data_ptr(),
         weight.scales.data_ptr(),
+        packed=memory,
+    )
+
+
+def _pack_grouped(weight: GroupedWeight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
+    form, (num_outputs, num_inputs) = weight.form, weight.shape
+    return _cpu.Weight.grouped(
+        form.bits,
+        num_outputs,
+        num_inputs,
+        form.group,
+        weight.codes.data_ptr(),
+        weight.scales.data_ptr(),
+        weight.row_scales.data_ptr(),
+        0 if weight.minimums is None else weight.minimums.data_ptr(),
+        form.table,
         packed=memory,
     )
 

@@ -18,7 +18,7 @@ from octavo.checkpoints.json_files import read_json, read_optional_object
 from octavo.checkpoints.locate import Checkpoint
 from octavo.checkpoints.packed import PackedTensors
 from octavo.checkpoints.sentence_files import read_sentence_files
-from octavo.checkpoints.source import HuggingFaceTensors, JoinedTensors, TensorSource
+from octavo.checkpoints.source import HuggingFaceTensors, JoinedTensors, TensorSource, as_numbers
 from octavo.checkpoints.special_tokens import separator_id, tokenizer_end_ids
 from octavo.config import LoadFormat, Quantization
 from octavo.errors import ConfigError, ModelError
@@ -118,7 +118,8 @@ def read_forms(
         ModelError: as `load_model`, where a file cannot be read.
         ConfigError: a matrix cannot be split over the ranks in its form.
     """
-    if build.quantization not in ("auto", "int4"):
+    has_none = checkpoint is None or (checkpoint.format == "folder" and config.packing is None)
+    if build.quantization not in ("auto", "int4") or load_format == "dummy" or has_none:
         return {}
     model = build_model(config, replace(build, device=torch.device("meta"), forms={}))
     placements = model.placements()
@@ -240,7 +241,8 @@ def _check_source(source: TensorSource, placements: Placements, model: CausalLM)
     found = set(names)
     missing = [name for name in placements if name not in found]
     unplaced = [name for name in names if name not in placements]
-    extra = [name for name in unplaced if not name.endswith(ignored) and not name.startswith(foreign)]
+    others = [name for name in unplaced if not name.endswith(ignored) and not name.startswith(foreign)]
+    extra = [name for name in others if not _adds_nothing(source, name)]
     if missing or extra:
         where = source.file(names[0]) if names else "the checkpoint"
         raise ModelError(
@@ -253,6 +255,13 @@ def _check_source(source: TensorSource, placements: Placements, model: CausalLM)
                 f"tensor {name!r} in {source.file(name)} has shape {list(source.shape(name))}, "
                 f"the config asks for {list(placement.shape)}"
             )
+
+
+def _adds_nothing(source: TensorSource, name: str) -> bool:
+    """Whether it is a bias of zeros, as some tools write beside each matrix that they pack."""
+    if not name.endswith(".bias"):
+        return False
+    return not any(as_numbers(values).any() for _, values in source.slices(name, range(source.shape(name)[0])))
 
 
 def _shorten(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser
 from octavo.cli.bench.output import progress_bar
 from octavo.config import EngineConfig
-from octavo.evaluation.kernel_names import KINDS, PRECISIONS
+from octavo.evaluation.kernel_names import KINDS, PRECISIONS, WEIGHT_PRECISIONS
 
 if TYPE_CHECKING:
     from octavo.evaluation.kernel_rates import KernelRate
@@ -26,7 +26,11 @@ def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="kernels (default: all)")
     parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="of weights (default: all)"
+        "--precision",
+        nargs="+",
+        choices=WEIGHT_PRECISIONS,
+        default=list(WEIGHT_PRECISIONS),
+        help="of weights, int4 in groups of 32 (default: all)",
     )
     parser.add_argument(
         "--kv-precision", nargs="+", choices=PRECISIONS, default=["bfloat16", "int8"], help="default: bfloat16 int8"

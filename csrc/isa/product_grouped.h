@@ -1,0 +1,212 @@
+// Products with grouped weights: a step of inputs at a time, whose integer sums, which are exact, are scaled by the
+// activations' scale and then by the weights', and added up step after step. Minimums take off what they give times the sum of
+// the activations. The rows' scales follow at the end.
+//
+//   x        [ROWS][num_steps][STEP] Quantized (product_input.h)
+//   steps    [ROWS][num_steps] StepActivations, HalfSteps
+//   weights  a panel's stream of blocks (PackedWeight)
+//   sums     [ROWS][HALVES] vectors of sixteen outputs
+//
+// Weights of 4 bits are unpacked by each tile of rows anew: the arithmetic units do so while others wait for their operands,
+// and unpacking to memory for all tiles gains nothing below some thirty rows.
+#pragma once
+
+#include "quads.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// Rows of a tile, at the most: the registers hold a step's integer sums and the sums of all steps.
+#if defined(__AVX512F__)
+constexpr int GROUPED_ROWS = 7;
+#else
+constexpr int GROUPED_ROWS = MAX_ROWS;
+#endif
+
+// A quad of a step's weights, of a half of the panel.
+struct EightBits {
+  static constexpr int64_t STEP_BYTES = STEP * PANEL;
+  explicit OCTAVO_INLINE EightBits(const uint8_t*) {}
+  OCTAVO_INLINE Quads quad(const uint8_t* step, int quad, int half) const {
+    return load_quads(step + (quad * HALVES_A_PANEL + half) * QUADS_BYTES);
+  }
+};
+struct FourBits {
+  static constexpr int64_t STEP_BYTES = STEP * PANEL / 2;
+  CodeTable table;
+  explicit OCTAVO_INLINE FourBits(const uint8_t* numbers) : table(numbers) {}
+  OCTAVO_INLINE Quads quad(const uint8_t* step, int quad, int half) const {
+    const Quads codes = load_quads(step + (quad / 2 * HALVES_A_PANEL + half) * QUADS_BYTES);
+    return quad % 2 == 0 ? table.low(codes) : table.high(codes);
+  }
+};
+
+// The scales or minimums of a group, of a half of the panel.
+OCTAVO_INLINE F32x16 of_half(const uint8_t* groups, int group, int half) {
+  return load_f16(reinterpret_cast<const uint16_t*>(groups) + (group * HALVES_A_PANEL + half) * LANES);
+}
+
+// The weights that come next, a few lines a step: `NextWeights` for tiles whose steps have many.
+struct NextLines {
+  const uint8_t* from;
+  int64_t lines_a_step;
+  OCTAVO_INLINE void fetch(int64_t step) const {
+    const uint8_t* line = from + step * lines_a_step * CACHE_LINE;
+    for (int64_t i = 0; i < lines_a_step; ++i) prefetch(line + i * CACHE_LINE);
+  }
+};
+
+// PARTS: groups that a step is of, 2 where they are of half steps.
+template <int ROWS, class Numbers, int PARTS>
+struct GroupedTile {
+  static constexpr int HALVES = MIN_HALVES;
+  static constexpr int QUADS_A_PART = QUADS_A_STEP / PARTS;
+
+  static void run(const Product& p, int64_t row, int64_t first_half, NextLines next) {
+    const PackedWeight& weight = *p.weight;
+    const int64_t num_steps = weight.num_steps(), steps_a_block = weight.block_inputs() / STEP;
+    const int64_t block_bytes = weight.block_bytes();
+    const Numbers numbers(weight.table);
+    const Rows rows(p, row, num_steps);
+    const int half = static_cast<int>(HALVES == HALVES_A_PANEL ? 0 : first_half % HALVES_A_PANEL);
+    F32x16 sums[ROWS][HALVES];
+    clear(sums);
+    const uint8_t* block = weight.panel(first_half / HALVES_A_PANEL);
+    for (int64_t first = 0; first < num_steps; first += steps_a_block, block += block_bytes) {
+      const int64_t end = first + steps_a_block < num_steps ? first + steps_a_block : num_steps;
+      const uint8_t* scales = block + steps_a_block * Numbers::STEP_BYTES;
+      for (int64_t step = first; step < end; ++step) {
+        next.fetch(step);
+        OCTAVO_UNROLL
+        for (int part = 0; part < PARTS; ++part) {
+          I32x16 integers[ROWS][HALVES];
+          start(rows, step, part, integers);
+          add_quads(numbers, block + (step - first) * Numbers::STEP_BYTES, half, rows, step, part, integers);
+          add_scaled(integers, scales, half, rows, step, part, sums);
+          if (weight.has_minimums) add_minimums(scales, half, rows, step, part, sums);
+        }
+      }
+    }
+    const float* row_scales = weight.scales + first_half * LANES;
+    OCTAVO_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+      OCTAVO_UNROLL
+      for (int h = 0; h < HALVES; ++h) store_half(p, row + r, first_half + h, sums[r][h] * load(row_scales + h * LANES));
+    }
+  }
+
+ private:
+  struct Rows {
+    TileRows<Quantized, ROWS> x;
+    TileRows<StepActivations, ROWS> steps;
+    TileRows<HalfSteps, ROWS> half_steps;
+    OCTAVO_INLINE Rows(const Product& p, int64_t row, int64_t num_steps)
+        : x(p, row, reinterpret_cast<const Quantized*>(p.values), p.values_stride / static_cast<int64_t>(sizeof(Quantized))),
+          steps(p, row, p.steps, num_steps),
+          half_steps(p, row, p.half_steps, num_steps) {}
+  };
+
+  static OCTAVO_INLINE void start(const Rows& rows, int64_t step, int part, I32x16 (&integers)[ROWS][HALVES]) {
+    OCTAVO_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+      const int32_t first = PARTS == 1 ? rows.steps[r][step].start : rows.half_steps[r][step].starts[part];
+      OCTAVO_UNROLL
+      for (int h = 0; h < HALVES; ++h) integers[r][h] = set1_i32(first);
+    }
+  }
+
+  static OCTAVO_INLINE void add_quads(const Numbers& numbers, const uint8_t* weights, int half, const Rows& rows,
+                                      int64_t step, int part, I32x16 (&integers)[ROWS][HALVES]) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < QUADS_A_PART; ++i) {
+      const int quad = part * QUADS_A_PART + i;
+      Quads own[HALVES];
+      OCTAVO_UNROLL
+      for (int h = 0; h < HALVES; ++h) own[h] = numbers.quad(weights, quad, half + h);
+      OCTAVO_UNROLL
+      for (int r = 0; r < ROWS; ++r) {
+        const Activations activations(rows.x[r] + step * STEP + quad * QUAD);
+        OCTAVO_UNROLL
+        for (int h = 0; h < HALVES; ++h) add_products(integers[r][h], own[h], activations);
+      }
+    }
+  }
+
+  static OCTAVO_INLINE void add_scaled(const I32x16 (&integers)[ROWS][HALVES], const uint8_t* scales, int half,
+                                       const Rows& rows, int64_t step, int part, F32x16 (&sums)[ROWS][HALVES]) {
+    F32x16 scale[HALVES];
+    OCTAVO_UNROLL
+    for (int h = 0; h < HALVES; ++h) scale[h] = of_half(scales, part, half + h);
+    OCTAVO_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+      OCTAVO_UNROLL
+      for (int h = 0; h < HALVES; ++h) {
+        sums[r][h] = fma(scaled(integers[r][h], rows.steps[r][step]), scale[h], sums[r][h]);
+      }
+    }
+  }
+
+  static OCTAVO_INLINE void add_minimums(const uint8_t* scales, int half, const Rows& rows, int64_t step, int part,
+                                         F32x16 (&sums)[ROWS][HALVES]) {
+    F32x16 minimum[HALVES];
+    OCTAVO_UNROLL
+    for (int h = 0; h < HALVES; ++h) minimum[h] = of_half(scales, PARTS + part, half + h);
+    multiply_add(sums, 0, minimum, [&](int r) {
+      return PARTS == 1 ? rows.steps[r][step].minus_sum : rows.half_steps[r][step].minus_sums[part];
+    });
+  }
+};
+
+using GroupedFunction = void (*)(const Product&, int64_t row, int64_t half, NextLines next);
+
+// One form's tiles, by the number of rows less one.
+struct GroupedTiles {
+  GroupedFunction by_rows[GROUPED_ROWS];
+};
+
+template <class Numbers, int PARTS, int ROWS = GROUPED_ROWS>
+void fill(GroupedTiles& tiles) {
+  tiles.by_rows[ROWS - 1] = GroupedTile<ROWS, Numbers, PARTS>::run;
+  if constexpr (ROWS > 1) fill<Numbers, PARTS, ROWS - 1>(tiles);
+}
+
+template <class Numbers, int PARTS>
+GroupedTiles all_grouped_tiles() {
+  GroupedTiles tiles;
+  fill<Numbers, PARTS>(tiles);
+  return tiles;
+}
+
+// By the groups of a step, less one.
+inline const GroupedTiles& grouped_tiles(const PackedWeight& weight) {
+  static const GroupedTiles four_bits[] = {all_grouped_tiles<FourBits, 1>(), all_grouped_tiles<FourBits, 2>()};
+  static const GroupedTiles eight_bits[] = {all_grouped_tiles<EightBits, 1>(), all_grouped_tiles<EightBits, 2>()};
+  return (weight.bits == 4 ? four_bits : eight_bits)[weight.groups_a_block() - 1];
+}
+
+// As `product`.
+inline void grouped_product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
+                            int64_t panel_next) {
+  const PackedWeight& weight = *p.weight;
+  const GroupedTiles& tiles = grouped_tiles(weight);
+  const int64_t num_rows = row_end - row_begin, num_tiles = (num_rows + GROUPED_ROWS - 1) / GROUPED_ROWS;
+  // The sweeps over a panel, a tile each, fetch the next one, each its share.
+  const int64_t num_fetches = num_tiles * HALVES_A_PANEL / MIN_HALVES * weight.num_steps() * CACHE_LINE;
+  const int64_t lines_a_step = (weight.panel_bytes + num_fetches - 1) / num_fetches;
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    NextLines next{weight.panel(panel + 1 < panel_end ? panel + 1 : panel_next), lines_a_step};
+    int64_t row = row_begin;
+    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+      // Rows are shared out evenly, as a tile of few rows costs nearly what a full one does.
+      const int64_t rows = (row_end - row + num_tiles - tile - 1) / (num_tiles - tile);
+      for (int half = 0; half < HALVES_A_PANEL; half += MIN_HALVES) {
+        tiles.by_rows[rows - 1](p, row, panel * HALVES_A_PANEL + half, next);
+        next.from += weight.num_steps() * lines_a_step * CACHE_LINE;
+      }
+      row += rows;
+    }
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

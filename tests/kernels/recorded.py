@@ -1,0 +1,78 @@
+"""Operations recorded by the C++ kernels and run alone, with what tests of them are made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from octavo.kernels.attention import ForwardContext
+from octavo.kernels.batch import RaggedBatch
+from octavo.kernels.cache import CacheShape
+from octavo.kernels.cpu import CpuKernels
+from octavo.kernels.interface import ForwardPass
+from octavo.layer_groups import one_group
+
+INSTRUCTION_SETS = ["avx512bf16", "avx512vbmi", "avx512", "avx2", "portable"]
+
+
+def kernels_for(name: str) -> CpuKernels:
+    try:
+        return CpuKernels(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def batch_of(num_tokens: int) -> RaggedBatch:
+    """Tokens 0 to num_tokens - 1, for models without attention."""
+    one_by_one = torch.arange(num_tokens)
+    return RaggedBatch(
+        token_ids=one_by_one,
+        positions=one_by_one,
+        slots=one_by_one.unsqueeze(0),
+        query_starts=torch.tensor([0, num_tokens]),
+        context_lens=torch.tensor([num_tokens]),
+        tables=torch.zeros(1, dtype=torch.int64),
+        block_tables=torch.zeros(1, 1, 1, dtype=torch.int64),
+    )
+
+
+@dataclass
+class Recipe:
+    """A model that is the operations given, between an embedding of `inputs` and a head that is the identity."""
+
+    has_head = True
+
+    kernels: Any
+    inputs: torch.Tensor
+    operations: Any
+    width: int
+
+    def __post_init__(self) -> None:
+        self.inputs = self.inputs.clone()
+        self.identity = torch.eye(self.width)
+
+    def __call__(self, context: ForwardContext) -> torch.Tensor:
+        out: torch.Tensor = self.operations(self.kernels.embedding(context.batch.token_ids, self.inputs))
+        return out
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.kernels.linear(hidden, self.identity)
+        return result
+
+
+def bind(kernels: CpuKernels, recipe: Recipe) -> ForwardPass:
+    return kernels.bind(
+        recipe, kernels.allocate_cache(CacheShape(1, one_group(1), 16, 1, 16, torch.float32), torch.device("cpu"))
+    )
+
+
+def outcome(kernels: CpuKernels, inputs: torch.Tensor, operations: Any, width: int) -> torch.Tensor:
+    """What the operations make of the inputs' rows, all in one step."""
+    forward = bind(kernels, Recipe(kernels, inputs, operations, width))
+    forward.run(batch_of(len(inputs)))
+    return forward.logits(torch.arange(len(inputs)).numpy()).clone()
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
