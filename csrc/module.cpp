@@ -101,11 +101,10 @@ Arguments arguments(const nb::dict& given) {
   return Arguments(std::move(values));
 }
 
-// Addresses are those of PlainGroupedWeight's arrays; no minimums: 0.
+// Addresses are those of PlainGroupedWeight's arrays; no minimums: 0. What has been packed before needs none of the others.
 std::shared_ptr<Weight> grouped_weight(int64_t bits, int64_t num_outputs, int64_t num_inputs, int64_t group,
                                        uintptr_t codes, uintptr_t scales, uintptr_t row_scales, uintptr_t minimums,
-                                       const std::optional<std::vector<int8_t>>& table,
-                                       const std::optional<Bytes>& packed) {
+                                       const std::optional<std::vector<int8_t>>& table, const std::optional<Bytes>& packed) {
   if (table && table->size() != 16) throw std::invalid_argument("a table has a number for each of 16 codes");
   const PlainGroupedWeight plain{bits, num_outputs, num_inputs, group, pointer<const uint8_t>(codes),
                                  pointer<const uint16_t>(scales), pointer<const uint16_t>(minimums),

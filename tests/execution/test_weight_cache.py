@@ -58,7 +58,9 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return messages
 
 
-@pytest.mark.parametrize("knobs", [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"quantization": "int8"}], ids=str)
+@pytest.mark.parametrize(
+    "knobs", [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"quantization": "int4"}], ids=str
+)
 def test_a_second_start_maps_the_weights_and_gives_the_same_bits(
     folder: Path, tmp_path: Path, told: Callable[[], list[str]], knobs: dict[str, Any]
 ) -> None:

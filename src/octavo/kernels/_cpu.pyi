@@ -50,7 +50,8 @@ class Weight:
         table: Sequence[int] | None = None,
         packed: Bytes | None = None,
     ) -> Weight:
-        """A weight as `octavo.kernels.grouped.GroupedWeight` has it; `packed` as above."""
+        """A weight as `octavo.kernels.grouped.GroupedWeight` has it; or what was packed of such a one before. Minimums
+        of 0 are none."""
     @property
     def packed(self) -> Bytes:
         """The memory that it lies in, read only; valid as long as the weight is."""

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.errors import ModelError
 from octavo.kernels import _cpu
 
 Bytes = NDArray[np.uint8]
@@ -31,7 +32,7 @@ WRITTEN_AT_ONCE = 16 << 20
 _TRAILER = struct.Struct("<QQ8s")
 
 
-class DamagedFileError(Exception):
+class DamagedFileError(ModelError):
     """A file is not what it says, or not a file of packed weights."""
 
 
@@ -62,7 +63,10 @@ def read_packed_file(path: Path, key: str) -> dict[str, Bytes] | None:
         size = os.fstat(file.fileno()).st_size
         if size < _TRAILER.size:
             raise DamagedFileError("it is cut short")
-        mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_WILLNEED"):
+        memory.madvise(mmap.MADV_WILLNEED)  # the disk reads ahead of the checksums
+    mapped = np.frombuffer(memory, np.uint8)
     index = _read_index(mapped)
     if index.key != key:
         return None

@@ -217,7 +217,7 @@ def _pack_grouped(weight: GroupedWeight, memory: NDArray[np.uint8] | None) -> "_
         weight.row_scales.data_ptr(),
         0 if weight.minimums is None else weight.minimums.data_ptr(),
         form.table,
-        memory,
+        packed=memory,
     )
 
 

@@ -288,7 +288,7 @@ def _packed_parameters(model: CausalLM, packed: PackedWeights) -> set[int]:
 def _stream(source: TensorSource, placements: Placements, progress: bool, unfilled: set[int]) -> None:
     """Read every tensor's slices into their places, but for the parameters `unfilled`, which stay so."""
     placements = {
-        name: [placement for placement in parts if id(placement.parameter) not in unfilled]
+        name: [part for part in parts if not any(id(parameter) in unfilled for parameter in part.parameters())]
         for name, parts in placements.items()
     }
     total = sum(placement.num_bytes for placement in _all_parts(placements))

@@ -39,7 +39,8 @@ def packed_key(
         source: its tensors.
         seed: of dummy weights.
     """
-    return _digest([*_form(build), repr(config), _code_digest(), *_origin(checkpoint, source, seed)])
+    form = [*_form(build), *(f"{name} {form}" for name, form in sorted(build.forms.items()))]
+    return _digest([*form, repr(config), _code_digest(), *_origin(checkpoint, source, seed)])
 
 
 def _form(build: ModelBuild) -> list[str]:
