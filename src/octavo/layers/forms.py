@@ -30,7 +30,8 @@ def matrices(modules: Iterable[nn.Module], placements: Placements) -> list[tuple
 def usable_forms(
     modules: Iterable[nn.Module], placements: Placements, forms: Mapping[str, GroupedForm]
 ) -> tuple[dict[str, GroupedForm], list[str]]:
-    """Those of the forms that the model's layers can keep, and the names of the tensors whose they cannot.
+    """Those of the forms that the model's layers can keep, and the names of the tensors whose they cannot: a projection
+    is in groups as a whole or not at all, and that of experts in groups of one form.
 
     Raises:
         ConfigError: a rank's inputs of a matrix do not begin and end where groups do.
@@ -40,8 +41,10 @@ def usable_forms(
         for name, placement in placed:
             if name in forms:
                 _check_columns(name, placement, forms[name])
-        if getattr(module, "needs_one_form", False) and len({forms.get(name) for name, _ in placed}) > 1:
-            unlike += [name for name, _ in placed]
+        default = _default_form(placed)
+        own = {forms.get(name, default) for name, _ in placed}
+        if len(own) > 1 and (None in own or getattr(module, "needs_one_form", False)):
+            unlike += [name for name, _ in placed if name in forms]
     return {name: form for name, form in forms.items() if name not in unlike}, unlike
 
 
@@ -51,8 +54,7 @@ def take_forms(modules: Iterable[nn.Module], placements: Placements, forms: Mapp
     A weight whose tensors are not all of one form becomes several.
     """
     for module, placed in matrices(modules, placements):
-        weight = placed[0][1].weight
-        default = weight.form if isinstance(weight, GroupedWeight) else None
+        weight, default = placed[0][1].weight, _default_form(placed)
         runs = [
             (form, sum(len(placement.rows) for _, placement in run))
             for form, run in groupby(placed, key=lambda each: forms.get(each[0], default))
@@ -62,6 +64,12 @@ def take_forms(modules: Iterable[nn.Module], placements: Placements, forms: Mapp
         parts = [_of_form(weight, form, num_rows) for form, num_rows in runs]
         del module.weight  # a parameter's name takes no module
         module.weight = parts[0] if len(parts) == 1 else WeightParts(parts)
+
+
+def _default_form(placed: list[Placed]) -> GroupedForm | None:
+    """What a layer's weight is without more being said of it."""
+    weight = placed[0][1].weight
+    return weight.form if isinstance(weight, GroupedWeight) else None
 
 
 def _of_form(weight: Part, form: GroupedForm | None, num_rows: int) -> Part:
