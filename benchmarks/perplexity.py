@@ -77,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path, help="MT-bench's questions, one JSON object a line")
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--windows", type=int, help="so many of them, spread over all; by default all")
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), help="in this order")
     arguments = parser.parse_args()
     from octavo.config import EngineConfig
@@ -85,6 +86,8 @@ def main() -> None:
     tokenizer = load_tokenizer(EngineConfig(model=arguments.model))
     ids = [token for text in texts(arguments.questions) for token in tokenizer.encode(text)]
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)]
+    if arguments.windows:
+        windows = windows[:: max(1, len(windows) // arguments.windows)][: arguments.windows]
     print(f"{len(windows)} windows of {WINDOW} tokens", file=sys.stderr)
     reference = None
     for name in arguments.only:

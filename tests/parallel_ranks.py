@@ -154,10 +154,11 @@ def check_grouped_llama(
     tensor_parallel: TensorParallel, path: Path, token_ids: list[int], exact: torch.Tensor, tolerance: float
 ) -> None:
     """A file of few bits, its parts as they are, stays close to the dequantized whole."""
-    model = RaggedModel(path, tensor_parallel=tensor_parallel, quantization="auto")
-    logits = model.step({"row": token_ids})["row"]
-    if tensor_parallel.rank == 0:
-        assert (logits - exact).abs().mean() < tolerance * exact.std()
+    for kernels in (ReferenceKernels(), CpuKernels()):
+        model = RaggedModel(path, kernels=kernels, tensor_parallel=tensor_parallel, quantization="auto")
+        logits = model.step({"row": token_ids})["row"]
+        if tensor_parallel.rank == 0:
+            assert (logits - exact).abs().mean() < tolerance * exact.std(), kernels.name
 
 
 def _random(*shape: int) -> torch.Tensor:

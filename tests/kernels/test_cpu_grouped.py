@@ -208,5 +208,6 @@ def test_activations_are_not_in_groups_of_both_lengths() -> None:
 @pytest.mark.parametrize(("bits", "group"), [(3, 32), (4, 8), (4, 33), (8, 0)])
 def test_a_weight_of_other_bits_or_groups_is_refused(bits: int, group: int) -> None:
     memory = np.zeros(1 << 12, np.uint8)
+    address = memory.ctypes.data
     with pytest.raises(ValueError, match="4 or 8 bits"):
-        _cpu.Weight.grouped(bits, 4, 32, group, *[memory.ctypes.data] * 3)
+        _cpu.Weight.grouped(bits, 4, 32, group, address, address, address)

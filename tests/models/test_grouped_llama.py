@@ -12,6 +12,8 @@ from gguf_files import make_gguf
 from grouped_logits import TOLERANCE, forms, mean_error, tokens
 from octavo.config import Quantization
 from octavo.errors import ConfigError
+from octavo.kernels.cpu import CpuKernels
+from octavo.kernels.reference import ReferenceKernels
 from octavo.layers.parallel import TensorParallel
 from parallel_ranks import check_grouped_llama, on_ranks
 from ragged_model import RaggedModel
@@ -58,12 +60,14 @@ def test_logits_of_weights_kept_as_the_file_has_them_are_close_to_the_dequantize
 ) -> None:
     folder = make_llama(tmp_path, tie_word_embeddings=True, **ONE_LAYER)
     path = make_gguf(tmp_path / "model.gguf", folder, kind, quantize=random_blocks)
-    widened, kept = RaggedModel(path), RaggedModel(path, quantization="auto")
+    widened, row = RaggedModel(path), {"row": tokens(30, 1)}
     assert not forms(widened.model)
-    assert set(forms(kept.model).values()) == {8 if kind.name[1] in "568" else 4}
-    assert "embed_tokens.weight" in forms(kept.model), "the head's table, too"
-    row = {"row": tokens(30, 1)}
-    assert 0 < mean_error(kept.step(row)["row"], widened.step(row)["row"]) < TOLERANCE
+    expected = widened.step(row)["row"]
+    for kernels in (ReferenceKernels(), CpuKernels()):
+        kept = RaggedModel(path, quantization="auto", kernels=kernels)
+        assert set(forms(kept.model).values()) == {8 if kind.name[1] in "568" else 4}
+        assert "embed_tokens.weight" in forms(kept.model), "the head's table, too"
+        assert 0 < mean_error(kept.step(row)["row"], expected) < TOLERANCE, kernels.name
 
 
 def in_mixture(name: str) -> Kind:
@@ -73,7 +77,7 @@ def in_mixture(name: str) -> Kind:
 
 def test_parts_of_a_projection_in_unlike_forms_are_weights_of_their_own(tmp_path: Path) -> None:
     path = make_gguf(tmp_path / "model.gguf", make_llama(tmp_path, attention_bias=True, **WIDE), in_mixture)
-    kept = RaggedModel(path, quantization="auto")
+    kept = RaggedModel(path, quantization="auto", kernels=CpuKernels())
     bits = forms(kept.model)
     assert bits["layers.0.self_attn.qkv_proj.weight.part0"] == 4, "queries and keys together"
     assert bits["layers.0.self_attn.qkv_proj.weight.part1"] == 8
@@ -83,13 +87,25 @@ def test_parts_of_a_projection_in_unlike_forms_are_weights_of_their_own(tmp_path
     assert mean_error(kept.step(row)["row"], RaggedModel(path).step(row)["row"]) < TOLERANCE
 
 
+def test_a_projection_of_which_a_part_is_not_in_groups_is_widened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_gguf(
+        tmp_path / "model.gguf", make_llama(tmp_path, **WIDE), lambda name: Kind.F16 if "attn_v" in name else Kind.Q4_0
+    )
+    kept = RaggedModel(path, quantization="auto")
+    assert not any("qkv" in name for name in forms(kept.model))
+    assert any("gate_up" in name for name in forms(kept.model))
+    assert "4 matrices of few bits are of one projection with others in unlike forms" in caplog.text
+
+
 def test_experts_keep_the_files_form_unless_their_gate_and_up_differ(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "MixtralForCausalLM", **WIDE)
     alike = make_gguf(tmp_path / "alike.gguf", folder, Kind.Q4_1)
     unlike = make_gguf(tmp_path / "unlike.gguf", folder, lambda name: Kind.Q8_0 if "_up" in name else Kind.Q4_0)
     row = {"row": tokens(20, 3)}
     for path, has_gate_up in ((alike, True), (unlike, False)):
-        kept = RaggedModel(path, quantization="auto")
+        kept = RaggedModel(path, quantization="auto", kernels=CpuKernels())
         assert any("gate_up" in name for name in forms(kept.model)) == has_gate_up
         assert any("down" in name for name in forms(kept.model))
         assert mean_error(kept.step(row)["row"], RaggedModel(path).step(row)["row"]) < 2 * TOLERANCE
@@ -113,7 +129,7 @@ def test_ranks_whose_inputs_would_cut_a_group_are_refused_by_name(tmp_path: Path
 @pytest.mark.parametrize("quantization", ["int4", "int8"])
 def test_weights_of_16_bits_are_quantized_while_they_load(tmp_path: Path, quantization: Quantization) -> None:
     folder, row = make_llama(tmp_path, **WIDE), {"row": tokens(30, 5)}
-    model = RaggedModel(folder, quantization=quantization)
+    model = RaggedModel(folder, quantization=quantization, kernels=CpuKernels())
     names = dict(model.model.named_parameters())
     assert ("layers.0.mlp.down_proj.weight.codes" in names) == (quantization == "int4")
     assert "lm_head.table.weight.values" in names, "a head stays in int8"

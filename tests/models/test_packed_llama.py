@@ -13,6 +13,7 @@ from grouped_logits import TOLERANCE, forms, mean_error, tokens
 from octavo.checkpoints.locate import Checkpoint, locate
 from octavo.config import Quantization
 from octavo.errors import ConfigError, ModelError
+from octavo.kernels.cpu import CpuKernels
 from octavo.models.loader import read_config, resolve_quantization
 from packed_files import Scheme, pack_folder
 from parallel_ranks import check_grouped_llama, on_ranks
@@ -44,7 +45,7 @@ def test_a_packed_checkpoint_is_its_numbers_and_stays_packed(tmp_path: Path, sch
     numbers = dict(widened.model.named_parameters())
     for name, parameter in expected.model.named_parameters():
         torch.testing.assert_close(numbers[name], parameter, rtol=1e-6, atol=1e-7, msg=name)
-    kept, row = RaggedModel(packed, quantization="auto"), {"row": tokens(30, 1)}
+    kept, row = RaggedModel(packed, quantization="auto", kernels=CpuKernels()), {"row": tokens(30, 1)}
     assert set(forms(kept.model).values()) == {scheme.bits}
     assert mean_error(kept.step(row)["row"], expected.step(row)["row"]) < TOLERANCE
 

@@ -43,7 +43,7 @@ class CpuKernels(Kernels):
     """
 
     name = "cpu"
-    has_grouped_weights = False
+    has_grouped_weights = True
 
     def __init__(self, instruction_set: str = "auto") -> None:
         self.instruction_set = self.packed_form = _cpu.instruction_set(instruction_set)

@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-import torch
 from torch import nn
 
 from octavo.errors import ConfigError
 from octavo.kernels.grouped import GroupedForm, GroupedWeight
 from octavo.layers.placement import Placement, Placements
-from octavo.layers.weight_parts import Part, WeightParts
+from octavo.layers.weight_parts import WeightParts
 
 Placed = tuple[str, Placement]
 """A tensor's name in the checkpoint, and where it goes."""
@@ -23,54 +22,59 @@ def matrices(modules: Iterable[nn.Module], placements: Placements) -> list[tuple
         for placement in parts:
             if placement.is_matrix:
                 placed.setdefault(id(placement.weight), []).append((name, placement))
-    found = [(module, placed.get(id(getattr(module, "weight", None)), [])) for module in modules]
-    return [(module, sorted(own, key=lambda each: each[1].first_row)) for module, own in found if own]
+    found: list[tuple[nn.Module, list[Placed]]] = []
+    for module in modules:
+        weight = {**dict(module.named_parameters(recurse=False)), **dict(module.named_children())}.get("weight")
+        if own := placed.get(id(weight)):
+            found.append((module, sorted(own, key=lambda each: each[1].first_row)))
+    return found
 
 
 def usable_forms(
     modules: Iterable[nn.Module], placements: Placements, forms: Mapping[str, GroupedForm]
 ) -> tuple[dict[str, GroupedForm], list[str]]:
-    """Those of the forms that the model's layers can keep, and the names of the tensors whose they cannot.
+    """Those of the forms that the model's layers can keep, and the names of the tensors whose they cannot: a projection
+    is in groups as a whole or not at all, and that of experts in groups of one form.
 
     Raises:
         ConfigError: a rank's inputs of a matrix do not begin and end where groups do.
     """
     unlike: list[str] = []
-    for module, placed in matrices(modules, placements):
+    for _, placed in matrices(modules, placements):
         for name, placement in placed:
             if name in forms:
                 _check_columns(name, placement, forms[name])
-        if getattr(module, "needs_one_form", False) and len({forms.get(name) for name, _ in placed}) > 1:
-            unlike += [name for name, _ in placed]
+        default = _default_form(placed)
+        own = {forms.get(name, default) for name, _ in placed}
+        if len(own) > 1 and (None in own or placed[0][1].needs_one_form):
+            unlike += [name for name, _ in placed if name in forms]
     return {name: form for name, form in forms.items() if name not in unlike}, unlike
 
 
 def take_forms(modules: Iterable[nn.Module], placements: Placements, forms: Mapping[str, GroupedForm]) -> None:
-    """Replace the matrices of a model's layers, on the meta device, by such of the forms of the tensors that fill them.
-
-    A weight whose tensors are not all of one form becomes several.
-    """
+    """Give matrices of a model's layers, still unfilled, the forms of the tensors that fill them: those of
+    `usable_forms`. A weight whose tensors are not all of one form becomes several."""
     for module, placed in matrices(modules, placements):
-        weight = placed[0][1].weight
-        default = weight.form if isinstance(weight, GroupedWeight) else None
+        weight, default = placed[0][1].weight, _default_form(placed)
+        device = next(placed[0][1].parameters()).device
         runs = [
             (form, sum(len(placement.rows) for _, placement in run))
             for form, run in groupby(placed, key=lambda each: forms.get(each[0], default))
         ]
-        if [form for form, _ in runs] == [default]:
-            continue
-        parts = [_of_form(weight, form, num_rows) for form, num_rows in runs]
-        del module.weight  # a parameter's name takes no module
-        module.weight = parts[0] if len(parts) == 1 else WeightParts(parts)
+        parts = [
+            GroupedWeight(num_rows, weight.shape[1], form, device, weight.dtype)
+            for form, num_rows in runs
+            if form is not None
+        ]
+        if parts and [form for form, _ in runs] != [default]:
+            del module.weight  # a parameter's name takes no module
+            module.weight = parts[0] if len(parts) == 1 else WeightParts(parts)
 
 
-def _of_form(weight: Part, form: GroupedForm | None, num_rows: int) -> Part:
-    """A matrix of so many rows, otherwise like `weight`; None is its own form."""
-    device = torch.device("meta")
-    if form is not None:
-        return GroupedWeight(num_rows, weight.shape[1], form, device, weight.dtype)
-    empty = torch.empty(num_rows, weight.shape[1], dtype=weight.dtype, device=device)
-    return nn.Parameter(empty, requires_grad=False)
+def _default_form(placed: list[Placed]) -> GroupedForm | None:
+    """What a layer's weight is without more being said of it."""
+    weight = placed[0][1].weight
+    return weight.form if isinstance(weight, GroupedWeight) else None
 
 
 def _check_columns(name: str, placement: Placement, form: GroupedForm) -> None:

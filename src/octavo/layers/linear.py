@@ -71,7 +71,8 @@ class MergedColumnParallelLinear(nn.Module):
         for part, shard, width in zip(self.parts, self.shards, self.widths, strict=True):
             name, start, num_rows = (self.fused, stored_row, num_fused) if self.fused else (part.name, 0, part.num_rows)
             rows = range(start + shard.start * part.unit_rows, start + shard.stop * part.unit_rows)
-            weight = place_weight(self.weight, (num_rows, self.in_features), rows, first_row)
+            shape = (num_rows, self.in_features)
+            weight = place_weight(self.weight, shape, rows, first_row, needs_one_form=self.needs_one_form)
             found.setdefault(f"{name}.weight", []).append(weight)
             if self.bias is not None:
                 found.setdefault(f"{name}.bias", []).append(Placement(self.bias, (num_rows,), rows, first_row))

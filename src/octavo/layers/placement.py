@@ -31,6 +31,8 @@ class Placement:
     """Of the checkpoint tensor, those held here; None is all."""
     is_matrix: bool = False
     """Whether products read it, so that it may be kept in fewer bits."""
+    needs_one_form: bool = False
+    """Whether all that is placed in the weight must have one form."""
     offset: float = 0.0
     """Added to the values, in the parameter's dtype; not where it has fewer bits."""
 
@@ -89,11 +91,13 @@ def place_weight(
     rows: range,
     first_row: int = 0,
     columns: range | None = None,
+    *,
+    needs_one_form: bool = False,
 ) -> Placement:
     """The placement of a matrix that products read or an embedding looks up, quantized on its way where `weight` is."""
     if isinstance(weight, WeightParts):
         weight, first_row = weight.holding(first_row)
-    return Placement(weight, shape, rows, first_row, columns, is_matrix=True)
+    return Placement(weight, shape, rows, first_row, columns, is_matrix=True, needs_one_form=needs_one_form)
 
 
 def whole(parameter: nn.Parameter, offset: float = 0.0) -> list[Placement]:

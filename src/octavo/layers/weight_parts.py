@@ -6,34 +6,29 @@ from typing import overload
 from torch import nn
 
 from octavo.kernels.grouped import GroupedWeight
-from octavo.kernels.quantized import QuantizedWeight
-
-Part = nn.Parameter | QuantizedWeight | GroupedWeight
 
 
-class WeightParts(nn.Module, Sequence[Part]):
+class WeightParts(nn.Module, Sequence[GroupedWeight]):
     """Weights `[own outputs, in_features]` whose outputs lie side by side: what `Kernels.linear` takes."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[GroupedWeight]) -> None:
         super().__init__()
-        self._count = len(parts)
         for index, part in enumerate(parts):
-            setattr(self, f"part{index}", part)
+            self.add_module(f"part{index}", part)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._modules)
 
     @overload
-    def __getitem__(self, index: int) -> Part: ...
+    def __getitem__(self, index: int) -> GroupedWeight: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Part]: ...
+    def __getitem__(self, index: slice) -> list[GroupedWeight]: ...
 
-    def __getitem__(self, index: int | slice) -> Part | list[Part]:
-        names = [f"part{number}" for number in range(self._count)][index]
-        return getattr(self, names) if isinstance(names, str) else [getattr(self, name) for name in names]
+    def __getitem__(self, index: int | slice) -> GroupedWeight | list[GroupedWeight]:
+        return [part for part in self._modules.values() if isinstance(part, GroupedWeight)][index]
 
-    def holding(self, row: int) -> tuple[Part, int]:
+    def holding(self, row: int) -> tuple[GroupedWeight, int]:
         """The part that holds an output, and which of its own that is."""
         for part in self:
             if row < part.shape[0]:

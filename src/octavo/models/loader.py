@@ -137,7 +137,7 @@ def read_forms(
     usable, unlike = usable_forms(model.modules(), placements, kept)
     if unlike and build.quantization == "auto":
         logger.warning(
-            "gate and up of experts are stored in unlike forms: %d matrices are widened to %s",
+            "%d matrices of few bits are of one projection with others in unlike forms: they are widened to %s",
             *(len(unlike), str(build.dtype).removeprefix("torch.")),
         )
     return usable
