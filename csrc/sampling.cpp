@@ -1,18 +1,17 @@
 #include "sampling.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <numeric>
-#include <vector>
 
 namespace octavo {
 namespace {
 
+// Rows that share the memory of a task.
+constexpr int64_t ROWS_A_TASK = 4;
 // Below the lowest weight that is not 0.
 constexpr float POSITIVE = std::numeric_limits<float>::min();
 // Of a bound that must not pass what it bounds by rounding.
@@ -110,15 +109,14 @@ int64_t draw_token(const KernelTable& kernels, const float* logits, int64_t voca
 }  // namespace
 
 void draw_tokens(const KernelTable& kernels, const float* logits, int64_t vocab_size, const Draws& draws, int64_t* token_ids) {
-  const int64_t num_tasks = std::min<int64_t>(omp_get_max_threads(), draws.num_rows);
-  std::vector<Scratch> scratch;
-  for (int64_t task = 0; task < num_tasks; ++task) scratch.emplace_back(vocab_size);
-#pragma omp parallel for num_threads(static_cast<int>(num_tasks)) if (num_tasks > 1)
+  const int64_t num_tasks = (draws.num_rows + ROWS_A_TASK - 1) / ROWS_A_TASK;
+#pragma omp parallel for schedule(dynamic) if (num_tasks > 1)
   for (int64_t task = 0; task < num_tasks; ++task) {
-    for (int64_t i = draws.num_rows * task / num_tasks; i < draws.num_rows * (task + 1) / num_tasks; ++i) {
+    const Scratch scratch(vocab_size);
+    const int64_t end = std::min(draws.num_rows, (task + 1) * ROWS_A_TASK);
+    for (int64_t i = task * ROWS_A_TASK; i < end; ++i) {
       token_ids[i] = draw_token(kernels, logits + draws.rows[i] * vocab_size, vocab_size, draws.temperature[i],
-                                {draws.top_k[i], draws.top_p[i], draws.min_p[i]}, draws.keys + 2 * i,
-                                scratch[static_cast<size_t>(task)]);
+                                {draws.top_k[i], draws.top_p[i], draws.min_p[i]}, draws.keys + 2 * i, scratch);
     }
   }
 }

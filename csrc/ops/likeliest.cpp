@@ -1,8 +1,7 @@
 #include "likeliest.h"
 
-#include <omp.h>
-
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "../product_cut.h"
@@ -29,12 +28,13 @@ int64_t panels_a_block(int64_t num_rows) {
 }
 
 // The peaks [rows] of a task's outputs, block after block.
-void find_peaks(const KernelTable& kernels, Product product, const Cut& cut, int64_t task, float* logits, Peak* peaks) {
+void find_peaks(const KernelTable& kernels, Product product, const Cut& cut, int64_t task, Peak* peaks) {
   const Cut::Range rows = cut.rows(task), panels = cut.panels(task);
   const PackedWeight& weight = *product.weight;
   const int64_t num_rows = rows.end - rows.begin, at_once = panels_a_block(num_rows);
+  const std::unique_ptr<float[]> logits(new float[static_cast<size_t>(num_rows * at_once * PANEL)]);
   product.rows += rows.begin;
-  product.out = logits;
+  product.out = logits.get();
   for (int64_t begin = panels.begin; begin < panels.end; begin += at_once) {
     const Cut::Range block{begin, std::min(panels.end, begin + at_once)};
     const PackedWeight part = part_of(weight, block);
@@ -43,7 +43,7 @@ void find_peaks(const KernelTable& kernels, Product product, const Cut& cut, int
     const int64_t next = block.end < panels.end ? block.end : cut.panels_after(task);
     kernels.product(product, 0, num_rows, 0, block.end - begin, next - begin);
     for (int64_t row = 0; row < num_rows; ++row) {
-      kernels.raise(logits + row * part.num_outputs, part.num_outputs, begin * PANEL, &peaks[rows.begin + row]);
+      kernels.raise(product.out + row * part.num_outputs, part.num_outputs, begin * PANEL, &peaks[rows.begin + row]);
     }
   }
 }
@@ -56,13 +56,10 @@ void find_likeliest(const KernelTable& kernels, const PackedWeight& weight, cons
   Product product = bind_product(weight, in);
   product.rows = rows;
   const Cut cut(weight, in, num_rows, num_threads);
-  const int64_t block = panels_a_block(cut.rows_a_block) * PANEL * cut.rows_a_block;
-  std::vector<float> logits(static_cast<size_t>(num_threads * block));
   std::vector<Peak> peaks(static_cast<size_t>(cut.num_chunks * num_rows));  // [chunks, rows]
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
   for (int64_t task = 0; task < cut.num_tasks(); ++task) {
-    find_peaks(kernels, product, cut, task, logits.data() + omp_get_thread_num() * block,
-               &peaks[static_cast<size_t>(task % cut.num_chunks * num_rows)]);
+    find_peaks(kernels, product, cut, task, &peaks[static_cast<size_t>(task % cut.num_chunks * num_rows)]);
   }
   for (int64_t row = 0; row < num_rows; ++row) {
     Peak highest;

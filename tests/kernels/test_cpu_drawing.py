@@ -1,5 +1,6 @@
 """The C++ kernels draw the tokens that the reference draws, on every instruction set."""
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,7 @@ from octavo.kernels.sampling.interface import PARAMETERS, SamplingBatch
 
 CUTOFFS = list(product([0, 1, 5, 400], [1.0, 0.9, 0.3, 1e-9], [0.0, 0.05, 1.0]))
 """Top-k, top-p and min-p."""
-TEMPERATURES = [1e-300, 0.3, 1.0, 3.0, 1e30]
+EVERY_MIXTURE = [(temperature, *cutoffs) for temperature in (1e-300, 0.3, 1.0, 3.0, 1e30) for cutoffs in CUTOFFS]
 
 
 @pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
@@ -42,15 +43,20 @@ def random_logits(num_rows: int, vocab_size: int, kind: str) -> torch.Tensor:
     return logits
 
 
+@cache
+def references_tokens(vocab_size: int, kind: str) -> torch.Tensor:
+    """Of `EVERY_MIXTURE`."""
+    logits = random_logits(len(EVERY_MIXTURE), vocab_size, kind)
+    return ReferenceKernels().sample(logits, batch_of(EVERY_MIXTURE)).token_ids
+
+
 @pytest.mark.parametrize("kind", ["spread", "many equals", "mostly forbidden"])
 @pytest.mark.parametrize("vocab_size", [1, 17, 300, 5000])
 def test_every_mixture_of_cutoffs_draws_the_references_tokens(kernels: CpuKernels, vocab_size: int, kind: str) -> None:
-    rows = [(temperature, *cutoffs) for temperature, cutoffs in product(TEMPERATURES, CUTOFFS)]
-    logits = random_logits(len(rows), vocab_size, kind)
+    logits = random_logits(len(EVERY_MIXTURE), vocab_size, kind)
     before = logits.clone()
-    drawn = kernels.sample(logits, batch_of(rows))
-    wanted = ReferenceKernels().sample(logits, batch_of(rows))
-    assert torch.equal(drawn.token_ids, wanted.token_ids)
+    drawn = kernels.sample(logits, batch_of(EVERY_MIXTURE))
+    assert torch.equal(drawn.token_ids, references_tokens(vocab_size, kind))
     assert not drawn.broken.any()
     assert torch.equal(logits, before)
 
