@@ -71,9 +71,11 @@ def finish_engine_parser(
     *knobs: str,
     plots: bool = True,
 ) -> None:
-    """As `finish_parser`, with flags for an engine's knobs: all of them, or those named."""
+    """As `finish_parser`, with flags for an engine's knobs: all of them, or those named. By default no tokens are
+    guessed."""
     finish_parser(parser, lambda arguments: measure(arguments, read_config_flags(arguments, EngineConfig)), plots=plots)
-    add_config_flags(parser, EngineConfig, *knobs)
+    # Greedy answers to random prompts go round: guesses at them are right far more often than at answers to people.
+    add_config_flags(parser, EngineConfig, *knobs, speculate="off")
 
 
 @contextlib.contextmanager
