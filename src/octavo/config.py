@@ -17,6 +17,7 @@ KernelName = Literal["auto", "cpu", "triton", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
 SchedulingPolicy = Literal["fcfs", "shortest-first", "priority"]
+Speculation = Literal["auto", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 PoolingChoice = Literal["auto", "mean", "last", "cls"]
 KVAllocation = Literal["paged", "contiguous-max", "contiguous-pow2", "contiguous-oracle"]
@@ -235,6 +236,13 @@ class EngineConfig:
         "auto",
         "how a request gives up its memory: recompute its tokens later, swap its blocks out and back, or (auto) "
         "whichever takes less time at the rates measured so far",
+        group="scheduling",
+    )
+    speculate: Speculation = knob(
+        "auto",
+        "auto guesses a sequence's next tokens where its end has come before, as in an answer that repeats its prompt, "
+        "and computes them in one step as far as that pays: the same tokens, in less time; on a GPU, or with two steps "
+        "in flight, it guesses nothing; off never does",
         group="scheduling",
     )
     max_logprobs: int = knob(

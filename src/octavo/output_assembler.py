@@ -135,7 +135,7 @@ class OutputAssembler:
             metrics.first_scheduled_s = update.first_scheduled_s
         if metrics.first_token_s is None and any(news.token_ids for news in update.sequences):
             metrics.first_token_s = time.monotonic()
-        metrics.memory = update.memory
+        metrics.memory, metrics.drafts = update.memory, update.drafts
 
 
 class _Sequence:

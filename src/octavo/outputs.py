@@ -58,15 +58,28 @@ class MemoryUse(msgspec.Struct, frozen=True, array_like=True):
     """Copied because its sequences wrote into shared blocks."""
 
 
+class DraftUse(msgspec.Struct, frozen=True, array_like=True):
+    """What became of guesses at tokens, those that a grammar forces included."""
+
+    num_drafted: int = 0
+    """Guesses that were computed."""
+    num_accepted: int = 0
+    """Those of them that were right, and are part of the output."""
+
+    def __add__(self, other: "DraftUse") -> "DraftUse":
+        return DraftUse(self.num_drafted + other.num_drafted, self.num_accepted + other.num_accepted)
+
+
 @dataclass(slots=True)
 class RequestMetrics:
-    """A request's times, in seconds of `time.monotonic()`, and what became of it in memory."""
+    """A request's times, in seconds of `time.monotonic()`, and what became of it in memory and of its drafts."""
 
     arrival_s: float
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
     memory: MemoryUse = field(default_factory=MemoryUse)
+    drafts: DraftUse = field(default_factory=DraftUse)
 
     @property
     def time_to_first_token_s(self) -> float | None:

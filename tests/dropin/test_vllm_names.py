@@ -44,6 +44,8 @@ def config(**keywords) -> EngineConfig:
         ({"runner": "pooling", "convert": "embed", "pooler_config": {"pooling_type": "MEAN"}}, {"pooling": "mean"}),
         ({"enforce_eager": True, "async_scheduling": False}, {"cuda_graphs": "off", "steps_in_flight": 1}),
         ({"enforce_eager": False, "async_scheduling": True}, {}),
+        ({"speculative_config": {"method": "ngram"}}, {"speculate": "auto"}),
+        ({"speculative_model": "[ngram]"}, {"speculate": "auto"}),
         ({"pipeline_parallel_size": 1, "enable_lora": False, "logprobs_mode": "raw_logprobs"}, {}),
     ],
 )
@@ -68,6 +70,13 @@ def test_keywords_that_change_nothing_are_told_in_one_line(caplog):
     assert all(name in record.message for name in idle)
 
 
+def test_how_many_tokens_vllm_would_guess_changes_nothing_and_is_told(caplog):
+    asked = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}
+    assert config(speculative_config=asked) == EngineConfig()
+    [record] = caplog.records
+    assert "speculative_config: num_speculative_tokens, prompt_lookup_max of vLLM, changing nothing" in record.message
+
+
 def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_path, caplog):
     folder = str(make_llama(tmp_path))
     LLM(folder, tokenizer="smollm2", kv_cache_memory="1MiB", gpu_memory_utilization=0.9, device="cpu").close()
@@ -90,6 +99,12 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"task": "reward"}, "task of 'reward'"),
         ({"pooler_config": {"pooling_type": "STEP"}}, "pooler_config asks for pooling_type 'step'"),
         ({"pooler_config": {"pooling_type": "CLS"}, "pooling": "mean"}, "pooler_config contradicts pooling mean"),
+        ({"speculative_config": {"method": "eagle", "model": "x"}}, "speculative_config.*request's own.*ngram"),
+        ({"speculative_config": {"model": "facebook/opt-125m"}}, "speculative_config asks for .*opt-125m"),
+        ({"speculative_config": {"method": "ngram", "draft_sample_method": "greedy"}}, "no draft_sample_method here"),
+        ({"speculative_config": "ngram"}, "speculative_config must be a dict"),
+        ({"speculative_config": {"method": "ngram"}, "speculate": "off"}, "speculative_config contradicts speculate"),
+        ({"speculative_model": "draft"}, "speculative_model of 'draft'"),
         ({"skip_tokenizer_init": True}, "skip_tokenizer_init"),
         ({"tokenizer_revision": "main"}, "tokenizer_revision of 'main'.*revision"),
         ({"enable_lora": True}, "enable_lora of True.*adapters"),

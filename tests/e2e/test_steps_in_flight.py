@@ -13,7 +13,11 @@ from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
 from octavo.engine.engine import Engine
 from octavo.execution.device_queue import DeviceQueue
+from octavo.execution.drafts import Drafter
 from octavo.execution.local import LocalExecutor
+from octavo.execution.plan import Plan
+from octavo.execution.row_tables import RowTables
+from octavo.execution.suffix_drafter import SuffixDrafter
 from octavo.kernels.batch import RaggedBatch
 from octavo.memory.ledger import Totals
 from octavo.scheduling.messages import EngineRequest
@@ -47,7 +51,16 @@ class Oracle:
                 for length in range(len(request.prompt_token_ids), len(whole)):
                     self._next[tuple(whole[:length])] = whole[length]
 
-    def propose(self, token_ids: Sequence[int]) -> list[int]:
+    def follow(self, plan: Plan) -> None:
+        pass
+
+    def learn(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+    def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
+        return [self._guess(tables.all_token_ids(row).tolist()) for row in rows]
+
+    def _guess(self, token_ids: Sequence[int]) -> list[int]:
         drafts: list[int] = []
         tokens = list(token_ids)
         while len(drafts) < 1 + len(token_ids) % self.max_drafts:
@@ -58,6 +71,30 @@ class Oracle:
             drafts.append(follows if (len(tokens) + sum(tokens)) % 4 else (follows + 1) % VOCAB_SIZE)
         self.num_proposed += len(drafts)
         return drafts
+
+
+class OwnText(SuffixDrafter):
+    """A drafter from the rows' own text, to which all steps take alike, so that it guesses the same in every run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_drafted = 0
+        self.num_steps_saved = 0
+        """Tokens that steps gave beside one a row."""
+        self._num_tokens: dict[int, int] = {}
+
+    def follow(self, plan: Plan) -> None:
+        super().follow(plan)
+        self._num_tokens = {plan.rows[index]: plan.starts[index] + 1 for index, _ in plan.drafts}
+        self.num_drafted += sum(len(token_ids) for _, token_ids in plan.drafts)
+
+    def learn(self, num_tokens: int, seconds: float) -> None:
+        super().learn(num_tokens, 1.0)
+
+    def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
+        own = self._num_tokens.keys() & set(rows)
+        self.num_steps_saved += sum(int(tables.num_tokens[row]) - self._num_tokens[row] - 1 for row in own)
+        return super().propose(rows, tables)
 
 
 @pytest.fixture(scope="module", params=["full", "windows"])
@@ -105,10 +142,12 @@ def run(
     knobs: dict[str, Any],
     depth: int,
     mode: PreemptionMode,
-    drafter: Oracle | None = None,
+    drafter: Drafter | None = None,
     queue: DeviceQueue | None = None,
+    predicted: Tokens | None = None,
 ) -> tuple[Tokens, Totals, int]:
     """The tokens of the work under a pool that is too small for it, what has happened in memory, and in how many steps.
+    With `predicted` each request brings what its first sequence may resemble.
 
     Two are aborted: one at its third token, one of the other's sequences at its second.
     """
@@ -123,12 +162,15 @@ def run(
         steps_in_flight=depth,
         max_num_batched_tokens=48,
         max_num_seqs=24,
+        speculate="off",  # but for the drafter that is given
         **common,
     )
     executor = LocalExecutor(config, drafter=drafter, grammars=KINDS, queue=queue)
     assert executor.depth == depth
     engine = Engine.configured(executor, config)
     for request in work():
+        if predicted is not None:
+            request = msgspec.structs.replace(request, prediction=predicted[request.request_id].get(0, []))
         if request.grammar is not None:
             executor.prepare(request.grammar).result()  # so that all begin in their order
         engine.add(request)
@@ -175,6 +217,18 @@ def test_drafts_change_the_number_of_steps_and_no_token(folder: Path, precision:
         assert totals.num_preemptions > 0
         assert drafter.num_proposed > 300
         assert depth == 2 or num_fewer < num_steps
+
+
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_guesses_from_rows_own_text_change_no_token(folder: Path, precision: str, mode: PreemptionMode) -> None:
+    without, _, _ = run(folder, PRECISIONS[precision], 1, mode)
+    drafter = OwnText()
+    with_drafts, totals, _ = run(folder, PRECISIONS[precision], 1, mode, drafter, predicted=without)
+    assert with_drafts == without
+    assert totals.num_preemptions > 0
+    assert totals.num_hit_tokens > 0
+    assert drafter.num_drafted > drafter.num_steps_saved > 20
 
 
 @pytest.mark.parametrize("mode", ["recompute", "swap"])

@@ -20,6 +20,8 @@ from octavo.errors import RequestError
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.launch import executor_class
 from octavo.execution.local import LocalExecutor
+from octavo.execution.plan import Plan
+from octavo.execution.row_tables import RowTables
 from octavo.outputs import CompletionOutput, TokenLogprobs
 from octavo.sampling.grammar_sources import check_grammar
 from octavo.scheduling.messages import EngineRequest
@@ -126,6 +128,7 @@ def run(
 ) -> Run:
     """What requests get, together."""
     common: dict[str, Any] = {"model": str(folder), "block_size": 4, "dtype": "float64", "num_threads": 1}
+    knobs = {"speculate": "off"} | knobs
     probe = LocalExecutor(EngineConfig(kv_cache_memory="1MiB", **common))
     size = (num_blocks or 500) * probe.capacity.block_bytes
     probe.close()
@@ -215,7 +218,8 @@ def test_a_device_that_works_beside_the_host_gives_the_same(
 
 
 def test_ranks_give_the_same(folder: Path, alone: Tokens, requests: list[EngineRequest]) -> None:
-    assert run(folder, requests, tensor_parallel_size=2).tokens == alone
+    together = run(folder, requests, tensor_parallel_size=2, speculate="auto")
+    assert together.tokens == alone
 
 
 def test_what_a_grammar_forces_takes_fewer_steps_and_changes_nothing(
@@ -268,8 +272,16 @@ class Guesser:
         ]
         self.num_right = self.num_wrong = 0
 
-    def propose(self, token_ids: Sequence[int]) -> list[int]:
-        tokens = list(token_ids)
+    def follow(self, plan: Plan) -> None:
+        pass
+
+    def learn(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+    def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
+        return [self._guess(tables.all_token_ids(row).tolist()) for row in rows]
+
+    def _guess(self, tokens: list[int]) -> list[int]:
         for prompt, output in self._outputs:
             whole = prompt + output
             if whole[: len(tokens)] == tokens:

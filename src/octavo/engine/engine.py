@@ -266,6 +266,7 @@ class Engine:
             num_waiting=self.scheduler.num_waiting + len(self._preparation),
             num_steps=self.num_steps,
             num_begun=self.scheduler.queues.num_begun,
+            drafts=self.scheduler.draft_use,
         )
 
     def close(self) -> None:

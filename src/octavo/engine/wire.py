@@ -3,6 +3,7 @@
 import msgspec
 
 from octavo.memory import Ledger
+from octavo.outputs import DraftUse
 from octavo.scheduling.admission import Limits
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
@@ -63,6 +64,7 @@ class EngineLoad(msgspec.Struct, frozen=True, array_like=True):
     num_steps: int
     num_begun: int
     """Requests that have begun to run so far."""
+    drafts: DraftUse = DraftUse()
 
 
 class Updates(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from octavo.execution.plan import Plan, StepOutput
-from octavo.execution.row_tables import IntArray
+from octavo.execution.row_tables import IntArray, RowTables
 
 
 class Drafter(Protocol):
@@ -14,17 +14,22 @@ class Drafter(Protocol):
 
     @property
     def max_drafts(self) -> int:
-        """Tokens that it guesses at once, at most."""
+        """Tokens that it guesses at once for a row, at most."""
         ...
 
-    def propose(self, token_ids: Sequence[int]) -> list[int]:
-        """Guess what follows.
+    def follow(self, plan: Plan) -> None:
+        """Take note of the rows that begin, fork, lose their blocks and end."""
+        ...
 
-        Args:
-            token_ids: the row's prompt and output.
+    def learn(self, num_tokens: int, seconds: float) -> None:
+        """Take note of what a step took in which all rows decoded so many tokens, drafts included."""
+        ...
+
+    def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
+        """Guess what follows the tokens of some rows that have just got one.
 
         Returns:
-            At most `max_drafts` tokens of the vocabulary; none where there is no good guess.
+            For each row at most `max_drafts` tokens of the vocabulary; none where there is no good guess.
         """
         ...
 

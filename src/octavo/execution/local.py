@@ -38,6 +38,7 @@ from octavo.execution.sizing import (
     size_swap_space,
     warn_of_bounded_length,
 )
+from octavo.execution.suffix_drafter import SuffixDrafter
 from octavo.kernels import Needs, select_kernels
 from octavo.kernels.interface import Kernels, Model
 from octavo.kernels.packed_weights import PackedWeights
@@ -71,7 +72,7 @@ class LocalExecutor:
     Args:
         ranks: this process's place among those that run the model together, each in a local executor that is given the
             same plans; rank 0's outputs count. By default it is the only one.
-        drafter: guesses tokens, so that a step may give several a row.
+        drafter: guesses tokens, so that a step may give several a row; by default as `--speculate` says.
         grammars: the kinds of grammars that it is to know, as `Grammars` takes them.
         queue: how the device takes its work; by default as it is.
         foretells: whether tokens that a grammar forces are drafts, where the device does not work beside the host.
@@ -177,6 +178,8 @@ class LocalExecutor:
         swap_shape = size_swap_space(config, shape, num_host_free)
         # A device that works beside the host replays steps of a token a row, and drafts make it wait for the host.
         foretells = foretells and not queue.runs_ahead
+        if drafter is None and model.has_head and ranks.rank == 0:
+            drafter = _drafter(config, queue)
         swap_space = kernels.allocate_cache(swap_shape, torch.device("cpu")) if swap_shape.num_blocks else None
         self._runner: ModelRunner | None = ModelRunner(
             model,
@@ -254,6 +257,16 @@ class LocalExecutor:
         if self._device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def _drafter(config: EngineConfig, queue: DeviceQueue) -> Drafter | None:
+    """What `--speculate` means here: guesses depend on what the step before gave, so no two are in flight."""
+    if config.speculate == "off":
+        return None
+    if queue.runs_ahead or config.steps_in_flight != 1:
+        logger.info("--speculate auto: off, as steps are planned while others run")
+        return None
+    return SuffixDrafter()
 
 
 def _pooled_as(choice: PoolingChoice, model_config: ModelConfig) -> ModelConfig:

@@ -115,7 +115,7 @@ class ModelRunner:
         sampling. The sampled tokens are the rows' own when this returns, so that the next step can follow."""
         self.watch.start()
         began = self.queue.mark()
-        launched = DeviceOutput(began, began, began, began, began)
+        launched = DeviceOutput(began, began, began, began, began, num_decoded=plan.num_decoded)
         self.follow(plan)
         staged = self.stage(plan) if plan.rows else None
         self.watch.lap("prepare")
@@ -160,11 +160,7 @@ class ModelRunner:
             output.candidates = row_candidates(launched.sampled.candidates, launched.batch)
             if launched.accepted is not None:
                 join_positions(output, launched.accepted)
-            if self.drafter is not None or (self._foretells and self.matchers.has_any(launched.row_of)):
-                output.drafts = [
-                    self._drafts(row) if tokens else []
-                    for row, tokens in zip(launched.rows, output.token_ids, strict=True)
-                ]
+            output.drafts = self._drafts(launched, output)
         for pooled in launched.pooled:
             numbers = self.pooler.finished(pooled)
             if numbers is None:
@@ -174,11 +170,18 @@ class ModelRunner:
         self.watch.lap("sample")
         return output
 
-    def _drafts(self, row: int) -> list[int]:
-        """Guesses at a row's next tokens: what its grammar forces, or else what the drafter proposes."""
-        if self._foretells and (forced := self.matchers.forced(row, self.rows.output_token_ids(row))):
-            return forced
-        return [] if self.drafter is None else self.drafter.propose(self.rows.all_token_ids(row).tolist())
+    def _drafts(self, launched: DeviceOutput, output: StepOutput) -> list[list[int]]:
+        """Guesses at the sampled rows' next tokens: what a row's grammar forces, or else what the drafter proposes."""
+        drafts: dict[int, list[int]] = {}
+        drawn = [row for row, tokens in zip(launched.rows, output.token_ids, strict=True) if tokens]
+        if self._foretells and self.matchers.has_any(launched.row_of):
+            drafts = {row: self.matchers.forced(row, self.rows.output_token_ids(row)) for row in drawn}
+        if self.drafter is not None:
+            if launched.num_decoded:
+                self.drafter.learn(launched.num_decoded, launched.compute_s)
+            free = [row for row in drawn if not drafts.get(row)]
+            drafts |= zip(free, self.drafter.propose(free, self.rows), strict=True)
+        return [drafts.get(row, []) for row in launched.rows] if any(drafts.values()) else []
 
     def _settle(self) -> None:
         """Wait for the steps in flight, so that the rows have all of their tokens on the host."""
@@ -206,6 +209,8 @@ class ModelRunner:
             if not in_flight.isdisjoint(begun):
                 self._settle()
         self.rows.apply(plan)
+        if self.drafter is not None:
+            self.drafter.follow(plan)
         if self._device_rows is not None:
             self._device_rows.follow()
         for row in plan.released:

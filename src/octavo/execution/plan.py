@@ -42,6 +42,8 @@ class NewRow(msgspec.Struct, frozen=True, array_like=True):
     """Of tasks that pool: what they ask for."""
     reasoning: ReasoningSection | None = None
     """What its output may begin with, before its grammar does."""
+    prediction: list[int] = []
+    """Tokens that its output may resemble. They only help to guess."""
 
 
 class ForkedRow(msgspec.Struct, frozen=True, array_like=True):
@@ -112,6 +114,13 @@ class Plan(msgspec.Struct, array_like=True):
         """The rows that get anything in this step: states, tokens, or their beginning."""
         begun = [*(new.row for new in self.added), *(fork.row for fork in self.forked)]
         return {*self.rows, *self.sampled_rows, *begun, *(row for row, _ in self.chosen)}
+
+    @property
+    def num_decoded(self) -> int:
+        """New tokens, drafts included, where all rows but decode; else 0."""
+        num_new = sum(self.num_new)
+        num_decoded = len(self.sampled_rows) + sum(len(token_ids) for _, token_ids in self.drafts)
+        return num_new if num_new == num_decoded and len(self.rows) == len(self.sampled_rows) else 0
 
     @property
     def is_empty(self) -> bool:

@@ -7,7 +7,6 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from octavo.engine.wire import EngineLoad
-from octavo.memory import Ledger
 
 
 class ReportsLoad(Protocol):
@@ -57,7 +56,7 @@ class LoadCollector(Collector):
             return
         for gauge in _gauges(load):
             yield self._family(gauge)
-        for counter in _counters(load.ledger):
+        for counter in _counters(load):
             yield self._family(counter, CounterMetricFamily)
 
     def _family(
@@ -112,10 +111,12 @@ def _gauges(load: EngineLoad) -> list[Gauge]:
     ]
 
 
-def _counters(ledger: Ledger) -> list[Gauge]:
+def _counters(load: EngineLoad) -> list[Gauge]:
+    ledger = load.ledger
     totals = ledger.totals
     modes = {"recompute": totals.num_recomputes, "swap": totals.num_swaps}
     queried, found = {"": float(totals.num_queried_tokens)}, {"": float(totals.num_hit_tokens)}
+    drafted, accepted = {"": float(load.drafts.num_drafted)}, {"": float(load.drafts.num_accepted)}
     return [
         Gauge("vllm:num_preemptions", "Times that a request gave up its memory.", {"": totals.num_preemptions}),
         Gauge("octavo:preemptions", "Times that a request gave up its memory, by how.", dict(modes), "mode"),
@@ -128,4 +129,6 @@ def _counters(ledger: Ledger) -> list[Gauge]:
         Gauge("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had.", found),
         Gauge("vllm:gpu_prefix_cache_queries", "vllm:prefix_cache_queries under its older name.", queried),
         Gauge("vllm:gpu_prefix_cache_hits", "vllm:prefix_cache_hits under its older name.", found),
+        Gauge("vllm:spec_decode_num_draft_tokens", "Guesses at tokens that were computed.", drafted),
+        Gauge("vllm:spec_decode_num_accepted_tokens", "Guesses at tokens that were right.", accepted),
     ]

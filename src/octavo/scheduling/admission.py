@@ -137,6 +137,15 @@ def check_section(section: ReasoningSection, limits: Limits) -> None:
         _check_ids(f"the {name} of the reasoning section", ids, limits.vocab_size)
 
 
+def check_prediction(token_ids: Sequence[int], limits: Limits) -> None:
+    """Check that guesses at an output are the model's tokens.
+
+    Raises:
+        RequestError: they are not.
+    """
+    _check_ids("the prediction", token_ids, limits.vocab_size)
+
+
 def resolve_max_tokens(prompt_token_ids: list[int], params: SamplingParams, limits: Limits) -> int:
     """Check a request against the limits and return the tokens that it may generate: the most that fit, and no more
     than `params.max_tokens`.

@@ -6,7 +6,7 @@ import hashlib
 import msgspec
 
 from octavo.execution.plan import Task
-from octavo.outputs import FinishReason, MemoryUse, TokenLogprobs
+from octavo.outputs import DraftUse, FinishReason, MemoryUse, TokenLogprobs
 from octavo.pooling import PoolingParams
 from octavo.sampling_params import SamplingParams
 from octavo.structured_outputs import Grammar, ReasoningSection
@@ -44,6 +44,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """What each sequence's output may begin with, before its grammar does."""
     priority: int = 0
     """Under the policy `priority`: the lowest goes first."""
+    prediction: list[int] = []
+    """Tokens that the output may resemble: it comes faster where it does, and is the same."""
 
 
 def request_seed(seed: int, number: int) -> int:
@@ -75,5 +77,6 @@ class RequestUpdate(msgspec.Struct, array_like=True):
     """All of them, once: entry i is about prompt token i + 1."""
     first_scheduled_s: float | None = None
     memory: MemoryUse = MemoryUse()
+    drafts: DraftUse = DraftUse()
     error: str | None = None
     """What the request failed of: all its sequences are over, and nothing follows."""

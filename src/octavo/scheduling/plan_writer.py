@@ -28,9 +28,9 @@ class ScheduledStep:
     """Blocks that are full once the step has run, those of drafts included: a sequence's, by first logical block and
     the one after the last. The table is shorter by then if drafts were taken back, and empty if the sequence has lost
     its blocks."""
-    drafted: dict[int, BlockTable] = field(default_factory=dict)
-    """By the index in `sampled`, the tables of sequences that have slots for drafts: what is not accepted is taken back
-    once the step has run."""
+    drafted: dict[int, tuple[BlockTable, int]] = field(default_factory=dict)
+    """By the index in `sampled`, the tables of sequences that have slots for drafts, and for how many: those of drafts
+    that are not accepted are taken back once the step has run."""
     passed: list[tuple[SequenceState, BlockTable, int]] = field(default_factory=list)
     """Sequences of models with windows, and how many slots they have filled once the step has run, those of drafts
     included: what no later token sees is let go then."""
@@ -164,7 +164,7 @@ class PlanWriter:
     def draft(self, sequence: SequenceState, index: int, token_ids: list[int]) -> None:
         """The last tokens that entry `index` of `plan.rows` computes are guesses; the sequence is sampled next."""
         self._step.plan.drafts.append((index, token_ids))
-        self._step.drafted[len(self._step.sampled)] = sequence.table
+        self._step.drafted[len(self._step.sampled)] = sequence.table, len(token_ids)
 
     def sample(self, sequence: SequenceState, logits_from: int) -> None:
         """The sequence gets its next token, from the logits behind entry `logits_from` of `plan.rows`."""
@@ -211,5 +211,6 @@ class PlanWriter:
                 message.bad_words,
                 message.pooling,
                 message.reasoning,
+                message.prediction,
             )
         )

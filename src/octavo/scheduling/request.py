@@ -9,7 +9,7 @@ import msgspec
 
 from octavo.execution.plan import NO_ADAPTER
 from octavo.memory import BlockTable, Demand
-from octavo.outputs import MemoryUse, TokenLogprobs
+from octavo.outputs import DraftUse, MemoryUse, TokenLogprobs
 from octavo.scheduling.beam_search import BeamSearch
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 from octavo.scheduling.sequence import NO_ROW, SequenceState, common_tokens
@@ -80,6 +80,7 @@ class Request:
     """Of the pinned blocks that its prompt begins with."""
     first_scheduled_s: float | None = None
     memory_use: MemoryUse = field(default_factory=MemoryUse)
+    draft_use: DraftUse = field(default_factory=DraftUse)
     reads_cache: bool = True
     """It may begin with blocks that others have computed."""
     is_computed_whole: bool = False
@@ -193,6 +194,7 @@ class Request:
             prompt_logprobs,
             self.first_scheduled_s,
             self.memory_use,
+            self.draft_use,
         )
 
     def note(self, **changes: int) -> None:

@@ -13,10 +13,17 @@ from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
 from octavo.execution.plan import NO_ADAPTER, StepOutput
 from octavo.memory import BlockTable, KVManager, Ledger
-from octavo.outputs import FinishReason
+from octavo.outputs import DraftUse, FinishReason
 from octavo.sampling_params import SamplingParams
 from octavo.scheduling import recall
-from octavo.scheduling.admission import Limits, check_pooled, check_section, check_wants, resolve_max_tokens
+from octavo.scheduling.admission import (
+    Limits,
+    check_pooled,
+    check_prediction,
+    check_section,
+    check_wants,
+    resolve_max_tokens,
+)
 from octavo.scheduling.allotment import Allotment
 from octavo.scheduling.beams import advance_searches
 from octavo.scheduling.choosing import Chooser
@@ -59,6 +66,8 @@ class Scheduler:
         self.queues = Queues()
         self.policy = policy or Policy()
         self._num_added = 0
+        self.draft_use = DraftUse()
+        """Of all requests since the start."""
         self._deadlines: list[tuple[float, int, Request]] = []
         """By when requests are to begin, the soonest first; those that have begun are still among them."""
         self._pins = Pins(memory)
@@ -115,6 +124,7 @@ class Scheduler:
         check_wants(message, self.limits.capabilities)
         if message.reasoning is not None:
             check_section(message.reasoning, self.limits)
+        check_prediction(message.prediction, self.limits)
         check_priority(message.priority, self.policy.name)
         if message.task != "generate":
             check_pooled(message, self.limits)
@@ -313,7 +323,8 @@ class Scheduler:
             if sequence.take_tokens(update) and update.finish_reason is not None:
                 ended.append((sequence, update.finish_reason))
             if drafted and i in drafted:
-                self._accept_drafts(sequence, drafted[i], len(update.token_ids) - 1)
+                self._accept_drafts(sequence, *drafted[i], len(update.token_ids) - 1)
+                updates[-1].drafts = sequence.request.draft_use
             if drafts:
                 sequence.keep_drafts(drafts[i])
         return updates, ended
@@ -328,12 +339,15 @@ class Scheduler:
                 told.append((sequence, update))
         return told
 
-    def _accept_drafts(self, sequence: SequenceState, table: BlockTable, num_accepted: int) -> None:
+    def _accept_drafts(self, sequence: SequenceState, table: BlockTable, num_drafted: int, num_accepted: int) -> None:
         """So many of a sequence's drafts are its tokens; the slots of the others are taken back.
 
         Args:
             table: the one that has slots for them; the sequence has another where it was preempted in the meantime.
         """
+        use = DraftUse(num_drafted, num_accepted)
+        sequence.request.draft_use += use
+        self.draft_use += use
         sequence.num_tokens += num_accepted
         if sequence.table is not table:
             sequence.request.is_decoding = False

@@ -44,6 +44,8 @@ class Turn:
     add_special_tokens: bool = False
     cache_salt: str | None = None
     priority: int = 0
+    predicted: str = ""
+    """A text that answers may resemble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,21 @@ async def begin(serving: Serving, context: RequestContext, turn: Turn) -> "Answe
         turn.priority,
         reasoning=reasoning,
         kept_specials=answer_format.markers if reads else frozenset(),
+        prediction=await _prediction(serving, turn.predicted),
     )
     return Answers(serving, context, readers, turn)
+
+
+async def _prediction(serving: Serving, text: str) -> list[int]:
+    """The tokens of a text that answers may resemble; what is longer than any answer is left out.
+
+    Raises:
+        RequestError: it is too long to tokenize.
+    """
+    if not text:
+        return []
+    token_ids = await serving.front.tokenize(text, add_special_tokens=False, max_bytes=serving.max_tokenize_bytes)
+    return token_ids[: serving.front.ready.limits.max_model_len]
 
 
 async def _held(serving: Serving, turn: Turn) -> SamplingParams:

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -242,6 +242,7 @@ class Front:
         reasoning: ReasoningSection | None = None,
         kept_specials: Collection[str] = (),
         priority: int = 0,
+        prediction: Sequence[int] = (),
     ) -> "Generation":
         """Hand a request that `check` has passed to the engine. Use the result as `async with`: leaving it aborts what
         is not over. Its deltas end in a QueueTimeError where it does not begin within `start_within_s`.
@@ -250,6 +251,7 @@ class Front:
             reasoning: what outputs may begin with, before their grammar does, and how long that may be. Without one a
                 section that the prompt has opened is found by its usual marks.
             kept_specials: special tokens that are part of one of these stay in the text.
+            prediction: tokens that outputs may resemble.
 
         Raises:
             EngineError: the engine is dead.
@@ -269,6 +271,7 @@ class Front:
             bad_words=prepared.bad_words,
             reasoning=reasoning,
             priority=priority,
+            prediction=list(prediction),
         )
         special_stops = prepared.special_stops
         return self._submit(request, prompt, prepared.params, special_stops, start_within_s, kept_specials)

@@ -13,6 +13,15 @@ from octavo.vllm.keywords import ENGINE, LOGGING, MAPPED, Spelling, check_keywor
 
 logger = logging.getLogger(__name__)
 
+SPECULATIVE_METHODS = ("ngram", "[ngram]", "suffix")
+"""vLLM's methods of speculation that guess from what the request has, too."""
+SPECULATIVE_FIELDS = {
+    *("num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min", "disable_by_batch_size"),
+    *("suffix_decoding_max_tree_depth", "suffix_decoding_max_spec_factor", "suffix_decoding_min_token_prob"),
+}
+"""Fields of `speculative_config` that say how many tokens these guess, and when."""
+_OWN = 'as with "method": "ngram" or "suffix"'
+_CHOSEN = "how many are guessed depends on how many were right, and on what they cost"
 KNOBS = tuple(field.name for field in dataclasses.fields(EngineConfig))
 
 
@@ -75,6 +84,36 @@ def _async_scheduling(is_async: object, values: dict[str, Any], spelling: Spelli
         values["steps_in_flight"] = 1
 
 
+def _speculative_config(asked: object, values: dict[str, Any], spelling: Spelling) -> None:
+    """vLLM's `speculative_config`, a dict. How many tokens are guessed, and by how long a match, is found out here."""
+    name = spelling("speculative_config")
+    if not isinstance(asked, Mapping):
+        raise ConfigError(f'{name} must be a dict such as {{"method": "ngram"}}, got {asked!r:.100}')
+    given = {field: value for field, value in asked.items() if value is not None}
+    method = given.pop("method", given.get("model"))
+    if given.pop("model", method) != method or method not in SPECULATIVE_METHODS:
+        raise ConfigError(
+            f"{name} asks for {dict(asked)!r:.100}: tokens are guessed from the request's own alone, {_OWN}"
+        )
+    if unknown := given.keys() - SPECULATIVE_FIELDS:
+        raise ConfigError(f"{name} has no {', '.join(sorted(unknown))} here: {_OWN}, and {_CHOSEN}")
+    if given:
+        logger.warning("%s: %s of vLLM, changing nothing here: %s", name, ", ".join(sorted(given)), _CHOSEN)
+    _speculate(name, values, spelling)
+
+
+def _speculative_model(model: object, values: dict[str, Any], spelling: Spelling) -> None:
+    name = spelling("speculative_model")
+    if model not in SPECULATIVE_METHODS:
+        raise ConfigError(f"{name} of {model!r:.100}: tokens are guessed from the request's own alone, as with [ngram]")
+    _speculate(name, values, spelling)
+
+
+def _speculate(name: str, values: dict[str, Any], spelling: Spelling) -> None:
+    if values.setdefault("speculate", "auto") == "off":
+        raise ConfigError(f"{name} contradicts {spelling('speculate')} 'off': give one")
+
+
 def _pooler_config(name: str, asked: object, values: dict[str, Any], spelling: Spelling) -> None:
     """vLLM's `PoolerConfig`, as a dict or as an object with such fields."""
     fields: Mapping[str, Any] = asked if isinstance(asked, Mapping) else getattr(asked, "__dict__", {"": asked})
@@ -91,6 +130,8 @@ _MEANINGS: dict[str, Callable[[Any, dict[str, Any], Spelling], None]] = {
     "pooler_config": partial(_pooler_config, "pooler_config"),
     "override_pooler_config": partial(_pooler_config, "override_pooler_config"),
     "enforce_eager": _enforce_eager,
+    "speculative_config": _speculative_config,
+    "speculative_model": _speculative_model,
     "async_scheduling": _async_scheduling,
     "enable_prefix_caching": _enable_prefix_caching,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,

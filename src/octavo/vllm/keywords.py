@@ -65,7 +65,7 @@ ENGINE: dict[str, Keyword] = {
         "prefix_caching_hash_algo limit_mm_per_prompt mm_processor_kwargs media_io_kwargs allowed_local_media_path "
         "allowed_media_domains mm_processor_cache_type mm_encoder_tp_mode code_revision served_model_name "
         "scheduler_cls worker_cls worker_extension_cls lora_dtype guided_decoding_backend structured_outputs_config "
-        "guided_decoding_disable_fallback speculative_config speculative_model num_speculative_tokens "
+        "guided_decoding_disable_fallback num_speculative_tokens "
         "model_loader_extra_config ignore_patterns otlp_traces_endpoint collect_detailed_traces profiler_config "
         "kv_events_config ec_transfer_config additional_config cuda_graph_sizes cudagraph_capture_sizes "
         "max_cudagraph_capture_size tokenizer_pool_type observability_config reasoning_parser",
@@ -106,6 +106,8 @@ ENGINE: dict[str, Keyword] = {
 MAPPED: dict[str, Keyword] = {
     "enable_prefix_caching": Keyword(bool, help="whether computed prefixes are kept; off is --prefix-cache-scope off"),
     "enforce_eager": Keyword(bool, help="as --cuda-graphs off"),
+    "speculative_config": Keyword(dict, help='JSON whose "method" (ngram or suffix) is as --speculate auto'),
+    "speculative_model": Keyword(str, help="[ngram] is as --speculate auto"),
     "pooler_config": Keyword(dict, help='JSON whose "pooling_type" (MEAN, LAST or CLS) is as --pooling'),
     "override_pooler_config": Keyword(dict, help="the older name of --pooler-config"),
     "async_scheduling": Keyword(bool, help="off is --steps-in-flight 1, on is what --steps-in-flight is by default"),

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from octavo.outputs import FinishReason, RequestOutput
+from octavo.outputs import DraftUse, FinishReason, RequestOutput
 
 StopReason = int | str | None
 """The stop text or the stop token that ended an answer; None where it was the model's own end, or the length."""
@@ -20,6 +20,13 @@ class PromptTokensDetails(Struct):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Struct):
+    """Of guesses at the answers' tokens, how many were right and how many wrong."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(Struct):
     """Tokens of a request: prompts counted once, answers all."""
 
@@ -27,13 +34,21 @@ class Usage(Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
     @classmethod
     def of(cls, outputs: list[RequestOutput]) -> "Usage":
         num_prompt = sum(len(output.prompt_token_ids) for output in outputs)
         num_generated = sum(len(sequence.token_ids) for output in outputs for sequence in output.outputs)
         num_cached = sum(output.metrics.memory.num_cached_tokens for output in outputs)
-        return cls(num_prompt, num_generated, num_prompt + num_generated, PromptTokensDetails(num_cached))
+        drafts = sum((output.metrics.drafts for output in outputs), DraftUse())
+        return cls(
+            num_prompt,
+            num_generated,
+            num_prompt + num_generated,
+            PromptTokensDetails(num_cached),
+            CompletionTokensDetails(drafts.num_accepted, drafts.num_drafted - drafts.num_accepted),
+        )
 
 
 class PromptLogprob(Struct):

@@ -37,6 +37,7 @@ from octavo.server.openai.conversation_fields import ConversationFields, Message
 from octavo.server.openai.event_stream import event_stream
 from octavo.server.openai.foreign_fields import REFUSED, Neutral
 from octavo.server.openai.logprobs import PositionLogprobs, TokenNames, chat_logprobs, prompt_logprobs
+from octavo.server.openai.prediction import Prediction
 from octavo.server.openai.reasoning_fields import ReasoningFields
 from octavo.server.openai.tool_fields import ToolFields
 from octavo.server.request_context import RequestContext, context_of
@@ -56,6 +57,10 @@ class ChatBody(ConversationFields, ToolFields, ReasoningFields, SamplingBody):
     logprobs: bool | None = Field(None, description="tell each token's log-probability")
     top_logprobs: Whole | None = Field(
         None, ge=ALL_TOKENS, le=MAX_WHOLE, description=f"and those of this many {MOST_LIKELY}"
+    )
+
+    prediction: Prediction | None = Field(
+        None, description="a text that the answer may resemble: it comes faster where it does, and is the same"
     )
 
     aliases: ClassVar[Mapping[str, Alias]] = CHAT_ALIASES
@@ -101,6 +106,7 @@ async def create_chat_completion(request: Request) -> Response:
         add_special_tokens=bool(body.add_special_tokens),
         cache_salt=body.cache_salt,
         priority=body.priority or 0,
+        predicted="" if body.prediction is None else body.prediction.text,
     )
     answer = _ChatAnswer(serving, context, await begin(serving, context, turn), params, body)
     if body.stream:

@@ -133,12 +133,14 @@ async def start(
     *,
     reasoning: ReasoningSection | None = None,
     kept_specials: Collection[str] = (),
+    prediction: Sequence[int] = (),
 ) -> None:
     """Hand all prompts to the engine, or none where one is refused.
 
     Args:
         reasoning: what may come before that which answers conform to.
         kept_specials: special tokens that stay in the answers' texts.
+        prediction: tokens that answers may resemble.
 
     Raises:
         RequestError: a prompt could never run.
@@ -165,6 +167,7 @@ async def start(
             reasoning=reasoning,
             kept_specials=kept_specials,
             priority=priority,
+            prediction=prediction,
         )
         await context.hold(generation)
         await asyncio.sleep(0)
