@@ -20,6 +20,7 @@
 #include "operation.h"
 #include "ops/linear.h"
 #include "program.h"
+#include "threads.h"
 #include "weight.h"
 
 namespace nb = nanobind;
@@ -89,8 +90,8 @@ Arguments arguments(const nb::dict& given) {
 // A program for Python, which runs without the lock.
 class BoundProgram {
  public:
-  BoundProgram(const std::string& instruction_set, int num_threads)
-      : kernels_(select_kernels(instruction_set.c_str())), num_threads_(num_threads), program_(num_threads) {}
+  BoundProgram(const std::string& instruction_set, std::shared_ptr<ThreadPool> threads)
+      : kernels_(select_kernels(instruction_set.c_str())), threads_(std::move(threads)), program_(*threads_) {}
 
   std::string instruction_set() const { return kernels_.name; }
 
@@ -100,9 +101,9 @@ class BoundProgram {
     add_operation(operation, {program_, kernels_, arguments(given), results});
   }
 
-  // Keep a buffer after the program has run, in the form that products with `head` take.
-  void keep(Buffer& buffer, const Weight& head) {
-    buffer.take_form(kernels_.form_for(head.packed().type));
+  // Keep a buffer after the program has run, in the form that products with `head`, where there is one, take.
+  void keep(Buffer& buffer, const Weight* head) {
+    if (head) buffer.take_form(kernels_.form_for(head->packed().type));
     program_.keep(&buffer);
   }
 
@@ -144,7 +145,7 @@ class BoundProgram {
     }
     nb::gil_scoped_release unlocked;
     compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(),
-                   likeliest ? likeliest->data() : nullptr, num_threads_);
+                   likeliest ? likeliest->data() : nullptr, *threads_);
   }
 
   // What a kept buffer holds of some rows of the step that has just run.
@@ -162,7 +163,7 @@ class BoundProgram {
 
  private:
   const KernelTable& kernels_;
-  int num_threads_;
+  std::shared_ptr<ThreadPool> threads_;
   Program program_;
 };
 
@@ -175,14 +176,21 @@ NB_MODULE(_cpu, m) {
       "instruction_set", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); },
       "name"_a = "auto");
 
+  nb::class_<ThreadPool>(m, "ThreadPool")
+      .def(nb::init<int>(), "num_threads"_a)
+      .def_prop_ro("num_threads", &ThreadPool::num_threads);
+
   nb::class_<Weight>(m, "Weight")
       .def(
           "__init__",
-          [](Weight* self, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values, uintptr_t scales) {
+          [](Weight* self, ThreadPool& threads, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values,
+             uintptr_t scales) {
+            nb::gil_scoped_release unlocked;
             new (self) Weight({static_cast<DataType>(type), num_outputs, num_inputs, pointer<const void>(values),
-                               pointer<const float>(scales)});
+                               pointer<const float>(scales)},
+                              threads);
           },
-          "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0)
+          "threads"_a, "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0)
       .def_prop_ro("num_outputs", [](const Weight& self) { return self.packed().num_outputs; })
       .def_prop_ro("num_inputs", [](const Weight& self) { return self.packed().num_inputs; })
       .def_prop_ro("num_bytes", &Weight::num_bytes);
@@ -190,11 +198,11 @@ NB_MODULE(_cpu, m) {
   nb::class_<Buffer>(m, "Buffer");
 
   nb::class_<BoundProgram>(m, "Program")
-      .def(nb::init<const std::string&, int>(), "instruction_set"_a, "num_threads"_a)
+      .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>>(), "instruction_set"_a, "threads"_a)
       .def_prop_ro("instruction_set", &BoundProgram::instruction_set)
       .def("buffer", &BoundProgram::buffer, "width"_a, nb::rv_policy::reference_internal)
       .def("add", &BoundProgram::add, "operation"_a, "arguments"_a, "results"_a)
-      .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
+      .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a.none())
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
            "tables"_a, "block_tables"_a)
       .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a,
@@ -205,11 +213,11 @@ NB_MODULE(_cpu, m) {
 
   m.def(
       "copy_blocks",
-      [](uintptr_t source, uintptr_t destination, int64_t block_bytes, const Integers& source_ids,
+      [](ThreadPool& threads, uintptr_t source, uintptr_t destination, int64_t block_bytes, const Integers& source_ids,
          const Integers& destination_ids) {
         nb::gil_scoped_release unlocked;
         copy_blocks(pointer<const uint8_t>(source), pointer<uint8_t>(destination), block_bytes, source_ids.data(),
-                    destination_ids.data(), static_cast<int64_t>(source_ids.size()));
+                    destination_ids.data(), static_cast<int64_t>(source_ids.size()), threads);
       },
-      "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
+      "threads"_a, "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
 }

@@ -51,7 +51,7 @@ void pack_int8(const PlainWeight& plain, int64_t panel, int64_t bytes, uint8_t* 
 
 }  // namespace
 
-Weight::Weight(const PlainWeight& plain) {
+Weight::Weight(const PlainWeight& plain, ThreadPool& threads) {
   packed_.type = plain.type;
   packed_.num_outputs = plain.num_outputs;
   packed_.num_inputs = plain.num_inputs;
@@ -70,8 +70,7 @@ Weight::Weight(const PlainWeight& plain) {
     packed_.scales = reinterpret_cast<float*>(packed_.data + scales_at);
     std::memcpy(packed_.scales, plain.scales, static_cast<size_t>(plain.num_outputs) * 4);
   }
-#pragma omp parallel for
-  for (int64_t panel = 0; panel < num_panels; ++panel) {
+  threads.for_each(num_panels, [&](int64_t panel) {
     uint8_t* out = packed_.data + panel * packed_.panel_bytes;
     if (plain.type == DataType::int8) {
       pack_int8(plain, panel, packed_.panel_bytes, out);
@@ -80,7 +79,7 @@ Weight::Weight(const PlainWeight& plain) {
     } else {
       pack_rows(plain, panel, reinterpret_cast<uint16_t*>(out));
     }
-  }
+  });
 }
 
 Weight::~Weight() { munmap(packed_.data, static_cast<size_t>(num_bytes_)); }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "threads.h"
 
 namespace octavo {
 
@@ -20,7 +21,7 @@ struct PlainWeight {
 class Weight {
  public:
   // Packs a copy. Throws std::bad_alloc.
-  explicit Weight(const PlainWeight& plain);
+  Weight(const PlainWeight& plain, ThreadPool& threads);
   ~Weight();
   Weight(const Weight&) = delete;
   Weight& operator=(const Weight&) = delete;

@@ -1,9 +1,6 @@
 #include "linear.h"
 
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 #include <stdexcept>
 #include <vector>
 
@@ -81,20 +78,18 @@ void add_product(Program& program, const KernelTable& kernels, SharedWeight weig
 }
 
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, float* out, int64_t* likeliest, int num_threads) {
+                    int64_t num_rows, float* out, int64_t* likeliest, ThreadPool& threads) {
   if (num_rows == 0) return;
   Product product = bind_product(weight, in);
   product.rows = rows;
   product.out = out;
   product.out_stride = weight.num_outputs;
-  const Cut cut(weight, in, num_rows, num_threads);
+  const Cut cut(weight, in, num_rows, threads.num_threads());
   std::vector<Peak> peaks(likeliest ? num_rows * cut.num_chunks : 0);
-  std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(num_threads)
-  for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < cut.num_tasks();) {
+  threads.for_each(cut.num_tasks(), [&](int64_t task) {
     cut.run(kernels, product, task);
     if (likeliest) find_peaks(kernels, product, cut, task, peaks.data());
-  }
+  });
   for (int64_t row = 0; likeliest && row < num_rows; ++row) {
     likeliest[row] = highest_place(&peaks[row * cut.num_chunks], cut.num_chunks);
   }

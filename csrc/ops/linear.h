@@ -12,6 +12,6 @@ void add_product(Program& program, const KernelTable& kernels, SharedWeight weig
 // not null, gets the place of each row's highest, the first of equals, or -1 where a logit of the row is not finite: each is
 // looked at while it lies in the cache of the thread that made it.
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, float* out, int64_t* likeliest, int num_threads);
+                    int64_t num_rows, float* out, int64_t* likeliest, ThreadPool& threads);
 
 }  // namespace octavo

@@ -79,8 +79,9 @@ class Recorder(Protocol):
 class ForwardRecorder:
     """Adds operations to a program."""
 
-    def __init__(self, instruction_set: str, cache: KVCache) -> None:
-        self.program = _cpu.Program(instruction_set, torch.get_num_threads())
+    def __init__(self, instruction_set: str, threads: "_cpu.ThreadPool", cache: KVCache) -> None:
+        self.program = _cpu.Program(instruction_set, threads)
+        self._threads = threads
         inputs: dict[str, Any] = {
             field.name: Activation.of(field.name)
             for field in fields(RaggedBatch)
@@ -106,7 +107,7 @@ class ForwardRecorder:
         """The weight packed, once where several layers share it. The parameter keeps its shape and gives its memory
         back."""
         if id(weight) not in self._packed:
-            self._packed[id(weight)] = (weight, _pack(weight))
+            self._packed[id(weight)] = (weight, _pack(self._threads, weight))
             for tensor in (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight,):
                 tensor.data = torch.empty((), dtype=tensor.dtype).expand(tensor.shape)
         return self._packed[id(weight)][1]
@@ -172,16 +173,16 @@ def _given(argument: Argument) -> object:
     return argument
 
 
-def _pack(weight: Weight) -> "_cpu.Weight":
+def _pack(threads: "_cpu.ThreadPool", weight: Weight) -> "_cpu.Weight":
     num_outputs, num_inputs = weight.shape
     if not isinstance(weight, QuantizedWeight):
-        return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr())
+        return _cpu.Weight(threads, DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr())
     if weight.values.dtype not in DATA_TYPES:
         raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
         raise ModelError(f"int8 products take up to {LARGEST_INPUT} inputs, a layer of this model has {num_inputs}")
     return _cpu.Weight(
-        DATA_TYPES[torch.int8], num_outputs, num_inputs, weight.values.data_ptr(), weight.scales.data_ptr()
+        threads, DATA_TYPES[torch.int8], num_outputs, num_inputs, weight.values.data_ptr(), weight.scales.data_ptr()
     )
 
 
