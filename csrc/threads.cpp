@@ -24,10 +24,12 @@ enum State : uint64_t { COUNTED, IN_SET, CALLERS_TURN, OVER };
 State state_of(uint64_t word) { return static_cast<State>(word >> STATE_SHIFT & 3); }
 
 // A wait is a spin for about as long as it takes to wake a thread, and then sleep.
-constexpr microseconds SPINNING{50};
+constexpr microseconds SPINNING{100};
 // A thread offers its core so often: often enough to do so before the system takes the core, after some milliseconds, and
-// seldom enough to have most of a core that it shares.
+// seldom enough to have most of its share of the core.
 constexpr microseconds OFFER{1000};
+// A core that does not come back for so long was another process's.
+constexpr microseconds LOSS{200};
 // Turns of a loop, and tasks, between two looks at the clock.
 constexpr int SPINS_A_LOOK = 16, TASKS_A_LOOK = 4;
 
@@ -60,15 +62,10 @@ thread_local Clock::time_point last_offer;
 
 bool should_offer() { return Clock::now() - last_offer >= OFFER; }
 
-void offer_core() {
-  sched_yield();
-  last_offer = Clock::now();
-}
-
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), process_(getpid()) {
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), process_(getpid()), placement_(num_threads) {
   const SignalsHeld held;
   for (int thread = 1; thread < num_threads; ++thread) {
     threads_.emplace_back([this, thread] { help(thread); });
@@ -96,6 +93,7 @@ void ThreadPool::rouse() {
 
 void ThreadPool::run(Work& work) {
   const std::lock_guard<std::mutex> turn(turn_);
+  placement_.look(0, false);
   work_ = &work;
   has_failed_.store(false, std::memory_order_relaxed);
   begin_next(0);
@@ -106,7 +104,7 @@ void ThreadPool::run(Work& work) {
       for (int64_t task = 0; task < phase_.num_tasks; ++task) run_task(task, 0);
       begin_next(0);
     } else {
-      wait_for_change(seen);
+      wait_for_change(seen, 0);
     }
   }
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
@@ -116,7 +114,7 @@ void ThreadPool::help(int thread) {
   for (;;) {
     const uint64_t seen = take_tasks(thread);
     if (is_closing_.load(std::memory_order_relaxed)) return;
-    wait_for_change(seen);
+    wait_for_change(seen, thread);
   }
 }
 
@@ -130,7 +128,7 @@ uint64_t ThreadPool::take_tasks(int thread) {
     if (num_run > 0 && (untaken == 0 || offers)) {
       if (num_unfinished_.fetch_sub(num_run, std::memory_order_acq_rel) == num_run) begin_next(thread);
       num_run = 0;
-      if (offers) offer_core();
+      if (offers) offer_core(thread);
       seen = tickets_.load(std::memory_order_acquire);
       continue;
     }
@@ -178,7 +176,7 @@ void ThreadPool::publish(uint64_t state, uint64_t untaken) {
   rouse();
 }
 
-void ThreadPool::wait_for_change(uint64_t seen) {
+void ThreadPool::wait_for_change(uint64_t seen, int thread) {
   Clock::time_point until;
   for (bool has_looked = false;; has_looked = true) {
     for (int spin = 0; spin < SPINS_A_LOOK; ++spin) {
@@ -187,10 +185,19 @@ void ThreadPool::wait_for_change(uint64_t seen) {
     }
     if (!has_looked) until = Clock::now() + SPINNING;
     if (Clock::now() >= until) break;
-    if (should_offer()) offer_core();
+    if (should_offer()) offer_core(thread);
   }
   sleep(seen);
   last_offer = Clock::now();
+  placement_.look(thread, false);
+}
+
+// To any process that waits for it. It comes back at once where none does.
+void ThreadPool::offer_core(int thread) {
+  const Clock::time_point before = Clock::now();
+  sched_yield();
+  last_offer = Clock::now();
+  placement_.look(thread, last_offer - before > LOSS);
 }
 
 // Sequentially consistent beside `publish`: either this thread sees the new word, or the other one that this one sleeps.

@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "placement.h"
+
 namespace octavo {
 
 // Who takes a phase's tasks.
@@ -64,13 +66,15 @@ class ThreadPool {
   void begin_next(int thread);
   void run_task(int64_t task, int thread);
   void publish(uint64_t state, uint64_t untaken);
-  void wait_for_change(uint64_t seen);
+  void wait_for_change(uint64_t seen, int thread);
+  void offer_core(int thread);
   void sleep(uint64_t seen);
 
   const int num_threads_;
   const int process_;  // that has the threads: a fork of it has none
   std::vector<std::thread> threads_;
   std::mutex turn_;
+  Placement placement_;
 
   // Of the run in progress. Whoever holds a task, or begins a phase, may read these.
   Work* work_ = nullptr;

@@ -1,5 +1,6 @@
 """The threads that run a step together: their number changes no bit, and they sleep while there is no step."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -42,6 +43,27 @@ def test_thousands_of_steps_have_the_same_bits_with_any_number_of_threads(folder
             model.forward.run(batch)
             logits = model.forward.logits(np.arange(len(batch.token_ids)))
             assert torch.equal(logits, wanted.setdefault(step % len(batches), logits.clone()))
+
+
+def masks() -> set[frozenset[int]]:
+    """Affinity masks of this process's threads."""
+    threads = [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
+    return {frozenset(os.sched_getaffinity(thread)) for thread in threads}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux")
+def test_steps_beside_a_busy_process_have_the_same_bits_and_bind_no_thread_to_a_core(folder: Path) -> None:
+    model, allowed = model_with(2, folder), masks()
+    batch = model._batch({"a": [5] * 40})
+    model.forward.run(batch)
+    wanted = model.forward.logits(np.arange(40)).clone()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
+        os.sched_setaffinity(neighbour.pid, {min(os.sched_getaffinity(0))})
+        for _ in range(NUM_STEPS):
+            model.forward.run(batch)
+            assert torch.equal(model.forward.logits(np.arange(40)), wanted)
+        neighbour.kill()
+    assert masks() == allowed
 
 
 def test_threads_take_no_processor_time_between_steps(folder: Path) -> None:
