@@ -37,14 +37,13 @@ uint64_t sum_of(const uint8_t* data, int64_t num_bytes) {
 
 }  // namespace
 
-uint64_t checksum(const uint8_t* data, int64_t num_bytes) {
+uint64_t checksum(ThreadPool& threads, const uint8_t* data, int64_t num_bytes) {
   const int64_t num_pieces = (num_bytes + PIECE_BYTES - 1) / PIECE_BYTES;
   std::vector<uint64_t> sums(static_cast<size_t>(num_pieces));
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t piece = 0; piece < num_pieces; ++piece) {
+  threads.for_each(num_pieces, [&](int64_t piece) {
     const int64_t begin = piece * PIECE_BYTES;
     sums[static_cast<size_t>(piece)] = sum_of(data + begin, std::min(PIECE_BYTES, num_bytes - begin));
-  }
+  });
   return sum_of(reinterpret_cast<const uint8_t*>(sums.data()), num_pieces * 8);
 }
 

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "threads.h"
+
 namespace octavo {
 
 constexpr int64_t SCALE_BYTES = sizeof(float);
@@ -48,6 +50,6 @@ struct KVCacheView {
 
 // Copies whole records within a cache or from one to another. No record is both read and written, none written twice.
 void copy_blocks(const uint8_t* source, uint8_t* destination, int64_t block_bytes, const int64_t* source_ids,
-                 const int64_t* destination_ids, int64_t n);
+                 const int64_t* destination_ids, int64_t n, ThreadPool& threads);
 
 }  // namespace octavo

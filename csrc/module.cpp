@@ -22,6 +22,7 @@
 #include "ops/linear.h"
 #include "program.h"
 #include "sampling.h"
+#include "threads.h"
 #include "weight.h"
 
 namespace nb = nanobind;
@@ -102,21 +103,22 @@ Arguments arguments(const nb::dict& given) {
 }
 
 // Addresses are those of PlainGroupedWeight's arrays; no minimums: 0. What has been packed before needs none of the others.
-std::shared_ptr<Weight> grouped_weight(int64_t bits, int64_t num_outputs, int64_t num_inputs, int64_t group,
-                                       uintptr_t codes, uintptr_t scales, uintptr_t row_scales, uintptr_t minimums,
-                                       const std::optional<std::vector<int8_t>>& table, const std::optional<Bytes>& packed) {
+std::shared_ptr<Weight> grouped_weight(ThreadPool& threads, int64_t bits, int64_t num_outputs, int64_t num_inputs,
+                                       int64_t group, uintptr_t codes, uintptr_t scales, uintptr_t row_scales,
+                                       uintptr_t minimums, const std::optional<std::vector<int8_t>>& table,
+                                       const std::optional<Bytes>& packed) {
   if (table && table->size() != 16) throw std::invalid_argument("a table has a number for each of 16 codes");
   const PlainGroupedWeight plain{bits, num_outputs, num_inputs, group, pointer<const uint8_t>(codes),
                                  pointer<const uint16_t>(scales), pointer<const uint16_t>(minimums),
                                  pointer<const float>(row_scales), table ? table->data() : nullptr};
-  return packed ? std::make_shared<Weight>(packed_before(form_of(plain), *packed)) : std::make_shared<Weight>(plain);
+  return packed ? std::make_shared<Weight>(packed_before(form_of(plain), *packed)) : std::make_shared<Weight>(plain, threads);
 }
 
 // A program for Python, which runs without the lock.
 class BoundProgram {
  public:
-  BoundProgram(const std::string& instruction_set, int num_threads)
-      : kernels_(select_kernels(instruction_set.c_str())), num_threads_(num_threads), program_(num_threads) {}
+  BoundProgram(const std::string& instruction_set, std::shared_ptr<ThreadPool> threads)
+      : kernels_(select_kernels(instruction_set.c_str())), threads_(std::move(threads)), program_(*threads_) {}
 
   std::string instruction_set() const { return kernels_.name; }
 
@@ -126,9 +128,9 @@ class BoundProgram {
     add_operation(operation, {program_, kernels_, arguments(given), results});
   }
 
-  // Keep a buffer after the program has run, in the form that products with `head` take.
-  void keep(Buffer& buffer, const Weight& head) {
-    buffer.take_form(kernels_.form_for(head.packed()));
+  // Keep a buffer after the program has run, in the form that products with `head`, where there is one, take.
+  void keep(Buffer& buffer, const Weight* head) {
+    if (head) buffer.take_form(kernels_.form_for(head->packed()));
     program_.keep(&buffer);
   }
 
@@ -167,14 +169,14 @@ class BoundProgram {
       throw std::invalid_argument("logits need an output of [rows, vocabulary]");
     }
     nb::gil_scoped_release unlocked;
-    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(), num_threads_);
+    compute_logits(kernels_, weight.packed(), buffer, rows.data(), num_rows, out.data(), *threads_);
   }
 
   void likeliest(const Weight& weight, const Buffer& buffer, const Integers& rows, const Places& places) {
     if (places.size() != rows.size()) throw std::invalid_argument("each row needs a place for its likeliest token");
     nb::gil_scoped_release unlocked;
     find_likeliest(kernels_, weight.packed(), buffer, rows.data(), static_cast<int64_t>(rows.size()), places.data(),
-                   num_threads_);
+                   *threads_);
   }
 
   // What a kept buffer holds of some rows of the step that has just run.
@@ -192,7 +194,7 @@ class BoundProgram {
 
  private:
   const KernelTable& kernels_;
-  int num_threads_;
+  std::shared_ptr<ThreadPool> threads_;
   Program program_;
 };
 
@@ -205,20 +207,25 @@ NB_MODULE(_cpu, m) {
       "instruction_set", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); },
       "name"_a = "auto");
 
+  nb::class_<ThreadPool>(m, "ThreadPool")
+      .def(nb::init<int>(), "num_threads"_a)
+      .def_prop_ro("num_threads", &ThreadPool::num_threads);
+
   nb::class_<Weight>(m, "Weight")
       .def(
           "__init__",
-          [](Weight* self, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values, uintptr_t scales,
-             const std::optional<Bytes>& packed) {
+          [](Weight* self, ThreadPool& threads, int type, int64_t num_outputs, int64_t num_inputs, uintptr_t values,
+             uintptr_t scales, const std::optional<Bytes>& packed) {
             const PlainWeight plain{static_cast<DataType>(type), num_outputs, num_inputs, pointer<const void>(values),
                                     pointer<const float>(scales)};
             if (packed) {
               new (self) Weight(packed_before(form_of(plain), *packed));
             } else {
-              new (self) Weight(plain);
+              nb::gil_scoped_release unlocked;
+              new (self) Weight(plain, threads);
             }
           },
-          "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0, "packed"_a = nb::none())
+          "threads"_a, "type"_a, "num_outputs"_a, "num_inputs"_a, "values"_a, "scales"_a = 0, "packed"_a = nb::none())
       .def_prop_ro(
           "packed",
           [](const Weight& self) {
@@ -229,17 +236,17 @@ NB_MODULE(_cpu, m) {
       .def_prop_ro("num_outputs", [](const Weight& self) { return self.packed().num_outputs; })
       .def_prop_ro("num_inputs", [](const Weight& self) { return self.packed().num_inputs; })
       .def_prop_ro("num_bytes", [](const Weight& self) { return num_bytes(self.packed()); })
-      .def_static("grouped", &grouped_weight, "bits"_a, "num_outputs"_a, "num_inputs"_a, "group"_a, "codes"_a, "scales"_a,
+      .def_static("grouped", &grouped_weight, "threads"_a, "bits"_a, "num_outputs"_a, "num_inputs"_a, "group"_a, "codes"_a, "scales"_a,
                   "row_scales"_a, "minimums"_a = 0, "table"_a = nb::none(), "packed"_a = nb::none());
 
   nb::class_<Buffer>(m, "Buffer");
 
   nb::class_<BoundProgram>(m, "Program")
-      .def(nb::init<const std::string&, int>(), "instruction_set"_a, "num_threads"_a)
+      .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>>(), "instruction_set"_a, "threads"_a)
       .def_prop_ro("instruction_set", &BoundProgram::instruction_set)
       .def("buffer", &BoundProgram::buffer, "width"_a, nb::rv_policy::reference_internal)
       .def("add", &BoundProgram::add, "operation"_a, "arguments"_a, "results"_a)
-      .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a)
+      .def("keep", &BoundProgram::keep, "buffer"_a, "head"_a.none())
       .def("run", &BoundProgram::run, "token_ids"_a, "positions"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
            "tables"_a, "block_tables"_a)
       .def("logits", &BoundProgram::logits, "weight"_a, "buffer"_a, "rows"_a, "out"_a)
@@ -250,25 +257,26 @@ NB_MODULE(_cpu, m) {
 
   m.def(
       "checksum",
-      [](const Bytes& bytes) {
+      [](ThreadPool& threads, const Bytes& bytes) {
         nb::gil_scoped_release unlocked;
-        return checksum(bytes.data(), static_cast<int64_t>(bytes.size()));
+        return checksum(threads, bytes.data(), static_cast<int64_t>(bytes.size()));
       },
-      "bytes"_a);
+      "threads"_a, "bytes"_a);
   m.def(
       "copy_blocks",
-      [](uintptr_t source, uintptr_t destination, int64_t block_bytes, const Integers& source_ids,
+      [](ThreadPool& threads, uintptr_t source, uintptr_t destination, int64_t block_bytes, const Integers& source_ids,
          const Integers& destination_ids) {
         nb::gil_scoped_release unlocked;
         copy_blocks(pointer<const uint8_t>(source), pointer<uint8_t>(destination), block_bytes, source_ids.data(),
-                    destination_ids.data(), static_cast<int64_t>(source_ids.size()));
+                    destination_ids.data(), static_cast<int64_t>(source_ids.size()), threads);
       },
-      "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
+      "threads"_a, "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
 
   m.def(
       "draw_tokens",
-      [](const std::string& instruction_set, const LogitRows& logits, const Integers& rows, const Floats32& temperature,
-         const Integers& top_k, const Floats64& top_p, const Floats64& min_p, const Keys& keys, const Places& token_ids) {
+      [](const std::string& instruction_set, ThreadPool& threads, const LogitRows& logits, const Integers& rows,
+         const Floats32& temperature, const Integers& top_k, const Floats64& top_p, const Floats64& min_p, const Keys& keys,
+         const Places& token_ids) {
         const size_t count = rows.size();
         if (temperature.size() != count || top_k.size() != count || top_p.size() != count || min_p.size() != count ||
             keys.shape(0) != count || keys.shape(1) != 2 || token_ids.size() != count) {
@@ -276,11 +284,11 @@ NB_MODULE(_cpu, m) {
         }
         const KernelTable& kernels = select_kernels(instruction_set.c_str());
         nb::gil_scoped_release unlocked;
-        draw_tokens(kernels, logits.data(), static_cast<int64_t>(logits.shape(1)),
+        draw_tokens(kernels, threads, logits.data(), static_cast<int64_t>(logits.shape(1)),
                     {static_cast<int64_t>(count), rows.data(), temperature.data(), top_k.data(), top_p.data(), min_p.data(),
                      keys.data()},
                     token_ids.data());
       },
-      "instruction_set"_a, "logits"_a, "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "keys"_a,
+      "instruction_set"_a, "threads"_a, "logits"_a, "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "keys"_a,
       "token_ids"_a);
 }

@@ -1,33 +1,18 @@
 #include "program.h"
 
-#include <omp.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
 #include <map>
 #include <stdexcept>
 #include <utility>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace octavo {
 namespace {
 
-constexpr int SPINS = 4000;
+using Clock = std::chrono::steady_clock;
+
 constexpr int64_t ALIGNMENT = 64;
 constexpr int64_t STEP_SCALES_BYTES = sizeof(StepScales);
-constexpr int64_t MOST_OWN_TASKS = 62;  // bits of a counter
-
-void pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
@@ -61,30 +46,6 @@ void Buffer::take_form(Form wanted) {
   form = wanted;
   values_stride = aligned(bytes_of_values(*this));
 }
-
-void Barrier::reset(int num_threads) {
-  num_threads_ = num_threads;
-  arrived_.store(0, std::memory_order_relaxed);
-}
-
-void Barrier::wait() {
-  if (num_threads_ == 1) return;
-  const int generation = generation_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    generation_.store(generation + 1, std::memory_order_release);
-    return;
-  }
-  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
-    if (spins < SPINS) {
-      pause();
-    } else {
-      sched_yield();
-    }
-  }
-}
-
-Program::Program(int num_threads) : num_threads_(num_threads) {}
 
 Buffer* Program::add_buffer(int64_t width, int64_t rows_a_token) {
   buffers_.push_back(std::make_unique<Buffer>());
@@ -170,78 +131,34 @@ void Program::make_room(int64_t num_tokens) {
 }
 
 void Program::run(Step& step) {
+  threads_.rouse();
   step.serial = ++num_steps_;
   make_room(step.num_tokens);
-  size_t num_phases = 0;
-  for (auto& op : ops_) {
-    op->prepare(step, num_threads_);
-    num_phases += static_cast<size_t>(op->num_phases());
-  }
-  if (counters_.size() != num_phases) counters_ = std::vector<Counter>(num_phases);
-  for (Counter& counter : counters_) counter.next.store(0, std::memory_order_relaxed);
+  for (auto& op : ops_) op->prepare(step, threads_.num_threads());
   seconds_.resize(ops_.size(), 0.0);
-  failed_phase_.store(NO_PHASE, std::memory_order_relaxed);
-  if (num_threads_ == 1) {
-    barrier_.reset(1);
-    run_ops(0);
-  } else {
-#pragma omp parallel num_threads(num_threads_)
-    {
-      // The runtime may give fewer threads than asked for.
-#pragma omp single
-      barrier_.reset(omp_get_num_threads());
-      run_ops(omp_get_thread_num());
-    }
-  }
-  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  op_ = 0;
+  op_phase_ = -1;
+  if (profiling_) op_began_ = Clock::now();
+  threads_.run(*this);
 }
 
-// An exception must not leave a thread of the pool: it is kept until all threads have come to the phase's barrier.
-void Program::run_alone(Op& op, int phase, size_t counter) {
-  try {
-    op.run(phase, 0, 0);
-  } catch (...) {
-    error_ = std::current_exception();
-    failed_phase_.store(counter, std::memory_order_relaxed);
-  }
-}
-
-void Program::run_ops(int thread) {
-  using Clock = std::chrono::steady_clock;
-  const bool profiling = profiling_ && thread == 0;
-  Clock::time_point start = profiling ? Clock::now() : Clock::time_point();
-  size_t counter = 0;
-  for (size_t index = 0; index < ops_.size(); ++index) {
-    Op& op = *ops_[index];
-    for (int phase = 0; phase < op.num_phases(); ++phase, ++counter) {
-      const int64_t num_tasks = op.num_tasks(phase);
-      if (num_tasks == 0) continue;
-      if (num_tasks == 1) {
-        if (thread == 0) run_alone(op, phase, counter);
-      } else if (num_tasks <= MOST_OWN_TASKS && op.is_by_thread(phase)) {
-        // Its own first; then what a thread that is late has left.
-        std::atomic<int64_t>& taken = counters_[counter].next;
-        for (int64_t i = 0; i < num_tasks; ++i) {
-          const int64_t task = (thread + i) % num_tasks, bit = int64_t{1} << task;
-          if (!(taken.fetch_or(bit, std::memory_order_relaxed) & bit)) op.run(phase, task, thread);
-        }
-      } else {
-        std::atomic<int64_t>& next = counters_[counter].next;
-        for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
-          op.run(phase, task, thread);
-        }
-      }
-      barrier_.wait();
-      // Of a phase behind this one a quick thread may have told already; its barrier needs this thread too.
-      if (failed_phase_.load(std::memory_order_relaxed) <= counter) return;
+bool Program::next(Phase& phase) {
+  for (++op_phase_; op_ < ops_.size(); ++op_, op_phase_ = 0) {
+    const Op& op = *ops_[op_];
+    for (; op_phase_ < op.num_phases(); ++op_phase_) {
+      phase = {op.num_tasks(op_phase_), op.taking(op_phase_)};
+      if (phase.num_tasks > 0) return true;
     }
-    if (profiling) {
+    if (profiling_) {
       const Clock::time_point now = Clock::now();
-      seconds_[index] += std::chrono::duration<double>(now - start).count();
-      start = now;
+      seconds_[op_] += std::chrono::duration<double>(now - op_began_).count();
+      op_began_ = now;
     }
   }
+  return false;
 }
+
+void Program::run(int64_t task, int thread) { ops_[op_]->run(op_phase_, task, thread); }
 
 void Program::set_profiling(bool on) {
   profiling_ = on;

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
+#include <chrono>
 #include <cstdint>
-#include <exception>
-#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "threads.h"
 
 namespace octavo {
 
@@ -56,8 +55,7 @@ struct Buffer {
   void take_form(Form wanted);
 };
 
-// One operation. Its work is cut into phases, with a barrier after each; a phase into tasks, which threads take one by
-// one. What a task computes must not depend on which thread runs it, nor on how the work was cut.
+// One operation. Its work is cut into phases, each of which begins when the one before has ended, and a phase into tasks.
 class Op {
  public:
   virtual ~Op() = default;
@@ -65,31 +63,19 @@ class Op {
   // Called on the program's thread before the step runs.
   virtual void prepare(const Step& step, int num_threads) = 0;
   virtual int num_phases() const { return 1; }
-  // Whether each thread has a task of its own in a phase, which it takes first: rows stay in its cache.
-  virtual bool is_by_thread(int /*phase*/) const { return false; }
-  // A phase of one task runs on the thread that called the program, and may throw.
+  virtual Taking taking(int /*phase*/) const { return Taking::in_order; }
+  // Asked when the phase begins.
   virtual int64_t num_tasks(int phase) const = 0;
   virtual void run(int phase, int64_t task, int thread) = 0;
 };
 
-// Holds threads until all have come. Waiting threads spin for some microseconds, then give their core away, so that a
-// core taken by another process delays a step instead of stopping it.
-class Barrier {
+class Program final : private Work {
  public:
-  void reset(int num_threads);
-  void wait();
+  explicit Program(ThreadPool& threads) : threads_(threads) {}
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
 
- private:
-  int num_threads_ = 1;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> generation_{0};
-};
-
-class Program {
- public:
-  static constexpr size_t NO_PHASE = std::numeric_limits<size_t>::max();
-
-  explicit Program(int num_threads);
+  ThreadPool& threads() { return threads_; }
 
   // A buffer that lives from the first operation that is given it to the last. Buffers whose lives do not overlap share
   // memory. The pointer stays valid as long as the program.
@@ -128,10 +114,10 @@ class Program {
   };
   void assign_places();
   void make_room(int64_t num_tokens);
-  void run_ops(int thread);
-  void run_alone(Op& op, int phase, size_t counter);
+  bool next(Phase& phase) override;
+  void run(int64_t task, int thread) override;
 
-  int num_threads_;
+  ThreadPool& threads_;
   int64_t num_layer_groups_ = 0;
   std::map<std::type_index, std::shared_ptr<void>> shared_;
   uint64_t num_steps_ = 0;
@@ -140,14 +126,10 @@ class Program {
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Life> lives_;
   std::vector<Place> places_;
-  Barrier barrier_;
-  struct alignas(64) Counter {
-    std::atomic<int64_t> next{0};
-  };
-  std::vector<Counter> counters_;  // one a phase
-  std::exception_ptr error_;             // what a phase threw…
-  std::atomic<size_t> failed_phase_{0};  // …and which one of the program's, after which threads leave
+  size_t op_ = 0;   // of the phase that runs
+  int op_phase_ = 0;
   bool profiling_ = false;
+  std::chrono::steady_clock::time_point op_began_;
   std::vector<double> seconds_;  // by op
 };
 

@@ -108,17 +108,17 @@ int64_t draw_token(const KernelTable& kernels, const float* logits, int64_t voca
 
 }  // namespace
 
-void draw_tokens(const KernelTable& kernels, const float* logits, int64_t vocab_size, const Draws& draws, int64_t* token_ids) {
+void draw_tokens(const KernelTable& kernels, ThreadPool& threads, const float* logits, int64_t vocab_size,
+                 const Draws& draws, int64_t* token_ids) {
   const int64_t num_tasks = (draws.num_rows + ROWS_A_TASK - 1) / ROWS_A_TASK;
-#pragma omp parallel for schedule(dynamic) if (num_tasks > 1)
-  for (int64_t task = 0; task < num_tasks; ++task) {
+  threads.for_each(num_tasks, [&](int64_t task) {
     const Scratch scratch(vocab_size);
     const int64_t end = std::min(draws.num_rows, (task + 1) * ROWS_A_TASK);
     for (int64_t i = task * ROWS_A_TASK; i < end; ++i) {
       token_ids[i] = draw_token(kernels, logits + draws.rows[i] * vocab_size, vocab_size, draws.temperature[i],
                                 {draws.top_k[i], draws.top_p[i], draws.min_p[i]}, draws.keys + 2 * i, scratch);
     }
-  }
+  });
 }
 
 }  // namespace octavo

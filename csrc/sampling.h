@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "threads.h"
 
 namespace octavo {
 
@@ -20,6 +21,7 @@ struct Draws {
 
 // token_ids [num_rows] get each row's token, -1 where its highest logit is no finite number. What a row gets depends on no
 // other. `logits` [rows, vocab_size]; each is read twice, once from memory.
-void draw_tokens(const KernelTable& kernels, const float* logits, int64_t vocab_size, const Draws& draws, int64_t* token_ids);
+void draw_tokens(const KernelTable& kernels, ThreadPool& threads, const float* logits, int64_t vocab_size,
+                 const Draws& draws, int64_t* token_ids);
 
 }  // namespace octavo

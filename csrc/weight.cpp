@@ -127,13 +127,12 @@ std::shared_ptr<uint8_t> allocate(int64_t bytes) {
 }
 
 template <class Plain>
-Weight packed_copy(const Plain& plain, const float* scales) {
+Weight packed_copy(const Plain& plain, const float* scales, ThreadPool& threads) {
   const PackedWeight form = form_of(plain);
   Weight weight(form, allocate(num_bytes(form)));
   const PackedWeight& packed = weight.packed();
   if (scales) std::memcpy(packed.scales, scales, static_cast<size_t>(plain.num_outputs) * sizeof(float));
-#pragma omp parallel for
-  for (int64_t panel = 0; panel < packed.num_panels(); ++panel) pack(plain, panel, packed);
+  threads.for_each(packed.num_panels(), [&](int64_t panel) { pack(plain, panel, packed); });
   return weight;
 }
 
@@ -172,9 +171,10 @@ int64_t num_bytes(const PackedWeight& form) {
   return scales_at(form) + form.num_panels() * PANEL * static_cast<int64_t>(sizeof(float));
 }
 
-Weight::Weight(const PlainWeight& plain) : Weight(packed_copy(plain, plain.scales)) {}
+Weight::Weight(const PlainWeight& plain, ThreadPool& threads) : Weight(packed_copy(plain, plain.scales, threads)) {}
 
-Weight::Weight(const PlainGroupedWeight& plain) : Weight(packed_copy(plain, plain.row_scales)) {}
+Weight::Weight(const PlainGroupedWeight& plain, ThreadPool& threads)
+    : Weight(packed_copy(plain, plain.row_scales, threads)) {}
 
 Weight::Weight(const PackedWeight& form, std::shared_ptr<uint8_t> memory) : packed_(form), memory_(std::move(memory)) {
   packed_.data = memory_.get();

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "kernels.h"
+#include "threads.h"
 
 namespace octavo {
 
@@ -41,8 +42,8 @@ int64_t num_bytes(const PackedWeight& form);
 class Weight {
  public:
   // Pack a copy, on all threads, in large pages where the system has them. Throw std::bad_alloc.
-  explicit Weight(const PlainWeight& plain);
-  explicit Weight(const PlainGroupedWeight& plain);
+  Weight(const PlainWeight& plain, ThreadPool& threads);
+  Weight(const PlainGroupedWeight& plain, ThreadPool& threads);
   // One that has been packed: `memory` has num_bytes(form), aligned to 64.
   Weight(const PackedWeight& form, std::shared_ptr<uint8_t> memory);
 

@@ -12,7 +12,9 @@ class AllReduceOp final : public RowOp {
   const char* name() const override { return "all_reduce"; }
   // Reduce; convert rows for the product that follows.
   int num_phases() const override { return buffer_->form == Form::float32 ? 1 : 2; }
-  bool is_by_thread(int phase) const override { return phase == 1; }
+  Taking taking(int phase) const override {
+    return phase == 0 ? Taking::by_caller : Taking::own_first;
+  }
   int64_t num_tasks(int phase) const override { return phase == 0 ? 1 : RowOp::num_tasks(phase); }
   void run(int phase, int64_t task, int thread) override {
     if (phase == 0) {

@@ -166,7 +166,9 @@ class AttentionOp final : public Op {
     call_.partials = plan_->partials.data();
   }
 
-  bool is_by_thread(int phase) const override { return phase == 3; }
+  Taking taking(int phase) const override {
+    return phase == 3 ? Taking::own_first : Taking::in_order;
+  }
   // Write; attend; merge rows that were shared; convert rows for the product that follows.
   int num_phases() const override { return 4; }
   int64_t num_tasks(int phase) const override {

@@ -61,7 +61,10 @@ class ExpertsOp final : public Op {
   }
 
   int num_phases() const override { return NUM_PHASES; }
-  bool is_by_thread(int phase) const override { return phase == ROUTE || phase == ACTIVATE || phase == COMBINE; }
+  Taking taking(int phase) const override {
+    const bool is_by_row = phase == ROUTE || phase == ACTIVATE || phase == COMBINE;
+    return is_by_row ? Taking::own_first : Taking::in_order;
+  }
   int64_t num_tasks(int phase) const override {
     switch (phase) {
       case GROUP: return 1;
@@ -205,7 +208,7 @@ Buffer* add_router(const Call& call, Buffer* hidden) {
   const auto router = call.arguments.get<Floats>("router");
   const PlainWeight plain{DataType::float32, router.num_rows, router.num_columns, router.data.get(), nullptr};
   Buffer* scores = call.program.add_buffer(router.num_rows);
-  add_product(call.program, call.kernels, {std::make_shared<Weight>(plain)}, {}, hidden, scores);
+  add_product(call.program, call.kernels, {std::make_shared<Weight>(plain, call.program.threads())}, {}, hidden, scores);
   return scores;
 }
 

@@ -41,7 +41,7 @@ void find_peaks(const KernelTable& kernels, Product product, const Cut& cut, int
     product.weight = &part;
     product.out_stride = part.num_outputs;
     const int64_t next = block.end < panels.end ? block.end : cut.panels_after(task);
-    kernels.product(product, 0, num_rows, 0, block.end - begin, next - begin);
+    kernels.product_with(part)(product, 0, num_rows, 0, block.end - begin, next - begin);
     for (int64_t row = 0; row < num_rows; ++row) {
       kernels.raise(product.out + row * part.num_outputs, part.num_outputs, begin * PANEL, &peaks[rows.begin + row]);
     }
@@ -51,16 +51,15 @@ void find_peaks(const KernelTable& kernels, Product product, const Cut& cut, int
 }  // namespace
 
 void find_likeliest(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, int64_t* places, int num_threads) {
+                    int64_t num_rows, int64_t* places, ThreadPool& threads) {
   if (num_rows == 0) return;
   Product product = bind_product(weight, in);
   product.rows = rows;
-  const Cut cut(weight, in, num_rows, num_threads);
+  const Cut cut(weight, in, num_rows, threads.num_threads());
   std::vector<Peak> peaks(static_cast<size_t>(cut.num_chunks * num_rows));  // [chunks, rows]
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
-  for (int64_t task = 0; task < cut.num_tasks(); ++task) {
+  threads.for_each(cut.num_tasks(), [&](int64_t task) {
     find_peaks(kernels, product, cut, task, &peaks[static_cast<size_t>(task % cut.num_chunks * num_rows)]);
-  }
+  });
   for (int64_t row = 0; row < num_rows; ++row) {
     Peak highest;
     for (int64_t chunk = 0; chunk < cut.num_chunks; ++chunk) {

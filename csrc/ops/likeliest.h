@@ -9,6 +9,6 @@ namespace octavo {
 // equals, or -1 where a logit of the row is not finite. A block of logits is looked at while it lies in the cache of the thread
 // that made it, and then overwritten.
 void find_likeliest(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, int64_t* places, int num_threads);
+                    int64_t num_rows, int64_t* places, ThreadPool& threads);
 
 }  // namespace octavo

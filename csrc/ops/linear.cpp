@@ -1,9 +1,6 @@
 #include "linear.h"
 
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 #include <iterator>
 #include <stdexcept>
 
@@ -81,18 +78,14 @@ void add_product(Program& program, const KernelTable& kernels, std::vector<Share
 }
 
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, float* out, int num_threads) {
+                    int64_t num_rows, float* out, ThreadPool& threads) {
   if (num_rows == 0) return;
   Product product = bind_product(weight, in);
   product.rows = rows;
   product.out = out;
   product.out_stride = weight.num_outputs;
-  const Cut cut(weight, in, num_rows, num_threads);
-  std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(num_threads)
-  for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < cut.num_tasks();) {
-    cut.run(kernels, product, task);
-  }
+  const Cut cut(weight, in, num_rows, threads.num_threads());
+  threads.for_each(cut.num_tasks(), [&](int64_t task) { cut.run(kernels, product, task); });
 }
 
 }  // namespace octavo

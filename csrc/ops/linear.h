@@ -12,6 +12,6 @@ void add_product(Program& program, const KernelTable& kernels, std::vector<Share
 
 // Logits of some tokens of the step that ran last: out[i] = weight * in[rows[i]], all threads, one call.
 void compute_logits(const KernelTable& kernels, const PackedWeight& weight, const Buffer& in, const int64_t* rows,
-                    int64_t num_rows, float* out, int num_threads);
+                    int64_t num_rows, float* out, ThreadPool& threads);
 
 }  // namespace octavo

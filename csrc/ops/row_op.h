@@ -36,7 +36,7 @@ class RowOp : public Op {
     num_tasks_ = std::min<int64_t>(num_rows_, num_threads);
   }
   int64_t num_tasks(int) const override { return num_tasks_; }
-  bool is_by_thread(int) const override { return true; }
+  Taking taking(int) const override { return Taking::own_first; }
   void run(int, int64_t task, int) override {
     const int64_t end = num_rows_ * (task + 1) / num_tasks_;
     for (int64_t row = num_rows_ * task / num_tasks_; row < end; ++row) run_row(row);

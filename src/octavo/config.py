@@ -278,7 +278,7 @@ class EngineConfig:
     num_threads: int | None = knob(
         None,
         "threads for the CPU kernels of all processes; by default one a core, or OMP_NUM_THREADS, but no more than "
-        "the cores that a container's quota leaves",
+        "the cores that the affinity mask and a container's quota leave (`octavo doctor` shows them)",
         group="machine",
         metavar="N",
         at_least=1,

@@ -1,6 +1,7 @@
 """The commands: one as a process of its own, the others in this one."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -58,6 +59,7 @@ def test_doctor_tells_machine_kernels_and_what_the_model_takes():
     for words in (
         "Kernels 'cpu'",
         "built, run in",
+        f"{os.cpu_count()} in the machine",
         "LlamaForCausalLM",
         "513.1 MiB",
         "45.0 KiB",

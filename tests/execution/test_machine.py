@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from octavo.execution.machine import free_memory_bytes, num_cores, total_memory_bytes
+from octavo.execution.machine import Cores, cores, free_memory_bytes, total_memory_bytes
 
 MIB = 2**20
 STAT = f"anon {8 * MIB}\nfile {60 * MIB}\ninactive_file {20 * MIB}\nactive_file {10 * MIB}\nslab 4096\n"
@@ -70,10 +70,12 @@ def test_the_tightest_group_of_all_levels_counts_in_version_2(tmp_path: Path) ->
     write(service.parent, memory__max="max", memory__current=99 * MIB, cpu__max="900000 100000")
     assert free_memory_bytes(tmp_path, own) == 450 * MIB
     assert total_memory_bytes(tmp_path, own) == 500 * MIB
-    assert num_cores(tmp_path, own) == min(2, len(os.sched_getaffinity(0)))
+    in_mask = len(os.sched_getaffinity(0))
+    assert cores(tmp_path, own) == Cores(os.cpu_count() or 1, in_mask, quota=1.5)
+    assert cores(tmp_path, own).usable == min(2, in_mask)
     write(service.parent, memory__max=300 * MIB, cpu__max="20000 100000")
     assert free_memory_bytes(tmp_path, own) == 201 * MIB
-    assert num_cores(tmp_path, own) == 1, "a part of a core is one thread"
+    assert cores(tmp_path, own).usable == 1, "a part of a core is one thread"
     write(service, memory__high=60 * MIB)
     assert free_memory_bytes(tmp_path, own) == 10 * MIB
 
@@ -88,7 +90,7 @@ def test_the_tightest_group_of_all_levels_counts_in_version_1(tmp_path: Path, cp
     write(tmp_path / cpu, cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
     write(tmp_path / cpu / "a", cpu__cfs_quota_us=100000, cpu__cfs_period_us=100000)
     assert free_memory_bytes(tmp_path, own) == 600 * MIB
-    assert num_cores(tmp_path, own) == 1
+    assert cores(tmp_path, own).usable == 1
     stat = f"inactive_file 1\ntotal_inactive_file {100 * MIB}\ntotal_active_file {50 * MIB}"
     write(tmp_path / "memory" / "a", memory__stat=stat)
     assert free_memory_bytes(tmp_path, own) == 750 * MIB

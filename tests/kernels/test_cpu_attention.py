@@ -31,21 +31,11 @@ ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 """Of keys. A normalised one may lie so between two numbers that its last bit in float32 decides which it becomes."""
 
 
-def kernels_for(name: str) -> CpuKernels:
+def kernels_for(name: str, num_threads: int | None = None) -> CpuKernels:
     try:
-        return CpuKernels(name)
+        return CpuKernels(name, num_threads)
     except ValueError as error:
         pytest.skip(str(error))
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -267,9 +257,9 @@ def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
     lengths = [530, 40]
     whole = in_steps(kernels, shape, lengths, [1000])
     for sizes, count in [([500, 1], 1), ([500, 1], 2), ([3], 2), ([256, 17], 2), ([97], 3)]:
-        with threads(count):
-            for ours, theirs in zip(in_steps(kernels, shape, lengths, sizes), whole, strict=True):
-                assert torch.equal(ours, theirs)
+        results = in_steps(kernels_for(instruction_set, count), shape, lengths, sizes)
+        for ours, theirs in zip(results, whole, strict=True):
+            assert torch.equal(ours, theirs)
     alone = in_steps(kernels, shape, lengths[:1], [500, 1])
     assert torch.equal(alone[0], in_steps(kernels, shape, [530, 40, 300, 7], [500, 1])[0])
 
@@ -285,8 +275,8 @@ def test_rows_that_see_what_follows_are_attended_over_many_chunks_with_the_same_
     together = in_steps(kernels, shape, lengths, [600])
     for ours, theirs in zip(together, in_steps(ReferenceKernels(), shape, lengths, [600]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=3e-5, atol=3e-5)
-    with threads(3):
-        apart = [Rows(kernels, shape, lengths).step({row: length})[row] for row, length in enumerate(lengths)]
+    three = kernels_for(instruction_set, 3)
+    apart = [Rows(three, shape, lengths).step({row: length})[row] for row, length in enumerate(lengths)]
     for ours, theirs in zip(apart, together, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -210,4 +210,4 @@ def test_a_weight_of_other_bits_or_groups_is_refused(bits: int, group: int) -> N
     memory = np.zeros(1 << 12, np.uint8)
     address = memory.ctypes.data
     with pytest.raises(ValueError, match="4 or 8 bits"):
-        _cpu.Weight.grouped(bits, 4, 32, group, address, address, address)
+        _cpu.Weight.grouped(_cpu.ThreadPool(1), bits, 4, 32, group, address, address, address)

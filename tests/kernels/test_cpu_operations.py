@@ -239,19 +239,14 @@ def test_the_heads_products_of_all_ranks_are_gathered() -> None:
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_an_error_in_a_collective_leaves_the_program_and_the_next_step_runs(num_threads: int) -> None:
-    kernels, ranks, inputs = CpuKernels(), TwoAlike(failing=2), random(6, 16)
+    kernels, ranks, inputs = CpuKernels(num_threads=num_threads), TwoAlike(failing=2), random(6, 16)
 
     def operations(x: torch.Tensor) -> torch.Tensor:
         for _ in range(3):
             x = kernels.all_reduce(x, ranks)
         return x
 
-    usual = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        forward = bind(kernels, Recipe(kernels, inputs, operations, 16))
-    finally:
-        torch.set_num_threads(usual)
+    forward = bind(kernels, Recipe(kernels, inputs, operations, 16))
     with pytest.raises(LookupError, match="the other rank is gone"):
         forward.run(batch_of(6))
     assert ranks.num_calls == 2, "what follows has not run"

@@ -111,13 +111,13 @@ def test_an_fp8_cache_is_served_by_the_reference_on_a_cpu_and_refused_by_the_cpp
 
 def test_the_first_backend_that_can_serve_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     fast_kernels = ReferenceKernels()
-    fast = Backend("fast", why_not=lambda needs: None, load=lambda: fast_kernels)
+    fast = Backend("fast", why_not=lambda needs: None, load=lambda needs: fast_kernels)
     monkeypatch.setattr(kernels, "BACKENDS", [fast, *kernels.BACKENDS])
     assert select_kernels(NEEDS).kernels is fast_kernels
 
 
 def test_a_backend_that_cannot_serve_is_not_loaded_and_its_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load() -> ReferenceKernels:
+    def load(needs: Needs) -> ReferenceKernels:
         raise AssertionError("loaded a backend that cannot serve the device")
 
     picky = Backend("picky", why_not=lambda needs: f"needs AVX-512, which this {needs.device.type} lacks", load=load)
@@ -128,7 +128,9 @@ def test_a_backend_that_cannot_serve_is_not_loaded_and_its_reason_is_told(monkey
 
 
 def test_a_device_that_no_backend_serves_is_refused_with_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "BACKENDS", [Backend("picky", lambda needs: "is not built", ReferenceKernels)])
+    monkeypatch.setattr(
+        kernels, "BACKENDS", [Backend("picky", lambda needs: "is not built", lambda needs: ReferenceKernels())]
+    )
     with pytest.raises(ConfigError, match="no kernels for device cpu: 'picky' is not built"):
         select_kernels(EXACT)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from octavo.execution.budgets import CacheBudget
+    from octavo.execution.machine import Cores
     from octavo.kernels.cache import CacheShape
     from octavo.layer_groups import LayerGroups
     from octavo.layers.build import ModelBuild
@@ -60,7 +61,7 @@ def _print_machine(config: EngineConfig) -> None:
 
     from octavo.cli.gpus import gpu_rows, software_rows
     from octavo.execution.local import threads_of_a_rank
-    from octavo.execution.machine import free_memory_bytes, num_cores, total_memory_bytes
+    from octavo.execution.machine import cores, free_memory_bytes, total_memory_bytes
     from octavo.kernels import why_not_built
 
     model_name, features = _processor()
@@ -70,7 +71,8 @@ def _print_machine(config: EngineConfig) -> None:
             "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "processor": model_name,
             "instructions": " ".join(name for name in _SHOWN_FEATURES if name in features) or "portable",
-            "cores": f"{num_cores()} usable, {threads_of_a_rank(config)} threads for the kernels (--num-threads)"
+            "cores": _usable(cores()),
+            "threads": f"{threads_of_a_rank(config)} for the kernels (--num-threads)"
             + (f" of each of {config.tensor_parallel_size} processes" if config.tensor_parallel_size > 1 else ""),
             "memory": f"{free_memory_bytes() / MIB:,.0f} MiB free of {total_memory_bytes() / MIB:,.0f} MiB",
             **gpu_rows(),
@@ -85,6 +87,16 @@ def _print_machine(config: EngineConfig) -> None:
             "C++ kernels": why_not_built() or _instruction_set(),
         },
     )
+
+
+def _usable(cores: "Cores") -> str:
+    """How many cores can be used, and what keeps the others from it."""
+    limits = [f"{cores.in_machine} in the machine"]
+    if cores.in_mask < cores.in_machine:
+        limits.append(f"{cores.in_mask} in the affinity mask")
+    if cores.quota is not None:
+        limits.append(f"processor time of {cores.quota:.3g} by a control group's quota")
+    return f"{cores.usable} usable: {', '.join(limits)}"
 
 
 def _instruction_set() -> str:

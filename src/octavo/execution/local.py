@@ -24,7 +24,7 @@ from octavo.execution.device_queue import DeviceQueue, queue_of
 from octavo.execution.drafts import Drafter
 from octavo.execution.estimates import graph_bytes
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
-from octavo.execution.machine import num_cores
+from octavo.execution.machine import cores
 from octavo.execution.model_memory import memory_for
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
 from octavo.execution.plan import Plan, Task
@@ -128,7 +128,8 @@ class LocalExecutor:
         self.dtype = dtype = resolve_dtype(config.dtype, self.model_config)
         cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, dtype)
         quantization = resolve_quantization(config.quantization, checkpoint, self.model_config)
-        self.kernel_choice = select_kernels(Needs(device, dtype, cache_dtype, quantization), config.kernels)
+        needs = Needs(device, dtype, cache_dtype, quantization, num_threads)
+        self.kernel_choice = select_kernels(needs, config.kernels)
         if self.kernel_choice.is_fallback:
             logger.warning("%s", self.kernel_choice.why)
         kernels = self.kernel_choice.kernels
@@ -321,4 +322,4 @@ def _check_threads(num_threads: int) -> None:
 def threads_of_a_rank(config: EngineConfig) -> int:
     """Threads for the kernels of one process: the machine's, as far as this process may use them, shared out evenly,
     and at least one."""
-    return max(1, (config.num_threads or min(torch.get_num_threads(), num_cores())) // config.tensor_parallel_size)
+    return max(1, (config.num_threads or min(torch.get_num_threads(), cores().usable)) // config.tensor_parallel_size)

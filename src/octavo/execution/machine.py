@@ -1,5 +1,6 @@
 """What this process may have of the machine: memory and cores, as the system and the limits on it leave them."""
 
+import math
 import os
 import resource
 from collections.abc import Iterator
@@ -32,11 +33,27 @@ def total_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     return int(min([psutil.virtual_memory().total, *(limit.bytes for limit in _memory_limits(cgroups, own))]))
 
 
-def num_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
-    """Cores that this process may use. A part of one, as a control group's quota may leave it, counts as one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [_quota(group) for group in _groups("cpu", cgroups, own)]
-    return max(1, min([cores, *(quota for quota in quotas if quota is not None)]))
+class Cores(NamedTuple):
+    """The machine's cores, and what limits how many of them this process may use."""
+
+    in_machine: int
+    in_mask: int
+    """Those that its affinity mask allows (`taskset`)."""
+    quota: float | None
+    """Processor time for each second, by the tightest of its control groups; None where none has a quota."""
+
+    @property
+    def usable(self) -> int:
+        """Whole cores. A part of one, as a quota may leave it, counts as one: threads use it up together."""
+        return self.in_mask if self.quota is None else max(1, min(self.in_mask, math.ceil(self.quota)))
+
+
+def cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> Cores:
+    """What this process may have of the machine's cores; the arguments are those of `free_memory_bytes`."""
+    in_machine = os.cpu_count() or 1
+    in_mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else in_machine
+    quotas = [quota for group in _groups("cpu", cgroups, own) if (quota := _quota(group)) is not None]
+    return Cores(in_machine, in_mask, min(quotas, default=None))
 
 
 def address_space_limit() -> int | None:
@@ -93,15 +110,15 @@ def _cached_bytes(group: Path) -> int:
     return sum(int(fields.get(f"total_{name}", fields.get(name, 0))) for name in names)
 
 
-def _quota(group: Path) -> int | None:
-    """A group's quota of processor time, in whole cores, rounded up; None where it has none."""
+def _quota(group: Path) -> float | None:
+    """A group's quota of processor time, in cores; None where it has none."""
     quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
     if quota is None:
         try:
             quota, period = (int(field) for field in (group / "cpu.max").read_text().split())
         except (OSError, ValueError):
             return None
-    return -(-quota // period) if quota > 0 and period else None
+    return quota / period if quota > 0 and period else None
 
 
 def _groups(controller: str, cgroups: Path, own: Path) -> Iterator[Path]:

@@ -25,6 +25,8 @@ class Needs:
     cache_dtype: torch.dtype
     quantization: Quantization = "none"
     """Of the weights that products read."""
+    num_threads: int | None = None
+    """Of a backend with threads of its own; by default as many as torch has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Backend:
     name: str
     why_not: Callable[[Needs], str | None]
     """Why it cannot serve these needs, as half a sentence; None where it can."""
-    load: Callable[[], Kernels]
+    load: Callable[[Needs], Kernels]
     only_named: Callable[[Needs], bool] = lambda needs: False
     """Whether `auto` passes it over, as there it is for tests alone."""
 
@@ -49,16 +51,16 @@ class KernelChoice:
     """Whether none of the fast ones could serve."""
 
 
-def _load_reference() -> Kernels:
+def _load_reference(needs: Needs) -> Kernels:
     from octavo.kernels.reference import ReferenceKernels
 
     return ReferenceKernels()
 
 
-def _load_cpu() -> Kernels:
+def _load_cpu(needs: Needs) -> Kernels:
     from octavo.kernels.cpu import CpuKernels
 
-    return CpuKernels()
+    return CpuKernels(num_threads=needs.num_threads)
 
 
 def _why_not_cpu(needs: Needs) -> str | None:
@@ -73,7 +75,7 @@ def _why_not_cpu(needs: Needs) -> str | None:
     return why_not_built()
 
 
-def _load_triton() -> Kernels:
+def _load_triton(needs: Needs) -> Kernels:
     from octavo.kernels.triton.kernels import TritonKernels
 
     return TritonKernels()
@@ -130,7 +132,7 @@ def select_kernels(needs: Needs, name: str = "auto") -> KernelChoice:
             continue
         reason = backend.why_not(needs)
         if reason is None:
-            kernels = backend.load()
+            kernels = backend.load(needs)
             why = "as asked for (--kernels)" if name != "auto" else "; ".join(refused) or "the fastest there are"
             is_fallback = name == "auto" and backend is BACKENDS[-1]
             slow = " This is many times slower." if is_fallback else ""

@@ -10,12 +10,18 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 def instruction_set(name: str = "auto") -> str: ...
-def checksum(bytes: Bytes) -> int: ...
+def checksum(threads: ThreadPool, bytes: Bytes) -> int: ...
 def copy_blocks(
-    source: int, destination: int, block_bytes: int, source_ids: Integers, destination_ids: Integers
+    threads: ThreadPool,
+    source: int,
+    destination: int,
+    block_bytes: int,
+    source_ids: Integers,
+    destination_ids: Integers,
 ) -> None: ...
 def draw_tokens(
     instruction_set: str,
+    threads: ThreadPool,
     logits: Floats,
     rows: Integers,
     temperature: Floats,
@@ -26,9 +32,17 @@ def draw_tokens(
     token_ids: Integers,
 ) -> None: ...
 
+class ThreadPool:
+    """Threads that run steps, the calling one among them. They sleep between steps, and end with this object."""
+
+    def __init__(self, num_threads: int) -> None: ...
+    @property
+    def num_threads(self) -> int: ...
+
 class Weight:
     def __init__(
         self,
+        threads: ThreadPool,
         type: int,
         num_outputs: int,
         num_inputs: int,
@@ -39,6 +53,7 @@ class Weight:
         """Packs a copy of the values; or takes what was packed before, which is not copied, and reads no values."""
     @staticmethod
     def grouped(
+        threads: ThreadPool,
         bits: int,
         num_outputs: int,
         num_inputs: int,
@@ -66,12 +81,12 @@ class Buffer:
     """A program's activations: `[num_tokens, width]` float32."""
 
 class Program:
-    def __init__(self, instruction_set: str, num_threads: int) -> None: ...
+    def __init__(self, instruction_set: str, threads: ThreadPool) -> None: ...
     @property
     def instruction_set(self) -> str: ...
     def buffer(self, width: int) -> Buffer: ...
     def add(self, operation: str, arguments: Mapping[str, object], results: Sequence[Buffer]) -> None: ...
-    def keep(self, buffer: Buffer, head: Weight) -> None: ...
+    def keep(self, buffer: Buffer, head: Weight | None) -> None: ...
     def run(
         self,
         token_ids: Integers,

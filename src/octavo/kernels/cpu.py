@@ -9,8 +9,8 @@ Activations are float32 throughout, sums too, whatever the weights are stored in
 """
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from octavo.kernels.cpu_drawing import draw_rows_in_cpp
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.packed_weights import PackedWeights
-from octavo.kernels.recording import DATA_TYPES, Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
+from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 from octavo.kernels.sampling.logprobs import score_tokens
@@ -37,6 +37,7 @@ class CpuKernels(Kernels):
 
     Args:
         instruction_set: avx512bf16, avx512vbmi, avx512, avx2 or portable; auto takes the best that the processor has.
+        num_threads: that run a step together, the calling one among them; by default as many as torch has.
 
     Raises:
         ValueError: the processor cannot run that instruction set.
@@ -45,8 +46,9 @@ class CpuKernels(Kernels):
     name = "cpu"
     has_grouped_weights = True
 
-    def __init__(self, instruction_set: str = "auto") -> None:
+    def __init__(self, instruction_set: str = "auto", num_threads: int | None = None) -> None:
         self.instruction_set = self.packed_form = _cpu.instruction_set(instruction_set)
+        self.threads = _cpu.ThreadPool(num_threads or torch.get_num_threads())
         self._recorder: Recorder | None = None
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
@@ -63,6 +65,7 @@ class CpuKernels(Kernels):
     ) -> None:
         """Copy whole records (`[n]` int64 block ids each), several at once."""
         _cpu.copy_blocks(
+            self.threads,
             source.records.data_ptr(),
             destination.records.data_ptr(),
             source.shape.block_bytes,
@@ -79,7 +82,7 @@ class CpuKernels(Kernels):
         Raises:
             ModelError: the model's head is more than one product.
         """
-        forward = ForwardRecorder(self.instruction_set, cache, packed)
+        forward = ForwardRecorder(self.instruction_set, self.threads, cache, packed)
         weight = gather = None
         try:
             self._recorder = forward
@@ -112,11 +115,24 @@ class CpuKernels(Kernels):
 
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> Sampled:
         """As the reference does, but that C++ draws."""
-        return sample(logits, batch, partial(draw_rows_in_cpp, self.instruction_set))
+        with _one_torch_thread():
+            return sample(logits, batch, partial(draw_rows_in_cpp, self.instruction_set, self.threads))
 
     def score(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Scores:
         """As the reference does."""
-        return score_tokens(logits, token_ids, num_top)
+        with _one_torch_thread():
+            return score_tokens(logits, token_ids, num_top)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Torch's others would spin for milliseconds behind each operation of theirs, on the cores of the pool's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class RecordedForward:
@@ -138,7 +154,7 @@ class RecordedForward:
     ) -> None:
         if not isinstance(hidden, Activation) or isinstance(hidden.known_as, str):
             raise ModelError("the model's forward pass does not return activations")
-        program.keep(hidden.known_as, head or _plain_weight(hidden.shape[-1]))
+        program.keep(hidden.known_as, head)
         self._program = program
         self._hidden = hidden.known_as
         self._width = hidden.shape[-1]
@@ -182,7 +198,8 @@ class RecordedForward:
         token_ids, broken = torch.from_numpy(found), torch.from_numpy(is_unfound)
         if is_unfound.any():
             rows = np.flatnonzero(is_unfound)
-            token_ids[rows], broken[rows] = most_likely(self.logits(tokens[rows]), fallback[rows])
+            with _one_torch_thread():
+                token_ids[rows], broken[rows] = most_likely(self.logits(tokens[rows]), fallback[rows])
         return token_ids, broken
 
     def hidden_states(self, tokens: NDArray[np.int64]) -> torch.Tensor:
@@ -205,9 +222,3 @@ class RecordedForward:
     def seconds_by_operation(self) -> dict[str, float]:
         """Time by operation, that of the step's first thread."""
         return dict(self._program.profile())
-
-
-def _plain_weight(num_inputs: int) -> _cpu.Weight:
-    """Of products that take activations as they are."""
-    zeros = torch.zeros(1, num_inputs)  # which has to live while it is packed
-    return _cpu.Weight(DATA_TYPES[torch.float32], 1, num_inputs, zeros.data_ptr())

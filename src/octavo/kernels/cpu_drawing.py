@@ -11,7 +11,7 @@ _TEMPERATURES = np.finfo(np.float32)
 
 
 def draw_rows_in_cpp(
-    instruction_set: str, logits: torch.Tensor, rows: Indices, batch: SamplingBatch
+    instruction_set: str, threads: _cpu.ThreadPool, logits: torch.Tensor, rows: Indices, batch: SamplingBatch
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `draw_rows`, which takes the rows without a finite maximum, and logits that are not float32."""
     if logits.dtype != torch.float32:
@@ -20,6 +20,7 @@ def draw_rows_in_cpp(
     token_ids = np.empty(len(rows), np.int64)
     _cpu.draw_tokens(
         instruction_set,
+        threads,
         logits.numpy(),
         rows,
         own["temperature"].clip(_TEMPERATURES.tiny, _TEMPERATURES.max).astype(np.float32),

@@ -13,11 +13,13 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from octavo.errors import ModelError
@@ -73,7 +75,7 @@ def read_packed_file(path: Path, key: str) -> dict[str, Bytes] | None:
     blobs = {}
     for name, (start, num_bytes, checksum) in index.blobs.items():
         blob = mapped[start : start + num_bytes]
-        if len(blob) != num_bytes or _cpu.checksum(blob) != checksum:
+        if len(blob) != num_bytes or _checksum(blob) != checksum:
             raise DamagedFileError(f"its weight {name!r} is not what was written")
         blobs[name] = blob
     return blobs
@@ -109,13 +111,23 @@ def write_packed_file(
     return True
 
 
+def _checksum(blob: Bytes) -> int:
+    return _cpu.checksum(_threads(), blob)
+
+
+@cache
+def _threads() -> _cpu.ThreadPool:
+    """They read at the same time, and sleep otherwise."""
+    return _cpu.ThreadPool(torch.get_num_threads())
+
+
 def _read_index(mapped: Bytes) -> _Index:
     length, checksum, magic = _TRAILER.unpack(mapped[-_TRAILER.size :].tobytes())
     if magic != MAGIC:
         raise DamagedFileError("it is cut short, or no file of packed weights")
     end = len(mapped) - _TRAILER.size
     encoded = mapped[max(0, end - length) : end]
-    if len(encoded) != length or _cpu.checksum(encoded) != checksum:
+    if len(encoded) != length or _checksum(encoded) != checksum:
         raise DamagedFileError("its index is not what was written")
     try:
         return msgspec.json.decode(encoded.tobytes(), type=_Index)
@@ -152,9 +164,9 @@ def _write(file: IO[bytes], key: str, blobs: Mapping[str, Bytes], written: Calla
     places = {}
     for name, blob in blobs.items():
         file.seek(-(-file.tell() // ALIGNMENT) * ALIGNMENT)
-        places[name] = (file.tell(), len(blob), _cpu.checksum(blob))
+        places[name] = (file.tell(), len(blob), _checksum(blob))
         for start in range(0, len(blob), WRITTEN_AT_ONCE):
             written(file.write(blob[start : start + WRITTEN_AT_ONCE].data))
     encoded = msgspec.json.encode(_Index(key, places))
     file.write(encoded)
-    file.write(_TRAILER.pack(len(encoded), _cpu.checksum(np.frombuffer(encoded, np.uint8)), MAGIC))
+    file.write(_TRAILER.pack(len(encoded), _checksum(np.frombuffer(encoded, np.uint8)), MAGIC))

@@ -84,8 +84,11 @@ class ForwardRecorder:
         kept: weights that were packed before, and where those that are packed now are kept.
     """
 
-    def __init__(self, instruction_set: str, cache: KVCache, kept: PackedWeights | None = None) -> None:
-        self.program = _cpu.Program(instruction_set, torch.get_num_threads())
+    def __init__(
+        self, instruction_set: str, threads: "_cpu.ThreadPool", cache: KVCache, kept: PackedWeights | None = None
+    ) -> None:
+        self.program = _cpu.Program(instruction_set, threads)
+        self._threads = threads
         inputs: dict[str, Any] = {
             field.name: Activation.of(field.name)
             for field in fields(RaggedBatch)
@@ -113,7 +116,7 @@ class ForwardRecorder:
         back."""
         if id(weight) not in self._packed:
             memory = None if self._kept is None else self._kept.memory(weight)
-            packed = _pack(weight, memory)
+            packed = _pack(self._threads, weight, memory)
             if self._kept is not None and memory is None:
                 self._kept.add(weight, packed)
             self._packed[id(weight)] = (weight, packed)
@@ -184,18 +187,19 @@ def _given(argument: Argument) -> object:
     return argument
 
 
-def _pack(weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
+def _pack(threads: "_cpu.ThreadPool", weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
     """A copy of the weight, packed; or what `memory` has of it, where it was packed before."""
     num_outputs, num_inputs = weight.shape
     if isinstance(weight, torch.Tensor):
-        return _cpu.Weight(DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr(), packed=memory)
+        return _cpu.Weight(threads, DATA_TYPES[weight.dtype], num_outputs, num_inputs, weight.data_ptr(), packed=memory)
     if isinstance(weight, GroupedWeight):
-        return _pack_grouped(weight, memory)
+        return _pack_grouped(threads, weight, memory)
     if weight.values.dtype not in DATA_TYPES:
         raise ModelError(f"the CPU kernels have no weights of {weight.values.dtype}: --quantization int8 or none")
     if num_inputs > LARGEST_INPUT:
         raise ModelError(f"int8 products take up to {LARGEST_INPUT} inputs, a layer of this model has {num_inputs}")
     return _cpu.Weight(
+        threads,
         DATA_TYPES[torch.int8],
         num_outputs,
         num_inputs,
@@ -205,9 +209,10 @@ def _pack(weight: Weight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
     )
 
 
-def _pack_grouped(weight: GroupedWeight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
+def _pack_grouped(threads: "_cpu.ThreadPool", weight: GroupedWeight, memory: NDArray[np.uint8] | None) -> "_cpu.Weight":
     form, (num_outputs, num_inputs) = weight.form, weight.shape
     return _cpu.Weight.grouped(
+        threads,
         form.bits,
         num_outputs,
         num_inputs,
