@@ -31,17 +31,14 @@ constexpr int64_t QUADS_A_STEP = STEP / QUAD;
 // The smallest group of inputs that share a scale in a grouped weight; larger ones are of whole steps.
 constexpr int64_t HALF_STEP = STEP / 2;
 
-// What a grouped product knows of a row's activations in a step beside their values. value = scale * int8.
-struct alignas(16) StepActivations {
+// What a grouped product knows of a row's activations in a step; their int8 follow it. value = scale * int8.
+struct StepScales {
   float scale;
-  float shift;      // -SUM_OFFSET * scale
-  int32_t start;    // what the step's integer sums start at, as float32 bits with SUM_OFFSET
-  float minus_sum;  // of the values
-};
-// The same of its two halves.
-struct alignas(16) HalfSteps {
-  int32_t starts[2];
-  float minus_sums[2];
+  float shift;             // -SUM_OFFSET * scale
+  int32_t start;           // what the step's integer sums start at, as float32 bits with SUM_OFFSET
+  float minus_sum;         // of the values
+  int32_t half_starts[2];  // the same of half steps
+  float minus_half_sums[2];
 };
 // A grouped product's integer sums are kept as the lowest bits of a float32: 1.5 * 2^23 + sum, for |sum| < 2^22. So one
 // multiply-add converts and scales them, exactly as conversion and multiplication would where `scale` has two zeros at its end.
@@ -100,8 +97,6 @@ struct Product {
   int64_t values_stride = 0;
   const float* scales = nullptr;    // int8: [rows, groups]
   const int32_t* starts = nullptr;  // int8: [rows, groups], what the group's integer sums start at
-  const StepActivations* steps = nullptr;  // grouped: [rows, steps]
-  const HalfSteps* half_steps = nullptr;   // the same
   const int64_t* rows = nullptr;    // which rows of x to take, or null for all in order
   float* out = nullptr;             // [rows, out_stride]
   int64_t out_stride = 0;
@@ -153,7 +148,7 @@ struct KernelTable {
   // One row to `int8_form`, each group with the scale max|x| / 127, rounded to nearest even; zeros up to whole groups.
   void (*quantize)(const float* x, int64_t size, uint8_t* values, float* scales, int32_t* starts);
   // One row to `grouped_form`, in the same way; zeros up to whole steps.
-  void (*quantize_steps)(const float* x, int64_t size, uint8_t* values, StepActivations* steps, HalfSteps* half_steps);
+  void (*quantize_steps)(const float* x, int64_t size, uint8_t* values);
   // One row to bfloat16, padded with zeros to `padded_size`.
   void (*to_bfloat16)(const float* x, int64_t size, uint16_t* values, int64_t padded_size);
   void (*norm)(const Norm&);

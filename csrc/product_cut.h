@@ -27,7 +27,9 @@ struct Cut {
 
   Cut(const PackedWeight& weight, const Buffer& in, int64_t rows, int threads, int64_t tasks_a_thread = TASKS_A_THREAD)
       : num_rows(rows), num_panels(weight.num_panels()), num_threads(threads) {
-    const int64_t row_bytes = in.form == Form::float32 ? weight.num_inputs * 4 : in.values_stride;
+    // Of grouped forms the int8 only: with fewer rows a block each weight would be unpacked more often.
+    const int64_t values_bytes = in.is_grouped() ? in.width : in.values_stride;
+    const int64_t row_bytes = in.form == Form::float32 ? weight.num_inputs * 4 : values_bytes;
     const int64_t most = std::max<int64_t>(2 * TILE_ROWS, BLOCK_BYTES / row_bytes / TILE_ROWS * TILE_ROWS);
     const int64_t num_blocks = std::max<int64_t>(1, divide_up(rows, most));
     rows_a_block = std::max<int64_t>(1, divide_up(rows, num_blocks));
@@ -64,11 +66,7 @@ inline Product bind_product(const PackedWeight& weight, const Buffer& in, int64_
   if (in.form == Form::float32) return product;
   product.values = in.values + first_row * in.values_stride;
   product.values_stride = in.values_stride;
-  if (in.is_grouped()) {
-    product.steps = in.steps + first_row * in.num_steps();
-    product.half_steps = in.half_steps + first_row * in.num_steps();
-    return product;
-  }
+  if (in.is_grouped()) return product;
   product.scales = in.scales + first_row * in.num_groups();
   product.starts = in.starts + first_row * in.num_groups();
   return product;

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int SPINS = 4000;
 constexpr int64_t ALIGNMENT = 64;
+constexpr int64_t STEP_SCALES_BYTES = sizeof(StepScales);
 constexpr int64_t MOST_OWN_TASKS = 62;  // bits of a counter
 
 void pause() {
@@ -35,8 +36,8 @@ int64_t bytes_of_values(const Buffer& buffer) {
   switch (buffer.form) {
     case Form::int8: return buffer.num_groups() * GROUP;
     case Form::int8_split: return buffer.num_groups() * GROUP * 2;
-    case Form::grouped: return buffer.num_steps() * STEP;
-    case Form::grouped_split: return buffer.num_steps() * STEP * 2;
+    case Form::grouped: return buffer.num_steps() * (STEP_SCALES_BYTES + STEP);
+    case Form::grouped_split: return buffer.num_steps() * (STEP_SCALES_BYTES + STEP * 2);
     default: return buffer.width * 2;
   }
 }
@@ -44,8 +45,7 @@ int64_t bytes_of_values(const Buffer& buffer) {
 // Of a row's form beside its float32 values.
 int64_t form_bytes(const Buffer& buffer) {
   if (buffer.form == Form::float32) return 0;
-  if (!buffer.is_grouped()) return buffer.values_stride + buffer.num_groups() * 8;
-  return buffer.values_stride + buffer.num_steps() * static_cast<int64_t>(sizeof(StepActivations) + sizeof(HalfSteps));
+  return buffer.values_stride + (buffer.is_grouped() ? 0 : buffer.num_groups() * 8);
 }
 
 // The bytes that a buffer takes for each token; its parts follow one another, each a token's share of an array.
@@ -163,12 +163,7 @@ void Program::make_room(int64_t num_tokens) {
     buffer.data = reinterpret_cast<float*>(take(buffer.width * 4 * num_rows));
     if (buffer.form == Form::float32) continue;
     buffer.values = take(buffer.values_stride * num_rows);
-    if (buffer.is_grouped()) {
-      const int64_t num_steps = buffer.num_steps() * num_rows;
-      buffer.steps = reinterpret_cast<StepActivations*>(take(sizeof(StepActivations) * num_steps));
-      buffer.half_steps = reinterpret_cast<HalfSteps*>(take(sizeof(HalfSteps) * num_steps));
-      continue;
-    }
+    if (buffer.is_grouped()) continue;
     buffer.scales = reinterpret_cast<float*>(take(4 * buffer.num_groups() * num_rows));
     buffer.starts = reinterpret_cast<int32_t*>(take(4 * buffer.num_groups() * num_rows));
   }

@@ -44,11 +44,9 @@ struct Buffer {
   float* data = nullptr;
   Form form = Form::float32;
   int64_t values_stride = 0;    // bytes of a row of values: whole groups, zeros at its end
-  uint8_t* values = nullptr;    // of any other form
+  uint8_t* values = nullptr;    // of any other form; grouped: StepScales and int8, step by step
   float* scales = nullptr;      // int8: [rows, num_groups], value = scale * int8
   int32_t* starts = nullptr;    // int8: [rows, num_groups], what a group's integer sums start at
-  StepActivations* steps = nullptr;  // grouped: [rows, num_steps]
-  HalfSteps* half_steps = nullptr;   // the same
 
   int64_t num_groups() const { return (width + GROUP - 1) / GROUP; }
   int64_t num_steps() const { return (width + STEP - 1) / STEP; }

@@ -2,8 +2,7 @@
 // activations' scale and then by the weights', and added up step after step. Minimums take off what they give times the sum of
 // the activations. The rows' scales follow at the end.
 //
-//   x        [ROWS][num_steps][STEP] Quantized (product_input.h)
-//   steps    [ROWS][num_steps] StepActivations, HalfSteps
+//   x        [ROWS][num_steps] StepActivations (product_input.h)
 //   weights  a panel's stream of blocks (PackedWeight)
 //   sums     [ROWS][HALVES] vectors of sixteen outputs
 //
@@ -65,26 +64,31 @@ struct GroupedTile {
   static void run(const Product& p, int64_t row, int64_t first_half, NextLines next) {
     const PackedWeight& weight = *p.weight;
     const int64_t num_steps = weight.num_steps(), steps_a_block = weight.block_inputs() / STEP;
-    const int64_t block_bytes = weight.block_bytes();
+    const int64_t numbers_bytes = steps_a_block * Numbers::STEP_BYTES, scales_bytes = weight.block_bytes() - numbers_bytes;
     const Numbers numbers(weight.table);
-    const Rows rows(p, row, num_steps);
+    const Rows rows(p, row);
     const int half = static_cast<int>(HALVES == HALVES_A_PANEL ? 0 : first_half % HALVES_A_PANEL);
     F32x16 sums[ROWS][HALVES];
     clear(sums);
-    const uint8_t* block = weight.panel(first_half / HALVES_A_PANEL);
-    for (int64_t first = 0; first < num_steps; first += steps_a_block, block += block_bytes) {
-      const int64_t end = first + steps_a_block < num_steps ? first + steps_a_block : num_steps;
-      const uint8_t* scales = block + steps_a_block * Numbers::STEP_BYTES;
-      for (int64_t step = first; step < end; ++step) {
-        next.fetch(step);
-        OCTAVO_UNROLL
-        for (int part = 0; part < PARTS; ++part) {
-          I32x16 integers[ROWS][HALVES];
-          start(rows, step, part, integers);
-          add_quads(numbers, block + (step - first) * Numbers::STEP_BYTES, half, rows, step, part, integers);
-          add_scaled(integers, scales, half, rows, step, part, sums);
-          if (weight.has_minimums) add_minimums(scales, half, rows, step, part, sums);
-        }
+    const uint8_t* weights = weight.panel(first_half / HALVES_A_PANEL);
+    const uint8_t* scales = weights + numbers_bytes;
+    int64_t left = steps_a_block;
+    for (int64_t step = 0; step < num_steps; ++step) {
+      next.fetch(step);
+      OCTAVO_UNROLL
+      for (int part = 0; part < PARTS; ++part) {
+        // First, while the registers have no integer sums.
+        if (weight.has_minimums) add_minimums(scales, half, rows, step, part, sums);
+        I32x16 integers[ROWS][HALVES];
+        start(rows, step, part, integers);
+        add_quads(numbers, weights, half, rows, step, part, integers);
+        add_scaled(integers, scales, half, rows, step, part, sums);
+      }
+      weights += Numbers::STEP_BYTES;
+      if (--left == 0) {
+        left = steps_a_block;
+        weights += scales_bytes;
+        scales = weights + numbers_bytes;
       }
     }
     const float* row_scales = weight.scales + first_half * LANES;
@@ -97,21 +101,19 @@ struct GroupedTile {
 
  private:
   struct Rows {
-    TileRows<Quantized, ROWS> x;
-    TileRows<StepActivations, ROWS> steps;
-    TileRows<HalfSteps, ROWS> half_steps;
-    OCTAVO_INLINE Rows(const Product& p, int64_t row, int64_t num_steps)
-        : x(p, row, reinterpret_cast<const Quantized*>(p.values), p.values_stride / static_cast<int64_t>(sizeof(Quantized))),
-          steps(p, row, p.steps, num_steps),
-          half_steps(p, row, p.half_steps, num_steps) {}
+    TileRows<uint8_t, ROWS> steps;
+    OCTAVO_INLINE Rows(const Product& p, int64_t row) : steps(p, row, p.values, p.values_stride) {}
+    OCTAVO_INLINE const StepActivations& at(int r, int64_t step) const {
+      return reinterpret_cast<const StepActivations*>(steps[r])[step];
+    }
   };
 
   static OCTAVO_INLINE void start(const Rows& rows, int64_t step, int part, I32x16 (&integers)[ROWS][HALVES]) {
     OCTAVO_UNROLL
     for (int r = 0; r < ROWS; ++r) {
-      const int32_t first = PARTS == 1 ? rows.steps[r][step].start : rows.half_steps[r][step].starts[part];
+      const StepScales& own = rows.at(r, step).scales;
       OCTAVO_UNROLL
-      for (int h = 0; h < HALVES; ++h) integers[r][h] = set1_i32(first);
+      for (int h = 0; h < HALVES; ++h) integers[r][h] = set1_i32(PARTS == 1 ? own.start : own.half_starts[part]);
     }
   }
 
@@ -125,7 +127,7 @@ struct GroupedTile {
       for (int h = 0; h < HALVES; ++h) own[h] = numbers.quad(weights, quad, half + h);
       OCTAVO_UNROLL
       for (int r = 0; r < ROWS; ++r) {
-        const Activations activations(rows.x[r] + step * STEP + quad * QUAD);
+        const Activations activations(rows.at(r, step).values + quad * QUAD);
         OCTAVO_UNROLL
         for (int h = 0; h < HALVES; ++h) add_products(integers[r][h], own[h], activations);
       }
@@ -141,7 +143,7 @@ struct GroupedTile {
     for (int r = 0; r < ROWS; ++r) {
       OCTAVO_UNROLL
       for (int h = 0; h < HALVES; ++h) {
-        sums[r][h] = fma(scaled(integers[r][h], rows.steps[r][step]), scale[h], sums[r][h]);
+        sums[r][h] = fma(scaled(integers[r][h], rows.at(r, step).scales), scale[h], sums[r][h]);
       }
     }
   }
@@ -152,7 +154,8 @@ struct GroupedTile {
     OCTAVO_UNROLL
     for (int h = 0; h < HALVES; ++h) minimum[h] = of_half(scales, PARTS + part, half + h);
     multiply_add(sums, 0, minimum, [&](int r) {
-      return PARTS == 1 ? rows.steps[r][step].minus_sum : rows.half_steps[r][step].minus_sums[part];
+      const StepScales& own = rows.at(r, step).scales;
+      return PARTS == 1 ? own.minus_sum : own.minus_half_sums[part];
     });
   }
 };

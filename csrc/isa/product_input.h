@@ -45,7 +45,13 @@ inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t 
   }
 }
 
-// As StepActivations::scale has to be.
+// A row's activations in a step, as grouped products take them.
+struct StepActivations {
+  StepScales scales;
+  Quantized values[STEP];
+};
+
+// As StepScales::scale has to be.
 OCTAVO_INLINE float without_last_bits(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
@@ -76,8 +82,7 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
 }
 
 // One step's activations, up to STEP, padded with zeros.
-OCTAVO_INLINE void quantize_step(const float* x, int64_t size, Quantized* values, StepActivations* out,
-                                 HalfSteps* halves) {
+OCTAVO_INLINE void quantize_step(const float* x, int64_t size, StepActivations* out) {
   constexpr int HALVES = STEP / HALF_STEP;
   F32x16 parts[HALVES];
   for (int half = 0; half < HALVES; ++half) {
@@ -86,26 +91,27 @@ OCTAVO_INLINE void quantize_step(const float* x, int64_t size, Quantized* values
   }
   const float range = max_lane(max(abs(parts[0]), abs(parts[1])));
   const F32x16 inverse = set1(range > 0 ? INT8_LARGEST / range : 0.0f), low = set1(-INT8_LARGEST), high = set1(INT8_LARGEST);
-  out->scale = without_last_bits(range / INT8_LARGEST);
-  out->shift = -SUM_OFFSET * out->scale;
+  StepScales& scales = out->scales;
+  scales.scale = without_last_bits(range / INT8_LARGEST);
+  scales.shift = -SUM_OFFSET * scales.scale;
   float sums[HALVES], starts[HALVES];
   for (int half = 0; half < HALVES; ++half) {
     const F32x16 rounded = min(max(round(parts[half] * inverse), low), high);
-    store_quantized(values + half * LANES, rounded);
+    store_quantized(out->values + half * LANES, rounded);
     sums[half] = sum_lanes(rounded);
     starts[half] = start_of(rounded, sums[half]);
-    halves->starts[half] = SUM_OFFSET_BITS + static_cast<int32_t>(starts[half]);
-    halves->minus_sums[half] = -sums[half] * out->scale;
+    scales.half_starts[half] = SUM_OFFSET_BITS + static_cast<int32_t>(starts[half]);
+    scales.minus_half_sums[half] = -sums[half] * scales.scale;
   }
-  out->start = SUM_OFFSET_BITS + static_cast<int32_t>(starts[0] + starts[1]);
-  out->minus_sum = -(sums[0] + sums[1]) * out->scale;
+  scales.start = SUM_OFFSET_BITS + static_cast<int32_t>(starts[0] + starts[1]);
+  scales.minus_sum = -(sums[0] + sums[1]) * scales.scale;
 }
 
-// x [size] float32 -> values [num_steps][STEP] Quantized, steps [num_steps], half_steps [num_steps].
-inline void quantize_steps(const float* x, int64_t size, uint8_t* values, StepActivations* steps, HalfSteps* half_steps) {
+// x [size] float32 -> values [num_steps] StepActivations.
+inline void quantize_steps(const float* x, int64_t size, uint8_t* values) {
+  auto* steps = reinterpret_cast<StepActivations*>(values);
   for (int64_t i = 0; i < size; i += STEP) {
-    quantize_step(x + i, size - i < STEP ? size - i : STEP, reinterpret_cast<Quantized*>(values) + i, steps + i / STEP,
-                  half_steps + i / STEP);
+    quantize_step(x + i, size - i < STEP ? size - i : STEP, steps + i / STEP);
   }
 }
 

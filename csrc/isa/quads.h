@@ -55,7 +55,7 @@ OCTAVO_INLINE void add_products(I32x16& sums, Quads weights, Activations x) {
   sums.v = _mm512_dpbusd_epi32(sums.v, weights.v, x.v);
 }
 // What sums that began at a step's start come to, times the activations' scale.
-OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepActivations& step) {
+OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepScales& step) {
   return fma({_mm512_castsi512_ps(sums.v)}, set1(step.scale), set1(step.shift));
 }
 
@@ -93,7 +93,7 @@ OCTAVO_INLINE void add_products(I32x16& sums, Quads weights, Activations x) {
   add_to(sums.lo, _mm256_madd_epi16(lo, ones));
   add_to(sums.hi, _mm256_madd_epi16(hi, ones));
 }
-OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepActivations& step) {
+OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepScales& step) {
   return fma({_mm256_castsi256_ps(sums.lo), _mm256_castsi256_ps(sums.hi)}, set1(step.scale), set1(step.shift));
 }
 
@@ -133,7 +133,7 @@ __attribute__((noinline)) inline void add_products(I32x16& sums, const Quads& we
     }
 }
 // Without a multiply-add that rounds once.
-OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepActivations& step) {
+OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepScales& step) {
   OCTAVO_EACH(static_cast<float>(sums.v[i] - SUM_OFFSET_BITS) * step.scale);
 }
 

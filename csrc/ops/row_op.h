@@ -20,8 +20,7 @@ inline void convert_row(const KernelTable& kernels, Buffer& buffer, int64_t row)
   if (buffer.form == Form::bfloat16) {
     kernels.to_bfloat16(x, buffer.width, reinterpret_cast<uint16_t*>(values), buffer.values_stride / 2);
   } else if (buffer.is_grouped()) {
-    const int64_t steps = row * buffer.num_steps();
-    kernels.quantize_steps(x, buffer.width, values, buffer.steps + steps, buffer.half_steps + steps);
+    kernels.quantize_steps(x, buffer.width, values);
   } else if (buffer.form != Form::float32) {
     const int64_t groups = row * buffer.num_groups();
     kernels.quantize(x, buffer.width, values, buffer.scales + groups, buffer.starts + groups);
