@@ -25,7 +25,7 @@ from octavo.server.listener import connection_limit, open_listeners
 from octavo.server_config import ServerConfig
 from octavo.tokenization.loading import load_tokenizer
 
-ENGINE = EngineConfig(model="smollm2", dtype="float32", kv_cache_memory="192MiB", max_model_len=512)
+ENGINE = EngineConfig(model="smollm2", dtype="float32", kv_cache_memory="192MiB", max_model_len=512, speculate="auto")
 PATIENCE_S = 20.0
 """How long a condition may take to come true; on a busy machine nothing is sooner than it is."""
 

@@ -71,11 +71,9 @@ def finish_engine_parser(
     *knobs: str,
     plots: bool = True,
 ) -> None:
-    """As `finish_parser`, with flags for an engine's knobs: all of them, or those named. By default no tokens are
-    guessed."""
+    """As `finish_parser`, with flags for an engine's knobs: all of them, or those named."""
     finish_parser(parser, lambda arguments: measure(arguments, read_config_flags(arguments, EngineConfig)), plots=plots)
-    # Greedy answers to random prompts go round: guesses at them are right far more often than at answers to people.
-    add_config_flags(parser, EngineConfig, *knobs, speculate="off")
+    add_config_flags(parser, EngineConfig, *knobs)
 
 
 @contextlib.contextmanager
