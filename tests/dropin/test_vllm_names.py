@@ -72,7 +72,7 @@ def test_keywords_that_change_nothing_are_told_in_one_line(caplog):
 
 def test_how_many_tokens_vllm_would_guess_changes_nothing_and_is_told(caplog):
     asked = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}
-    assert config(speculative_config=asked) == EngineConfig()
+    assert config(speculative_config=asked) == EngineConfig(speculate="auto")
     [record] = caplog.records
     assert "speculative_config: num_speculative_tokens, prompt_lookup_max of vLLM, changing nothing" in record.message
 
@@ -103,7 +103,6 @@ def test_a_share_of_a_gpus_memory_is_told_to_bound_nothing_on_the_processor(tmp_
         ({"speculative_config": {"model": "facebook/opt-125m"}}, "speculative_config asks for .*opt-125m"),
         ({"speculative_config": {"method": "ngram", "draft_sample_method": "greedy"}}, "no draft_sample_method here"),
         ({"speculative_config": "ngram"}, "speculative_config must be a dict"),
-        ({"speculative_config": {"method": "ngram"}, "speculate": "off"}, "speculative_config contradicts speculate"),
         ({"speculative_model": "draft"}, "speculative_model of 'draft'"),
         ({"skip_tokenizer_init": True}, "skip_tokenizer_init"),
         ({"tokenizer_revision": "main"}, "tokenizer_revision of 'main'.*revision"),

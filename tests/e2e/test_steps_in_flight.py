@@ -54,7 +54,7 @@ class Oracle:
     def follow(self, plan: Plan) -> None:
         pass
 
-    def learn(self, num_tokens: int, seconds: float) -> None:
+    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
         pass
 
     def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
@@ -88,8 +88,8 @@ class OwnText(SuffixDrafter):
         self._num_tokens = {plan.rows[index]: plan.starts[index] + 1 for index, _ in plan.drafts}
         self.num_drafted += sum(len(token_ids) for _, token_ids in plan.drafts)
 
-    def learn(self, num_tokens: int, seconds: float) -> None:
-        super().learn(num_tokens, 1.0)
+    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
+        super().learn(num_rows, num_drafts, 1.0)
 
     def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
         own = self._num_tokens.keys() & set(rows)

@@ -275,7 +275,7 @@ class Guesser:
     def follow(self, plan: Plan) -> None:
         pass
 
-    def learn(self, num_tokens: int, seconds: float) -> None:
+    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
         pass
 
     def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:

@@ -22,7 +22,7 @@ class Rows:
         self.drafter = SuffixDrafter()
         self.tables = RowTables(max_model_len=4000, block_size=16)
         for repeat in range(40):
-            self.drafter.learn(1 + repeat % 16, 1.0 + token_s * (repeat % 16))
+            self.drafter.learn(1, repeat % 16, 1.0 + token_s * (repeat % 16))
 
     def add(self, row: int, prompt: list[int], prediction: list[int] | None = None) -> None:
         new = NewRow(row, 0, prompt, SamplingParams(), 0, [], prediction=prediction or [])

@@ -26,7 +26,12 @@ from octavo.server_config import ServerConfig
 from octavo.tokenization.loading import load_tokenizer
 
 ENGINE = EngineConfig(
-    model="smollm2", dtype="float32", quantization="none", kv_cache_memory="192MiB", max_model_len=512
+    model="smollm2",
+    dtype="float32",
+    quantization="none",
+    kv_cache_memory="192MiB",
+    max_model_len=512,
+    speculate="auto",
 )
 PATIENCE_S = 20.0
 """How long a condition may take to come true; on a busy machine nothing is sooner than it is."""

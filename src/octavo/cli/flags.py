@@ -40,19 +40,17 @@ _SAMPLING_HELP = {
 }
 
 
-def add_config_flags(
-    parser: Container, config: type[EngineConfig] | type[ServerConfig], *only: str, **defaults: Any
-) -> None:
+def add_config_flags(parser: Container, config: type[EngineConfig] | type[ServerConfig], *only: str) -> None:
     """A flag for every knob of a config, or for some of them, in its groups, with its help, choices and default. Beside
-    every knob there are vLLM's flags. `defaults` are those of knobs that have others than the config's."""
-    hints, usual = get_type_hints(config), config()
+    every knob there are vLLM's flags."""
+    hints, defaults = get_type_hints(config), config()
     groups: dict[str, Any] = {}
     for name, declared in knobs(config).items():
         if only and name not in only:
             continue
         group = groups.get(declared.group) or _group(parser, declared.group)
         groups[declared.group] = group
-        kind, default = _kind(hints[name]), defaults.get(name, getattr(usual, name))
+        kind, default = _kind(hints[name]), getattr(defaults, name)
         if "choices" in kind:
             kind["type"] = partial(spelled, name)
         if default is True:

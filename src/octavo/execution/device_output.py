@@ -44,8 +44,8 @@ class DeviceOutput:
     """The positions whose tokens each row gets; None where each has one position."""
     in_flight: tuple[IntArray, IntArray, IntArray] | None = None
     """(rows, places, positions): which sampled positions have the tokens that rows lack at these places."""
-    num_decoded: int = 0
-    """`Plan.num_decoded`."""
+    num_drafts: int | None = None
+    """Where all rows but decode: their drafts."""
     pooled: list[PooledRow] = field(default_factory=list)
     """What was pooled of prompts."""
     faults: dict[int, str] = field(default_factory=dict)

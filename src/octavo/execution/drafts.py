@@ -21,8 +21,8 @@ class Drafter(Protocol):
         """Take note of the rows that begin, fork, lose their blocks and end."""
         ...
 
-    def learn(self, num_tokens: int, seconds: float) -> None:
-        """Take note of what a step took in which all rows decoded so many tokens, drafts included."""
+    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
+        """Take note of what a step took in which so many rows decoded, with so many drafts in all."""
         ...
 
     def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:

@@ -115,7 +115,7 @@ class ModelRunner:
         sampling. The sampled tokens are the rows' own when this returns, so that the next step can follow."""
         self.watch.start()
         began = self.queue.mark()
-        launched = DeviceOutput(began, began, began, began, began, num_decoded=plan.num_decoded)
+        launched = DeviceOutput(began, began, began, began, began, num_drafts=plan.num_drafts if plan.decodes else None)
         self.follow(plan)
         staged = self.stage(plan) if plan.rows else None
         self.watch.lap("prepare")
@@ -177,8 +177,8 @@ class ModelRunner:
         if self._foretells and self.matchers.has_any(launched.row_of):
             drafts = {row: self.matchers.forced(row, self.rows.output_token_ids(row)) for row in drawn}
         if self.drafter is not None:
-            if launched.num_decoded:
-                self.drafter.learn(launched.num_decoded, launched.compute_s)
+            if launched.num_drafts is not None:
+                self.drafter.learn(len(launched.rows), launched.num_drafts, launched.compute_s)
             free = [row for row in drawn if not drafts.get(row)]
             drafts |= zip(free, self.drafter.propose(free, self.rows), strict=True)
         return [drafts.get(row, []) for row in launched.rows] if any(drafts.values()) else []

@@ -116,11 +116,15 @@ class Plan(msgspec.Struct, array_like=True):
         return {*self.rows, *self.sampled_rows, *begun, *(row for row, _ in self.chosen)}
 
     @property
-    def num_decoded(self) -> int:
-        """New tokens, drafts included, where all rows but decode; else 0."""
-        num_new = sum(self.num_new)
-        num_decoded = len(self.sampled_rows) + sum(len(token_ids) for _, token_ids in self.drafts)
-        return num_new if num_new == num_decoded and len(self.rows) == len(self.sampled_rows) else 0
+    def num_drafts(self) -> int:
+        """Of all rows."""
+        return sum(len(token_ids) for _, token_ids in self.drafts)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether all that it does is to give each of its rows a token, or several with drafts."""
+        is_sampled = len(self.rows) == len(self.sampled_rows) > 0
+        return is_sampled and sum(self.num_new) == len(self.rows) + self.num_drafts
 
     @property
     def is_empty(self) -> bool:

@@ -1,9 +1,10 @@
 """A drafter from a row's own text: where its end has come before, it may go on as it did then.
 
 How many tokens are guessed depends on what they are worth: on how often such guesses were right of late in this row,
-and on what a token more costs a step.
+and on what drafts cost a step.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -129,8 +130,8 @@ class SuffixDrafter:
             if fork.parent in self._predictions:
                 self._predictions[fork.row] = self._predictions[fork.parent]
 
-    def learn(self, num_tokens: int, seconds: float) -> None:
-        self._costs.learn(num_tokens, seconds)
+    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
+        self._costs.learn(num_rows, num_drafts, seconds)
 
     def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
         matched = self._index(rows, tables)
@@ -156,21 +157,19 @@ class SuffixDrafter:
         return matched
 
     def _num_worth(self, num_rows: int, matched: dict[int, IndexedRow]) -> dict[int, int]:
-        """How many drafts each row is to have, so that the next step gives the most tokens a second: the likeliest are
-        taken while each adds more than what the step gives in the time that it takes."""
-        seconds, draft_s = self._costs.estimate(num_rows)
-        num_expected = float(num_rows)
+        """How many drafts each row is to have: the likeliest of all rows, as many as make the next step give the most
+        tokens in its time, and none where it gives more without."""
+        longer, each = self._costs.drafts(num_rows)
         likely: list[tuple[float, int]] = []
         for row, indexed in matched.items():
             for chance in islice(indexed.acceptance.chances(indexed.automaton.match_length), MAX_DRAFTS):
-                if chance * seconds <= draft_s * num_expected:
+                if chance <= each * num_rows:
                     break
                 likely.append((chance, row))
-        counts: dict[int, int] = {}
-        for chance, row in sorted(likely, reverse=True):
-            if chance * seconds <= draft_s * num_expected:
-                break
+        likely.sort(reverse=True)
+        best, num_best, num_expected = float(num_rows), 0, float(num_rows)
+        for count, (chance, _) in enumerate(likely, 1):
             num_expected += chance
-            seconds += draft_s
-            counts[row] = counts.get(row, 0) + 1
-        return counts
+            if (value := num_expected / (1 + longer + each * count)) > best:
+                best, num_best = value, count
+        return Counter(row for _, row in likely[:num_best])

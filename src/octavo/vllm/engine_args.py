@@ -99,19 +99,14 @@ def _speculative_config(asked: object, values: dict[str, Any], spelling: Spellin
         raise ConfigError(f"{name} has no {', '.join(sorted(unknown))} here: {_OWN}, and {_CHOSEN}")
     if given:
         logger.warning("%s: %s of vLLM, changing nothing here: %s", name, ", ".join(sorted(given)), _CHOSEN)
-    _speculate(name, values, spelling)
+    values["speculate"] = "auto"
 
 
 def _speculative_model(model: object, values: dict[str, Any], spelling: Spelling) -> None:
     name = spelling("speculative_model")
     if model not in SPECULATIVE_METHODS:
         raise ConfigError(f"{name} of {model!r:.100}: tokens are guessed from the request's own alone, as with [ngram]")
-    _speculate(name, values, spelling)
-
-
-def _speculate(name: str, values: dict[str, Any], spelling: Spelling) -> None:
-    if values.setdefault("speculate", "auto") == "off":
-        raise ConfigError(f"{name} contradicts {spelling('speculate')} 'off': give one")
+    values["speculate"] = "auto"
 
 
 def _pooler_config(name: str, asked: object, values: dict[str, Any], spelling: Spelling) -> None:

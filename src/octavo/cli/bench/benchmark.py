@@ -72,8 +72,7 @@ def finish_engine_parser(
     *knobs: str,
     plots: bool = True,
 ) -> None:
-    """As `finish_parser`, with flags for an engine's knobs, all of them or those named, and one for a model's shape. By
-    default no tokens are guessed."""
+    """As `finish_parser`, with flags for an engine's knobs, all of them or those named, and one for a model's shape."""
 
     def measure_model(arguments: argparse.Namespace) -> Outcome:
         config = read_config_flags(arguments, EngineConfig)
@@ -88,8 +87,7 @@ def finish_engine_parser(
         choices=sorted(SHAPES),
         help="in place of a model: random weights (--seed) of a LLaMA of this size, with smollm2's tokenizer",
     )
-    # Greedy answers to random prompts go round: guesses at them are right far more often than at answers to people.
-    add_config_flags(parser, EngineConfig, *knobs, speculate="off")
+    add_config_flags(parser, EngineConfig, *knobs)
 
 
 @contextlib.contextmanager

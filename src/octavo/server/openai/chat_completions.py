@@ -60,7 +60,7 @@ class ChatBody(ConversationFields, ToolFields, ReasoningFields, SamplingBody):
     )
 
     prediction: Prediction | None = Field(
-        None, description="a text that the answer may resemble: it comes faster where it does, and is the same"
+        None, description="a text that the answer may resemble: it is the same, and faster with --speculate auto"
     )
 
     aliases: ClassVar[Mapping[str, Alias]] = CHAT_ALIASES
