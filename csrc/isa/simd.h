@@ -16,6 +16,8 @@
 //   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes whole numbers from -127 to 127
 //   load_bf16_evens, load_bf16_odds  of sixteen pairs of bfloat16, the first members, and the second
 //   load_bf16_mixed, bf16_in_order   load_bf16 in an order of lanes that may be cheaper, and what puts it right
+//   load_bf16_pair               load_bf16_mixed of two vectors that lie together; cheaper where BF16_AT_ONCE is 2
+//   sum_lanes, max_lane          of all lanes: those at distance 8 first, then 4, 2, 1
 //   pin, reread                  say nothing but to AVX2's compiler (simd_avx2.h)
 #pragma once
 
@@ -42,22 +44,6 @@ OCTAVO_INLINE void store_up_to(float* p, F32x16 a, int64_t left) {
   }
 }
 
-// The sum of the lanes, always in the same order: neighbours at distance 8, then 4, 2, 1.
-OCTAVO_INLINE float sum_lanes(F32x16 a) {
-  float v[LANES];
-  store(v, a);
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < distance; ++i) v[i] += v[i + distance];
-  return v[0];
-}
-OCTAVO_INLINE float max_lane(F32x16 a) {
-  float v[LANES];
-  store(v, a);
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < distance; ++i) v[i] = v[i] > v[i + distance] ? v[i] : v[i + distance];
-  return v[0];
-}
-
 // e^x to within 2 units in the last place; 0 below LOWEST_EXPONENT, as e^x would be subnormal, and at the most
 // e^HIGHEST_EXPONENT. Cephes' expf: x = n ln 2 + r, and a polynomial of degree 6 in r.
 constexpr float LOWEST_EXPONENT = -87.3f;
@@ -82,8 +68,10 @@ OCTAVO_INLINE F32x16 exp(F32x16 x) {
 }
 
 // Element types of stored keys, values and weights; each loads into and is stored from sixteen float32 lanes. Where many
-// are loaded for each result, `load16_mixed` may be cheaper: `in_order` puts the result's lanes right.
+// are loaded for each result, `load16_mixed` may be cheaper: `in_order` puts the result's lanes right. AT_ONCE vectors that
+// lie together are best loaded together.
 struct InOrder {
+  static constexpr int AT_ONCE = 1;
   static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return a; }
 };
 struct Float32 : InOrder {
@@ -94,8 +82,10 @@ struct Float32 : InOrder {
 };
 struct BFloat16 {
   using Stored = uint16_t;
+  static constexpr int AT_ONCE = BF16_AT_ONCE;
   static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_bf16(p); }
   static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_bf16_mixed(p); }
+  static OCTAVO_INLINE void load_pair_mixed(const uint16_t* p, F32x16 (&pair)[2]) { load_bf16_pair(p, pair); }
   static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return bf16_in_order(a); }
   static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_bf16(p, a); }
 };
@@ -111,6 +101,17 @@ struct Int8 : InOrder {
   static OCTAVO_INLINE F32x16 load16_mixed(const int8_t* p) { return load_i8(p); }
   static OCTAVO_INLINE void store16(int8_t* p, F32x16 a) { store_i8(p, a); }
 };
+
+// One vector, or two that lie together.
+template <class Element, int COUNT>
+OCTAVO_INLINE void load_mixed(const typename Element::Stored* p, F32x16 (&vectors)[COUNT]) {
+  static_assert(COUNT == 1 || COUNT == 2, "vectors are loaded one by one or in pairs");
+  if constexpr (COUNT == 2) {
+    Element::load_pair_mixed(p, vectors);
+  } else {
+    vectors[0] = Element::load16_mixed(p);
+  }
+}
 
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

@@ -41,5 +41,19 @@ OCTAVO_INLINE void prefetch(const uint8_t* p) {
   __builtin_prefetch(p, FOR_READING, SECOND_LEVEL);
 }
 
+#if defined(__AVX2__)
+// Of eight lanes: those at distance 4, then 2, then 1.
+OCTAVO_INLINE float sum_of_eight(__m256 a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+OCTAVO_INLINE float max_of_eight(__m256 a) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+#endif
+
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

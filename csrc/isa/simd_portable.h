@@ -118,8 +118,23 @@ OCTAVO_INLINE I32x16 set1_i32(int32_t x) {
 }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { OCTAVO_EACH(static_cast<float>(a.v[i])); }
 OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) { return load_bf16(p); }
+constexpr int BF16_AT_ONCE = 1;
+OCTAVO_INLINE void load_bf16_pair(const uint16_t* p, F32x16 (&pair)[2]) {
+  pair[0] = load_bf16_mixed(p);
+  pair[1] = load_bf16_mixed(p + LANES);
+}
 OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) { return a; }
 OCTAVO_INLINE F32x16 where_at_least(F32x16 x, F32x16 bound, F32x16 a) { OCTAVO_EACH(x.v[i] >= bound.v[i] ? a.v[i] : 0.0f); }
+OCTAVO_INLINE float sum_lanes(F32x16 a) {
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) a.v[i] += a.v[i + distance];
+  return a.v[0];
+}
+OCTAVO_INLINE float max_lane(F32x16 a) {
+  for (int distance = LANES / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < distance; ++i) a.v[i] = a.v[i] > a.v[i + distance] ? a.v[i] : a.v[i + distance];
+  return a.v[0];
+}
 // What the compiler must be told with AVX2's sixteen registers (simd_avx2.h).
 OCTAVO_INLINE void pin(F32x16&) {}
 template <class T>
