@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import gguf
 import torch
 import transformers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -298,7 +300,9 @@ def transformers_from_gguf(path: Path, num_layers: int) -> Any:
     with torch.device("meta"):  # only its parameters' names are used
         named = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TINY, "num_hidden_layers": num_layers}))
     read_checkpoint: Any = load_gguf_checkpoint
-    read = read_checkpoint(path, return_tensors=True, model_to_load=named)
+    # It asks for the same large table once for each module.
+    with mock.patch("gguf.get_tensor_name_map", lru_cache(gguf.get_tensor_name_map)):
+        read = read_checkpoint(path, return_tensors=True, model_to_load=named)
     config = transformers.LlamaConfig(**read["config"])
     return transformers.LlamaForCausalLM.from_pretrained(None, config=config, state_dict=read["tensors"])
 

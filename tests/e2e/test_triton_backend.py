@@ -176,7 +176,7 @@ def test_the_tokens_are_those_of_the_reference(
 def test_without_graphs_and_with_one_step_in_flight_the_tokens_are_the_same(
     tmp_path: Path, one_thread: None, pretended_gpu: None
 ) -> None:
-    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM", num_hidden_layers=1)
     off: dict[str, Any] = {"cuda_graphs": "off", "steps_in_flight": 1}
     expected, _ = run(folder, "reference", "recompute", 200, count=2, **off)
     got, _ = run(folder, "triton", "recompute", 200, count=2, device="cuda", **off)
@@ -225,7 +225,7 @@ def test_a_step_that_cannot_be_captured_is_run(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(graphs, "capture", refuse)
-    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM", num_hidden_layers=1)
     expected, _ = run(folder, "reference", "recompute", 200, count=1)
     got, _ = run(folder, "triton", "recompute", 200, count=1, device="cuda")
     assert got == expected
@@ -253,7 +253,7 @@ def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
 def test_a_cache_of_8_bits_gives_the_tokens_of_the_reference(
     tmp_path: Path, one_thread: None, pretended_gpu: None, cache_dtype: str
 ) -> None:
-    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM", num_hidden_layers=1)
     knobs: dict[str, Any] = {"count": 2, "kv_cache_dtype": cache_dtype}
     with right_fp8_casts():
         expected, _ = run(folder, "reference", "recompute", 50, **knobs)

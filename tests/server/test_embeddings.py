@@ -219,6 +219,10 @@ def test_leaving_while_many_inputs_wait_frees_all(server: Server) -> None:
     until(lambda: server.num_in_server == 0 and server.background.is_idle())
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(record.getMessage()) for record in caplog.records if record.name == "octavo.requests"]
+
+
 def test_the_log_and_the_metrics_tell_of_inputs(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     def counted() -> float:
         with server.http() as http:
@@ -228,8 +232,9 @@ def test_the_log_and_the_metrics_tell_of_inputs(server: Server, caplog: pytest.L
     before = counted()
     with caplog.at_level("INFO"):
         told = post(server, "/v1/embeddings", input=TEXTS)
+        until(lambda: bool(logged(caplog)))  # written once the answer is sent
     assert counted() == before + told["usage"]["prompt_tokens"]
-    [line] = [json.loads(record.message) for record in caplog.records if record.name == "octavo.requests"][:1]
+    [line] = logged(caplog)
     assert line["prompt_tokens"] == told["usage"]["prompt_tokens"]
     assert line["finish_reasons"] == ["stop"] * 3
 
