@@ -95,6 +95,8 @@ struct AttentionItem {
   // Where chunk_begin's partial result goes, for a row whose chunks are shared between items; -1: the item has all of
   // the chunks and writes the output.
   int64_t partial = -1;
+  // Whether it is all of a row of one query, so that nothing else waits for the row's token or has a part of its output.
+  bool is_row = false;
 };
 
 // A row whose chunks were shared between items.

@@ -38,33 +38,39 @@ struct Decode {
   }
 
   // `factors` has one for each head, `stride` apart.
-  template <int HEADS, int VECTORS>
-  static OCTAVO_INLINE void add_products(F32x16 (&sums)[HEADS][VECTORS], int v, const F32x16 (&vector)[1],
+  template <int HEADS, int VECTORS, int COUNT>
+  static OCTAVO_INLINE void add_products(F32x16 (&sums)[HEADS][VECTORS], int v, const F32x16 (&vectors)[COUNT],
                                          const float* factors, int64_t stride) {
-    multiply_add(sums, v, vector, [&](int h) { return factors[h * stride]; });
+    multiply_add(sums, v, vectors, [&](int h) { return factors[h * stride]; });
   }
 
-  // Scores of VECTORS pieces; meanwhile as many bytes are fetched.
+  // Scores of VECTORS pieces, DIMS dimensions an iteration, which lie together; meanwhile as many bytes are fetched.
   //   keys     [VECTORS] pointers to [depth][stride], of which sixteen slots are read
   //   queries  [HEADS, width]
   //   scores   [HEADS, CHUNK], sixteen for each piece
-  template <int HEADS, int VECTORS>
+  template <int HEADS, int VECTORS, int DIMS>
   static OCTAVO_INLINE void score(const Stored* const* keys, int64_t stride, int64_t depth, const float* queries,
                                   int64_t width, float* scores, NextPieces& next) {
+    static_assert(LANES % (VECTORS * DIMS) == 0, "a part of the depth is whole iterations");
     constexpr int64_t BYTES = bytes_of(VECTORS);
     F32x16 sums[HEADS][VECTORS];
     clear(sums);
     for (int part = 0; part < VECTORS; ++part) {
       const int64_t begin = depth * part / VECTORS, end = depth * (part + 1) / VECTORS;
       const uint8_t* near = next.take((end - begin) * BYTES);
-      for (int64_t d = begin; d < end; ++d) {
-        prefetch_lines(near, BYTES);
-        near += BYTES;
+      for (int64_t d = begin; d < end; d += DIMS) {
+        prefetch_lines(near, DIMS * BYTES);
+        near += DIMS * BYTES;
         OCTAVO_UNROLL
         for (int v = 0; v < VECTORS; ++v) {
-          const F32x16 key[] = {Element::load16_mixed(keys[v] + d * stride)};
-          const float* query = reread(queries + d);
-          add_products(sums, v, key, query, width);
+          F32x16 key[DIMS];
+          load_mixed<Element>(keys[v] + d * stride, key);
+          OCTAVO_UNROLL
+          for (int i = 0; i < DIMS; ++i) {
+            const F32x16 vector[] = {key[i]};
+            const float* query = reread(queries + d + i);
+            add_products(sums, v, vector, query, width);
+          }
         }
       }
     }
@@ -83,6 +89,7 @@ struct Decode {
   static OCTAVO_INLINE void add_values(const Stored* const* values, int64_t first_dim, int64_t head_dim, Visible seen,
                                        const float* weights, float* sums, int64_t width, NextPieces& next) {
     constexpr int64_t BYTES = bytes_of(VECTORS);
+    constexpr int AT_ONCE = VECTORS % Element::AT_ONCE == 0 ? Element::AT_ONCE : 1;
     F32x16 tile[HEADS][VECTORS];
     clear(tile);
     for (int64_t slot = seen.begin; slot < seen.end;) {
@@ -93,8 +100,9 @@ struct Decode {
       for (int64_t i = 0; i < count; ++i) {
         prefetch_lines(near + i * BYTES, BYTES);
         OCTAVO_UNROLL
-        for (int v = 0; v < VECTORS; ++v) {
-          const F32x16 value[] = {Element::load16_mixed(from + i * head_dim + v * LANES)};
+        for (int v = 0; v < VECTORS; v += AT_ONCE) {
+          F32x16 value[AT_ONCE];
+          load_mixed<Element>(from + i * head_dim + v * LANES, value);
           const float* weight = reread(weights + slot + i);
           add_products(tile, v, value, weight, CHUNK);
         }
@@ -114,6 +122,16 @@ struct Decode {
   template <int HEADS>
   static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
                           int64_t kv_head, NextPieces& next) {
+    if (call.cache.block_size == LANES) {
+      score_pieces<HEADS, Element::AT_ONCE>(call, pieces, s, vector, kv_head, next);
+    } else {
+      score_pieces<HEADS, 1>(call, pieces, s, vector, kv_head, next);
+    }
+  }
+
+  template <int HEADS, int DIMS>
+  static OCTAVO_INLINE void score_pieces(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
+                                         int64_t kv_head, NextPieces& next) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
     const Stored* keys[PIECES];
@@ -124,10 +142,10 @@ struct Decode {
     float* scores = s.scores + vector * CHUNK;
     int64_t i = pieces.first;
     for (; i + VECTORS <= pieces.last; i += VECTORS) {
-      score<HEADS, VECTORS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
+      score<HEADS, VECTORS, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
     }
     for (; i < pieces.last; ++i) {
-      score<HEADS, 1>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
+      score<HEADS, 1, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
     }
   }
 
@@ -172,6 +190,16 @@ struct Decode {
   }
 };
 
+// Brings a chunk's scales of one KV head nearer, a few bytes of each block that the fetching of keys and values passes over.
+OCTAVO_INLINE void fetch_scales(const AttentionCall& call, const Pieces& pieces, int64_t kv_head) {
+  const KVCacheView& cache = call.cache;
+  for (int64_t i = pieces.first; i < pieces.last; ++i) {
+    const uint8_t* at = pieces.layer[i] + pieces.offset[i] * SCALE_BYTES;
+    prefetch(at + cache.key_scales_at(kv_head));
+    prefetch(at + cache.value_scales_at(kv_head));
+  }
+}
+
 // A chunk's scales of one KV head, gathered from its blocks.
 OCTAVO_INLINE void gather_scales(const AttentionCall& call, const Pieces& pieces, int64_t kv_head, const Scratch& s) {
   const KVCacheView& cache = call.cache;
@@ -213,6 +241,7 @@ void attend_decode(const AttentionCall& call, const AttentionItem& item, const A
     NextPieces values(call, item, pieces, Part::values), keys(call, next_item, next_pieces, Part::keys);
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
       const int64_t vector = kv_head * group - first_head;
+      if (call.cache.has_scales) fetch_scales(call, pieces, kv_head);
       Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, values);
       softmax_group(call, pieces, s, vector, kv_head);
     }

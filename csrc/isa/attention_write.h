@@ -43,31 +43,37 @@ OCTAVO_INLINE void normalise_heads(float* heads, int64_t num_heads, const Attent
   }
 }
 
+// Up to sixteen elements of a vector into the cache, `stride` apart: the first `count`, of sixteen numbers.
+template <class Element>
+OCTAVO_INLINE void store_elements(F32x16 numbers, int count, typename Element::Stored* out, int64_t stride) {
+  if (stride == 1 && count == LANES) {
+    Element::store16(out, numbers);
+    return;
+  }
+  typename Element::Stored lanes[LANES];
+  Element::store16(lanes, numbers);
+  for (int i = 0; i < count; ++i) out[i * stride] = lanes[i];
+}
+
 // A vector [size] into the cache, its elements `stride` apart.
 template <class Element>
 OCTAVO_INLINE void store_slot(const float* vector, int64_t size, typename Element::Stored* out, int64_t stride) {
   for (int64_t i = 0; i < size; i += LANES) {
-    const int n = static_cast<int>(size - i < LANES ? size - i : LANES);
-    typename Element::Stored lanes[LANES];
-    Element::store16(lanes, n == LANES ? load(vector + i) : load_first(vector + i, n));
-    for (int j = 0; j < n; ++j) out[(i + j) * stride] = lanes[j];
+    const int count = static_cast<int>(size - i < LANES ? size - i : LANES);
+    store_elements<Element>(load_up_to(vector + i, size - i), count, out + i * stride, stride);
   }
 }
 
 // The same in symmetric int8, with the scale max|x| / 127.
 OCTAVO_INLINE void store_slot_int8(const float* vector, int64_t size, int8_t* out, int64_t stride, uint8_t* scale_at) {
-  float range = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    const float magnitude = vector[i] < 0 ? -vector[i] : vector[i];
-    range = magnitude > range ? magnitude : range;
-  }
+  F32x16 largest = zero();
+  for (int64_t i = 0; i < size; i += LANES) largest = max(abs(load_up_to(vector + i, size - i)), largest);
+  const float range = max_lane(largest);
   const F32x16 inverse = set1(range > 0 ? INT8_LARGEST / range : 0.0f);
   for (int64_t i = 0; i < size; i += LANES) {
-    const int n = static_cast<int>(size - i < LANES ? size - i : LANES);
-    const F32x16 x = n == LANES ? load(vector + i) : load_first(vector + i, n);
-    int8_t lanes[LANES];
-    store_i8(lanes, min(max(round(x * inverse), set1(-INT8_LARGEST)), set1(INT8_LARGEST)));
-    for (int j = 0; j < n; ++j) out[(i + j) * stride] = lanes[j];
+    const int count = static_cast<int>(size - i < LANES ? size - i : LANES);
+    const F32x16 whole = round(load_up_to(vector + i, size - i) * inverse);
+    store_elements<Int8>(min(max(whole, set1(-INT8_LARGEST)), set1(INT8_LARGEST)), count, out + i * stride, stride);
   }
   const float scale = range / INT8_LARGEST;
   __builtin_memcpy(scale_at, &scale, sizeof scale);

@@ -20,6 +20,7 @@
 //   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes numbers from -127 to 127
 //   load_bf16_evens, load_bf16_odds  of sixteen pairs of bfloat16, the first members, and the second
 //   load_bf16_mixed, bf16_in_order   load_bf16 in an order of lanes that may be cheaper, and what puts it right
+//   load_bf16_pair               load_bf16_mixed of two vectors that lie together; cheaper where BF16_AT_ONCE is 2
 //   folded(a, f)                 f of the lanes at distance 8, of what that gives at distance 4, then 2, then 1
 //   pin, reread                  say nothing but to AVX2's compiler (simd_avx2.h)
 #pragma once
@@ -81,8 +82,10 @@ OCTAVO_INLINE F32x16 exp(F32x16 x) {
 }
 
 // Element types of stored keys, values and weights; each loads into and is stored from sixteen float32 lanes. Where many
-// are loaded for each result, `load16_mixed` may be cheaper: `in_order` puts the result's lanes right.
+// are loaded for each result, `load16_mixed` may be cheaper: `in_order` puts the result's lanes right. AT_ONCE vectors that
+// lie together are best loaded together.
 struct InOrder {
+  static constexpr int AT_ONCE = 1;
   static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return a; }
 };
 struct Float32 : InOrder {
@@ -93,8 +96,10 @@ struct Float32 : InOrder {
 };
 struct BFloat16 {
   using Stored = uint16_t;
+  static constexpr int AT_ONCE = BF16_AT_ONCE;
   static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_bf16(p); }
   static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_bf16_mixed(p); }
+  static OCTAVO_INLINE void load_pair_mixed(const uint16_t* p, F32x16 (&pair)[2]) { load_bf16_pair(p, pair); }
   static OCTAVO_INLINE F32x16 in_order(F32x16 a) { return bf16_in_order(a); }
   static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_bf16(p, a); }
 };
@@ -110,6 +115,17 @@ struct Int8 : InOrder {
   static OCTAVO_INLINE F32x16 load16_mixed(const int8_t* p) { return load_i8(p); }
   static OCTAVO_INLINE void store16(int8_t* p, F32x16 a) { store_i8(p, a); }
 };
+
+// One vector, or two that lie together.
+template <class Element, int COUNT>
+OCTAVO_INLINE void load_mixed(const typename Element::Stored* p, F32x16 (&vectors)[COUNT]) {
+  static_assert(COUNT == 1 || COUNT == 2, "vectors are loaded one by one or in pairs");
+  if constexpr (COUNT == 2) {
+    Element::load_pair_mixed(p, vectors);
+  } else {
+    vectors[0] = Element::load16_mixed(p);
+  }
+}
 
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

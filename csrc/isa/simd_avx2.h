@@ -73,6 +73,11 @@ OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) {
   __m256i upper = _mm256_set1_epi32(BF16_UPPER);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), _mm256_castsi256_ps(_mm256_and_si256(pairs, upper))};
 }
+constexpr int BF16_AT_ONCE = 1;  // two vectors would take four registers of sixteen
+OCTAVO_INLINE void load_bf16_pair(const uint16_t* p, F32x16 (&pair)[2]) {
+  pair[0] = load_bf16_mixed(p);
+  pair[1] = load_bf16_mixed(p + LANES);
+}
 OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) {
   __m256 low = _mm256_unpacklo_ps(a.lo, a.hi), high = _mm256_unpackhi_ps(a.lo, a.hi);
   return {_mm256_permute2f128_ps(low, high, LOWER_HALVES), _mm256_permute2f128_ps(low, high, UPPER_HALVES)};

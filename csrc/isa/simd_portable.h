@@ -152,6 +152,11 @@ OCTAVO_INLINE uint32_t which_at_least(F32x16 a, F32x16 b) {
   return bits;
 }
 OCTAVO_INLINE F32x16 load_bf16_mixed(const uint16_t* p) { return load_bf16(p); }
+constexpr int BF16_AT_ONCE = 1;
+OCTAVO_INLINE void load_bf16_pair(const uint16_t* p, F32x16 (&pair)[2]) {
+  pair[0] = load_bf16_mixed(p);
+  pair[1] = load_bf16_mixed(p + LANES);
+}
 OCTAVO_INLINE F32x16 bf16_in_order(F32x16 a) { return a; }
 OCTAVO_INLINE F32x16 where_at_least(F32x16 x, F32x16 bound, F32x16 a) { OCTAVO_EACH(x.v[i] >= bound.v[i] ? a.v[i] : 0.0f); }
 OCTAVO_INLINE int32_t sum_lanes(I32x16 a) {

@@ -1,5 +1,6 @@
 // Paged attention: cuts a step into items that threads can share, once for all layers.
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <stdexcept>
 #include <tuple>
@@ -22,6 +23,7 @@ struct AttentionPlan {
   uint64_t serial = 0;  // of the step that it is for
   std::vector<AttentionItem> items;
   std::vector<AttentionMerge> merges;
+  std::vector<int64_t> shared_tokens;  // of rows that are several items: written before these, and converted after them
   int64_t num_partials = 0;
   std::vector<float> partials;
 };
@@ -38,6 +40,7 @@ class AttentionPlanner {
     plan.serial = step.serial;
     plan.items.clear();
     plan.merges.clear();
+    plan.shared_tokens.clear();
     plan.num_partials = 0;
     make(plan, step, spec, num_threads);
     grow(plan.partials, plan.num_partials * spec.num_heads * spec.partial_size());
@@ -68,6 +71,7 @@ class AttentionPlanner {
       if (num_queries == 1) {
         plan_decode(plan, spec, step.tables[row], first_token, context, chunks_an_item, all_chunks < 2 * num_threads);
       } else {
+        for (int64_t query = 0; query < num_queries; ++query) plan.shared_tokens.push_back(first_token + query);
         plan_prefill(plan, spec, step.tables[row], first_token, num_queries, context);
       }
     }
@@ -92,14 +96,14 @@ class AttentionPlanner {
     const int64_t num_chunks = end_chunk - first_chunk;
     const bool is_shared = num_chunks > chunks_an_item;
     const int64_t num_parts = is_shared ? divide_up(num_chunks, chunks_an_item) : 1;
-    if (is_shared) {
-      plan.merges.push_back({token, plan.num_partials, num_chunks});
-    }
+    const int64_t heads_an_item = by_head ? 1 : spec.num_kv_heads;
+    item.is_row = !is_shared && heads_an_item == spec.num_kv_heads;
+    if (!item.is_row) plan.shared_tokens.push_back(token);
+    if (is_shared) plan.merges.push_back({token, plan.num_partials, num_chunks});
     for (int64_t part = 0; part < num_parts; ++part) {
       item.chunk_begin = first_chunk + num_chunks * part / num_parts;
       item.chunk_end = first_chunk + num_chunks * (part + 1) / num_parts;
       item.partial = is_shared ? plan.num_partials + item.chunk_begin - first_chunk : -1;
-      const int64_t heads_an_item = by_head ? 1 : spec.num_kv_heads;
       for (int64_t head = 0; head < spec.num_kv_heads; head += heads_an_item) {
         item.kv_head_begin = head;
         item.kv_head_end = head + heads_an_item;
@@ -152,9 +156,10 @@ class AttentionOp final : public Op {
 
   void prepare(const Step& step, int num_threads) override {
     plan_ = &planner_->plan(step, call_.spec, num_threads);
-    num_tokens_ = step.num_tokens;
     num_threads_ = num_threads;
-    tokens_a_task_ = std::clamp<int64_t>(num_tokens_ / (num_threads * 4), 1, TOKENS_A_TASK);
+    if (taken_.size() != plan_->items.size()) taken_ = std::vector<std::atomic<bool>>(plan_->items.size());
+    for (std::atomic<bool>& taken : taken_) taken.store(false, std::memory_order_relaxed);
+    tokens_a_task_ = std::clamp<int64_t>(num_shared_tokens() / (num_threads * 4), 1, TOKENS_A_TASK);
     call_.qkv = qkv_->data;
     call_.qkv_stride = qkv_->width;
     call_.out = out_->data;
@@ -167,49 +172,70 @@ class AttentionOp final : public Op {
   }
 
   Taking taking(int phase) const override {
-    return phase == 3 ? Taking::own_first : Taking::in_order;
+    return phase == 1 || phase == 3 ? Taking::own_first : Taking::in_order;
   }
-  // Write; attend; merge rows that were shared; convert rows for the product that follows.
+  // Write; attend; merge rows whose chunks were shared; convert rows for the product that follows. An item that is a whole
+  // row does all of this, while the row's blocks and its output are near.
   int num_phases() const override { return 4; }
   int64_t num_tasks(int phase) const override {
     switch (phase) {
-      case 0: return divide_up(num_tokens_, tokens_a_task_);
-      case 1: return static_cast<int64_t>(plan_->items.size());
+      case 0: return divide_up(num_shared_tokens(), tokens_a_task_);
+      case 1: return std::min<int64_t>(static_cast<int64_t>(plan_->items.size()), num_threads_);
       case 2: return static_cast<int64_t>(plan_->merges.size());
-      default: return out_->form == Form::float32 ? 0 : std::min<int64_t>(num_tokens_, num_threads_);
+      default: return out_->form == Form::float32 ? 0 : std::min<int64_t>(num_shared_tokens(), num_threads_);
     }
   }
   void run(int phase, int64_t task, int thread) override {
-    const int64_t begin = task * tokens_a_task_, end = std::min(num_tokens_, begin + tokens_a_task_);
     switch (phase) {
-      case 0:
-        for (int64_t token = begin; token < end; ++token) kernels_.attention.write_token(call_, token);
+      case 0: {
+        const int64_t begin = task * tokens_a_task_, end = std::min(num_shared_tokens(), begin + tokens_a_task_);
+        for (int64_t i = begin; i < end; ++i) kernels_.attention.write_token(call_, shared_token(i));
         break;
-      case 1:
-        kernels_.attention.attend(call_, plan_->items[static_cast<size_t>(task)],
-                                  plan_->items[static_cast<size_t>(std::min(task + num_threads_, num_tasks(phase) - 1))],
-                                  planner_->scratch(thread));
-        break;
+      }
+      case 1: attend_share(static_cast<size_t>(task), static_cast<size_t>(num_tasks(phase)), thread); break;
       case 2:
         kernels_.attention.merge(call_, plan_->merges[static_cast<size_t>(task)]);
         break;
       default: {
         const int64_t num_parts = num_tasks(phase);
-        for (int64_t token = num_tokens_ * task / num_parts; token < num_tokens_ * (task + 1) / num_parts; ++token) {
-          convert_row(kernels_, *out_, token);
-        }
+        const int64_t begin = num_shared_tokens() * task / num_parts, end = num_shared_tokens() * (task + 1) / num_parts;
+        for (int64_t i = begin; i < end; ++i) convert_row(kernels_, *out_, shared_token(i));
       }
     }
   }
 
  private:
+  // Every `num_shares`-th item from `first` on, so that it is known which one follows, whose keys are fetched meanwhile.
+  // Then what a slower thread has left, the shortest first.
+  void attend_share(size_t first, size_t num_shares, int thread) {
+    const size_t num_items = plan_->items.size();
+    for (size_t item = first; item < num_items; item += num_shares) {
+      attend(item, item + num_shares < num_items ? item + num_shares : item, thread);
+    }
+    for (size_t item = num_items; item-- > 0;) attend(item, item, thread);
+  }
+
+  // An item, unless a thread has taken it already.
+  void attend(size_t item, size_t next, int thread) {
+    std::atomic<bool>& taken = taken_[item];
+    if (taken.load(std::memory_order_relaxed) || taken.exchange(true, std::memory_order_relaxed)) return;
+    const AttentionItem &this_item = plan_->items[item], &next_item = plan_->items[next];
+    fetch_row(qkv_->data + next_item.first_token * qkv_->width, qkv_->width);
+    if (this_item.is_row) kernels_.attention.write_token(call_, this_item.first_token);
+    kernels_.attention.attend(call_, this_item, next_item, planner_->scratch(thread));
+    if (this_item.is_row) convert_row(kernels_, *out_, this_item.first_token);
+  }
+
+  int64_t num_shared_tokens() const { return static_cast<int64_t>(plan_->shared_tokens.size()); }
+  int64_t shared_token(int64_t index) const { return plan_->shared_tokens[static_cast<size_t>(index)]; }
+
   const KernelTable& kernels_;
   AttentionTables tables_;
   std::shared_ptr<AttentionPlanner> planner_;
   Buffer *qkv_, *out_;
   AttentionCall call_;
   AttentionPlan* plan_ = nullptr;
-  int64_t num_tokens_ = 0;
+  std::vector<std::atomic<bool>> taken_;  // the plan's items
   int num_threads_ = 1;
   int64_t tokens_a_task_ = 1;
 };

@@ -265,6 +265,23 @@ def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_a_row_that_threads_share_gets_the_bits_of_one_that_a_thread_takes_whole(
+    instruction_set: str, dtype: torch.dtype
+) -> None:
+    """Few rows are cut by chunks; among many each is one item, which writes its token too."""
+    shape = Shape(num_kv_heads=2, group=3, dtype=dtype, rotary_dim=8)
+    lengths = [520, *[260] * 11]
+    with threads(1):
+        few, many = (Rows(kernels_for(instruction_set), shape, lengths) for _ in range(2))
+        for rows in (few, many):
+            rows.step({row: length - 1 for row, length in enumerate(lengths)})
+        whole = many.step(dict.fromkeys(range(len(lengths)), 1))
+        for row in (0, 1):
+            assert torch.equal(few.step({row: 1})[row], whole[row])
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("window", [None, 200])
 def test_rows_that_see_what_follows_are_attended_over_many_chunks_with_the_same_bits_in_any_batch(
     instruction_set: str, window: int | None
