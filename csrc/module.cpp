@@ -1,6 +1,7 @@
 // The Python face of the kernels: octavo.kernels._cpu. Only the cpu backend uses it (src/octavo/kernels/cpu.py, recording.py).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
