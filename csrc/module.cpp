@@ -203,6 +203,7 @@ class BoundProgram {
 }  // namespace octavo
 
 NB_MODULE(_cpu, m) {
+  nb::set_leak_warnings(false);  // a script may end while threads of its own compute
   using namespace octavo;
   m.def(
       "instruction_set", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); },

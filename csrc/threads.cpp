@@ -75,6 +75,7 @@ ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), process_(ge
 ThreadPool::~ThreadPool() {
   if (getpid() != process_) {
     for (std::thread& thread : threads_) thread.detach();
+    bell_.release();  // to destroy it would wait for threads that slept when the process was forked
     return;
   }
   is_closing_.store(true);
@@ -88,7 +89,7 @@ void ThreadPool::rouse() {
     const std::lock_guard<std::mutex> locked(sleeping_);
     num_sleeping_.store(0);
   }
-  bell_.notify_all();
+  bell_->notify_all();
 }
 
 void ThreadPool::run(Work& work) {
@@ -204,7 +205,7 @@ void ThreadPool::offer_core(int thread) {
 void ThreadPool::sleep(uint64_t seen) {
   std::unique_lock<std::mutex> locked(sleeping_);
   num_sleeping_.fetch_add(1);
-  if (tickets_.load() == seen) bell_.wait(locked);
+  if (tickets_.load() == seen) bell_->wait(locked);
 }
 
 }  // namespace octavo

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -88,7 +89,7 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> num_unfinished_{0};
   alignas(64) std::atomic<int> num_sleeping_{0};
   std::mutex sleeping_;
-  std::condition_variable bell_;
+  std::unique_ptr<std::condition_variable> bell_ = std::make_unique<std::condition_variable>();
   std::atomic<bool> is_closing_{false};
 };
 

@@ -27,7 +27,8 @@ def test_generate_streams_n_samples_of_each_prompt_and_tells_what_the_memory_did
 
 def test_generate_answers_a_chat_from_standard_input_bare():
     done = octavo(
-        "generate", "--chat", "--temperature", "0", "--max-tokens", "40", stdin="What is the capital of France?"
+        *("generate", "--chat", "--temperature", "0", "--max-tokens", "40", "--quantization", "none"),
+        stdin="What is the capital of France?",
     )
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
@@ -54,7 +55,7 @@ def test_a_wrong_flag_is_one_clear_line_and_no_traceback(arguments, words):
 
 
 def test_doctor_tells_machine_kernels_and_what_the_model_takes():
-    done = octavo("doctor", "--kv-cache-memory", "1GiB", "--dtype", "float32")
+    done = octavo("doctor", "--kv-cache-memory", "1GiB", "--dtype", "float32", "--quantization", "none")
     assert done.returncode == 0, done.stderr
     for words in (
         "Kernels 'cpu'",

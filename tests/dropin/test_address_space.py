@@ -13,7 +13,7 @@ from e2e.server_process import SERVE
 @pytest.mark.parametrize("command", ["serve", "generate"])
 def test_too_little_address_space_is_told_with_what_is_needed(limit_mib: int, command: str) -> None:
     flags = ["--port", "0"] if command == "serve" else ["--max-tokens", "2", "Hi"]
-    arguments = " ".join([sys.executable, *SERVE[1:-1], command, *flags])
+    arguments = " ".join([sys.executable, *SERVE[1:-1], command, "--quantization", "none", *flags])
     limited = f"ulimit -v {limit_mib * 1024}; exec {arguments}"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert done.returncode == 2

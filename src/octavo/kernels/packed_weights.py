@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,9 @@ class PackedWeights:
         if self._found:
             logger.info("packed weights are mapped from %s (%.2f GiB)", self._path, self.mapped_bytes / GIB)
 
-    def name(self, model: nn.Module) -> None:
-        """Learn the names of a model's weights."""
-        modules = {id(module): name for name, module in model.named_modules()}
-        self._names = modules | {id(parameter): name for name, parameter in model.named_parameters()}
+    def name(self, *named: Iterable[tuple[str, nn.Module | nn.Parameter]]) -> None:
+        """Learn the names of a model's weights: of its modules and parameters."""
+        self._names = {id(weight): name for some in named for name, weight in some}
 
     @property
     def mapped_bytes(self) -> int:

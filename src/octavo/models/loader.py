@@ -281,7 +281,7 @@ def _materialise(model: CausalLM, device: torch.device) -> None:
 
 def _packed_parameters(model: CausalLM, packed: PackedWeights) -> set[int]:
     """The ids of the parameters whose weights are there packed."""
-    packed.name(model)
+    packed.name(model.named_modules(), model.named_parameters())
     return {id(parameter) for name, parameter in model.named_parameters() if packed.has(name)}
 
 
