@@ -228,7 +228,7 @@ def test_guesses_from_rows_own_text_change_no_token(folder: Path, precision: str
     assert with_drafts == without
     assert totals.num_preemptions > 0
     assert totals.num_hit_tokens > 0
-    assert drafter.num_drafted > drafter.num_steps_saved > 20
+    assert drafter.num_drafted >= drafter.num_steps_saved > 20
 
 
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
