@@ -214,7 +214,7 @@ def test_a_model_that_only_embeds_refuses_to_generate_by_name(encoder: Server, p
 
 def test_leaving_while_many_inputs_wait_frees_all(server: Server) -> None:
     connection = send(server, {"input": ["sea " * 400] * 12}, path="/v1/embeddings")
-    until(lambda: server.front.client.load is not None and server.front.client.load.num_running > 0)
+    until(lambda: 0 < server.front.client.num_open < 12)
     connection.close()
     until(lambda: server.num_in_server == 0 and server.background.is_idle())
 
