@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from drafters import RowDrafter
 from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
@@ -37,7 +38,7 @@ Tokens = dict[str, dict[int, list[int]]]
 """By request and sequence."""
 
 
-class Oracle:
+class Oracle(RowDrafter):
     """A drafter that knows what follows from an earlier run, and errs in one of four drafts."""
 
     max_drafts = 4
@@ -51,16 +52,7 @@ class Oracle:
                 for length in range(len(request.prompt_token_ids), len(whole)):
                     self._next[tuple(whole[:length])] = whole[length]
 
-    def follow(self, plan: Plan) -> None:
-        pass
-
-    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
-        pass
-
-    def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
-        return [self._guess(tables.all_token_ids(row).tolist()) for row in rows]
-
-    def _guess(self, token_ids: Sequence[int]) -> list[int]:
+    def guess(self, token_ids: list[int]) -> list[int]:
         drafts: list[int] = []
         tokens = list(token_ids)
         while len(drafts) < 1 + len(token_ids) % self.max_drafts:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drafters import RowDrafter
 from late_queue import LateQueue
 from octavo import LLM, BeamSearchParams, SamplingParams, StructuredOutputsParams
 from octavo.config import EngineConfig
@@ -20,8 +21,6 @@ from octavo.errors import RequestError
 from octavo.execution.device_queue import DeviceQueue
 from octavo.execution.launch import executor_class
 from octavo.execution.local import LocalExecutor
-from octavo.execution.plan import Plan
-from octavo.execution.row_tables import RowTables
 from octavo.outputs import CompletionOutput, TokenLogprobs
 from octavo.sampling.grammar_sources import check_grammar
 from octavo.scheduling.messages import EngineRequest
@@ -261,7 +260,7 @@ def test_outputs_end_within_what_is_forced_and_tell_of_each_token(folder: Path) 
     assert stopped == whole[: whole.index(whole[3]) + 1]
 
 
-class Guesser:
+class Guesser(RowDrafter):
     """A drafter that guesses what another run has given, wrongly at every third place."""
 
     max_drafts = 3
@@ -272,21 +271,12 @@ class Guesser:
         ]
         self.num_right = self.num_wrong = 0
 
-    def follow(self, plan: Plan) -> None:
-        pass
-
-    def learn(self, num_rows: int, num_drafts: int, seconds: float) -> None:
-        pass
-
-    def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
-        return [self._guess(tables.all_token_ids(row).tolist()) for row in rows]
-
-    def _guess(self, tokens: list[int]) -> list[int]:
+    def guess(self, token_ids: list[int]) -> list[int]:
         for prompt, output in self._outputs:
             whole = prompt + output
-            if whole[: len(tokens)] == tokens:
-                drafts = whole[len(tokens) : len(tokens) + self.max_drafts]
-                if len(drafts) == self.max_drafts and len(tokens) % 3 == 0:
+            if whole[: len(token_ids)] == token_ids:
+                drafts = whole[len(token_ids) : len(token_ids) + self.max_drafts]
+                if len(drafts) == self.max_drafts and len(token_ids) % 3 == 0:
                     drafts[1] = (drafts[1] + 1) % 500
                     self.num_wrong += 1
                 self.num_right += len(drafts)
