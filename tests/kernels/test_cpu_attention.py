@@ -1,10 +1,12 @@
 """The C++ attention against the reference, on every instruction set, and against itself on every path, bit for bit."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +26,7 @@ from octavo.kernels.reference_attention import AttentionMetadata, write_kv
 from octavo.layer_groups import Full, Window, one_group
 
 CPU = torch.device("cpu")
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 INSTRUCTION_SETS = ["avx512", "avx2", "portable"]  # avx512bf16 attends as avx512 does
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
 """Of attention over the same rounded K and V, summed in float32 by both backends."""
@@ -326,6 +329,21 @@ def test_only_the_layer_asked_for_is_written() -> None:
     layers = rows.cache.records.view(rows.cache.shape.num_blocks, 3, -1)
     assert (layers[:, (0, 2)] == 0xFF).all()
     assert not (layers[:, 1] == 0xFF).all()
+
+
+@pytest.mark.skipif(not THP.exists(), reason="Linux tells how memory is mapped, and has large pages")
+def test_a_cache_gets_large_pages_where_the_system_has_them() -> None:
+    if THP.read_text().startswith("always madvise [never]"):
+        pytest.skip("the system's administrator has turned them off")
+    shape = CacheShape(1024, one_group(4), 16, 4, 64, torch.bfloat16)  # 32 MiB
+    records = CpuKernels().allocate_cache(shape, CPU).records
+    records.fill_(1)
+    large_kb = 0
+    for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        first, last = (int(bound, 16) for bound in mapping.split()[0].split("-"))
+        if first <= records.data_ptr() < last:
+            large_kb = int(re.search(r"AnonHugePages: +(\d+)", mapping)[1])  # type: ignore[index]
+    assert large_kb > 0
 
 
 def test_copying_blocks_moves_whole_records_and_nothing_else() -> None:

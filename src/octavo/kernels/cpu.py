@@ -53,8 +53,9 @@ class CpuKernels(Kernels):
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
         """A zeroed cache, its pages taken from the system when first written; large ones where it has them, as a step
-        visits every block of its rows and small ones would each cost a walk through the page table."""
-        memory = mmap.mmap(-1, shape.num_bytes)
+        visits every block of its rows and small ones would each cost a walk through the page table. Private, as Linux
+        gives shared memory no large pages unless it is told to."""
+        memory = mmap.mmap(-1, shape.num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
