@@ -4,16 +4,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 namespace octavo {
 namespace {
 
-constexpr int64_t SCALE_ALIGNMENT = 64;
+// Of weights, and of their scales.
+constexpr int64_t ALIGNMENT = 64;
+constexpr int64_t SHARED_MAP_BYTES = 32 << 20;
 // Inputs of a block, at the most: a larger group becomes several of them, with the same scale.
 constexpr int64_t MOST_GROUP = 4 * STEP;
+
+int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 int64_t panel_bytes(const PlainWeight& plain) {
   switch (plain.type) {
@@ -112,18 +118,36 @@ void pack(const PlainGroupedWeight& plain, int64_t panel, const PackedWeight& pa
 }
 
 int64_t scales_at(const PackedWeight& form) {
-  return (form.panel_bytes * form.num_panels() + SCALE_ALIGNMENT - 1) / SCALE_ALIGNMENT * SCALE_ALIGNMENT;
+  return aligned(form.panel_bytes * form.num_panels());
 }
 
-// Mapped, so zeroed, and given back to the system when freed.
-std::shared_ptr<uint8_t> allocate(int64_t bytes) {
-  const auto size = static_cast<size_t>(bytes);
+// Zeroed, and given back to the system when freed; in large pages where it has them.
+std::shared_ptr<uint8_t> map(size_t size) {
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
   madvise(memory, size, MADV_HUGEPAGE);
 #endif
   return {static_cast<uint8_t*>(memory), [size](uint8_t* p) { munmap(p, size); }};
+}
+
+// Small weights share maps, as one that is no larger than a large page would get none: a step that reads all weights in
+// small pages waits for the page table. A map goes with the last of its weights.
+std::shared_ptr<uint8_t> allocate(int64_t bytes) {
+  static std::mutex turn;
+  static std::weak_ptr<uint8_t> newest;
+  static int64_t used = 0;
+  if (bytes > SHARED_MAP_BYTES / 2) return map(static_cast<size_t>(bytes));
+  const std::lock_guard<std::mutex> lock(turn);
+  std::shared_ptr<uint8_t> memory = newest.lock();
+  if (!memory || used + bytes > SHARED_MAP_BYTES) {
+    memory = map(SHARED_MAP_BYTES);
+    newest = memory;
+    used = 0;
+  }
+  uint8_t* taken = memory.get() + used;
+  used = aligned(used + bytes);
+  return {std::move(memory), taken};
 }
 
 template <class Plain>
