@@ -50,14 +50,14 @@ struct Decode {
   //   scores   [HEADS, CHUNK], sixteen for each piece
   template <int HEADS, int VECTORS, int DIMS>
   static OCTAVO_INLINE void score(const Stored* const* keys, int64_t stride, int64_t depth, const float* queries,
-                                  int64_t width, float* scores, NextPieces& next) {
+                                  int64_t width, float* scores, Ahead& ahead) {
     static_assert(LANES % (VECTORS * DIMS) == 0, "a part of the depth is whole iterations");
     constexpr int64_t BYTES = bytes_of(VECTORS);
     F32x16 sums[HEADS][VECTORS];
     clear(sums);
     for (int part = 0; part < VECTORS; ++part) {
       const int64_t begin = depth * part / VECTORS, end = depth * (part + 1) / VECTORS;
-      const uint8_t* near = next.take((end - begin) * BYTES);
+      const uint8_t* near = ahead.take((end - begin) * BYTES);
       for (int64_t d = begin; d < end; d += DIMS) {
         prefetch_lines(near, DIMS * BYTES);
         near += DIMS * BYTES;
@@ -87,7 +87,7 @@ struct Decode {
   //   sums     [HEADS, width]
   template <int HEADS, int VECTORS>
   static OCTAVO_INLINE void add_values(const Stored* const* values, int64_t first_dim, int64_t head_dim, Visible seen,
-                                       const float* weights, float* sums, int64_t width, NextPieces& next) {
+                                       const float* weights, float* sums, int64_t width, Ahead& ahead) {
     constexpr int64_t BYTES = bytes_of(VECTORS);
     constexpr int AT_ONCE = VECTORS % Element::AT_ONCE == 0 ? Element::AT_ONCE : 1;
     F32x16 tile[HEADS][VECTORS];
@@ -96,7 +96,7 @@ struct Decode {
       const int64_t piece = slot / LANES, offset = slot % LANES;
       const int64_t count = LANES - offset < seen.end - slot ? LANES - offset : seen.end - slot;
       const Stored* from = values[piece] + offset * head_dim + first_dim;
-      const uint8_t* near = next.take(LANES * BYTES);
+      const uint8_t* near = ahead.take(LANES * BYTES);
       for (int64_t i = 0; i < count; ++i) {
         prefetch_lines(near + i * BYTES, BYTES);
         OCTAVO_UNROLL
@@ -121,17 +121,17 @@ struct Decode {
   // The scores of HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
   template <int HEADS>
   static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                          int64_t kv_head, NextPieces& next) {
+                          int64_t kv_head, Ahead& ahead) {
     if (call.cache.block_size == LANES) {
-      score_pieces<HEADS, Element::AT_ONCE>(call, pieces, s, vector, kv_head, next);
+      score_pieces<HEADS, Element::AT_ONCE>(call, pieces, s, vector, kv_head, ahead);
     } else {
-      score_pieces<HEADS, 1>(call, pieces, s, vector, kv_head, next);
+      score_pieces<HEADS, 1>(call, pieces, s, vector, kv_head, ahead);
     }
   }
 
   template <int HEADS, int DIMS>
   static OCTAVO_INLINE void score_pieces(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                                         int64_t kv_head, NextPieces& next) {
+                                         int64_t kv_head, Ahead& ahead) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
     const Stored* keys[PIECES];
@@ -142,17 +142,17 @@ struct Decode {
     float* scores = s.scores + vector * CHUNK;
     int64_t i = pieces.first;
     for (; i + VECTORS <= pieces.last; i += VECTORS) {
-      score<HEADS, VECTORS, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
+      score<HEADS, VECTORS, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, ahead);
     }
     for (; i < pieces.last; ++i) {
-      score<HEADS, 1, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, next);
+      score<HEADS, 1, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, ahead);
     }
   }
 
   // The weighted sums of values, likewise.
   template <int HEADS>
   static void add_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                        int64_t kv_head, NextPieces& next) {
+                        int64_t kv_head, Ahead& ahead) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t head_dim = call.spec.head_dim;
     const Stored* values[PIECES];
@@ -164,15 +164,15 @@ struct Decode {
     float* sums = s.sums + vector * s.width;
     int64_t d = 0;
     for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
-      add_values<HEADS, VECTORS>(values, d, head_dim, pieces.seen, weights, sums, s.width, next);
+      add_values<HEADS, VECTORS>(values, d, head_dim, pieces.seen, weights, sums, s.width, ahead);
     }
     for (; d < head_dim; d += LANES) {
-      add_values<HEADS, 1>(values, d, head_dim, pieces.seen, weights, sums, s.width, next);
+      add_values<HEADS, 1>(values, d, head_dim, pieces.seen, weights, sums, s.width, ahead);
     }
   }
 
   using ChunkFunction = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t vector, int64_t kv_head,
-                                 NextPieces&);
+                                 Ahead&);
   // By the number of heads less one.
   static constexpr ChunkFunction SCORES[MAX_HEADS] = {score_chunk<1>, score_chunk<2>, score_chunk<3>,
                                                       score_chunk<4>, score_chunk<5>, score_chunk<6>};
@@ -181,11 +181,11 @@ struct Decode {
 
   // Calls one of `functions` for the heads of a group, in parts of even size.
   static OCTAVO_INLINE void by_parts(const ChunkFunction* functions, const AttentionCall& call, const Pieces& pieces,
-                                     const Scratch& s, int64_t vector, int64_t kv_head, NextPieces& next) {
+                                     const Scratch& s, int64_t vector, int64_t kv_head, Ahead& ahead) {
     const int64_t group = call.spec.group(), num_parts = (group + MAX_HEADS - 1) / MAX_HEADS;
     for (int64_t part = 0; part < num_parts; ++part) {
       const int64_t head = group * part / num_parts, heads = group * (part + 1) / num_parts - head;
-      functions[heads - 1](call, pieces, s, vector + head, kv_head, next);
+      functions[heads - 1](call, pieces, s, vector + head, kv_head, ahead);
     }
   }
 };
@@ -232,26 +232,21 @@ void attend_decode(const AttentionCall& call, const AttentionItem& item, const A
     gather_queries(call, item, kv_head, s.width, s.queries + (kv_head * group - first_head) * s.width);
   }
   for (int64_t v = 0; v < num_vectors; ++v) s.totals[v] = NOTHING_VISIBLE;
-  Pieces pieces(call, item, item.chunk_begin);
+  Ahead ahead(call, item, next);
   for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
-    const bool is_over = chunk + 1 == item.chunk_end;
-    const AttentionItem& next_item = is_over ? next : item;
-    const Pieces next_pieces(call, next_item, is_over ? next.chunk_begin : chunk + 1);
-    // While the keys are read the values are fetched, and while these are read the keys that follow.
-    NextPieces values(call, item, pieces, Part::values), keys(call, next_item, next_pieces, Part::keys);
+    const Pieces pieces(call, item, chunk);
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
       const int64_t vector = kv_head * group - first_head;
       if (call.cache.has_scales) fetch_scales(call, pieces, kv_head);
-      Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, values);
+      Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, ahead);
       softmax_group(call, pieces, s, vector, kv_head);
     }
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
-      Kernels::by_parts(Kernels::SUMS, call, pieces, s, kv_head * group - first_head, kv_head, keys);
+      Kernels::by_parts(Kernels::SUMS, call, pieces, s, kv_head * group - first_head, kv_head, ahead);
     }
     for (int64_t v = 0; v < num_vectors; ++v) {
       keep_result(call, item, s, v, first_head + v, chunk, s.chunk_largest[v], s.chunk_totals[v]);
     }
-    pieces = next_pieces;
   }
   if (item.partial >= 0) return;
   for (int64_t v = 0; v < num_vectors; ++v) {
