@@ -16,6 +16,9 @@ enum class DataType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
 // operations in the same order on every path, and merges them by position; so its result depends on its own row only.
 constexpr int64_t CHUNK = 256;
 
+// Dimensions of a head whose products with an int8 key, of 15 bits each, add up within 32 bits.
+constexpr int64_t MAX_INT8_HEAD_DIM = 1024;
+
 // Query vectors (queries times the heads that share a KV head) that a tile of a prefill has, at the most.
 constexpr int64_t TILE_VECTORS = 96;
 
@@ -118,7 +121,7 @@ struct AttentionKernels {
 inline int64_t AttentionSpec::max_vectors() const { return num_heads > TILE_VECTORS ? num_heads : TILE_VECTORS; }
 
 inline int64_t AttentionSpec::scratch_floats() const {
-  const int64_t of_vector = 3 * width() + CHUNK + 4;  // query and sums; scores; largest scores and totals
+  const int64_t of_vector = 3 * width() + CHUNK + 6;  // query and sums; scores; largest scores, totals, int8's scales
   const int64_t of_slot = 2 * width() + 2;            // key and value; their scales
   return max_vectors() * of_vector + CHUNK * of_slot;
 }

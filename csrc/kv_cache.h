@@ -4,8 +4,11 @@
 // after another in its `num_layers` places; a layer holds
 //   keys    [num_kv_heads][head_dim][block_size]   transposed: the slots of a block are the lanes of a vector
 //   values  [num_kv_heads][block_size][head_dim]
-// and in an int8 cache a float32 scale for each vector
+// An int8 cache has pairs of what products add up, as their instructions take them, and a float32 scale for each vector:
+//   keys    [num_kv_heads][head_dim / 2][block_size][2]
+//   values  [num_kv_heads][block_size / 2][head_dim][2]
 //   key scales, value scales   [num_kv_heads][block_size] each
+// Where head_dim or block_size is odd, the other layout of keys or of values.
 // A record's size is CacheShape.block_bytes (src/octavo/kernels/cache.py).
 #pragma once
 
@@ -30,6 +33,14 @@ struct KVCacheView {
   int64_t head_bytes() const { return head_dim * block_size * item_bytes; }
   int64_t layer_bytes() const { return 2 * num_kv_heads * (head_bytes() + (has_scales ? block_size * SCALE_BYTES : 0)); }
   int64_t block_bytes() const { return num_layers * layer_bytes(); }
+
+  // How many of a key's dimensions lie together, and of a value's slots.
+  int64_t key_unit() const { return has_scales && head_dim % 2 == 0 ? 2 : 1; }
+  int64_t value_unit() const { return has_scales && block_size % 2 == 0 ? 2 : 1; }
+  // Where a number of a head lies among its keys or values, in numbers.
+  int64_t key_at(int64_t dim, int64_t slot) const { return place(key_unit(), block_size, dim, slot); }
+  int64_t value_at(int64_t slot, int64_t dim) const { return place(value_unit(), head_dim, slot, dim); }
+  static int64_t place(int64_t unit, int64_t width, int64_t i, int64_t j) { return (i / unit * width + j) * unit + i % unit; }
 
   // Where a head's parts lie in a layer. Scales may lie at any address: read and write them by memcpy.
   int64_t keys_at(int64_t head) const { return head * head_bytes(); }

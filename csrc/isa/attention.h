@@ -4,10 +4,12 @@
 // One algorithm on two paths. A chunk's scores are sums over the head's dimensions in order, its weights e^(score - the
 // chunk's largest), their total a sum in a fixed order of lanes, its values sums over the slots in order. `attend_decode`
 // reads blocks straight into registers, for the single query of a decoding row; `attend_tile` widens a chunk to float32
-// once for the many vectors of a prefill. Both give a query the same bits.
+// once for the many vectors of a prefill. Both give a query the same bits. An int8 cache has one path, of integers
+// (`attend_int8`).
 #pragma once
 
 #include "attention_decode.h"
+#include "attention_int8.h"
 #include "attention_tile.h"
 #include "attention_write.h"
 
@@ -29,16 +31,7 @@ inline void attend(const AttentionCall& call, const AttentionItem& item, const A
     case DataType::float32: return attend_as<Float32>(call, item, next, memory);
     case DataType::bfloat16: return attend_as<BFloat16>(call, item, next, memory);
     case DataType::float16: return attend_as<Float16>(call, item, next, memory);
-    case DataType::int8: return attend_as<Int8>(call, item, next, memory);
-  }
-}
-
-inline void write_token(const AttentionCall& call, int64_t token) {
-  switch (call.cache_type) {
-    case DataType::float32: return write_token_as<Float32>(call, token);
-    case DataType::bfloat16: return write_token_as<BFloat16>(call, token);
-    case DataType::float16: return write_token_as<Float16>(call, token);
-    case DataType::int8: return write_token_as<Int8>(call, token);
+    case DataType::int8: return attend_int8(call, item, next, memory);
   }
 }
 

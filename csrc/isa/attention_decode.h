@@ -14,28 +14,11 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// Heads of a group that read a key or a value together, at the most; a larger group does so in parts.
-constexpr int MAX_HEADS = 6;
-
-// Vectors of slots, or of values, that so many heads sum together: independent chains, as many as the registers hold.
-#if defined(__AVX512F__)
-constexpr int vectors_for(int) { return 4; }
-#elif defined(__AVX2__)
-constexpr int vectors_for(int heads) { return heads > 3 ? 1 : heads == 1 ? 4 : 2; }
-#else
-constexpr int vectors_for(int) { return 1; }
-#endif
-
 template <class Element>
 struct Decode {
   using Stored = typename Element::Stored;
   // Bytes of so many vectors.
   static constexpr int64_t bytes_of(int vectors) { return vectors * LANES * static_cast<int64_t>(sizeof(Stored)); }
-
-  static OCTAVO_INLINE void prefetch_lines(const uint8_t* from, int64_t bytes) {
-    OCTAVO_UNROLL
-    for (int64_t line = 0; line < bytes; line += CACHE_LINE) prefetch(from + line);
-  }
 
   // `factors` has one for each head, `stride` apart.
   template <int HEADS, int VECTORS, int COUNT>
@@ -50,14 +33,14 @@ struct Decode {
   //   scores   [HEADS, CHUNK], sixteen for each piece
   template <int HEADS, int VECTORS, int DIMS>
   static OCTAVO_INLINE void score(const Stored* const* keys, int64_t stride, int64_t depth, const float* queries,
-                                  int64_t width, float* scores, Ahead& ahead) {
+                                  int64_t width, float* scores, Ahead* ahead) {
     static_assert(LANES % (VECTORS * DIMS) == 0, "a part of the depth is whole iterations");
     constexpr int64_t BYTES = bytes_of(VECTORS);
     F32x16 sums[HEADS][VECTORS];
     clear(sums);
     for (int part = 0; part < VECTORS; ++part) {
       const int64_t begin = depth * part / VECTORS, end = depth * (part + 1) / VECTORS;
-      const uint8_t* near = ahead.take((end - begin) * BYTES);
+      const uint8_t* near = take(ahead, (end - begin) * BYTES, keys[0]);
       for (int64_t d = begin; d < end; d += DIMS) {
         prefetch_lines(near, DIMS * BYTES);
         near += DIMS * BYTES;
@@ -87,7 +70,7 @@ struct Decode {
   //   sums     [HEADS, width]
   template <int HEADS, int VECTORS>
   static OCTAVO_INLINE void add_values(const Stored* const* values, int64_t first_dim, int64_t head_dim, Visible seen,
-                                       const float* weights, float* sums, int64_t width, Ahead& ahead) {
+                                       const float* weights, float* sums, int64_t width, Ahead* ahead) {
     constexpr int64_t BYTES = bytes_of(VECTORS);
     constexpr int AT_ONCE = VECTORS % Element::AT_ONCE == 0 ? Element::AT_ONCE : 1;
     F32x16 tile[HEADS][VECTORS];
@@ -96,7 +79,7 @@ struct Decode {
       const int64_t piece = slot / LANES, offset = slot % LANES;
       const int64_t count = LANES - offset < seen.end - slot ? LANES - offset : seen.end - slot;
       const Stored* from = values[piece] + offset * head_dim + first_dim;
-      const uint8_t* near = ahead.take(LANES * BYTES);
+      const uint8_t* near = take(ahead, LANES * BYTES, from);
       for (int64_t i = 0; i < count; ++i) {
         prefetch_lines(near + i * BYTES, BYTES);
         OCTAVO_UNROLL
@@ -121,7 +104,7 @@ struct Decode {
   // The scores of HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
   template <int HEADS>
   static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                          int64_t kv_head, Ahead& ahead) {
+                          int64_t kv_head, Ahead* ahead) {
     if (call.cache.block_size == LANES) {
       score_pieces<HEADS, Element::AT_ONCE>(call, pieces, s, vector, kv_head, ahead);
     } else {
@@ -131,7 +114,7 @@ struct Decode {
 
   template <int HEADS, int DIMS>
   static OCTAVO_INLINE void score_pieces(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                                         int64_t kv_head, Ahead& ahead) {
+                                         int64_t kv_head, Ahead* ahead) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
     const Stored* keys[PIECES];
@@ -152,7 +135,7 @@ struct Decode {
   // The weighted sums of values, likewise.
   template <int HEADS>
   static void add_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                        int64_t kv_head, Ahead& ahead) {
+                        int64_t kv_head, Ahead* ahead) {
     constexpr int VECTORS = vectors_for(HEADS);
     const int64_t head_dim = call.spec.head_dim;
     const Stored* values[PIECES];
@@ -172,52 +155,29 @@ struct Decode {
   }
 
   using ChunkFunction = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t vector, int64_t kv_head,
-                                 Ahead&);
+                                 Ahead*);
   // By the number of heads less one.
-  static constexpr ChunkFunction SCORES[MAX_HEADS] = {score_chunk<1>, score_chunk<2>, score_chunk<3>,
-                                                      score_chunk<4>, score_chunk<5>, score_chunk<6>};
-  static constexpr ChunkFunction SUMS[MAX_HEADS] = {add_chunk<1>, add_chunk<2>, add_chunk<3>,
-                                                    add_chunk<4>, add_chunk<5>, add_chunk<6>};
+  static constexpr ChunkFunction SCORES[MAX_HEADS] = {score_chunk<1>, score_chunk<2>, score_chunk<3>, score_chunk<4>,
+                                                      score_chunk<5>, score_chunk<6>, score_chunk<7>, score_chunk<8>};
+  static constexpr ChunkFunction SUMS[MAX_HEADS] = {add_chunk<1>, add_chunk<2>, add_chunk<3>, add_chunk<4>,
+                                                    add_chunk<5>, add_chunk<6>, add_chunk<7>, add_chunk<8>};
 
   // Calls one of `functions` for the heads of a group, in parts of even size.
   static OCTAVO_INLINE void by_parts(const ChunkFunction* functions, const AttentionCall& call, const Pieces& pieces,
-                                     const Scratch& s, int64_t vector, int64_t kv_head, Ahead& ahead) {
+                                     const Scratch& s, int64_t vector, int64_t kv_head, Ahead* ahead) {
     const int64_t group = call.spec.group(), num_parts = (group + MAX_HEADS - 1) / MAX_HEADS;
     for (int64_t part = 0; part < num_parts; ++part) {
       const int64_t head = group * part / num_parts, heads = group * (part + 1) / num_parts - head;
-      functions[heads - 1](call, pieces, s, vector + head, kv_head, ahead);
+      functions[heads - 1](call, pieces, s, vector + head, kv_head, part == 0 ? ahead : nullptr);
     }
   }
 };
 
-// Brings a chunk's scales of one KV head nearer, a few bytes of each block that the fetching of keys and values passes over.
-OCTAVO_INLINE void fetch_scales(const AttentionCall& call, const Pieces& pieces, int64_t kv_head) {
-  const KVCacheView& cache = call.cache;
-  for (int64_t i = pieces.first; i < pieces.last; ++i) {
-    const uint8_t* at = pieces.layer[i] + pieces.offset[i] * SCALE_BYTES;
-    prefetch(at + cache.key_scales_at(kv_head));
-    prefetch(at + cache.value_scales_at(kv_head));
-  }
-}
-
-// A chunk's scales of one KV head, gathered from its blocks.
-OCTAVO_INLINE void gather_scales(const AttentionCall& call, const Pieces& pieces, int64_t kv_head, const Scratch& s) {
-  const KVCacheView& cache = call.cache;
-  for (int64_t i = pieces.first; i < pieces.last; ++i) {
-    const uint8_t* at = pieces.layer[i] + pieces.offset[i] * SCALE_BYTES;
-    __builtin_memcpy(s.key_scales + i * LANES, at + cache.key_scales_at(kv_head), LANES * SCALE_BYTES);
-    __builtin_memcpy(s.value_scales + i * LANES, at + cache.value_scales_at(kv_head), LANES * SCALE_BYTES);
-  }
-}
-
 // The softmax of a chunk for the heads of one KV head, in place.
-inline void softmax_group(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector, int64_t kv_head) {
-  const bool has_scales = call.cache.has_scales;
-  if (has_scales) gather_scales(call, pieces, kv_head, s);
+inline void softmax_group(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector) {
   for (int64_t v = vector; v < vector + call.spec.group(); ++v) {
-    softmax_chunk(s.scores + v * CHUNK, pieces.last * LANES, pieces.seen, call.spec.softcap,
-                  has_scales ? s.key_scales : nullptr, has_scales ? s.value_scales : nullptr, s.chunk_largest + v,
-                  s.chunk_totals + v);
+    softmax_chunk(s.scores + v * CHUNK, pieces.last * LANES, pieces.seen, call.spec.softcap, nullptr,
+                  s.chunk_largest + v, s.chunk_totals + v, [] {});
   }
 }
 
@@ -237,12 +197,11 @@ void attend_decode(const AttentionCall& call, const AttentionItem& item, const A
     const Pieces pieces(call, item, chunk);
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
       const int64_t vector = kv_head * group - first_head;
-      if (call.cache.has_scales) fetch_scales(call, pieces, kv_head);
-      Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, ahead);
-      softmax_group(call, pieces, s, vector, kv_head);
+      Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, &ahead);
+      softmax_group(call, pieces, s, vector);
     }
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
-      Kernels::by_parts(Kernels::SUMS, call, pieces, s, kv_head * group - first_head, kv_head, ahead);
+      Kernels::by_parts(Kernels::SUMS, call, pieces, s, kv_head * group - first_head, kv_head, &ahead);
     }
     for (int64_t v = 0; v < num_vectors; ++v) {
       keep_result(call, item, s, v, first_head + v, chunk, s.chunk_largest[v], s.chunk_totals[v]);

@@ -16,6 +16,7 @@ struct Scratch {
   float *key_scales, *value_scales;     // [CHUNK]
   float *largest, *totals;              // [max_vectors], running
   float *chunk_largest, *chunk_totals;  // [max_vectors]
+  float *query_scales, *weight_scales;  // [max_vectors], of an int8 cache
 
   OCTAVO_INLINE Scratch(float* memory, const AttentionSpec& spec) : width(spec.width()) {
     const int64_t vectors = spec.max_vectors();
@@ -36,6 +37,8 @@ struct Scratch {
     totals = take(vectors);
     chunk_largest = take(vectors);
     chunk_totals = take(vectors);
+    query_scales = take(vectors);
+    weight_scales = take(vectors);
   }
 };
 

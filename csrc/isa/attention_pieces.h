@@ -10,7 +10,14 @@ namespace OCTAVO_ISA {
 
 constexpr int64_t PIECES = CHUNK / LANES;
 
-// Where the slots of a chunk lie that an item's query sees: the layer's part of their record, and the place in the block.
+// The slots of a chunk that an item's queries see, the first one's oldest to the last one's newest.
+OCTAVO_INLINE Visible seen_by(const AttentionCall& call, const AttentionItem& item, int64_t chunk) {
+  const Visible first(call.spec, item.first_position, item.num_tokens, chunk);
+  const Visible last(call.spec, item.first_position + item.num_queries - 1, item.num_tokens, chunk);
+  return {first.begin, last.end};
+}
+
+// Where the slots of a chunk lie that an item's queries see: the layer's part of their record, and the place in the block.
 // Pieces [first, last) have slots that are seen, at least one: items have no other chunks. Blocks are whole pieces.
 struct Pieces {
   Visible seen;
@@ -19,7 +26,7 @@ struct Pieces {
   int64_t offset[PIECES];
 
   OCTAVO_INLINE Pieces(const AttentionCall& call, const AttentionItem& item, int64_t chunk)
-      : seen(call.spec, item.first_position, item.num_tokens, chunk),
+      : seen(seen_by(call, item, chunk)),
         first(seen.begin / LANES),
         last((seen.end + LANES - 1) / LANES) {
     const int64_t size = call.cache.block_size, position = chunk * CHUNK + first * LANES;
@@ -38,9 +45,9 @@ struct Pieces {
 };
 
 // Brings nearer what is read AHEAD_BYTES later, of the item and then of the one that follows, in the order of reading: a
-// chunk's keys, block after block, then its values. As many bytes are asked for as are read, so the distance stays, however
-// long the chunks are: short enough that what is fetched is still in the second-level cache when it is read, long enough for
-// memory to answer.
+// chunk's keys, block after block, then its values. As much is asked for as is read, so the distance stays, however long the
+// chunks are: short enough that what is fetched is still in the second-level cache when it is read, long enough for memory to
+// answer.
 class Ahead {
  public:
   OCTAVO_INLINE Ahead(const AttentionCall& call, const AttentionItem& item, const AttentionItem& next)
@@ -48,12 +55,23 @@ class Ahead {
     enter_chunk(item.chunk_begin);
     for (int64_t left = AHEAD_BYTES; left > 0; left -= end_ - at_) enter_block();
   }
-  // The next so many bytes to fetch, if they are in one block; at the end, the last ones again.
+  // The next so many bytes, which the caller fetches line by line while it reads as many; at the end, the last ones again.
   OCTAVO_INLINE const uint8_t* take(int64_t bytes) {
-    if (at_ + bytes > end_ && !enter_block()) return end_ - bytes;
+    if (at_ + bytes > end_) {
+      for (; at_ < end_; at_ += CACHE_LINE) prefetch(at_);
+      if (!enter_block()) return end_ - bytes;
+    }
     const uint8_t* taken = at_;
     at_ += bytes;
     return taken;
+  }
+  // Fetches the next lines.
+  OCTAVO_INLINE void fetch(int64_t lines) {
+    for (int64_t i = 0; i < lines; ++i) {
+      if (at_ >= end_ && !enter_block()) return;
+      prefetch(at_);
+      at_ += CACHE_LINE;
+    }
   }
 
  private:
@@ -95,6 +113,29 @@ class Ahead {
   bool are_values_ = false;
   const uint8_t *at_ = nullptr, *end_ = nullptr;
 };
+
+// What to fetch while `read` and what follows are read. What is read again needs nothing ahead.
+OCTAVO_INLINE const uint8_t* take(Ahead* ahead, int64_t bytes, const void* read) {
+  return ahead ? ahead->take(bytes) : static_cast<const uint8_t*>(read);
+}
+
+OCTAVO_INLINE void prefetch_lines(const uint8_t* from, int64_t bytes) {
+  OCTAVO_UNROLL
+  for (int64_t line = 0; line < bytes; line += CACHE_LINE) prefetch(from + line);
+}
+
+// Query vectors that read a key or a value together, at the most; more do so in parts.
+constexpr int MAX_HEADS = 8;
+
+// Vectors of slots, or of values, that so many query vectors sum together: independent chains, as many as the registers
+// hold.
+#if defined(__AVX512F__)
+constexpr int vectors_for(int heads) { return heads > 6 ? 2 : 4; }
+#elif defined(__AVX2__)
+constexpr int vectors_for(int heads) { return heads > 3 ? 1 : heads == 1 ? 4 : 2; }
+#else
+constexpr int vectors_for(int) { return 1; }
+#endif
 
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

@@ -18,6 +18,7 @@ constexpr float NOTHING_VISIBLE = -1;
 struct Visible {
   int64_t begin, end;
 
+  OCTAVO_INLINE Visible(int64_t first, int64_t past_last) : begin(first), end(past_last) {}
   OCTAVO_INLINE Visible(const AttentionSpec& spec, int64_t position, int64_t num_tokens, int64_t chunk) {
     const int64_t start = chunk * CHUNK, oldest = spec.kind.first_seen(position) - start;
     const int64_t newest = spec.kind.last_seen(position, num_tokens) - start;
@@ -40,35 +41,47 @@ OCTAVO_INLINE F32x16 soft_capped(F32x16 scores, float softcap) {
   return cap * (one - two / (exp(two * scores / cap) + one));
 }
 
+// Of an int8 cache, [slots] each: the keys' are applied to the scores, the values' to the weights, of which the largest is told.
+struct Scales {
+  const float *keys, *values;
+  float* largest_weight;
+};
+
 // Turns a query's scores of a chunk into weights, in place, and tells their largest and their total. Slots up to `slots`,
-// a multiple of LANES past the visible ones, get a weight of 0; what lay there may have been anything. With scales (int8)
-// the keys' are applied to the scores, the values' to the weights.
+// a multiple of LANES past the visible ones, get a weight of 0; what lay there may have been anything.
 //
-//   scores                    [slots], read and written from the vector on that has the first visible one
-//   key_scales, value_scales  [slots] or null
-__attribute__((noinline)) inline void softmax_chunk(float* scores, int64_t slots, Visible seen, float softcap,
-                                                    const float* key_scales, const float* value_scales, float* largest,
-                                                    float* total) {
+//   scores  [slots], read and written from the vector on that has the first visible one
+//   scales  null where the cache has none
+//
+// `meanwhile` is called for each vector of slots.
+template <class Meanwhile>
+__attribute__((noinline)) void softmax_chunk(float* scores, int64_t slots, Visible seen, float softcap,
+                                                    const Scales* scales, float* largest, float* total, Meanwhile meanwhile) {
   F32x16 highest = set1(MINUS_INFINITY);
   const int64_t from = seen.begin / LANES * LANES;
   for (int64_t s = from; s < slots; s += LANES) {
     F32x16 part = load(scores + s);
-    if (key_scales) part = part * load(key_scales + s);
+    if (scales) part = part * load(scales->keys + s);
     if (softcap > 0) part = soft_capped(part, softcap);
     part = within(part, seen.begin - s, seen.end - s, set1(MINUS_INFINITY));
     store(scores + s, part);
     highest = max(highest, part);
   }
   const float peak = max_lane(highest);
-  F32x16 sum = zero();
+  F32x16 sum = zero(), heaviest = zero();
   for (int64_t s = from; s < slots; s += LANES) {
+    meanwhile();
     F32x16 weights = exp(load(scores + s) - set1(peak));
     sum = sum + weights;
-    if (value_scales) weights = weights * within(load(value_scales + s), seen.begin - s, seen.end - s, zero());
+    if (scales) {
+      weights = weights * within(load(scales->values + s), seen.begin - s, seen.end - s, zero());
+      heaviest = max(weights, heaviest);
+    }
     store(scores + s, weights);
   }
   *largest = peak;
   *total = sum_lanes(sum);
+  if (scales) *scales->largest_weight = max_lane(heaviest);
 }
 
 OCTAVO_INLINE float exp_scalar(float x) {

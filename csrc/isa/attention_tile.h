@@ -50,7 +50,7 @@ OCTAVO_INLINE void widen_values(const typename Element::Stored* from, int64_t he
   }
 }
 
-// A chunk's keys, values and scales of one KV head as float32, for the slots [begin, end); begin is a multiple of LANES.
+// A chunk's keys and values of one KV head as float32, for the slots [begin, end); begin is a multiple of LANES.
 //   keys    [CHUNK / LANES][width][LANES]: panels of slots
 //   values  [width / LANES][CHUNK][LANES]: panels of dimensions
 // Keys are widened to whole vectors past `end`: their scores are hidden. Values are not: a weight of 0 hides no NaN.
@@ -68,12 +68,6 @@ OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, c
     const Stored* values = reinterpret_cast<const Stored*>(cache.values(block, layer, kv_head)) + offset * head_dim;
     widen_keys<Element>(keys, head_dim, size, slot, count, s);
     widen_values<Element>(values, head_dim, slot, count, s);
-    if (cache.has_scales) {
-      const uint8_t* key_scales = cache.key_scales(block, layer, kv_head) + offset * SCALE_BYTES;
-      const uint8_t* value_scales = cache.value_scales(block, layer, kv_head) + offset * SCALE_BYTES;
-      __builtin_memcpy(s.key_scales + slot, key_scales, static_cast<size_t>(count * SCALE_BYTES));
-      __builtin_memcpy(s.value_scales + slot, value_scales, static_cast<size_t>(count * SCALE_BYTES));
-    }
     slot += count;
   }
 }
@@ -84,8 +78,6 @@ OCTAVO_INLINE void softmax_tile(const AttentionCall& call, const AttentionItem& 
                                 int64_t begin, int64_t end) {
   const AttentionSpec& spec = call.spec;
   const int64_t group = spec.group(), num_vectors = item.num_queries * group;
-  const float* key_scales = call.cache.has_scales ? s.key_scales : nullptr;
-  const float* value_scales = call.cache.has_scales ? s.value_scales : nullptr;
   for (int64_t v = 0; v < num_vectors; ++v) {
     const Visible seen(spec, item.first_position + v / group, item.num_tokens, chunk);
     float* scores = s.scores + v * CHUNK;
@@ -93,7 +85,7 @@ OCTAVO_INLINE void softmax_tile(const AttentionCall& call, const AttentionItem& 
     for (int64_t i = begin; i < first_seen; i += LANES) store(scores + i, zero());
     s.chunk_totals[v] = NOTHING_VISIBLE;
     if (seen.is_empty()) continue;
-    softmax_chunk(scores, end, seen, spec.softcap, key_scales, value_scales, s.chunk_largest + v, s.chunk_totals + v);
+    softmax_chunk(scores, end, seen, spec.softcap, nullptr, s.chunk_largest + v, s.chunk_totals + v, [] {});
   }
 }
 

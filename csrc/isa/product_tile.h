@@ -86,12 +86,5 @@ OCTAVO_INLINE void store_outputs(const Product& p, int64_t row, int64_t first_ha
 // Halves whose weights are in registers together, while all rows are multiplied by them.
 constexpr int halves_at_once(int halves) { return halves < 2 ? 1 : 2; }
 
-// Several small numbers that lie together, as one word that an instruction repeats in all lanes.
-OCTAVO_INLINE int32_t word_at(const void* p) {
-  int32_t word;
-  __builtin_memcpy(&word, p, sizeof word);
-  return word;
-}
-
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

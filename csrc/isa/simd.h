@@ -16,8 +16,11 @@
 //   iota, + * ^, shift_right<n>  of int32 lanes, without a sign: 0 to 15, products that wrap around, zeros shifted in
 //   unsigned_to_float            of uint32, rounded once
 //   which_at_least(a, b)         bit i: whether lane i of a is at least that of b
-//   load_bf16, load_f16, load_i8    widened
+//   load_bf16, load_f16          widened
 //   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes numbers from -127 to 127
+//   load_i8_pairs                sixteen pairs of int8 that lie together, widened to int16
+//   add_pair_products            to each lane the products of its pair with the two int16 of a word, which all lanes share
+//   store_i16                    of int32, numbers from -32767 to 32767
 //   load_bf16_evens, load_bf16_odds  of sixteen pairs of bfloat16, the first members, and the second
 //   load_bf16_mixed, bf16_in_order   load_bf16 in an order of lanes that may be cheaper, and what puts it right
 //   load_bf16_pair               load_bf16_mixed of two vectors that lie together; cheaper where BF16_AT_ONCE is 2
@@ -108,12 +111,6 @@ struct Float16 : InOrder {
   static OCTAVO_INLINE F32x16 load16(const uint16_t* p) { return load_f16(p); }
   static OCTAVO_INLINE F32x16 load16_mixed(const uint16_t* p) { return load_f16(p); }
   static OCTAVO_INLINE void store16(uint16_t* p, F32x16 a) { store_f16(p, a); }
-};
-struct Int8 : InOrder {
-  using Stored = int8_t;
-  static OCTAVO_INLINE F32x16 load16(const int8_t* p) { return load_i8(p); }
-  static OCTAVO_INLINE F32x16 load16_mixed(const int8_t* p) { return load_i8(p); }
-  static OCTAVO_INLINE void store16(int8_t* p, F32x16 a) { store_i8(p, a); }
 };
 
 // One vector, or two that lie together.

@@ -86,10 +86,6 @@ OCTAVO_INLINE F32x16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
-OCTAVO_INLINE __m256 i8_half(const int8_t* p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-}
-OCTAVO_INLINE F32x16 load_i8(const int8_t* p) { return {i8_half(p), i8_half(p + 8)}; }
 OCTAVO_INLINE __m256i bf16_bits(__m256 a) {  // in the low half of each word
   __m256i bits = _mm256_castps_si256(a);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -113,6 +109,22 @@ OCTAVO_INLINE __m128i to_i8(I32x16 a) {
   return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
 OCTAVO_INLINE void store_i8(int8_t* p, I32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_i8(a)); }
+OCTAVO_INLINE void store_i16(int16_t* p, I32x16 a) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), IN_ORDER);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+}
+struct I16Pairs {
+  __m256i lo, hi;
+};
+OCTAVO_INLINE I16Pairs load_i8_pairs(const int8_t* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(halves)), _mm256_cvtepi8_epi16(_mm_loadu_si128(halves + 1))};
+}
+OCTAVO_INLINE void add_pair_products(I32x16& sums, const I16Pairs& pairs, int32_t word) {
+  const __m256i factors = _mm256_set1_epi32(word);
+  sums.lo = _mm256_add_epi32(sums.lo, _mm256_madd_epi16(pairs.lo, factors));
+  sums.hi = _mm256_add_epi32(sums.hi, _mm256_madd_epi16(pairs.hi, factors));
+}
 OCTAVO_INLINE __m256i words_at(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }

@@ -59,9 +59,6 @@ OCTAVO_INLINE void load_bf16_pair(const uint16_t* p, F32x16 (&pair)[2]) {
 OCTAVO_INLINE F32x16 load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-OCTAVO_INLINE F32x16 load_i8(const int8_t* p) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
-}
 OCTAVO_INLINE void store_bf16(uint16_t* p, F32x16 a) {
   __m512i bits = _mm512_castps_si512(a.v);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -77,6 +74,18 @@ OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
 OCTAVO_INLINE I32x16 nearest(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 OCTAVO_INLINE void store_i8(int8_t* p, I32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));
+}
+OCTAVO_INLINE void store_i16(int16_t* p, I32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(a.v));
+}
+struct I16Pairs {
+  __m512i v;
+};
+OCTAVO_INLINE I16Pairs load_i8_pairs(const int8_t* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+OCTAVO_INLINE void add_pair_products(I32x16& sums, I16Pairs pairs, int32_t word) {
+  sums.v = _mm512_dpwssd_epi32(sums.v, pairs.v, _mm512_set1_epi32(word));
 }
 OCTAVO_INLINE F32x16 load_bf16_evens(const uint8_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};

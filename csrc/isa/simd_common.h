@@ -35,6 +35,13 @@ constexpr int BF16_UPPER = static_cast<int>(0xffff0000);
 
 constexpr int64_t CACHE_LINE = 64;
 
+// Several small numbers that lie together, as one word that an instruction repeats in all lanes.
+OCTAVO_INLINE int32_t word_at(const void* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word;
+}
+
 // Brings a cache line into the second-level cache: more is fetched ahead than the first level holds.
 OCTAVO_INLINE void prefetch(const uint8_t* p) {
   constexpr int FOR_READING = 0, SECOND_LEVEL = 2;

@@ -88,7 +88,6 @@ OCTAVO_INLINE F32x16 pow2(F32x16 n) {
 }
 OCTAVO_INLINE F32x16 load_bf16(const uint16_t* p) { OCTAVO_EACH(bits_float(static_cast<uint32_t>(p[i]) << 16)); }
 OCTAVO_INLINE F32x16 load_f16(const uint16_t* p) { OCTAVO_EACH(f16_float(p[i])); }
-OCTAVO_INLINE F32x16 load_i8(const int8_t* p) { OCTAVO_EACH(static_cast<float>(p[i])); }
 OCTAVO_INLINE void store_bf16(uint16_t* p, F32x16 a) {
   for (int i = 0; i < LANES; ++i) {
     const uint32_t bits = float_bits(a.v[i]);
@@ -97,6 +96,22 @@ OCTAVO_INLINE void store_bf16(uint16_t* p, F32x16 a) {
 }
 OCTAVO_INLINE void store_f16(uint16_t* p, F32x16 a) {
   for (int i = 0; i < LANES; ++i) p[i] = float_f16(a.v[i]);
+}
+OCTAVO_INLINE void store_i16(int16_t* p, I32x16 a) {
+  for (int i = 0; i < LANES; ++i) p[i] = static_cast<int16_t>(a.v[i]);
+}
+struct I16Pairs {
+  int16_t v[2 * LANES];
+};
+OCTAVO_INLINE I16Pairs load_i8_pairs(const int8_t* p) {
+  I16Pairs out;
+  for (int i = 0; i < 2 * LANES; ++i) out.v[i] = p[i];
+  return out;
+}
+OCTAVO_INLINE void add_pair_products(I32x16& sums, const I16Pairs& pairs, int32_t word) {
+  int16_t factors[2];
+  std::memcpy(factors, &word, sizeof factors);
+  for (int i = 0; i < LANES; ++i) sums.v[i] += pairs.v[2 * i] * factors[0] + pairs.v[2 * i + 1] * factors[1];
 }
 OCTAVO_INLINE void store_i8(int8_t* p, I32x16 a) {
   for (int i = 0; i < LANES; ++i) p[i] = static_cast<int8_t>(a.v[i]);

@@ -297,6 +297,10 @@ void add_attention(const Call& call) {
                     qkv->width == (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim &&
                     out->width == spec.num_heads * spec.head_dim;
   if (!fits) throw std::invalid_argument("an attention's heads do not fit its buffers and its cache");
+  if (type == DataType::int8 && spec.head_dim > MAX_INT8_HEAD_DIM) {
+    throw std::invalid_argument("the C++ kernels attend to an int8 KV cache where heads have at most 1,024 dimensions: use "
+                                "another --kv-cache-dtype");
+  }
   call.program.need_layer_groups(spec.layer_group + 1);
   call.program.add(std::make_unique<AttentionOp>(call.kernels, spec, std::move(tables),
                                                  call.program.shared<AttentionPlanner>(), cache, type, qkv, out),

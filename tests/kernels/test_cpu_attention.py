@@ -107,10 +107,18 @@ class AttentionModel:
 
 
 class Rows:
-    """Sequences with tokens of their own, in shuffled blocks of a cache whose other slots hold NaN."""
+    """Sequences with tokens of their own, in shuffled blocks of a cache whose other slots hold NaN. The query of the
+    first one's last token may have something that is not finite."""
 
     def __init__(
-        self, kernels: Kernels, shape: Shape, lengths: list[int], *, seed: int = 0, poison: bool = True
+        self,
+        kernels: Kernels,
+        shape: Shape,
+        lengths: list[int],
+        *,
+        seed: int = 0,
+        poison: bool = True,
+        broken_query: float = 0.0,
     ) -> None:
         self.shape = shape
         rng = np.random.default_rng(seed)
@@ -118,6 +126,7 @@ class Rows:
         starts = np.cumsum([0, *lengths])
         self.token_ids = [range(start, end) for start, end in pairwise(starts)]
         qkv = torch.from_numpy(rng.normal(size=(int(starts[-1]), shape.width))).to(torch.float32)
+        qkv[lengths[0] - 1, 0] += broken_query
         num_blocks = [-(-length // shape.block_size) for length in lengths]
         pool = sum(num_blocks) + 2
         shuffled = rng.permutation(pool)
@@ -248,7 +257,7 @@ def test_contexts_of_many_chunks_are_attended_as_by_the_reference(instruction_se
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
-@pytest.mark.parametrize(("head_dim", "block_size"), [(16, 16), (64, 32), (20, 16), (16, 6)])
+@pytest.mark.parametrize(("head_dim", "block_size"), [(16, 16), (64, 32), (20, 16), (16, 6), (20, 5)])
 def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
     instruction_set: str, dtype: torch.dtype, head_dim: int, block_size: int
 ) -> None:
@@ -321,6 +330,35 @@ def test_an_int8_cache_is_close_to_a_float_one(instruction_set: str) -> None:
         # Values up to about 4 are rounded to 4 / 127; weights move as the scores do.
         assert (ours - theirs).abs().max() < 0.05
         assert (ours - theirs).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(num_kv_heads=3, group=3, head_dim=64),
+        Shape(num_kv_heads=1, group=9, head_dim=48, window=70),
+        Shape(group=8, head_dim=32, block_size=32, softcap=20.0),
+        Shape(group=1, head_dim=20, block_size=6),
+        Shape(head_dim=7, block_size=5),
+    ],
+)
+def test_an_int8_cache_is_attended_as_by_the_reference(instruction_set: str, shape: Shape) -> None:
+    """Queries and weights are rounded to 15 bits; keys and values are the same in both, but for what lies between two
+    numbers."""
+    shape, lengths, sizes = dataclasses.replace(shape, dtype=torch.int8), [300, 90, 7], [80, 1]
+    expected = in_steps(ReferenceKernels(), shape, lengths, sizes)
+    for ours, theirs in zip(in_steps(kernels_for(instruction_set), shape, lengths, sizes), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
+        assert (ours - theirs).abs().mean() < 5e-5
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_query_of_an_int8_cache_that_is_not_finite_gives_no_number(instruction_set: str, broken: float) -> None:
+    rows = Rows(kernels_for(instruction_set), Shape(dtype=torch.int8), [40, 40], broken_query=broken)
+    rows.step({0: 39, 1: 40})
+    assert rows.step({0: 1})[0].isnan().all()
 
 
 def test_only_the_layer_asked_for_is_written() -> None:

@@ -1,0 +1,352 @@
+// Attention over an int8 cache, in integers: queries and weights are rounded to 15 bits, with a scale for each vector, and
+// multiplied by keys and values as they lie in the cache. The sums are exact, so any order and any instruction set gives the
+// same ones.
+//
+//   scores [num_vectors, CHUNK] = queries [num_vectors, head_dim] * keys [head_dim / 2][block_size][2] of each block
+//   sums   [num_vectors, width] = weights [num_vectors, CHUNK] * values [block_size / 2][head_dim][2] of each block
+//
+// A vector is a query's in one head: those of a KV head read its keys and values together, whether they are a decoding row's
+// or a prefill's.
+#pragma once
+
+#include "attention_item.h"
+#include "attention_pieces.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// What the largest number of a rounded vector becomes: sums of MAX_INT8_HEAD_DIM products with int8 fit into 32 bits.
+constexpr float INT15_LARGEST = 16383.0f;
+
+constexpr int64_t PAIR_OF_NUMBERS = 2;
+constexpr int64_t PAIRS_BYTES = LANES * PAIR_OF_NUMBERS;  // int8
+constexpr int64_t PAIRS_A_PIECE = LANES / PAIR_OF_NUMBERS;
+// Rounded vectors lie where float32 ones did, `floats` apart.
+constexpr int64_t int16_stride(int64_t floats) { return floats * 2; }
+
+// Rounds the numbers [begin, end) of x, whole vectors, none of them above `largest`, to int16, in place: number i goes to 2 i
+// bytes from x on. Returns their scale.
+OCTAVO_INLINE float round_in_place(float* x, int64_t begin, int64_t end, float largest) {
+  const F32x16 inverse = min(set1(largest > 0 ? INT15_LARGEST / largest : 0.0f), set1(__FLT_MAX__));
+  auto* rounded = reinterpret_cast<int16_t*>(x);
+  for (int64_t i = begin; i < end; i += LANES) store_i16(rounded + i, nearest(load(x + i) * inverse));
+  return largest / INT15_LARGEST;
+}
+
+// Rounds a scaled query [width]; returns its scale, NaN where the query has what is not finite.
+OCTAVO_INLINE float round_query(float* query, int64_t width) {
+  F32x16 largest = zero(), odd = zero();
+  for (int64_t d = 0; d < width; d += LANES) {
+    const F32x16 part = load(query + d);
+    largest = max(abs(part), largest);
+    odd = odd + (part - part);
+  }
+  return round_in_place(query, 0, width, max_lane(largest)) + sum_lanes(odd);
+}
+
+// Keys or values of one KV head in a chunk's pieces.
+struct Int8Pieces {
+  int64_t first, last;
+  const int8_t* numbers[PIECES];
+  int64_t stride;  // between pairs, in bytes
+};
+
+// A chunk's keys, values and scales, as they lie in blocks of whole pieces.
+class Int8Blocks {
+ public:
+  OCTAVO_INLINE Int8Blocks(const AttentionCall& call, const AttentionItem& item, int64_t chunk)
+      : cache_(call.cache), pieces_(call, item, chunk) {}
+
+  OCTAVO_INLINE Int8Pieces keys(int64_t kv_head) const {
+    return at(cache_.keys_at(kv_head), PAIR_OF_NUMBERS, cache_.block_size * PAIR_OF_NUMBERS);
+  }
+  OCTAVO_INLINE Int8Pieces values(int64_t kv_head) const {
+    return at(cache_.values_at(kv_head), cache_.head_dim, cache_.head_dim * PAIR_OF_NUMBERS);
+  }
+  // Brings a KV head's scales nearer: a few bytes of each block, which the fetching of keys and values passes over.
+  OCTAVO_INLINE void fetch_scales(int64_t kv_head) const {
+    for (int64_t i = pieces_.first; i < pieces_.last; ++i) {
+      const uint8_t* at = pieces_.layer[i] + pieces_.offset[i] * SCALE_BYTES;
+      prefetch(at + cache_.key_scales_at(kv_head));
+      prefetch(at + cache_.value_scales_at(kv_head));
+    }
+  }
+  OCTAVO_INLINE void gather_scales(int64_t kv_head, const Scratch& s) const {
+    for (int64_t i = pieces_.first; i < pieces_.last; ++i) {
+      const uint8_t* at = pieces_.layer[i] + pieces_.offset[i] * SCALE_BYTES;
+      __builtin_memcpy(s.key_scales + i * LANES, at + cache_.key_scales_at(kv_head), LANES * SCALE_BYTES);
+      __builtin_memcpy(s.value_scales + i * LANES, at + cache_.value_scales_at(kv_head), LANES * SCALE_BYTES);
+    }
+  }
+
+ private:
+  OCTAVO_INLINE Int8Pieces at(int64_t head_at, int64_t slot_bytes, int64_t stride) const {
+    Int8Pieces out;
+    out.first = pieces_.first;
+    out.last = pieces_.last;
+    out.stride = stride;
+    for (int64_t i = out.first; i < out.last; ++i) {
+      out.numbers[i] = reinterpret_cast<const int8_t*>(pieces_.layer[i] + head_at) + pieces_.offset[i] * slot_bytes;
+    }
+    return out;
+  }
+
+  const KVCacheView& cache_;
+  const Pieces pieces_;
+};
+
+// The same of blocks of any size, copied slot by slot.
+class Int8Copies {
+ public:
+  OCTAVO_INLINE Int8Copies(const AttentionCall& call, const AttentionItem& item, int64_t chunk, const Scratch& s)
+      : call_(call), s_(s), table_(call.block_tables + item.table * call.max_blocks), start_(chunk * CHUNK),
+        seen_(seen_by(call, item, chunk)) {}
+
+  Int8Pieces keys(int64_t kv_head) const {
+    auto* copy = reinterpret_cast<int8_t*>(s_.keys);
+    for (int64_t slot = seen_.begin; slot < seen_.end; ++slot) {
+      const auto* keys = reinterpret_cast<const int8_t*>(call_.cache.keys(block(slot), call_.spec.layer, kv_head));
+      int8_t* piece = copy + slot / LANES * LANES * s_.width;
+      for (int64_t d = 0; d < call_.spec.head_dim; ++d) {
+        piece[KVCacheView::place(PAIR_OF_NUMBERS, LANES, d, slot % LANES)] = keys[call_.cache.key_at(d, offset(slot))];
+      }
+    }
+    return at(copy, PAIRS_BYTES);
+  }
+  Int8Pieces values(int64_t kv_head) const {
+    auto* copy = reinterpret_cast<int8_t*>(s_.values);
+    for (int64_t slot = seen_.begin; slot < seen_.end; ++slot) {
+      const auto* values = reinterpret_cast<const int8_t*>(call_.cache.values(block(slot), call_.spec.layer, kv_head));
+      for (int64_t d = 0; d < call_.spec.head_dim; ++d) {
+        copy[KVCacheView::place(PAIR_OF_NUMBERS, s_.width, slot, d)] = values[call_.cache.value_at(offset(slot), d)];
+      }
+    }
+    return at(copy, s_.width * PAIR_OF_NUMBERS);
+  }
+  void fetch_scales(int64_t) const {}
+  void gather_scales(int64_t kv_head, const Scratch& s) const {
+    for (int64_t slot = seen_.begin; slot < seen_.end; ++slot) {
+      const int64_t layer = call_.spec.layer, at = offset(slot) * SCALE_BYTES;
+      __builtin_memcpy(s.key_scales + slot, call_.cache.key_scales(block(slot), layer, kv_head) + at, SCALE_BYTES);
+      __builtin_memcpy(s.value_scales + slot, call_.cache.value_scales(block(slot), layer, kv_head) + at, SCALE_BYTES);
+    }
+  }
+
+ private:
+  int64_t block(int64_t slot) const { return table_[(start_ + slot) / call_.cache.block_size]; }
+  int64_t offset(int64_t slot) const { return (start_ + slot) % call_.cache.block_size; }
+  Int8Pieces at(const int8_t* copy, int64_t stride) const {
+    Int8Pieces out;
+    out.first = seen_.begin / LANES;
+    out.last = (seen_.end + LANES - 1) / LANES;
+    out.stride = stride;
+    for (int64_t i = out.first; i < out.last; ++i) out.numbers[i] = copy + i * LANES * s_.width;
+    return out;
+  }
+
+  const AttentionCall& call_;
+  const Scratch& s_;
+  const int64_t* table_;
+  const int64_t start_;
+  const Visible seen_;
+};
+
+// Scores of COUNT pieces for VECTORS query vectors; meanwhile half as many bytes are fetched.
+template <int VECTORS, int COUNT>
+OCTAVO_INLINE void score_int8(const int8_t* const* keys, int64_t stride, int64_t num_pairs, const int16_t* queries,
+                              int64_t query_stride, const float* scales, float* scores, Ahead* ahead) {
+  constexpr int64_t FETCHED = COUNT * PAIRS_BYTES / 2;
+  I32x16 sums[VECTORS][COUNT];
+  OCTAVO_UNROLL
+  for (int v = 0; v < VECTORS; ++v) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < COUNT; ++i) sums[v][i] = set1_i32(0);
+  }
+  for (int part = 0; part < COUNT; ++part) {
+    const int64_t begin = num_pairs * part / COUNT, end = num_pairs * (part + 1) / COUNT;
+    const uint8_t* near = take(ahead, (end - begin) * FETCHED, keys[0]);
+    for (int64_t pair = begin; pair < end; ++pair) {
+      prefetch_lines(near, FETCHED);
+      near += FETCHED;
+      I16Pairs key[COUNT];
+      OCTAVO_UNROLL
+      for (int i = 0; i < COUNT; ++i) key[i] = load_i8_pairs(keys[i] + pair * stride);
+      OCTAVO_UNROLL
+      for (int v = 0; v < VECTORS; ++v) {
+        const int32_t query = word_at(queries + v * query_stride + pair * PAIR_OF_NUMBERS);
+        OCTAVO_UNROLL
+        for (int i = 0; i < COUNT; ++i) add_pair_products(sums[v][i], key[i], query);
+      }
+    }
+  }
+  OCTAVO_UNROLL
+  for (int v = 0; v < VECTORS; ++v) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < COUNT; ++i) store(scores + v * CHUNK + i * LANES, to_float(sums[v][i]) * set1(scales[v]));
+  }
+}
+
+// Weighted sums of COUNT vectors of the values, from `first_dim` on, for VECTORS query vectors; meanwhile half as many bytes are
+// fetched.
+template <int VECTORS, int COUNT>
+OCTAVO_INLINE void add_values_int8(const Int8Pieces& values, int64_t first_dim, const int16_t* weights, const float* scales,
+                                   float* sums, int64_t width, Ahead* ahead) {
+  constexpr int64_t FETCHED = COUNT * PAIRS_BYTES / 2;
+  I32x16 tile[VECTORS][COUNT];
+  OCTAVO_UNROLL
+  for (int v = 0; v < VECTORS; ++v) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < COUNT; ++i) tile[v][i] = set1_i32(0);
+  }
+  for (int64_t piece = values.first; piece < values.last; ++piece) {
+    const int8_t* from = values.numbers[piece] + first_dim * PAIR_OF_NUMBERS;
+    const int16_t* factors = weights + piece * LANES;
+    const uint8_t* near = take(ahead, PAIRS_A_PIECE * FETCHED, from);
+    for (int64_t pair = 0; pair < PAIRS_A_PIECE; ++pair) {
+      prefetch_lines(near, FETCHED);
+      near += FETCHED;
+      I16Pairs value[COUNT];
+      OCTAVO_UNROLL
+      for (int i = 0; i < COUNT; ++i) value[i] = load_i8_pairs(from + pair * values.stride + i * PAIRS_BYTES);
+      OCTAVO_UNROLL
+      for (int v = 0; v < VECTORS; ++v) {
+        const int32_t factor = word_at(factors + v * int16_stride(CHUNK) + pair * PAIR_OF_NUMBERS);
+        OCTAVO_UNROLL
+        for (int i = 0; i < COUNT; ++i) add_pair_products(tile[v][i], value[i], factor);
+      }
+    }
+  }
+  OCTAVO_UNROLL
+  for (int v = 0; v < VECTORS; ++v) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < COUNT; ++i) store(sums + v * width + first_dim + i * LANES, to_float(tile[v][i]) * set1(scales[v]));
+  }
+}
+
+// Of VECTORS query vectors from `vector` on; s.queries and s.scores hold rounded ones.
+template <int VECTORS>
+void score_chunk_int8(const Int8Pieces& keys, const Scratch& s, int64_t vector, Ahead* ahead) {
+  constexpr int COUNT = vectors_for(VECTORS);
+  const auto* queries = reinterpret_cast<const int16_t*>(s.queries + vector * s.width);
+  const int64_t num_pairs = s.width / PAIR_OF_NUMBERS, query_stride = int16_stride(s.width);
+  const float* scales = s.query_scales + vector;
+  float* scores = s.scores + vector * CHUNK;
+  int64_t i = keys.first;
+  for (; i + COUNT <= keys.last; i += COUNT) {
+    score_int8<VECTORS, COUNT>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES, ahead);
+  }
+  for (; i < keys.last; ++i) {
+    score_int8<VECTORS, 1>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES, ahead);
+  }
+}
+
+template <int VECTORS>
+void add_chunk_int8(const Int8Pieces& values, const Scratch& s, int64_t vector, Ahead* ahead) {
+  constexpr int COUNT = vectors_for(VECTORS);
+  const auto* weights = reinterpret_cast<const int16_t*>(s.scores + vector * CHUNK);
+  const float* scales = s.weight_scales + vector;
+  float* sums = s.sums + vector * s.width;
+  int64_t d = 0;
+  for (; d + COUNT * LANES <= s.width; d += COUNT * LANES) {
+    add_values_int8<VECTORS, COUNT>(values, d, weights, scales, sums, s.width, ahead);
+  }
+  for (; d < s.width; d += LANES) add_values_int8<VECTORS, 1>(values, d, weights, scales, sums, s.width, ahead);
+}
+
+using Int8Function = void (*)(const Int8Pieces&, const Scratch&, int64_t vector, Ahead*);
+// By the number of query vectors less one.
+constexpr Int8Function INT8_SCORES[MAX_HEADS] = {score_chunk_int8<1>, score_chunk_int8<2>, score_chunk_int8<3>,
+                                                 score_chunk_int8<4>, score_chunk_int8<5>, score_chunk_int8<6>,
+                                                 score_chunk_int8<7>, score_chunk_int8<8>};
+constexpr Int8Function INT8_SUMS[MAX_HEADS] = {add_chunk_int8<1>, add_chunk_int8<2>, add_chunk_int8<3>, add_chunk_int8<4>,
+                                               add_chunk_int8<5>, add_chunk_int8<6>, add_chunk_int8<7>, add_chunk_int8<8>};
+
+// Calls one of `functions` for `count` query vectors from `vector` on, in parts of even size.
+OCTAVO_INLINE void by_parts(const Int8Function* functions, const Int8Pieces& pieces, const Scratch& s, int64_t vector,
+                            int64_t count, Ahead* ahead) {
+  const int64_t num_parts = (count + MAX_HEADS - 1) / MAX_HEADS;
+  for (int64_t part = 0; part < num_parts; ++part) {
+    const int64_t begin = count * part / num_parts, end = count * (part + 1) / num_parts;
+    functions[end - begin - 1](pieces, s, vector + begin, part == 0 ? ahead : nullptr);
+  }
+}
+
+// The rounded weights of one query vector, from its scores; 0 in the item's pieces that it sees nothing of.
+OCTAVO_INLINE void weigh_int8(const AttentionCall& call, const Int8Pieces& pieces, Visible seen, const Scratch& s,
+                              int64_t vector, Ahead* ahead) {
+  float* scores = s.scores + vector * CHUNK;
+  const int64_t first = pieces.first * LANES, end = pieces.last * LANES;
+  const int64_t first_seen = seen.is_empty() ? end : seen.begin / LANES * LANES;
+  for (int64_t i = first; i < first_seen; i += LANES) store(scores + i, zero());
+  float largest_weight = 0;
+  s.chunk_totals[vector] = NOTHING_VISIBLE;
+  if (!seen.is_empty()) {
+    const Scales scales{s.key_scales, s.value_scales, &largest_weight};
+    // The half that products leave: weights take about as long.
+    const int64_t lines = ahead ? (LANES * call.spec.head_dim + CACHE_LINE * call.spec.group() - 1) / (CACHE_LINE * call.spec.group()) : 0;
+    softmax_chunk(scores, end, seen, call.spec.softcap, &scales, s.chunk_largest + vector, s.chunk_totals + vector,
+                  [&] { if (lines) ahead->fetch(lines); });
+  }
+  s.weight_scales[vector] = round_in_place(scores, first, end, largest_weight);
+}
+
+// One chunk for all of an item's queries and KV heads.
+template <class Chunk>
+OCTAVO_INLINE void attend_chunk_int8(const AttentionCall& call, const AttentionItem& item, int64_t index, const Chunk& chunk,
+                                     const Scratch& s, Ahead* ahead) {
+  const int64_t group = call.spec.group(), a_kv_head = item.num_queries * group;
+  int64_t vector = 0;
+  for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+    chunk.fetch_scales(kv_head);
+    const Int8Pieces keys = chunk.keys(kv_head);
+    by_parts(INT8_SCORES, keys, s, vector, a_kv_head, ahead);
+    chunk.gather_scales(kv_head, s);
+    for (const int64_t end = vector + a_kv_head; vector < end; ++vector) {
+      const int64_t position = item.first_position + vector % a_kv_head / group;
+      weigh_int8(call, keys, Visible(call.spec, position, item.num_tokens, index), s, vector, ahead);
+    }
+  }
+  vector = 0;
+  for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head, vector += a_kv_head) {
+    by_parts(INT8_SUMS, chunk.values(kv_head), s, vector, a_kv_head, ahead);
+  }
+}
+
+inline void attend_int8(const AttentionCall& call, const AttentionItem& item, const AttentionItem& next, float* memory) {
+  const AttentionSpec& spec = call.spec;
+  const Scratch s(memory, spec);
+  const int64_t group = spec.group(), a_kv_head = item.num_queries * group;
+  const int64_t num_vectors = (item.kv_head_end - item.kv_head_begin) * a_kv_head;
+  const auto head_of = [&](int64_t v) { return (item.kv_head_begin + v / a_kv_head) * group + v % group; };
+  for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
+    gather_queries(call, item, kv_head, s.width, s.queries + (kv_head - item.kv_head_begin) * a_kv_head * s.width);
+  }
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    for (int64_t d = spec.head_dim; d < s.width; ++d) s.queries[v * s.width + d] = 0;
+    s.query_scales[v] = round_query(s.queries + v * s.width, s.width);
+    s.totals[v] = NOTHING_VISIBLE;
+  }
+  const bool is_in_pieces = call.cache.block_size % LANES == 0 && spec.head_dim % LANES == 0;
+  // A prefill's products take longer than memory.
+  Ahead ahead(call, item, next);
+  for (int64_t index = item.chunk_begin; index < item.chunk_end; ++index) {
+    if (seen_by(call, item, index).is_empty()) continue;
+    if (is_in_pieces) {
+      attend_chunk_int8(call, item, index, Int8Blocks(call, item, index), s, item.num_queries == 1 ? &ahead : nullptr);
+    } else {
+      attend_chunk_int8(call, item, index, Int8Copies(call, item, index, s), s, nullptr);
+    }
+    for (int64_t v = 0; v < num_vectors; ++v) {
+      if (s.chunk_totals[v] < 0 && item.partial < 0) continue;
+      keep_result(call, item, s, v, head_of(v), index, s.chunk_largest[v], s.chunk_totals[v]);
+    }
+  }
+  if (item.partial >= 0) return;
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    float* out = call.out + (item.first_token + v % a_kv_head / group) * call.out_stride + head_of(v) * spec.head_dim;
+    write_output(s.running + v * s.width, s.totals[v], out, spec.head_dim);
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo
