@@ -1,5 +1,7 @@
 // AVX-512's kernels, but for products of many rows, whose dot products are those of AMX's tiles.
 #define OCTAVO_ISA amx
+#include "amx_bfloat16.h"
+#include "amx_grouped.h"
 #include "amx_int8.h"
 
 namespace octavo {
@@ -8,17 +10,30 @@ namespace {
 // Rows from which tiles are faster.
 constexpr int64_t MANY_ROWS = 5;
 
+ProductFunction product_with(DataType type, int64_t num_rows) {
+  if (type == DataType::bfloat16) return amx::multiply_bfloat16;
+  if (type == DataType::int8 && num_rows >= MANY_ROWS) return amx::multiply_in_tiles<amx::Int8Spans>;
+  return avx512vbmi_kernels().product;
+}
+
 void product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
              int64_t panel_next) {
-  const bool in_tiles = p.weight->type == DataType::int8 && row_end - row_begin >= MANY_ROWS;
-  const ProductFunction chosen = in_tiles ? amx::multiply_in_tiles<amx::Int8Spans> : avx512vbmi_kernels().product;
+  product_with(p.weight->type, row_end - row_begin)(p, row_begin, row_end, panel_begin, panel_end, panel_next);
+}
+
+void grouped_product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
+                     int64_t panel_next) {
+  const bool are_many = row_end - row_begin >= MANY_ROWS;
+  const ProductFunction chosen = are_many ? amx::grouped_in_tiles(*p.weight) : avx512vbmi_kernels().grouped_product;
   chosen(p, row_begin, row_end, panel_begin, panel_end, panel_next);
 }
 
 KernelTable table() {
   KernelTable kernels = avx512vbmi_kernels();
   kernels.name = "amx";
+  kernels.bfloat16_form = Form::bfloat16;
   kernels.product = product;
+  kernels.grouped_product = grouped_product;
   return kernels;
 }
 

@@ -16,31 +16,34 @@ constexpr int64_t TILE_ROW_BYTES = LANES * WORD_BYTES;
 // From a word of inputs to the next in a panel.
 constexpr int64_t PANEL_STRIDE = HALVES_A_PANEL * TILE_ROW_BYTES;
 
-// The tiles' sizes in a thread, while an object of this lives. Tiles that are released cost nothing when threads take turns.
-class TileSizes {
+// What the tiles hold: sums and activations of `rows` rows, inputs by words.
+class TileLayout {
  public:
-  // `rows` of the tiles that are sums and activations, `words` of inputs in a tile of activations or weights. The tiles
-  // [0, num_sums) are sums, `num_x` after them activations, and the others weights.
-  TileSizes(int64_t num_sums, int64_t num_x, int64_t rows, int64_t words) {
-    Layout layout = {};
-    layout.palette = 1;
-    for (int64_t tile = 0; tile < NUM_TILES; ++tile) {
-      const bool is_sum = tile < num_sums, is_x = !is_sum && tile < num_sums + num_x;
-      layout.rows[tile] = static_cast<uint8_t>(is_sum || is_x ? rows : words);
-      layout.row_bytes[tile] = static_cast<uint16_t>(is_x ? words * WORD_BYTES : TILE_ROW_BYTES);
-    }
-    asm volatile("ldtilecfg %0" ::"m"(layout));
-  }
-  ~TileSizes() { asm volatile("tilerelease"); }
-  TileSizes(const TileSizes&) = delete;
-  TileSizes& operator=(const TileSizes&) = delete;
+  void set_sums(int tile, int64_t rows) { set(tile, rows, LANES); }
+  void set_inputs(int tile, int64_t rows, int64_t words) { set(tile, rows, words); }
+  void set_weights(int tile, int64_t words) { set(tile, words, LANES); }
 
  private:
-  struct alignas(CACHE_LINE) Layout {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  };
+  friend class TilesInUse;
+  void set(int tile, int64_t rows, int64_t words) {
+    memory_.rows[tile] = static_cast<uint8_t>(rows);
+    memory_.row_bytes[tile] = static_cast<uint16_t>(words * WORD_BYTES);
+  }
+  // As the processor reads it.
+  struct alignas(CACHE_LINE) Memory {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[2 * NUM_TILES] = {};
+    uint8_t rows[2 * NUM_TILES] = {};
+  } memory_;
+};
+
+// A thread has tiles while an object of this lives. Afterwards they cost nothing when threads take turns.
+class TilesInUse {
+ public:
+  explicit TilesInUse(const TileLayout& layout) { asm volatile("ldtilecfg %0" ::"m"(layout.memory_)); }
+  ~TilesInUse() { asm volatile("tilerelease"); }
+  TilesInUse(const TilesInUse&) = delete;
+  TilesInUse& operator=(const TilesInUse&) = delete;
 };
 
 template <int TILE>
@@ -65,7 +68,12 @@ OCTAVO_INLINE void add_bfloat16_products() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
 }
 
-// How rows are cut into tiles: evenly, so that all tiles of a task have one size. The last one may miss some rows.
+// Tiles of rows whose totals stay in the nearest cache.
+constexpr int64_t TILES_A_BLOCK = 4;
+constexpr int64_t ROWS_A_BLOCK = TILES_A_BLOCK * MOST_TILE_ROWS;
+using RowTotals = float[PANEL];
+
+// How a task's rows are cut into tiles: evenly, so that all tiles have one size. The last one may miss some rows.
 struct TileCut {
   int64_t num_tiles, rows_a_tile;
   explicit TileCut(int64_t rows) : num_tiles((rows + MOST_TILE_ROWS - 1) / MOST_TILE_ROWS) {
@@ -73,38 +81,47 @@ struct TileCut {
   }
 };
 
-// The activations of some tiles. Those of rows that follow one another are loaded where they are, others from a copy.
-template <int64_t TILES>
+// A panel's last words of inputs, where tiles would read past them: what lies there may be no memory of ours. `step` of the
+// tiles' steps of SIZE bytes; `words` are in it.
+template <int64_t SIZE>
+OCTAVO_INLINE void copy_last_weights(const uint8_t* weights, int64_t step, int64_t words, uint8_t (&to)[SIZE]) {
+  if (words * PANEL_STRIDE == SIZE) return;
+  for (int64_t i = 0; i < words * PANEL_STRIDE; i += CACHE_LINE) {
+    _mm512_store_si512(to + i, _mm512_loadu_si512(weights + step * SIZE + i));
+  }
+}
+
+// The activations of a product's rows [row_begin, row_end), which tiles take. Where the rows follow one another they are loaded
+// as they lie, others from a copy.
 class TileInputs {
  public:
-  // Of the rows [row, row_end) of a product, the tiles' missing ones at the end are the last one again.
-  TileInputs(const Product& p, int64_t row, int64_t row_end, int64_t num_tiles, int64_t rows_a_tile)
-      : stride_(p.values_stride), rows_a_tile_(rows_a_tile) {
-    for (int64_t i = 0; i < num_tiles * rows_a_tile; ++i) {
-      rows_[i] = p.values + source_row(p, row + i < row_end ? row + i : row_end - 1) * stride_;
-    }
-    for (int64_t tile = 0; tile < num_tiles; ++tile) {
-      const uint8_t* const* rows = rows_ + tile * rows_a_tile;
-      in_order_[tile] = true;
-      for (int64_t i = 1; i < rows_a_tile; ++i) in_order_[tile] &= rows[i] == rows[i - 1] + stride_;
-    }
+  TileInputs(const Product& p, int64_t row_begin, int64_t row_end, int64_t rows_a_tile)
+      : p_(p), row_end_(row_end), rows_a_tile_(rows_a_tile), shift_(source_row(p, row_begin) - row_begin) {
+    for (int64_t row = row_begin + 1; row < row_end; ++row) in_order_ &= source_row(p, row) == row + shift_;
   }
-  // The inputs at `offset` of a tile's rows, up to TILE_ROW_BYTES.
+  // The inputs at `offset` of a tile's rows, so many words, to the tile X.
   template <int X>
-  OCTAVO_INLINE void load(int64_t tile, int64_t offset, int64_t bytes) {
-    const uint8_t* const* rows = rows_ + tile * rows_a_tile_;
-    if (in_order_[tile]) return load_tile<X>(rows[0] + offset, stride_);
-    const __mmask64 own = ~0ull >> (TILE_ROW_BYTES - bytes);
-    for (int64_t i = 0; i < rows_a_tile_; ++i) {
-      _mm512_storeu_si512(copy_[i], _mm512_maskz_loadu_epi8(own, rows[i] + offset));
+  OCTAVO_INLINE void load(int64_t row, int64_t offset, int64_t words) {
+    if (in_order_ && row + rows_a_tile_ <= row_end_) {
+      return load_tile<X>(p_.values + (row + shift_) * p_.values_stride + offset, p_.values_stride);
     }
+    copy(row, offset, words);
     load_tile<X>(copy_, TILE_ROW_BYTES);
   }
 
  private:
-  const uint8_t* rows_[TILES * MOST_TILE_ROWS];
-  bool in_order_[TILES];
-  int64_t stride_, rows_a_tile_;
+  // The last row also takes the place of those that its tile misses.
+  __attribute__((noinline)) void copy(int64_t row, int64_t offset, int64_t words) {
+    const __mmask64 own = ~0ull >> (TILE_ROW_BYTES - words * WORD_BYTES);
+    for (int64_t i = 0; i < rows_a_tile_; ++i) {
+      const int64_t from = source_row(p_, row + i < row_end_ ? row + i : row_end_ - 1);
+      _mm512_store_si512(copy_[i], _mm512_maskz_loadu_epi8(own, p_.values + from * p_.values_stride + offset));
+    }
+  }
+
+  const Product& p_;
+  int64_t row_end_, rows_a_tile_, shift_;
+  bool in_order_ = true;
   alignas(CACHE_LINE) uint8_t copy_[MOST_TILE_ROWS][TILE_ROW_BYTES];
 };
 

@@ -13,7 +13,8 @@ from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.interface import ForwardPass
 from octavo.layer_groups import one_group
 
-INSTRUCTION_SETS = ["avx512bf16", "avx512vbmi", "avx512", "avx2", "portable"]
+INSTRUCTION_SETS = ["amx", "avx512bf16", "avx512vbmi", "avx512", "avx2", "portable"]
+ROUNDING_SETS = ["amx", "avx512bf16"]  # a bfloat16 weight multiplies activations rounded to bfloat16
 
 
 def kernels_for(name: str) -> CpuKernels:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.recorded import INSTRUCTION_SETS, Recipe, batch_of, bind, kernels_for, outcome, random
+from kernels.recorded import INSTRUCTION_SETS, ROUNDING_SETS, Recipe, batch_of, bind, kernels_for, outcome, random
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
 from octavo.kernels.attention import ForwardContext
@@ -37,7 +37,7 @@ def test_products_are_those_of_float64_at_any_number_of_rows(
 ) -> None:
     kernels = kernels_for(instruction_set)
     weight, bias = random(num_outputs, num_inputs, seed=1).to(dtype), random(num_outputs, seed=2)
-    rounds = dtype == torch.bfloat16 and kernels.instruction_set == "avx512bf16"
+    rounds = dtype == torch.bfloat16 and kernels.instruction_set in ROUNDING_SETS
     for rows in ROWS:
         inputs = random(rows, num_inputs)
         seen = inputs.to(torch.bfloat16) if rounds else inputs
