@@ -7,12 +7,12 @@
 namespace octavo {
 namespace {
 
-// Rows from which tiles are faster.
-constexpr int64_t MANY_ROWS = 5;
+// Rows from which tiles are faster. A grouped weight's sums of few inputs each take more work outside of tiles.
+constexpr int64_t MANY_ROWS = 8, MANY_ROWS_OF_GROUPED = 16;
 
 ProductFunction product_with(DataType type, int64_t num_rows) {
   if (type == DataType::bfloat16) return amx::multiply_bfloat16;
-  if (type == DataType::int8 && num_rows >= MANY_ROWS) return amx::multiply_in_tiles<amx::Int8Spans>;
+  if (type == DataType::int8 && num_rows >= MANY_ROWS) return amx::multiply_in_spans<amx::Int8Spans>;
   return avx512vbmi_kernels().product;
 }
 
@@ -21,11 +21,16 @@ void product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel
   product_with(p.weight->type, row_end - row_begin)(p, row_begin, row_end, panel_begin, panel_end, panel_next);
 }
 
+ProductFunction grouped_product_with(const PackedWeight& weight, int64_t num_rows) {
+  // Groups of half a step would take twice the work.
+  if (num_rows < MANY_ROWS_OF_GROUPED || weight.group < STEP) return avx512vbmi_kernels().grouped_product;
+  if (weight.bits == 4) return amx::multiply_in_spans<amx::GroupedSpans<amx::FourBits>>;
+  return amx::multiply_in_spans<amx::GroupedSpans<amx::EightBits>>;
+}
+
 void grouped_product(const Product& p, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end,
                      int64_t panel_next) {
-  const bool are_many = row_end - row_begin >= MANY_ROWS;
-  const ProductFunction chosen = are_many ? amx::grouped_in_tiles(*p.weight) : avx512vbmi_kernels().grouped_product;
-  chosen(p, row_begin, row_end, panel_begin, panel_end, panel_next);
+  grouped_product_with(*p.weight, row_end - row_begin)(p, row_begin, row_end, panel_begin, panel_end, panel_next);
 }
 
 KernelTable table() {

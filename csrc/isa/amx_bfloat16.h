@@ -17,8 +17,9 @@ namespace OCTAVO_ISA {
 class BFloat16Product {
  public:
   BFloat16Product(const Product& p, int64_t row_begin, int64_t row_end)
-      : p_(p), cut_(row_end - row_begin), row_begin_(row_begin), row_end_(row_end), num_pairs_((p.weight->num_inputs + PAIR - 1) / PAIR),
-        num_steps_((num_pairs_ + PAIRS_A_STEP - 1) / PAIRS_A_STEP), x_(p, row_begin, row_end, cut_.rows_a_tile) {}
+      : p_(p), cut_(row_end - row_begin), row_begin_(row_begin), row_end_(row_end),
+        num_pairs_((p.weight->num_inputs + PAIR - 1) / PAIR), num_steps_((num_pairs_ + PAIRS_A_STEP - 1) / PAIRS_A_STEP),
+        x_(p, row_begin, row_end, cut_.rows_a_tile) {}
 
   void run(int64_t panel_begin, int64_t panel_end, int64_t panel_next) {
     const TilesInUse tiles(layout());
@@ -56,8 +57,8 @@ class BFloat16Product {
 
   void begin_panel(int64_t panel) {
     weights_ = p_.weight->panel(panel);
-    const int64_t left = num_pairs_ - (num_steps_ - 1) * PAIRS_A_STEP;
-    copy_last_weights(weights_, num_steps_ - 1, left, last_);
+    const int64_t last = num_steps_ - 1, left = num_pairs_ - last * PAIRS_A_STEP;
+    if (left < PAIRS_A_STEP) copy_words(weights_ + last * STEP_BYTES, left, last_);
   }
 
   void multiply(int64_t block, int64_t block_end, int64_t panel) {

@@ -1,7 +1,8 @@
-// AMX's tiles: eight two-dimensional registers of up to 16 rows of 64 bytes, and products of them. C [rows][16] += A [rows][k]
-// * B [k][16], where k lies in words: a quad of int8 or a pair of bfloat16. So a packed weight's half of a panel is B as it is.
+// AMX's tiles: eight two-dimensional registers of up to 16 rows of 64 bytes, and products of them: sums [rows][16] +=
+// activations [rows][k] * weights [k][16], where each of k is a word: a quad of int8 or a pair of bfloat16. So half of a packed
+// weight's panel is such weights as it is.
 //
-// The instructions are written out: the compiler's own functions for them do not tell it what memory they read.
+// The instructions are written out: GCC's functions for them do not let a tile's number be a template's argument.
 #pragma once
 
 #include "product_tile.h"
@@ -50,18 +51,24 @@ template <int TILE>
 OCTAVO_INLINE void clear_tile() {
   asm volatile("tilezero %%tmm%c0" ::"i"(TILE));
 }
+// Between stores and the loading of what they stored: of that the compiler knows nothing.
+OCTAVO_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
 template <int TILE>
 OCTAVO_INLINE void load_tile(const void* from, int64_t stride) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(TILE) : "memory");
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(TILE));
 }
 template <int TILE>
 OCTAVO_INLINE void store_tile(void* to, int64_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(TILE) : "memory");
 }
-// int32 sums of signed activations times unsigned weights.
+// int32 sums of int8 activations times weights, which are int8 or uint8.
 template <int SUMS, int X, int WEIGHTS>
-OCTAVO_INLINE void add_int8_products() {
+OCTAVO_INLINE void add_products_of_unsigned() {
   asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
+}
+template <int SUMS, int X, int WEIGHTS>
+OCTAVO_INLINE void add_products_of_signed() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
 }
 template <int SUMS, int X, int WEIGHTS>
 OCTAVO_INLINE void add_bfloat16_products() {
@@ -81,18 +88,16 @@ struct TileCut {
   }
 };
 
-// A panel's last words of inputs, where tiles would read past them: what lies there may be no memory of ours. `step` of the
-// tiles' steps of SIZE bytes; `words` are in it.
-template <int64_t SIZE>
-OCTAVO_INLINE void copy_last_weights(const uint8_t* weights, int64_t step, int64_t words, uint8_t (&to)[SIZE]) {
-  if (words * PANEL_STRIDE == SIZE) return;
+// A panel's last words of inputs, where a tile would read past them: what lies there may be no memory of ours.
+OCTAVO_INLINE void copy_words(const uint8_t* weights, int64_t words, uint8_t* to) {
   for (int64_t i = 0; i < words * PANEL_STRIDE; i += CACHE_LINE) {
-    _mm512_store_si512(to + i, _mm512_loadu_si512(weights + step * SIZE + i));
+    _mm512_store_si512(to + i, _mm512_loadu_si512(weights + i));
   }
+  finish_stores();
 }
 
-// The activations of a product's rows [row_begin, row_end), which tiles take. Where the rows follow one another they are loaded
-// as they lie, others from a copy.
+// The activations of a product's rows [row_begin, row_end). Where the rows follow one another tiles are loaded from where they
+// lie, else from a copy.
 class TileInputs {
  public:
   TileInputs(const Product& p, int64_t row_begin, int64_t row_end, int64_t rows_a_tile)
@@ -106,6 +111,7 @@ class TileInputs {
       return load_tile<X>(p_.values + (row + shift_) * p_.values_stride + offset, p_.values_stride);
     }
     copy(row, offset, words);
+    finish_stores();
     load_tile<X>(copy_, TILE_ROW_BYTES);
   }
 
