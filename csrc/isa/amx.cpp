@@ -8,7 +8,7 @@ namespace octavo {
 namespace {
 
 // Rows from which tiles are faster. A grouped weight's sums of few inputs each take more work outside of tiles.
-constexpr int64_t MANY_ROWS = 8, MANY_ROWS_OF_GROUPED = 16;
+constexpr int64_t MANY_ROWS = 8, MANY_ROWS_OF_GROUPED = 24;
 
 ProductFunction product_with(DataType type, int64_t num_rows) {
   if (type == DataType::bfloat16) return amx::multiply_bfloat16;

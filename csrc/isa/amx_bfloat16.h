@@ -70,9 +70,9 @@ class BFloat16Product {
       for (int64_t row = block; row < block_end; row += rows_a_sweep) {
         RowTotals* totals = totals_ + (row - block);
         if (row + cut_.rows_a_tile < block_end) {
-          sweep<TILES_A_SWEEP>(row, begin, end, totals);
+          sweep<TILES_A_SWEEP>(row, block_end, panel, begin, end, totals);
         } else {
-          sweep<1>(row, begin, end, totals);
+          sweep<1>(row, block_end, panel, begin, end, totals);
         }
       }
     }
@@ -86,7 +86,9 @@ class BFloat16Product {
 
   // Adds what the steps [begin, end) give to the totals of some tiles of rows.
   template <int TILES>
-  void sweep(int64_t row, int64_t begin, int64_t end, RowTotals* totals) {
+  void sweep(int64_t row, int64_t block_end, int64_t panel, int64_t begin, int64_t end, RowTotals* totals) {
+    const int64_t sweep_end = row + TILES * cut_.rows_a_tile, row_end = sweep_end < block_end ? sweep_end : block_end;
+    const bool is_last = end == num_steps_;
     const int64_t second_row = row + cut_.rows_a_tile;
     RowTotals* second = totals + cut_.rows_a_tile;
     if (begin == 0) {
@@ -106,6 +108,7 @@ class BFloat16Product {
     }
     for (int64_t step = begin; step < end; ++step) {
       for (int64_t i = 0; i < lines_a_fetch_; ++i, next_ += CACHE_LINE) prefetch(next_);
+      for (int64_t r = row + step - begin; is_last && r < row_end; r += end - begin) fetch_outputs(p_, r, panel);
       const uint8_t* weights = (step + 1) * PAIRS_A_STEP > num_pairs_ ? last_ : weights_ + step * STEP_BYTES;
       load_tile<WEIGHTS>(weights, PANEL_STRIDE);
       x_.load<INPUTS>(row, step * TILE_ROW_BYTES, PAIRS_A_STEP);

@@ -54,7 +54,7 @@ class SpansProduct {
   void multiply(int64_t panel, int64_t block, int64_t block_end) {
     clear_totals(block_end - block);
     spans_.begin_panel(panel);
-    const int64_t rows_a_tile = cut_.rows_a_tile, lines_a_fetch = lines_a_fetch_;
+    const int64_t rows_a_tile = cut_.rows_a_tile, lines_a_fetch = lines_a_fetch_, num_spans = spans_.count();
     const uint8_t* next = next_;
     // Whose sums are to be added.
     int64_t waiting_row = block, waiting_span = -1;
@@ -63,10 +63,11 @@ class SpansProduct {
       const int64_t left = block_end - waiting_row, num_rows = left < rows_a_tile ? left : rows_a_tile;
       spans_.add(sums_, waiting_row, num_rows, waiting_span, totals_ + (waiting_row - block));
     };
-    for (int64_t span = 0; span < spans_.count(); ++span) {
+    for (int64_t span = 0; span < num_spans; ++span) {
       spans_.load_weights(span);
       for (int64_t row = block; row < block_end; row += rows_a_tile) {
         for (int64_t line = 0; line < lines_a_fetch; ++line, next += CACHE_LINE) prefetch(next);
+        for (int64_t r = row + span; r < block_end && r < row + rows_a_tile; r += num_spans) fetch_outputs(p_, r, panel);
         clear_tile<0>();
         clear_tile<1>();
         spans_.multiply(x_, row, span);

@@ -88,6 +88,14 @@ struct TileCut {
   }
 };
 
+// Brings the memory of a row's outputs nearer, before many rows' are stored at once.
+OCTAVO_INLINE void fetch_outputs(const Product& p, int64_t row, int64_t panel) {
+  constexpr int FOR_WRITING = 1;
+  const float* out = p.out + row * p.out_stride + panel * PANEL;
+  __builtin_prefetch(out, FOR_WRITING);
+  __builtin_prefetch(out + LANES, FOR_WRITING);
+}
+
 // A panel's last words of inputs, where a tile would read past them: what lies there may be no memory of ours.
 OCTAVO_INLINE void copy_words(const uint8_t* weights, int64_t words, uint8_t* to) {
   for (int64_t i = 0; i < words * PANEL_STRIDE; i += CACHE_LINE) {
