@@ -180,8 +180,11 @@ const KernelTable& avx512_kernels();
 const KernelTable& avx512vbmi_kernels();
 const KernelTable& avx512bf16_kernels();
 #endif
+#if defined(OCTAVO_HAS_AMX)
+const KernelTable& amx_kernels();
+#endif
 
-// The best table for this processor, or the one named ("avx512bf16", "avx512vbmi", "avx512", "avx2", "portable").
+// The best table for this processor, or the one named ("amx", "avx512bf16", "avx512vbmi", "avx512", "avx2", "portable").
 // Throws std::invalid_argument where the name is unknown or the processor cannot run it.
 const KernelTable& select_kernels(const char* name);
 

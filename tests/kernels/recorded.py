@@ -10,10 +10,14 @@ from octavo.kernels.attention import ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape
 from octavo.kernels.cpu import CpuKernels
+from octavo.kernels.grouped import GroupedForm, GroupedWeight, pack_nibbles, scales_in_float16
 from octavo.kernels.interface import ForwardPass
+from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.layer_groups import one_group
 
-INSTRUCTION_SETS = ["avx512bf16", "avx512vbmi", "avx512", "avx2", "portable"]
+CPU = torch.device("cpu")
+INSTRUCTION_SETS = ["amx", "avx512bf16", "avx512vbmi", "avx512", "avx2", "portable"]
+ROUNDING_SETS = ["amx", "avx512bf16"]  # a bfloat16 weight multiplies activations rounded to bfloat16
 
 
 def kernels_for(name: str) -> CpuKernels:
@@ -76,3 +80,24 @@ def outcome(kernels: CpuKernels, inputs: torch.Tensor, operations: Any, width: i
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def quantized(weight: torch.Tensor) -> QuantizedWeight:
+    out = QuantizedWeight(weight.shape[0], weight.shape[1], CPU)
+    out.values.data, out.scales.data = quantize_rows(weight)
+    return out
+
+
+def grouped(form: GroupedForm, num_outputs: int, num_inputs: int, seed: int = 0) -> GroupedWeight:
+    """A weight of random codes, scales and minimums."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = GroupedWeight(num_outputs, num_inputs, form, CPU)
+    low, high = (0, 16) if form.bits == 4 else (-128, 128)
+    codes = torch.randint(low, high, (num_outputs, num_inputs), generator=generator)
+    weight.codes.data = pack_nibbles(codes.to(torch.uint8)) if form.bits == 4 else codes.to(torch.int8)
+    scales = torch.rand(weight.scales.shape, generator=generator) - 0.3
+    minimums = torch.rand(weight.scales.shape, generator=generator) * 20 if form.has_minimums else None
+    weight.scales.data, rounded, weight.row_scales.data = scales_in_float16(scales, minimums)
+    if weight.minimums is not None and rounded is not None:
+        weight.minimums.data = rounded
+    return weight

@@ -16,7 +16,7 @@ CUTOFFS = list(product([0, 1, 5, 400], [1.0, 0.9, 0.3, 1e-9], [0.0, 0.05, 1.0]))
 EVERY_MIXTURE = [(temperature, *cutoffs) for temperature in (1e-300, 0.3, 1.0, 3.0, 1e30) for cutoffs in CUTOFFS]
 
 
-@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
+@pytest.fixture(params=["amx", "avx512bf16", "avx512", "avx2", "portable"])
 def kernels(request: pytest.FixtureRequest) -> CpuKernels:
     try:
         return CpuKernels(request.param)

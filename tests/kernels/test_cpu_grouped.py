@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.recorded import INSTRUCTION_SETS, Recipe, batch_of, bind, kernels_for, outcome, random
+from kernels.recorded import CPU, INSTRUCTION_SETS, Recipe, batch_of, bind, grouped, kernels_for, outcome, random
 from octavo.kernels import _cpu
 from octavo.kernels.attention import ForwardContext
 from octavo.kernels.cpu import CpuKernels
-from octavo.kernels.grouped import GroupedForm, GroupedWeight, pack_nibbles, scales_in_float16
+from octavo.kernels.grouped import GroupedForm, GroupedWeight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 
-CPU = torch.device("cpu")
 TABLE = (-128, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 127)
 GROUPS, TABLES = [16, 32, 64, 256], [None, TABLE]
 FORMS = [GroupedForm(4, *rest) for rest in itertools.product(GROUPS, [False, True], TABLES)] + [
@@ -33,21 +32,6 @@ ON_EACH = pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 
 def name_of(form: GroupedForm) -> str:
     return f"{form.bits} bits by {form.group}{' less minimums' * form.has_minimums}{' by a table' * bool(form.table)}"
-
-
-def grouped(form: GroupedForm, num_outputs: int, num_inputs: int, seed: int = 0) -> GroupedWeight:
-    """A weight of random codes, scales and minimums."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = GroupedWeight(num_outputs, num_inputs, form, CPU)
-    low, high = (0, 16) if form.bits == 4 else (-128, 128)
-    codes = torch.randint(low, high, (num_outputs, num_inputs), generator=generator)
-    weight.codes.data = pack_nibbles(codes.to(torch.uint8)) if form.bits == 4 else codes.to(torch.int8)
-    scales = torch.rand(weight.scales.shape, generator=generator) - 0.3
-    minimums = torch.rand(weight.scales.shape, generator=generator) * 20 if form.has_minimums else None
-    weight.scales.data, rounded, weight.row_scales.data = scales_in_float16(scales, minimums)
-    if weight.minimums is not None and rounded is not None:
-        weight.minimums.data = rounded
-    return weight
 
 
 def product_of(kernels: CpuKernels, weight: GroupedWeight, inputs: torch.Tensor) -> Any:

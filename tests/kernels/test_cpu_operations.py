@@ -10,23 +10,27 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.recorded import INSTRUCTION_SETS, Recipe, batch_of, bind, kernels_for, outcome, random
+from kernels.recorded import (
+    INSTRUCTION_SETS,
+    ROUNDING_SETS,
+    Recipe,
+    batch_of,
+    bind,
+    kernels_for,
+    outcome,
+    quantized,
+    random,
+)
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
 from octavo.kernels.attention import ForwardContext
 from octavo.kernels.cpu import CpuKernels
 from octavo.kernels.operations import ActivationKind, Weight
-from octavo.kernels.quantized import INT8, QuantizedWeight, quantize_rows
+from octavo.kernels.quantized import INT8, QuantizedWeight
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.sampling.drawing import most_likely
 
 ROWS = [1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 24, 31, 64, 256]
-
-
-def quantized(weight: torch.Tensor) -> QuantizedWeight:
-    out = QuantizedWeight(weight.shape[0], weight.shape[1], torch.device("cpu"))
-    out.values.data, out.scales.data = quantize_rows(weight)
-    return out
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
@@ -37,7 +41,7 @@ def test_products_are_those_of_float64_at_any_number_of_rows(
 ) -> None:
     kernels = kernels_for(instruction_set)
     weight, bias = random(num_outputs, num_inputs, seed=1).to(dtype), random(num_outputs, seed=2)
-    rounds = dtype == torch.bfloat16 and kernels.instruction_set == "avx512bf16"
+    rounds = dtype == torch.bfloat16 and kernels.instruction_set in ROUNDING_SETS
     for rows in ROWS:
         inputs = random(rows, num_inputs)
         seen = inputs.to(torch.bfloat16) if rounds else inputs

@@ -36,7 +36,8 @@ class CpuKernels(Kernels):
     """For float32, bfloat16, float16 and int8 weights and KV caches, and weights in groups of inputs, in C++.
 
     Args:
-        instruction_set: avx512bf16, avx512vbmi, avx512, avx2 or portable; auto takes the best that the processor has.
+        instruction_set: amx, avx512bf16, avx512vbmi, avx512, avx2 or portable; auto takes the best that the processor
+            has.
         num_threads: that run a step together, the calling one among them; by default as many as torch has.
 
     Raises:
