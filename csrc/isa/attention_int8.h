@@ -186,8 +186,8 @@ OCTAVO_INLINE void score_int8(const int8_t* const* keys, int64_t stride, int64_t
   }
 }
 
-// Weighted sums of COUNT vectors of the values, from `first_dim` on, for VECTORS query vectors; meanwhile half as many bytes are
-// fetched.
+// Weighted sums of COUNT vectors of the values, from `first_dim` on, for VECTORS query vectors; meanwhile half as many bytes
+// are fetched.
 template <int VECTORS, int COUNT>
 OCTAVO_INLINE void add_values_int8(const Int8Pieces& values, int64_t first_dim, const int16_t* weights, const float* scales,
                                    float* sums, int64_t width, Ahead* ahead) {
@@ -233,10 +233,12 @@ void score_chunk_int8(const Int8Pieces& keys, const Scratch& s, int64_t vector, 
   float* scores = s.scores + vector * CHUNK;
   int64_t i = keys.first;
   for (; i + COUNT <= keys.last; i += COUNT) {
-    score_int8<VECTORS, COUNT>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES, ahead);
+    score_int8<VECTORS, COUNT>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales,
+                               scores + i * LANES, ahead);
   }
   for (; i < keys.last; ++i) {
-    score_int8<VECTORS, 1>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES, ahead);
+    score_int8<VECTORS, 1>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES,
+                           ahead);
   }
 }
 
@@ -283,9 +285,10 @@ OCTAVO_INLINE void weigh_int8(const AttentionCall& call, const Int8Pieces& piece
   if (!seen.is_empty()) {
     const Scales scales{s.key_scales, s.value_scales, &largest_weight};
     // The half that products leave: weights take about as long.
-    const int64_t lines = ahead ? (LANES * call.spec.head_dim + CACHE_LINE * call.spec.group() - 1) / (CACHE_LINE * call.spec.group()) : 0;
+    const int64_t line_a_vector = CACHE_LINE * call.spec.group();
+    const int64_t lines = (LANES * call.spec.head_dim + line_a_vector - 1) / line_a_vector;
     softmax_chunk(scores, end, seen, call.spec.softcap, &scales, s.chunk_largest + vector, s.chunk_totals + vector,
-                  [&] { if (lines) ahead->fetch(lines); });
+                  [&] { if (ahead) ahead->fetch(lines); });
   }
   s.weight_scales[vector] = round_in_place(scores, first, end, largest_weight);
 }

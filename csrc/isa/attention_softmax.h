@@ -41,7 +41,7 @@ OCTAVO_INLINE F32x16 soft_capped(F32x16 scores, float softcap) {
   return cap * (one - two / (exp(two * scores / cap) + one));
 }
 
-// Of an int8 cache, [slots] each: the keys' are applied to the scores, the values' to the weights, of which the largest is told.
+// Of an int8 cache, [slots] each: the keys' are applied to the scores, the values' to the weights, whose largest is told.
 struct Scales {
   const float *keys, *values;
   float* largest_weight;
