@@ -104,10 +104,10 @@ class EngineConfig:
         "auto", "of weights and activations; auto is the checkpoint's own, and bfloat16 for a GGUF", group="model"
     )
     quantization: Quantization = knob(
-        "none",
-        "form of the weights that products read; none is --dtype, whatever the checkpoint has; auto keeps those of 4 "
-        "and 8 bits as the checkpoint has them (GGUF, AWQ, GPTQ, compressed-tensors) where the kernels can, which "
-        "those of GPUs cannot, and all others in --dtype; int8 halves the memory of 16 bits, and answers differ "
+        "auto",
+        "form of the weights that products read; auto keeps those of 4 and 8 bits as the checkpoint has them (GGUF, "
+        "AWQ, GPTQ, compressed-tensors) where the kernels can, which those of GPUs cannot, and all others in --dtype; "
+        "none is --dtype, whatever the checkpoint has; int8 halves the memory of 16 bits, and answers differ "
         "slightly; int4 halves it again (embeddings and head stay in int8), on a CPU, and they differ more; fp8 is "
         "float8_e4m3fn, for GPUs (on a CPU only the slow kernels 'reference' compute it); with fewer than 16 bits "
         "activations are quantized, too; a kind of checkpoint (awq, gptq, compressed-tensors, gguf) is as auto, and "

@@ -36,7 +36,7 @@ def test_a_chain_of_prompt_model_and_parser_gives_text(server: Server) -> None:
         | chat(server)
         | StrOutputParser()
     )
-    assert "Paris" in chain.invoke({"country": "France"})
+    assert "Tokyo" in chain.invoke({"country": "Japan"})
 
 
 def test_a_tool_calls_turn_can_be_sent_back(server: Server) -> None:

@@ -90,9 +90,9 @@ def test_stop_tokens_end_of_sequence_and_min_tokens(smollm2, greedy):
 
 
 def test_chat_answers_with_the_models_template_and_stops_by_itself(smollm2):
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    messages = [{"role": "user", "content": "What is the capital of Japan?"}]
     [output] = smollm2.chat(messages, SamplingParams(temperature=0, max_tokens=60), use_tqdm=False)
-    assert "Paris" in output.outputs[0].text
+    assert "Tokyo" in output.outputs[0].text
     assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("stop", None)
     assert "<|im_end|>" not in output.outputs[0].text
     assert output.prompt == smollm2.tokenizer.render_chat(messages)

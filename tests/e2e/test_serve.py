@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from e2e.server_process import SERVE, Server, serving, until
 
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
 def start_streaming(server: Server, max_tokens: int) -> tuple[threading.Thread, dict[str, object]]:
@@ -48,7 +48,7 @@ def test_it_tells_what_it_has_answers_and_drains_on_sigterm():
         for words in ("bfloat16, 257 MiB of weights", "blocks of 16 tokens", "ready after", "import torch"):
             assert words in server.printed
         answer = server.client.chat.completions.create(model="smollm2", messages=QUESTION, temperature=0, max_tokens=30)
-        assert "Paris" in (answer.choices[0].message.content or "")
+        assert "Tokyo" in (answer.choices[0].message.content or "")
         thread, result = start_streaming(server, max_tokens=60)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: "Draining" in server.printed)
@@ -112,12 +112,12 @@ def test_an_idle_server_uses_next_to_no_processor_time(scripted: Server):
 def test_a_terminal_chat_talks_to_it(scripted: Server):
     done = subprocess.run(
         [sys.executable, "-m", "octavo.cli.main", "chat", "--url", scripted.url, "--temperature", "0"],
-        input="What is the capital of France?\n/reset\nSay hello.\n",
+        input="What is the capital of Japan?\n/reset\nSay hello.\n",
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "Paris" in done.stdout
+    assert "Tokyo" in done.stdout
     assert "Traceback" not in done.stderr
 
 
