@@ -45,7 +45,12 @@ def start_streaming(server: Server, max_tokens: int) -> tuple[threading.Thread, 
 
 def test_it_tells_what_it_has_answers_and_drains_on_sigterm():
     with serving() as server:
-        for words in ("bfloat16, 257 MiB of weights", "blocks of 16 tokens", "ready after", "import torch"):
+        for words in (
+            "bfloat16 and 4-bit+8-bit, 93 MiB of weights",
+            "blocks of 16 tokens",
+            "ready after",
+            "import torch",
+        ):
             assert words in server.printed
         answer = server.client.chat.completions.create(model="smollm2", messages=QUESTION, temperature=0, max_tokens=30)
         assert "Tokyo" in (answer.choices[0].message.content or "")
