@@ -162,14 +162,12 @@ struct Decode {
   static constexpr ChunkFunction SUMS[MAX_HEADS] = {add_chunk<1>, add_chunk<2>, add_chunk<3>, add_chunk<4>,
                                                     add_chunk<5>, add_chunk<6>, add_chunk<7>, add_chunk<8>};
 
-  // Calls one of `functions` for the heads of a group, in parts of even size.
+  // Calls one of `functions` for the heads of a group, in parts.
   static OCTAVO_INLINE void by_parts(const ChunkFunction* functions, const AttentionCall& call, const Pieces& pieces,
                                      const Scratch& s, int64_t vector, int64_t kv_head, Ahead* ahead) {
-    const int64_t group = call.spec.group(), num_parts = (group + MAX_HEADS - 1) / MAX_HEADS;
-    for (int64_t part = 0; part < num_parts; ++part) {
-      const int64_t head = group * part / num_parts, heads = group * (part + 1) / num_parts - head;
-      functions[heads - 1](call, pieces, s, vector + head, kv_head, part == 0 ? ahead : nullptr);
-    }
+    for_parts(call.spec.group(), ahead, [&](int64_t head, int64_t heads, Ahead* own_ahead) {
+      functions[heads - 1](call, pieces, s, vector + head, kv_head, own_ahead);
+    });
   }
 };
 

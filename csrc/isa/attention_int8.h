@@ -11,6 +11,7 @@
 
 #include "attention_item.h"
 #include "attention_pieces.h"
+#include "register_tile.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
@@ -27,7 +28,7 @@ constexpr int64_t int16_stride(int64_t floats) { return floats * 2; }
 // Rounds the numbers [begin, end) of x, whole vectors, none of them above `largest`, to int16, in place: number i goes to 2 i
 // bytes from x on. Returns their scale.
 OCTAVO_INLINE float round_in_place(float* x, int64_t begin, int64_t end, float largest) {
-  const F32x16 inverse = min(set1(largest > 0 ? INT15_LARGEST / largest : 0.0f), set1(__FLT_MAX__));
+  const F32x16 inverse = inverse_of(largest, INT15_LARGEST);
   auto* rounded = reinterpret_cast<int16_t*>(x);
   for (int64_t i = begin; i < end; i += LANES) store_i16(rounded + i, nearest(load(x + i) * inverse));
   return largest / INT15_LARGEST;
@@ -157,11 +158,7 @@ OCTAVO_INLINE void score_int8(const int8_t* const* keys, int64_t stride, int64_t
                               int64_t query_stride, const float* scales, float* scores, Ahead* ahead) {
   constexpr int64_t FETCHED = COUNT * PAIRS_BYTES / 2;
   I32x16 sums[VECTORS][COUNT];
-  OCTAVO_UNROLL
-  for (int v = 0; v < VECTORS; ++v) {
-    OCTAVO_UNROLL
-    for (int i = 0; i < COUNT; ++i) sums[v][i] = set1_i32(0);
-  }
+  clear(sums);
   for (int part = 0; part < COUNT; ++part) {
     const int64_t begin = num_pairs * part / COUNT, end = num_pairs * (part + 1) / COUNT;
     const uint8_t* near = take(ahead, (end - begin) * FETCHED, keys[0]);
@@ -193,11 +190,7 @@ OCTAVO_INLINE void add_values_int8(const Int8Pieces& values, int64_t first_dim, 
                                    float* sums, int64_t width, Ahead* ahead) {
   constexpr int64_t FETCHED = COUNT * PAIRS_BYTES / 2;
   I32x16 tile[VECTORS][COUNT];
-  OCTAVO_UNROLL
-  for (int v = 0; v < VECTORS; ++v) {
-    OCTAVO_UNROLL
-    for (int i = 0; i < COUNT; ++i) tile[v][i] = set1_i32(0);
-  }
+  clear(tile);
   for (int64_t piece = values.first; piece < values.last; ++piece) {
     const int8_t* from = values.numbers[piece] + first_dim * PAIR_OF_NUMBERS;
     const int16_t* factors = weights + piece * LANES;
@@ -263,14 +256,12 @@ constexpr Int8Function INT8_SCORES[MAX_HEADS] = {score_chunk_int8<1>, score_chun
 constexpr Int8Function INT8_SUMS[MAX_HEADS] = {add_chunk_int8<1>, add_chunk_int8<2>, add_chunk_int8<3>, add_chunk_int8<4>,
                                                add_chunk_int8<5>, add_chunk_int8<6>, add_chunk_int8<7>, add_chunk_int8<8>};
 
-// Calls one of `functions` for `count` query vectors from `vector` on, in parts of even size.
+// Calls one of `functions` for `count` query vectors from `vector` on, in parts.
 OCTAVO_INLINE void by_parts(const Int8Function* functions, const Int8Pieces& pieces, const Scratch& s, int64_t vector,
                             int64_t count, Ahead* ahead) {
-  const int64_t num_parts = (count + MAX_HEADS - 1) / MAX_HEADS;
-  for (int64_t part = 0; part < num_parts; ++part) {
-    const int64_t begin = count * part / num_parts, end = count * (part + 1) / num_parts;
-    functions[end - begin - 1](pieces, s, vector + begin, part == 0 ? ahead : nullptr);
-  }
+  for_parts(count, ahead, [&](int64_t first, int64_t size, Ahead* own_ahead) {
+    functions[size - 1](pieces, s, vector + first, own_ahead);
+  });
 }
 
 // The rounded weights of one query vector, from its scores; 0 in the item's pieces that it sees nothing of.

@@ -127,6 +127,17 @@ OCTAVO_INLINE void prefetch_lines(const uint8_t* from, int64_t bytes) {
 // Query vectors that read a key or a value together, at the most; more do so in parts.
 constexpr int MAX_HEADS = 8;
 
+// `function(first, size, ahead)` for each part of `count` query vectors, of even sizes. The first one fetches what is ahead:
+// the others read the same again.
+template <class Function>
+OCTAVO_INLINE void for_parts(int64_t count, Ahead* ahead, Function function) {
+  const int64_t num_parts = (count + MAX_HEADS - 1) / MAX_HEADS;
+  for (int64_t part = 0; part < num_parts; ++part) {
+    const int64_t first = count * part / num_parts, size = count * (part + 1) / num_parts - first;
+    function(first, size, part == 0 ? ahead : nullptr);
+  }
+}
+
 // Vectors of slots, or of values, that so many query vectors sum together: independent chains, as many as the registers
 // hold.
 #if defined(__AVX512F__)

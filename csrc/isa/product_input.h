@@ -62,11 +62,6 @@ OCTAVO_INLINE float without_last_bits(float x) {
   return x;
 }
 
-// What brings numbers up to `range` to up to 127. Of a range that is nearly 0 the quotient would be infinite.
-OCTAVO_INLINE F32x16 inverse_of(float range) {
-  return min(set1(range > 0 ? INT8_LARGEST / range : 0.0f), set1(__FLT_MAX__));
-}
-
 // One group of up to GROUP numbers, padded to GROUP with zeros.
 OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* values, float* scale, int32_t* start) {
   F32x16 parts[GROUP / LANES];
@@ -77,7 +72,7 @@ OCTAVO_INLINE void quantize_group(const float* x, int64_t size, Quantized* value
     largest = max(largest, abs(parts[i]));
   }
   const float range = max_lane(largest);
-  const F32x16 inverse = inverse_of(range);
+  const F32x16 inverse = inverse_of(range, INT8_LARGEST);
   I32x16 sum = set1_i32(0);
   for (int64_t i = 0; i < GROUP / LANES; ++i) {
     const I32x16 rounded = nearest(parts[i] * inverse);
@@ -97,7 +92,7 @@ OCTAVO_INLINE void quantize_step(const float* x, int64_t size, StepActivations* 
     parts[half] = left > 0 ? load_up_to(x + half * LANES, left) : zero();
   }
   const float range = max_lane(max(abs(parts[0]), abs(parts[1])));
-  const F32x16 inverse = inverse_of(range);
+  const F32x16 inverse = inverse_of(range, INT8_LARGEST);
   StepScales& scales = out->scales;
   scales.scale = without_last_bits(range / INT8_LARGEST);
   scales.shift = -SUM_OFFSET * scales.scale;

@@ -31,6 +31,14 @@ OCTAVO_INLINE void clear(F32x16 (&sums)[ROWS][VECTORS]) {
     for (int v = 0; v < VECTORS; ++v) sums[r][v] = zero();
   }
 }
+template <int ROWS, int VECTORS>
+OCTAVO_INLINE void clear(I32x16 (&sums)[ROWS][VECTORS]) {
+  OCTAVO_UNROLL
+  for (int r = 0; r < ROWS; ++r) {
+    OCTAVO_UNROLL
+    for (int v = 0; v < VECTORS; ++v) sums[r][v] = set1_i32(0);
+  }
+}
 
 // sums[r][first + i] += vectors[i] * factor(r), for each row: what one input gives to the tile.
 template <int ROWS, int VECTORS, int COUNT, class Factor>

@@ -61,6 +61,11 @@ OCTAVO_INLINE float max_lane(F32x16 a) {
 
 OCTAVO_INLINE void store_i8(int8_t* p, F32x16 a) { store_i8(p, nearest(a)); }
 
+// What brings numbers up to `range` to up to `largest`. Of a range that is nearly 0 the quotient would be infinite.
+OCTAVO_INLINE F32x16 inverse_of(float range, float largest) {
+  return min(set1(range > 0 ? largest / range : 0.0f), set1(__FLT_MAX__));
+}
+
 // e^x to within 2 units in the last place; 0 below LOWEST_EXPONENT, as e^x would be subnormal, and at the most
 // e^HIGHEST_EXPONENT. Cephes' expf: x = n ln 2 + r, and a polynomial of degree 6 in r.
 constexpr float LOWEST_EXPONENT = -87.3f;
