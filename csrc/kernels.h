@@ -9,6 +9,8 @@
 
 namespace octavo {
 
+constexpr int64_t round_up(int64_t size, int64_t whole) { return (size + whole - 1) / whole * whole; }
+
 // Outputs of a packed weight that lie together.
 constexpr int64_t PANEL = 32;
 // The form in which a product takes its activations: float32, rounded to bfloat16, or quantized to 8 bits, as they are or

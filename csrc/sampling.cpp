@@ -17,8 +17,6 @@ constexpr float POSITIVE = std::numeric_limits<float>::min();
 // Of a bound that must not pass what it bounds by rounding.
 constexpr double BELOW = 1 - 1e-6;
 
-int64_t round_up(int64_t size, int64_t whole) { return (size + whole - 1) / whole * whole; }
-
 // Memory for one row at a time.
 struct Scratch {
   explicit Scratch(int64_t vocab_size)

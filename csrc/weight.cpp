@@ -19,59 +19,58 @@ constexpr int64_t SHARED_MAP_BYTES = 32 << 20;
 // Inputs of a block, at the most: a larger group becomes several of them, with the same scale.
 constexpr int64_t MOST_GROUP = 4 * STEP;
 
-int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+int64_t aligned(int64_t bytes) { return round_up(bytes, ALIGNMENT); }
+
+int64_t bytes_of(DataType type) {
+  return type == DataType::float32 ? 4 : type == DataType::int8 ? 1 : 2;
+}
+
+// Inputs that lie together in a panel are a word, which holds a float32, two bfloat16 or four int8; a float16 is by itself.
+int64_t word_bytes(DataType type) { return type == DataType::float16 ? 2 : 4; }
 
 int64_t panel_bytes(const PlainWeight& plain) {
-  switch (plain.type) {
-    case DataType::float32:
-      return plain.num_inputs * PANEL * 4;
-    case DataType::int8:
-      return (plain.num_inputs + QUAD - 1) / QUAD * QUAD * PANEL;
-    case DataType::bfloat16:
-      return (plain.num_inputs + PAIR - 1) / PAIR * PAIR * PANEL * 2;
-    default:
-      return plain.num_inputs * PANEL * 2;
-  }
+  return round_up(plain.num_inputs * bytes_of(plain.type), word_bytes(plain.type)) * PANEL;
 }
 
-template <class T>
-void pack_rows(const PlainWeight& plain, int64_t panel, T* out) {
-  for (int64_t lane = 0; lane < PANEL; ++lane) {
-    const int64_t output = panel * PANEL + lane;
-    if (output >= plain.num_outputs) break;
-    const T* row = static_cast<const T*>(plain.values) + output * plain.num_inputs;
-    if (plain.type == DataType::bfloat16) {
-      for (int64_t k = 0; k < plain.num_inputs; ++k) out[k / PAIR * (PANEL * PAIR) + lane * PAIR + k % PAIR] = row[k];
-    } else {
-      for (int64_t k = 0; k < plain.num_inputs; ++k) out[k * PANEL + lane] = row[k];
+// An int8 number plus INT8_OFFSET is the same bits with the highest turned over.
+constexpr uint32_t TURNED_IN_INT8 = 0x80808080;
+
+// Words of `lane`, from numbers of `num_bytes`; zeros follow them in the last one.
+template <class Word>
+void pack_words(const uint8_t* numbers, int64_t num_bytes, int64_t lane, Word turned, uint8_t* out) {
+  constexpr int64_t SIZE = sizeof(Word);
+  const auto pack_word = [&](int64_t begin, int64_t size) {
+    Word word = 0;
+    std::memcpy(&word, numbers + begin, static_cast<size_t>(size));
+    word ^= turned;
+    std::memcpy(out + begin * PANEL + lane * SIZE, &word, SIZE);
+  };
+  const int64_t whole = num_bytes / SIZE * SIZE;
+  for (int64_t begin = 0; begin < whole; begin += SIZE) pack_word(begin, SIZE);
+  if (whole < num_bytes) pack_word(whole, num_bytes - whole);
+}
+
+// Of every output's row, one after the other: so what is written stays in the nearest cache until it is full.
+constexpr int64_t PIECE_BYTES = 512;
+template <class Word>
+void pack_panel(const PlainWeight& plain, int64_t panel, Word turned, uint8_t* out) {
+  static constexpr uint8_t NOTHING[PIECE_BYTES] = {};
+  const int64_t row_bytes = plain.num_inputs * bytes_of(plain.type);
+  const auto* rows = static_cast<const uint8_t*>(plain.values);
+  for (int64_t begin = 0; begin < row_bytes; begin += PIECE_BYTES) {
+    const int64_t size = std::min(PIECE_BYTES, row_bytes - begin);
+    for (int64_t lane = 0; lane < PANEL; ++lane) {
+      const int64_t output = panel * PANEL + lane;
+      const uint8_t* numbers = output < plain.num_outputs ? rows + output * row_bytes + begin : NOTHING;
+      pack_words(numbers, size, lane, turned, out + begin * PANEL);
     }
-  }
-}
-
-// Quads of `lane` in a panel or a block, from up to `size` numbers.
-void pack_numbers(const int8_t* numbers, int64_t size, int64_t lane, uint8_t* out) {
-  for (int64_t k = 0; k < size; ++k) {
-    out[k / QUAD * (PANEL * QUAD) + lane * QUAD + k % QUAD] = static_cast<uint8_t>(numbers[k] + INT8_OFFSET);
-  }
-}
-
-void pack_int8(const PlainWeight& plain, int64_t panel, int64_t bytes, uint8_t* out) {
-  std::memset(out, INT8_OFFSET, static_cast<size_t>(bytes));
-  for (int64_t lane = 0; lane < PANEL; ++lane) {
-    const int64_t output = panel * PANEL + lane;
-    if (output >= plain.num_outputs) break;
-    const int8_t* row = static_cast<const int8_t*>(plain.values) + output * plain.num_inputs;
-    pack_numbers(row, plain.num_inputs, lane, out);
   }
 }
 
 void pack(const PlainWeight& plain, int64_t panel, const PackedWeight& packed) {
   uint8_t* out = packed.data + panel * packed.panel_bytes;
-  switch (plain.type) {
-    case DataType::int8: return pack_int8(plain, panel, packed.panel_bytes, out);
-    case DataType::float32: return pack_rows(plain, panel, reinterpret_cast<float*>(out));
-    default: return pack_rows(plain, panel, reinterpret_cast<uint16_t*>(out));
-  }
+  if (word_bytes(plain.type) == sizeof(uint16_t)) return pack_panel<uint16_t>(plain, panel, 0, out);
+  pack_panel<uint32_t>(plain, panel, plain.type == DataType::int8 ? TURNED_IN_INT8 : 0, out);
 }
 
 // Four codes of 4 bits, each in a byte of its own.
@@ -82,38 +81,58 @@ uint32_t spread(uint32_t codes) {
 
 // Two quads a word of `lane` in a block, from up to `size` codes, two a byte.
 void pack_codes(const uint8_t* codes, int64_t size, int64_t lane, uint8_t* out) {
-  constexpr int64_t CODES_A_WORD = 2 * QUAD;
-  for (int64_t k = 0; k < size; k += CODES_A_WORD, out += PANEL * QUAD) {
+  const auto pack_word = [&](int64_t begin, int64_t bytes) {
     uint32_t word = 0;
-    std::memcpy(&word, codes + k / 2, static_cast<size_t>(std::min((size - k + 1) / 2, QUAD)));
+    std::memcpy(&word, codes + begin, static_cast<size_t>(bytes));
     const uint32_t packed = spread(word & 0xffff) | spread(word >> 16) << 4;
-    std::memcpy(out + lane * QUAD, &packed, sizeof packed);
+    std::memcpy(out + begin * PANEL + lane * QUAD, &packed, sizeof packed);
+  };
+  const int64_t num_bytes = (size + 1) / 2, whole = num_bytes / QUAD * QUAD;
+  for (int64_t begin = 0; begin < whole; begin += QUAD) pack_word(begin, QUAD);
+  if (whole < num_bytes) pack_word(whole, num_bytes - whole);
+}
+
+// The outputs of a panel.
+struct Outputs {
+  int64_t begin, end;
+};
+
+void pack_block_numbers(const PlainGroupedWeight& plain, Outputs outputs, int64_t begin, int64_t size, uint8_t* out) {
+  const int64_t row_bytes = plain.bits == 4 ? (plain.num_inputs + 1) / 2 : plain.num_inputs;
+  const uint8_t* row = plain.codes + outputs.begin * row_bytes + begin * plain.bits / 8;
+  for (int64_t lane = 0; lane < outputs.end - outputs.begin; ++lane, row += row_bytes) {
+    if (plain.bits == 4) {
+      pack_codes(row, size, lane, out);
+    } else {
+      pack_words<uint32_t>(row, size, lane, TURNED_IN_INT8, out);
+    }
   }
 }
 
-// A block's numbers, scales and minimums, those of an output. Padding stays zero: its scales make nothing of it.
-void pack_block(const PlainGroupedWeight& plain, const PackedWeight& packed, int64_t output, int64_t block, uint8_t* out) {
-  const int64_t lane = output % PANEL, begin = block * packed.block_inputs();
-  const int64_t size = std::min(packed.block_inputs(), plain.num_inputs - begin);
-  if (plain.bits == 4) {
-    pack_codes(plain.codes + output * ((plain.num_inputs + 1) / 2) + begin / 2, size, lane, out);
-  } else {
-    pack_numbers(reinterpret_cast<const int8_t*>(plain.codes) + output * plain.num_inputs + begin, size, lane, out);
-  }
+// Of one group, from [outputs, groups] to [outputs].
+void pack_block_scales(const uint16_t* scales, Outputs outputs, int64_t num_groups, int64_t group, uint16_t* out) {
+  for (int64_t output = outputs.begin; output < outputs.end; ++output) *out++ = scales[output * num_groups + group];
+}
+
+// A block's numbers, scales and minimums. Padding stays zero: its scales make nothing of it.
+void pack_block(const PlainGroupedWeight& plain, const PackedWeight& packed, Outputs outputs, int64_t block, uint8_t* out) {
+  const int64_t begin = block * packed.block_inputs(), size = std::min(packed.block_inputs(), plain.num_inputs - begin);
+  pack_block_numbers(plain, outputs, begin, size, out);
   auto* scales = reinterpret_cast<uint16_t*>(out + packed.block_inputs() / STEP * packed.step_bytes());
+  uint16_t* minimums = scales + packed.groups_a_block() * PANEL;
   const int64_t num_groups = (plain.num_inputs + plain.group - 1) / plain.group;
-  for (int64_t group = 0; group < packed.groups_a_block() && group * packed.group < size; ++group) {
-    const int64_t from = output * num_groups + (begin + group * packed.group) / plain.group, to = group * PANEL + lane;
-    scales[to] = plain.scales[from];
-    if (plain.minimums) scales[packed.groups_a_block() * PANEL + to] = plain.minimums[from];
+  for (int64_t i = 0; i < packed.groups_a_block() && i * packed.group < size; ++i) {
+    const int64_t group = (begin + i * packed.group) / plain.group;
+    pack_block_scales(plain.scales, outputs, num_groups, group, scales + i * PANEL);
+    if (plain.minimums) pack_block_scales(plain.minimums, outputs, num_groups, group, minimums + i * PANEL);
   }
 }
 
 void pack(const PlainGroupedWeight& plain, int64_t panel, const PackedWeight& packed) {
   uint8_t* out = packed.data + panel * packed.panel_bytes;
-  const int64_t end = std::min((panel + 1) * PANEL, plain.num_outputs);
+  const Outputs outputs = {panel * PANEL, std::min((panel + 1) * PANEL, plain.num_outputs)};
   for (int64_t block = 0; block < packed.num_blocks(); ++block, out += packed.block_bytes()) {
-    for (int64_t output = panel * PANEL; output < end; ++output) pack_block(plain, packed, output, block, out);
+    pack_block(plain, packed, outputs, block, out);
   }
 }
 
