@@ -72,8 +72,10 @@ class GroupedWeight(nn.Module):
             codes = torch.empty(out_features, in_features, dtype=torch.int8, device=device)
         self.codes = _unfilled(codes)
         """int8, or uint8 with input 2i in the low half of byte i and input 2i + 1 in the high one."""
-        self.scales = _unfilled(torch.empty(out_features, num_groups, dtype=torch.float16, device=device))
-        self.minimums = _unfilled(torch.empty_like(self.scales)) if form.has_minimums else None
+        # Not `empty_like`: of a tensor on the meta device it imports sympy, for a second.
+        scales, minimums = (torch.empty(out_features, num_groups, dtype=torch.float16, device=device) for _ in range(2))
+        self.scales = _unfilled(scales)
+        self.minimums = _unfilled(minimums) if form.has_minimums else None
         self.row_scales = _unfilled(torch.empty(out_features, dtype=torch.float32, device=device))
         """Powers of two, which bring a row's scales into float16's range."""
 

@@ -11,7 +11,6 @@ from octavo.errors import RequestError
 from octavo.sampling_params import SamplingParams
 from octavo.tokenization.conversation import Conversation
 from octavo.tokenization.detokenizer import Detokenizer
-from octavo.tokenization.gguf_vocabulary import read_gguf_vocabulary
 from octavo.tokenization.spelled_tokens import Rendered, SpelledTokens
 from octavo.tokenization.template_processes import TemplateProcesses
 from octavo.tokenization.text_length import TextLength
@@ -76,6 +75,8 @@ class Tokenizer:
         Raises:
             ModelError: the file cannot be read, or its vocabulary is of an unknown kind.
         """
+        from octavo.tokenization.gguf_vocabulary import read_gguf_vocabulary  # the gguf package is for GGUF files only
+
         return cls(read_gguf_vocabulary(*pieces), chat_template, **chat)
 
     @cached_property
