@@ -138,6 +138,17 @@ struct SamplingKernels {
   int64_t (*keep_at_least)(const float* weights, int64_t size, float floor, float* kept);
   int64_t (*race)(const float* weights, int64_t size, float floor, const uint32_t* key);
 };
+
+// What quantizing weights does to a row of them (isa/quantizer.h).
+struct QuantizerKernels {
+  // `row` [size] of float32, bfloat16 or float16 -> out [size].
+  void (*widen)(DataType type, const void* row, int64_t size, float* out);
+  // values [size] with one scale.
+  void (*to_int8)(const float* row, int64_t size, int8_t* values, float* scale);
+  // codes [num_groups][STEP / 2], scales and minimums [num_groups]; `row` has zeros up to a multiple of LANES groups.
+  void (*to_int4)(const float* row, int64_t num_groups, uint8_t* codes, float* scales, float* minimums);
+};
+
 // Rows [row_begin, row_end) of the outputs in panels [panel_begin, panel_end). An output does not depend on the cut: each is
 // one sum over its inputs in their order. `panel_next` is where the thread will probably go on: meanwhile these weights are
 // brought nearer.
@@ -172,6 +183,7 @@ struct KernelTable {
   // Raises a peak to the highest of more values, which lie at `place` and behind it.
   void (*raise)(const float* x, int64_t size, int64_t place, Peak* peak);
   SamplingKernels sampling;
+  QuantizerKernels quantizer;
   AttentionKernels attention;
 };
 

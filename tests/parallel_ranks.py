@@ -174,4 +174,4 @@ def _fill(placements: Placements, tensors: dict[str, torch.Tensor]) -> None:
             assert placement.shape == tuple(tensors[name].shape)
             middle = (placement.rows.start + placement.rows.stop) // 2
             for rows in (range(placement.rows.start, middle), range(middle, placement.rows.stop)):
-                placement.load_rows(rows.start, tensors[name][rows.start : rows.stop])
+                placement.load_rows(rows.start, tensors[name][rows.start : rows.stop], ReferenceKernels())

@@ -7,6 +7,8 @@
 //   load_first, store_first      the first n of 0 to 16; the other lanes are 0, or stay unwritten
 //   first(n, a, b)               a where the lane's index is below n, else b
 //   where_at_least(x, bound, a)  a where x is at least `bound`, else 0
+//   where_less(a, b, x, y)       x where a is less than b, else y
+//   sqrt                         of numbers of 0 or more
 //   + - * / max min abs          of each lane; max and min give their second argument where one is NaN
 //   fma(a, b, c)                 a * b + c, rounded once where the processor can
 //   round                        to the nearest whole number, ties to even

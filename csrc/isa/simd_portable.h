@@ -81,6 +81,8 @@ OCTAVO_INLINE F32x16 operator/(F32x16 a, F32x16 b) { OCTAVO_EACH(a.v[i] / b.v[i]
 OCTAVO_INLINE F32x16 max(F32x16 a, F32x16 b) { OCTAVO_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 OCTAVO_INLINE F32x16 min(F32x16 a, F32x16 b) { OCTAVO_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 OCTAVO_INLINE F32x16 abs(F32x16 a) { OCTAVO_EACH(a.v[i] < 0 ? -a.v[i] : a.v[i]); }
+OCTAVO_INLINE F32x16 sqrt(F32x16 a) { OCTAVO_EACH(__builtin_sqrtf(a.v[i])); }
+OCTAVO_INLINE F32x16 where_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) { OCTAVO_EACH(a.v[i] < b.v[i] ? x.v[i] : y.v[i]); }
 OCTAVO_INLINE F32x16 round(F32x16 a) { OCTAVO_EACH(nearest_even(a.v[i])); }
 OCTAVO_INLINE F32x16 first(int n, F32x16 a, F32x16 b) { OCTAVO_EACH(i < n ? a.v[i] : b.v[i]); }
 OCTAVO_INLINE F32x16 pow2(F32x16 n) {

@@ -9,6 +9,7 @@
 #include "pointwise.h"
 #include "product.h"
 #include "product_grouped.h"
+#include "quantizer.h"
 #include "sampling.h"
 
 #define OCTAVO_NAME_OF(isa) #isa
@@ -40,6 +41,7 @@ inline const KernelTable& table() {
       embedding,
       raise,
       {highest_logit, weigh, keep_at_least, race},
+      {widen, weights_to_int8, weights_to_int4},
       attention_kernels(),
   };
   return kernels;

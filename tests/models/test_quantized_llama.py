@@ -107,7 +107,7 @@ def test_weights_from_a_gguf_are_quantized_as_those_from_safetensors(tmp_path: P
 def test_a_weight_loaded_in_pieces_is_the_one_quantized_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("octavo.layers.placement.QUANTIZED_AT_ONCE", 7 * 32)
+    monkeypatch.setattr("octavo.kernels.quantizing.QUANTIZED_AT_ONCE", 7 * 32)
     folder = make_llama(tmp_path, tie_word_embeddings=True)
     exact = dict(RaggedModel(folder).model.named_parameters())["embed_tokens.weight"]
     pieces = dict(RaggedModel(folder, quantization="int8").model.named_parameters())

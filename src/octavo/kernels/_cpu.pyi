@@ -19,6 +19,29 @@ def copy_blocks(
     source_ids: Integers,
     destination_ids: Integers,
 ) -> None: ...
+def quantize_to_int8(
+    instruction_set: str,
+    threads: ThreadPool,
+    type: int,
+    num_rows: int,
+    num_inputs: int,
+    stride: int,
+    rows: int,
+    values: int,
+    scales: int,
+) -> None: ...
+def quantize_to_int4(
+    instruction_set: str,
+    threads: ThreadPool,
+    type: int,
+    num_rows: int,
+    num_inputs: int,
+    stride: int,
+    rows: int,
+    codes: int,
+    scales: int,
+    minimums: int,
+) -> None: ...
 def draw_tokens(
     instruction_set: str,
     threads: ThreadPool,

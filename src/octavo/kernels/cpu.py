@@ -22,9 +22,12 @@ from octavo.kernels import _cpu
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.cpu_drawing import draw_rows_in_cpp
+from octavo.kernels.cpu_quantizing import quantize_into_in_cpp
+from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.packed_weights import PackedWeights
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.recording import Activation, ForwardRecorder, HeadRecorder, OperationCall, Recorder
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -61,6 +64,10 @@ class CpuKernels(Kernels):
             with suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
         return KVCache(shape, torch.frombuffer(memory, dtype=torch.uint8).view(shape.num_blocks, shape.block_bytes))
+
+    def quantize_into(self, weight: QuantizedWeight | GroupedWeight, first_row: int, rows: torch.Tensor) -> None:
+        """In C++, on all threads."""
+        quantize_into_in_cpp(self.instruction_set, self.threads, weight, first_row, rows)
 
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from octavo.kernels.attention import ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
+from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.operations import Operations
 from octavo.kernels.packed_weights import PackedWeights
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
 
 
@@ -95,6 +97,16 @@ class Kernels(Operations, Protocol):
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
         """A zeroed cache. On the CPU its pages are taken from the system when first written."""
+        ...
+
+    def quantize_into(self, weight: QuantizedWeight | GroupedWeight, first_row: int, rows: torch.Tensor) -> None:
+        """Fill some rows of a weight of fewer bits, while a model loads.
+
+        Args:
+            weight: with a scale for each output; or of 4 bits, with minimums.
+            first_row: the weight's, that `rows` starts with.
+            rows: `[n, in_features]`, any floating dtype, on any device.
+        """
         ...
 
     def copy_blocks(

@@ -73,7 +73,10 @@ def quantize_rows(rows: torch.Tensor, how: Format = INT8) -> tuple[torch.Tensor,
     """
     wide = rows.to(torch.float32)
     largest = wide.abs().amax(dim=1)
-    inverse = torch.where(largest > 0, how.largest / largest, 0.0)
+    # A quotient, not 127 times an inverse, which is what torch makes of a number over a tensor; finite where a row is
+    # nearly 0.
+    quotient = torch.full_like(largest, how.largest).div_(largest).clamp_(max=torch.finfo(torch.float32).max)
+    inverse = torch.where(largest > 0, quotient, 0.0)
     scaled = wide * inverse.unsqueeze(1)
     if not how.dtype.is_floating_point:
         scaled = scaled.round_()

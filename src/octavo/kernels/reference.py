@@ -16,6 +16,7 @@ from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight, exact_products, quantize_rows
+from octavo.kernels.quantizing import quantize_into
 from octavo.kernels.reference_attention import accumulation_dtype, paged_attention, prepare, write_kv
 from octavo.kernels.sampling.drawing import most_likely
 from octavo.kernels.sampling.interface import Sampled, SamplingBatch, Scores
@@ -96,6 +97,10 @@ class ReferenceKernels(Kernels):
         if device.type == "cpu":
             return KVCache(shape, torch.from_numpy(np.zeros(dimensions, np.uint8)))
         return KVCache(shape, torch.zeros(dimensions, dtype=torch.uint8, device=device))
+
+    def quantize_into(self, weight: QuantizedWeight | GroupedWeight, first_row: int, rows: torch.Tensor) -> None:
+        """Where the weight is."""
+        quantize_into(weight, first_row, rows)
 
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor

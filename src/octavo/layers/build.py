@@ -8,9 +8,9 @@ from torch import nn
 
 from octavo.config import Quantization
 from octavo.kernels.grouped import GroupedForm, GroupedWeight
-from octavo.kernels.grouping import INT4
 from octavo.kernels.interface import Kernels
 from octavo.kernels.quantized import FORMATS, INT8, QuantizedWeight
+from octavo.kernels.quantizing import INT4
 from octavo.layers.parallel import TensorParallel
 
 

@@ -7,12 +7,9 @@ import torch
 from torch import nn
 
 from octavo.kernels.grouped import GroupedRows, GroupedWeight
-from octavo.kernels.grouping import quantize_groups
-from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.kernels.interface import Kernels
+from octavo.kernels.quantized import QuantizedWeight
 from octavo.layers.weight_parts import WeightParts
-
-QUANTIZED_AT_ONCE = 1 << 20
-"""Elements, so that what is held beside the weights while loading stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +42,13 @@ class Placement:
         """How much of the parameters this tensor fills."""
         return sum(len(self.rows) * parameter[:1].nbytes for parameter in self.parameters())
 
-    def load_rows(self, start_row: int, values: torch.Tensor | GroupedRows) -> None:
+    def load_rows(self, start_row: int, values: torch.Tensor | GroupedRows, kernels: Kernels) -> None:
         """Put consecutive rows of the checkpoint tensor in their place, in the weight's form.
 
         Args:
             start_row: the checkpoint tensor's row that `values` starts with, within `rows`.
             values: `[n]` or `[n, columns]`, all columns, any dtype; or such rows in groups of inputs.
+            kernels: what quantizes them, where the weight has fewer bits.
         """
         row = self.first_row + start_row - self.rows.start
         if isinstance(values, GroupedRows):
@@ -65,20 +63,7 @@ class Placement:
             if self.offset:
                 own_rows += self.offset
         else:
-            _quantize_into(self.weight, row, values)
-
-
-def _quantize_into(weight: QuantizedWeight | GroupedWeight, row: int, values: torch.Tensor) -> None:
-    """Fill the rows from `row` on with `[n, columns]`."""
-    device = next(weight.parameters()).device
-    at_once = max(1, QUANTIZED_AT_ONCE // values.shape[1])
-    for start in range(0, len(values), at_once):
-        piece = values[start : start + at_once].to(device)  # a GPU quantizes faster
-        if isinstance(weight, GroupedWeight):
-            weight.fill(row + start, quantize_groups(piece, weight.form))
-        else:
-            own = slice(row + start, row + start + len(piece))
-            weight.values[own], weight.scales[own] = quantize_rows(piece, weight.format)
+            kernels.quantize_into(self.weight, row, values)
 
 
 Placements = dict[str, list[Placement]]

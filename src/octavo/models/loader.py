@@ -23,6 +23,7 @@ from octavo.checkpoints.special_tokens import separator_id, tokenizer_end_ids
 from octavo.config import LoadFormat, Quantization
 from octavo.errors import ConfigError, ModelError
 from octavo.kernels.grouped import GroupedForm
+from octavo.kernels.interface import Kernels
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
 from octavo.layers.forms import usable_forms
@@ -178,7 +179,7 @@ def load_model(
         packed.open(packed_file_name(stored, config, build), packed_key(stored, source, config, build, seed))
     _materialise(model, build.device)
     unfilled = _packed_parameters(model, packed) if packed is not None else set()
-    _stream(source, model.placements(), progress, unfilled)
+    _stream(source, model.placements(), build.kernels, progress, unfilled)
     return model
 
 
@@ -285,7 +286,7 @@ def _packed_parameters(model: CausalLM, packed: PackedWeights) -> set[int]:
     return {id(parameter) for name, parameter in model.named_parameters() if packed.has(name)}
 
 
-def _stream(source: TensorSource, placements: Placements, progress: bool, unfilled: set[int]) -> None:
+def _stream(source: TensorSource, placements: Placements, kernels: Kernels, progress: bool, unfilled: set[int]) -> None:
     """Read every tensor's slices into their places, but for the parameters `unfilled`, which stay so."""
     placements = {
         name: [part for part in parts if not any(id(parameter) in unfilled for parameter in part.parameters())]
@@ -296,5 +297,5 @@ def _stream(source: TensorSource, placements: Placements, progress: bool, unfill
         for name in source.names():
             for placement in placements.get(name, ()):
                 for first_row, values in source.slices(name, placement.rows):
-                    placement.load_rows(first_row, values)
+                    placement.load_rows(first_row, values, kernels)
                 bar.update(placement.num_bytes)
