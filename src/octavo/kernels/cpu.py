@@ -8,9 +8,8 @@ Python work a layer.
 Activations are float32 throughout, sums too, whatever the weights are stored in.
 """
 
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -25,6 +24,7 @@ from octavo.kernels.cpu_drawing import draw_rows_in_cpp
 from octavo.kernels.cpu_quantizing import quantize_into_in_cpp
 from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.interface import ForwardPass, Kernels, Model
+from octavo.kernels.large_pages import large_zeros
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight
@@ -56,14 +56,9 @@ class CpuKernels(Kernels):
         self._recorder: Recorder | None = None
 
     def allocate_cache(self, shape: CacheShape, device: torch.device) -> KVCache:
-        """A zeroed cache, its pages taken from the system when first written; large ones where it has them, as a step
-        visits every block of its rows and small ones would each cost a walk through the page table. Private, as Linux
-        gives shared memory no large pages unless it is told to."""
-        memory = mmap.mmap(-1, shape.num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        return KVCache(shape, torch.frombuffer(memory, dtype=torch.uint8).view(shape.num_blocks, shape.block_bytes))
+        """A zeroed cache in large pages, taken from the system when first written, as a step visits every block of its
+        rows."""
+        return KVCache(shape, large_zeros((shape.num_blocks, shape.block_bytes), torch.uint8))
 
     def quantize_into(self, weight: QuantizedWeight | GroupedWeight, first_row: int, rows: torch.Tensor) -> None:
         """In C++, on all threads."""

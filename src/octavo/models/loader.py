@@ -24,6 +24,7 @@ from octavo.config import LoadFormat, Quantization
 from octavo.errors import ConfigError, ModelError
 from octavo.kernels.grouped import GroupedForm
 from octavo.kernels.interface import Kernels
+from octavo.kernels.large_pages import large_zeros
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
 from octavo.layers.forms import usable_forms
@@ -274,8 +275,10 @@ def _materialise(model: CausalLM, device: torch.device) -> None:
     """Give the modules built on the meta device memory: unfilled parameters, and tables computed from the config."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+            shape, dtype = parameter.shape, parameter.dtype
+            is_hosts = device.type == "cpu"
+            unfilled = large_zeros(shape, dtype) if is_hosts else torch.empty(shape, dtype=dtype, device=device)
+            setattr(module, name, nn.Parameter(unfilled, requires_grad=False))
         if isinstance(module, RotaryEmbedding):
             module.fill_table(device)
 
