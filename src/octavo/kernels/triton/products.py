@@ -133,7 +133,7 @@ def _quantize(
     is_input = (lanes < GROUP) & (inputs < width)
     wide = tl.load(numbers + row * width + inputs, mask=is_input, other=0.0).to(tl.float32)
     largest = tl.max(tl.abs(wide), 1)
-    inverse = tl.where(largest > 0, tl.div_rn(1.0, tl.where(largest > 0, largest, 1.0)) * LARGEST, 0.0)
+    inverse = tl.where(largest > 0, tl.div_rn(LARGEST, tl.where(largest > 0, largest, 1.0)), 0.0)
     scaled = wide * inverse[:, None]
     if values.dtype.element_ty == tl.int8:
         scaled = (scaled + 12582912.0) - 12582912.0  # 1.5 * 2^23: what is left is the nearest integer, halves to even
