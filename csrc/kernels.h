@@ -47,6 +47,12 @@ struct StepScales {
 constexpr float SUM_OFFSET = 12582912.0f;
 constexpr int32_t SUM_OFFSET_BITS = 0x4b400000;
 constexpr uint32_t SCALE_BITS = 0xfffffffc;
+// What the split form has of a step besides, for weights whose codes are multiplied as they are: its activations, and the
+// sums of each half.
+struct PlainStep {
+  int32_t half_sums[2];
+  int8_t values[STEP];
+};
 
 // A weight [num_outputs, num_inputs] cut into panels of 32 outputs, the last one padded with zeros. Within a panel the
 // inputs follow one another, and for each input its 32 outputs:
@@ -76,6 +82,12 @@ struct PackedWeight {
   uint8_t table[16] = {};   // 4 bits: the number that each code stands for, plus INT8_OFFSET
 
   bool is_grouped() const { return group > 0; }
+  // Whether numbers of 4 bits are the codes plus the number of code 0.
+  bool has_plain_codes() const {
+    bool is_plain = bits == 4;
+    for (int code = 1; code < 16; ++code) is_plain = is_plain && table[code] == table[0] + code;
+    return is_plain;
+  }
   int64_t block_inputs() const { return group < STEP ? STEP : group; }
   int64_t groups_a_block() const { return block_inputs() / group; }
   int64_t num_steps() const { return (num_inputs + STEP - 1) / STEP; }

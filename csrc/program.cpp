@@ -12,7 +12,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t ALIGNMENT = 64;
-constexpr int64_t STEP_SCALES_BYTES = sizeof(StepScales);
+constexpr int64_t STEP_SCALES_BYTES = sizeof(StepScales), PLAIN_STEP_BYTES = sizeof(PlainStep);
 
 int64_t aligned(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
@@ -22,7 +22,7 @@ int64_t bytes_of_values(const Buffer& buffer) {
     case Form::int8: return buffer.num_groups() * GROUP;
     case Form::int8_split: return buffer.num_groups() * GROUP * 2;
     case Form::grouped: return buffer.num_steps() * (STEP_SCALES_BYTES + STEP);
-    case Form::grouped_split: return buffer.num_steps() * (STEP_SCALES_BYTES + STEP * 2);
+    case Form::grouped_split: return buffer.num_steps() * (STEP_SCALES_BYTES + PLAIN_STEP_BYTES + STEP * 2);
     default: return buffer.width * 2;
   }
 }

@@ -22,23 +22,68 @@ constexpr int GROUPED_ROWS = 7;
 constexpr int GROUPED_ROWS = MAX_ROWS;
 #endif
 
+// The integer sums of a step, or of a part of it: 32 bits, which begin where the step says.
+struct WordSums {
+  using Sums = I32x16;
+  struct StepQuad : Activations {
+    OCTAVO_INLINE StepQuad(const StepActivations& x, int quad) : Activations(x.values + quad * QUAD) {}
+  };
+  template <int PARTS>
+  static OCTAVO_INLINE Sums start(const StepActivations& x, int part) {
+    return set1_i32(PARTS == 1 ? x.scales.start : x.scales.half_starts[part]);
+  }
+  template <int PARTS>
+  OCTAVO_INLINE I32x16 total(const Sums& sums, const StepActivations&, int) const {
+    return sums;
+  }
+};
+
 // A quad of a step's weights, of a half of the panel.
-struct EightBits {
+struct EightBits : WordSums {
   static constexpr int64_t STEP_BYTES = STEP * PANEL;
   explicit OCTAVO_INLINE EightBits(const uint8_t*) {}
   OCTAVO_INLINE Quads quad(const uint8_t* step, int quad, int half) const {
     return load_quads(step + (quad * HALVES_A_PANEL + half) * QUADS_BYTES);
   }
 };
-struct FourBits {
+// Two quads' codes.
+OCTAVO_INLINE Quads load_codes(const uint8_t* step, int quad, int half) {
+  return load_quads(step + (quad / 2 * HALVES_A_PANEL + half) * QUADS_BYTES);
+}
+struct FourBits : WordSums {
   static constexpr int64_t STEP_BYTES = STEP * PANEL / 2;
   CodeTable table;
   explicit OCTAVO_INLINE FourBits(const uint8_t* numbers) : table(numbers) {}
   OCTAVO_INLINE Quads quad(const uint8_t* step, int quad, int half) const {
-    const Quads codes = load_quads(step + (quad / 2 * HALVES_A_PANEL + half) * QUADS_BYTES);
+    const Quads codes = load_codes(step, quad, half);
     return quad % 2 == 0 ? table.low(codes) : table.high(codes);
   }
 };
+#if defined(OCTAVO_HAS_CODE_PRODUCTS)
+// Of a weight that has_plain_codes: what the number of code 0 gives is added to the sums of codes.
+struct PlainCodes {
+  static constexpr int64_t STEP_BYTES = FourBits::STEP_BYTES;
+  using Sums = PairSums;
+  struct StepQuad : PlainActivations {
+    OCTAVO_INLINE StepQuad(const StepActivations& x, int quad) : PlainActivations(x.plain.values + quad * QUAD) {}
+  };
+  int32_t first;
+  explicit OCTAVO_INLINE PlainCodes(const uint8_t* numbers) : first(numbers[0] - INT8_OFFSET) {}
+  OCTAVO_INLINE Quads quad(const uint8_t* step, int quad, int half) const {
+    const Quads codes = load_codes(step, quad, half);
+    return quad % 2 == 0 ? low_codes(codes) : high_codes(codes);
+  }
+  template <int PARTS>
+  static OCTAVO_INLINE Sums start(const StepActivations&, int) {
+    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  }
+  template <int PARTS>
+  OCTAVO_INLINE I32x16 total(const Sums& sums, const StepActivations& x, int part) const {
+    const int32_t sum = PARTS == 1 ? x.plain.half_sums[0] + x.plain.half_sums[1] : x.plain.half_sums[part];
+    return quad_sums(sums, SUM_OFFSET_BITS + first * sum);
+  }
+};
+#endif
 
 // The scales or minimums of a group, of a half of the panel.
 OCTAVO_INLINE F32x16 of_half(const uint8_t* groups, int group, int half) {
@@ -60,6 +105,7 @@ template <int ROWS, class Numbers, int PARTS>
 struct GroupedTile {
   static constexpr int HALVES = MIN_HALVES;
   static constexpr int QUADS_A_PART = QUADS_A_STEP / PARTS;
+  using Sums = typename Numbers::Sums;
 
   static void run(const Product& p, int64_t row, int64_t first_half, NextLines next) {
     const PackedWeight& weight = *p.weight;
@@ -79,10 +125,10 @@ struct GroupedTile {
       for (int part = 0; part < PARTS; ++part) {
         // First, while the registers have no integer sums.
         if (weight.has_minimums) add_minimums(scales, half, rows, step, part, sums);
-        I32x16 integers[ROWS][HALVES];
+        Sums integers[ROWS][HALVES];
         start(rows, step, part, integers);
         add_quads(numbers, weights, half, rows, step, part, integers);
-        add_scaled(integers, scales, half, rows, step, part, sums);
+        add_scaled(numbers, integers, scales, half, rows, step, part, sums);
       }
       weights += Numbers::STEP_BYTES;
       if (--left == 0) {
@@ -108,17 +154,16 @@ struct GroupedTile {
     }
   };
 
-  static OCTAVO_INLINE void start(const Rows& rows, int64_t step, int part, I32x16 (&integers)[ROWS][HALVES]) {
+  static OCTAVO_INLINE void start(const Rows& rows, int64_t step, int part, Sums (&integers)[ROWS][HALVES]) {
     OCTAVO_UNROLL
     for (int r = 0; r < ROWS; ++r) {
-      const StepScales& own = rows.at(r, step).scales;
       OCTAVO_UNROLL
-      for (int h = 0; h < HALVES; ++h) integers[r][h] = set1_i32(PARTS == 1 ? own.start : own.half_starts[part]);
+      for (int h = 0; h < HALVES; ++h) integers[r][h] = Numbers::template start<PARTS>(rows.at(r, step), part);
     }
   }
 
   static OCTAVO_INLINE void add_quads(const Numbers& numbers, const uint8_t* weights, int half, const Rows& rows,
-                                      int64_t step, int part, I32x16 (&integers)[ROWS][HALVES]) {
+                                      int64_t step, int part, Sums (&integers)[ROWS][HALVES]) {
     OCTAVO_UNROLL
     for (int i = 0; i < QUADS_A_PART; ++i) {
       const int quad = part * QUADS_A_PART + i;
@@ -127,15 +172,16 @@ struct GroupedTile {
       for (int h = 0; h < HALVES; ++h) own[h] = numbers.quad(weights, quad, half + h);
       OCTAVO_UNROLL
       for (int r = 0; r < ROWS; ++r) {
-        const Activations activations(rows.at(r, step).values + quad * QUAD);
+        const typename Numbers::StepQuad activations(rows.at(r, step), quad);
         OCTAVO_UNROLL
         for (int h = 0; h < HALVES; ++h) add_products(integers[r][h], own[h], activations);
       }
     }
   }
 
-  static OCTAVO_INLINE void add_scaled(const I32x16 (&integers)[ROWS][HALVES], const uint8_t* scales, int half,
-                                       const Rows& rows, int64_t step, int part, F32x16 (&sums)[ROWS][HALVES]) {
+  static OCTAVO_INLINE void add_scaled(const Numbers& numbers, const Sums (&integers)[ROWS][HALVES], const uint8_t* scales,
+                                       int half, const Rows& rows, int64_t step, int part,
+                                       F32x16 (&sums)[ROWS][HALVES]) {
     F32x16 scale[HALVES];
     OCTAVO_UNROLL
     for (int h = 0; h < HALVES; ++h) scale[h] = of_half(scales, part, half + h);
@@ -143,7 +189,9 @@ struct GroupedTile {
     for (int r = 0; r < ROWS; ++r) {
       OCTAVO_UNROLL
       for (int h = 0; h < HALVES; ++h) {
-        sums[r][h] = fma(scaled(integers[r][h], rows.at(r, step).scales), scale[h], sums[r][h]);
+        const StepActivations& own = rows.at(r, step);
+        const I32x16 total = numbers.template total<PARTS>(integers[r][h], own, part);
+        sums[r][h] = fma(scaled(total, own.scales), scale[h], sums[r][h]);
       }
     }
   }
@@ -183,6 +231,10 @@ GroupedTiles all_grouped_tiles() {
 // By the groups of a step, less one.
 inline const GroupedTiles& grouped_tiles(const PackedWeight& weight) {
   static const GroupedTiles four_bits[] = {all_grouped_tiles<FourBits, 1>(), all_grouped_tiles<FourBits, 2>()};
+#if defined(OCTAVO_HAS_CODE_PRODUCTS)
+  static const GroupedTiles plain_codes[] = {all_grouped_tiles<PlainCodes, 1>(), all_grouped_tiles<PlainCodes, 2>()};
+  if (weight.has_plain_codes()) return plain_codes[weight.groups_a_block() - 1];
+#endif
   static const GroupedTiles eight_bits[] = {all_grouped_tiles<EightBits, 1>(), all_grouped_tiles<EightBits, 2>()};
   return (weight.bits == 4 ? four_bits : eight_bits)[weight.groups_a_block() - 1];
 }

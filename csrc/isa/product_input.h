@@ -22,6 +22,7 @@ OCTAVO_INLINE void store_quantized(uint16_t* p, I32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(magnitudes, signs));
 }
 constexpr int32_t START_FACTOR = -1;
+#define OCTAVO_HAS_CODE_PRODUCTS
 OCTAVO_INLINE I32x16 start_from(I32x16 a) {
   const __m256i zeros = _mm256_setzero_si256();
   return {_mm256_min_epi32(a.lo, zeros), _mm256_min_epi32(a.hi, zeros)};
@@ -50,6 +51,9 @@ inline void to_bfloat16(const float* x, int64_t size, uint16_t* values, int64_t 
 // A row's activations in a step, as grouped products take them.
 struct StepActivations {
   StepScales scales;
+#if defined(OCTAVO_HAS_CODE_PRODUCTS)
+  PlainStep plain;
+#endif
   Quantized values[STEP];
 };
 
@@ -101,6 +105,10 @@ OCTAVO_INLINE void quantize_step(const float* x, int64_t size, StepActivations* 
     const I32x16 rounded = nearest(parts[half] * inverse);
     store_quantized(out->values + half * LANES, rounded);
     sums[half] = sum_lanes(rounded);
+#if defined(OCTAVO_HAS_CODE_PRODUCTS)
+    store_i8(out->plain.values + half * LANES, rounded);
+    out->plain.half_sums[half] = sums[half];
+#endif
     starts[half] = START_FACTOR * sum_lanes(start_from(rounded));
     scales.half_starts[half] = SUM_OFFSET_BITS + starts[half];
     scales.minus_half_sums[half] = -static_cast<float>(sums[half]) * scales.scale;

@@ -93,6 +93,30 @@ OCTAVO_INLINE void add_products(I32x16& sums, Quads weights, Activations x) {
   add_to(sums.lo, _mm256_madd_epi16(lo, ones));
   add_to(sums.hi, _mm256_madd_epi16(hi, ones));
 }
+// Codes of 4 bits as they are, without a sign: sums of pairs stay within 16 bits over a whole step, 16 * 15 * 127 at the
+// most. This takes half the operations.
+OCTAVO_INLINE Quads low_codes(Quads codes) {
+  const __m256i nibble = _mm256_set1_epi8(NIBBLE);
+  return {_mm256_and_si256(codes.lo, nibble), _mm256_and_si256(codes.hi, nibble)};
+}
+OCTAVO_INLINE Quads high_codes(Quads codes) {
+  return low_codes({_mm256_srli_epi16(codes.lo, NIBBLE_BITS), _mm256_srli_epi16(codes.hi, NIBBLE_BITS)});
+}
+struct PairSums {
+  __m256i lo, hi;
+};
+struct PlainActivations {
+  __m256i v;
+  explicit OCTAVO_INLINE PlainActivations(const int8_t* p) : v(_mm256_set1_epi32(word_at(p))) {}
+};
+OCTAVO_INLINE void add_products(PairSums& sums, Quads codes, PlainActivations x) {
+  sums.lo = _mm256_add_epi16(sums.lo, _mm256_maddubs_epi16(codes.lo, x.v));
+  sums.hi = _mm256_add_epi16(sums.hi, _mm256_maddubs_epi16(codes.hi, x.v));
+}
+OCTAVO_INLINE I32x16 quad_sums(const PairSums& sums, int32_t start) {
+  const __m256i ones = _mm256_set1_epi16(1), from = _mm256_set1_epi32(start);
+  return {_mm256_add_epi32(_mm256_madd_epi16(sums.lo, ones), from), _mm256_add_epi32(_mm256_madd_epi16(sums.hi, ones), from)};
+}
 OCTAVO_INLINE F32x16 scaled(I32x16 sums, const StepScales& step) {
   return fma({_mm256_castsi256_ps(sums.lo), _mm256_castsi256_ps(sums.hi)}, set1(step.scale), set1(step.shift));
 }
