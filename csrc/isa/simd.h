@@ -19,7 +19,7 @@
 //   unsigned_to_float            of uint32, rounded once
 //   which_at_least(a, b)         bit i: whether lane i of a is at least that of b
 //   load_bf16, load_f16          widened
-//   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes numbers from -127 to 127
+//   store_bf16, store_f16, store_i8  rounded to nearest even, NaN stays NaN; store_i8 takes numbers from -128 to 127
 //   load_i8_pairs                sixteen pairs of int8 that lie together, widened to int16
 //   add_pair_products            to each lane the products of its pair with the two int16 of a word, which all lanes share
 //   store_i16                    of int32, numbers from -32767 to 32767
