@@ -275,27 +275,30 @@ NB_MODULE(_cpu, m) {
       },
       "threads"_a, "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
 
+  nb::class_<WeightRows>(m, "WeightRows")
+      .def(
+          "__init__",
+          [](WeightRows* self, int type, int64_t num_rows, int64_t num_inputs, int64_t stride, uintptr_t values) {
+            new (self) WeightRows{static_cast<DataType>(type), num_rows, num_inputs, stride, pointer<const void>(values)};
+          },
+          "type"_a, "num_rows"_a, "num_inputs"_a, "stride"_a, "values"_a);
   m.def(
       "quantize_to_int8",
-      [](const std::string& instruction_set, ThreadPool& threads, int type, int64_t num_rows, int64_t num_inputs,
-         int64_t stride, uintptr_t rows, uintptr_t values, uintptr_t scales) {
+      [](const std::string& instruction_set, ThreadPool& threads, const WeightRows& rows, uintptr_t values, uintptr_t scales) {
         nb::gil_scoped_release unlocked;
-        quantize_to_int8(select_kernels(instruction_set.c_str()), threads,
-                         {static_cast<DataType>(type), num_rows, num_inputs, stride, pointer<const void>(rows)},
-                         pointer<int8_t>(values), pointer<float>(scales));
+        quantize_to_int8(select_kernels(instruction_set.c_str()), threads, rows, pointer<int8_t>(values),
+                         pointer<float>(scales));
       },
-      "instruction_set"_a, "threads"_a, "type"_a, "num_rows"_a, "num_inputs"_a, "stride"_a, "rows"_a, "values"_a, "scales"_a);
+      "instruction_set"_a, "threads"_a, "rows"_a, "values"_a, "scales"_a);
   m.def(
       "quantize_to_int4",
-      [](const std::string& instruction_set, ThreadPool& threads, int type, int64_t num_rows, int64_t num_inputs,
-         int64_t stride, uintptr_t rows, uintptr_t codes, uintptr_t scales, uintptr_t minimums) {
+      [](const std::string& instruction_set, ThreadPool& threads, const WeightRows& rows, uintptr_t codes, uintptr_t scales,
+         uintptr_t minimums) {
         nb::gil_scoped_release unlocked;
-        quantize_to_int4(select_kernels(instruction_set.c_str()), threads,
-                         {static_cast<DataType>(type), num_rows, num_inputs, stride, pointer<const void>(rows)},
-                         pointer<uint8_t>(codes), pointer<float>(scales), pointer<float>(minimums));
+        quantize_to_int4(select_kernels(instruction_set.c_str()), threads, rows, pointer<uint8_t>(codes),
+                         pointer<float>(scales), pointer<float>(minimums));
       },
-      "instruction_set"_a, "threads"_a, "type"_a, "num_rows"_a, "num_inputs"_a, "stride"_a, "rows"_a, "codes"_a, "scales"_a,
-      "minimums"_a);
+      "instruction_set"_a, "threads"_a, "rows"_a, "codes"_a, "scales"_a, "minimums"_a);
 
   m.def(
       "draw_tokens",

@@ -15,7 +15,7 @@ constexpr uint8_t LOW_HALF = 15;
 
 // `each(row, widened)` for every row, on all threads.
 template <class Each>
-void for_each_row(const KernelTable& kernels, ThreadPool& threads, const FloatRows& rows, const Each& each) {
+void for_each_row(const KernelTable& kernels, ThreadPool& threads, const WeightRows& rows, const Each& each) {
   const int64_t rows_a_task = std::max<int64_t>(1, NUMBERS_A_TASK / std::max<int64_t>(1, rows.num_inputs));
   threads.for_each((rows.num_rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
     std::vector<float> widened(static_cast<size_t>(round_up(rows.num_inputs, PADDED_TO)));
@@ -29,13 +29,13 @@ void for_each_row(const KernelTable& kernels, ThreadPool& threads, const FloatRo
 
 }  // namespace
 
-void quantize_to_int8(const KernelTable& kernels, ThreadPool& threads, const FloatRows& rows, int8_t* values, float* scales) {
+void quantize_to_int8(const KernelTable& kernels, ThreadPool& threads, const WeightRows& rows, int8_t* values, float* scales) {
   for_each_row(kernels, threads, rows, [&](int64_t row, const float* widened) {
     kernels.quantizer.to_int8(widened, rows.num_inputs, values + row * rows.num_inputs, scales + row);
   });
 }
 
-void quantize_to_int4(const KernelTable& kernels, ThreadPool& threads, const FloatRows& rows, uint8_t* codes, float* scales,
+void quantize_to_int4(const KernelTable& kernels, ThreadPool& threads, const WeightRows& rows, uint8_t* codes, float* scales,
                       float* minimums) {
   const int64_t num_groups = (rows.num_inputs + STEP - 1) / STEP, row_bytes = (rows.num_inputs + 1) / 2;
   for_each_row(kernels, threads, rows, [&](int64_t row, const float* widened) {

@@ -9,7 +9,7 @@
 namespace octavo {
 
 // Rows of a matrix in floating point: [num_rows, num_inputs], `stride` numbers apart.
-struct FloatRows {
+struct WeightRows {
   DataType type;  // float32, bfloat16 or float16
   int64_t num_rows;
   int64_t num_inputs;
@@ -22,11 +22,11 @@ struct FloatRows {
 };
 
 // values [num_rows, num_inputs] int8 and scales [num_rows].
-void quantize_to_int8(const KernelTable& kernels, ThreadPool& threads, const FloatRows& rows, int8_t* values, float* scales);
+void quantize_to_int8(const KernelTable& kernels, ThreadPool& threads, const WeightRows& rows, int8_t* values, float* scales);
 
 // 4 bits with a minimum, in groups of STEP inputs: codes [num_rows, ceil(num_inputs / 2)], the first of two in the low half
 // of their byte; scales and minimums [num_rows, groups].
-void quantize_to_int4(const KernelTable& kernels, ThreadPool& threads, const FloatRows& rows, uint8_t* codes, float* scales,
+void quantize_to_int4(const KernelTable& kernels, ThreadPool& threads, const WeightRows& rows, uint8_t* codes, float* scales,
                       float* minimums);
 
 }  // namespace octavo

@@ -32,17 +32,14 @@ int64_t panel_bytes(const PlainWeight& plain) {
   return round_up(plain.num_inputs * bytes_of(plain.type), word_bytes(plain.type)) * PANEL;
 }
 
-// An int8 number plus INT8_OFFSET is the same bits with the highest turned over.
-constexpr uint32_t TURNED_IN_INT8 = 0x80808080;
-
-// Words of `lane`, from numbers of `num_bytes`; zeros follow them in the last one.
-template <class Word>
-void pack_words(const uint8_t* numbers, int64_t num_bytes, int64_t lane, Word turned, uint8_t* out) {
+// `lane`'s words of a panel or a block, from `num_bytes` of numbers and zeros behind them, each as `packed` makes it.
+template <class Word, class Packed>
+void pack_words(const uint8_t* numbers, int64_t num_bytes, int64_t lane, uint8_t* out, const Packed& packed) {
   constexpr int64_t SIZE = sizeof(Word);
   const auto pack_word = [&](int64_t begin, int64_t size) {
     Word word = 0;
     std::memcpy(&word, numbers + begin, static_cast<size_t>(size));
-    word ^= turned;
+    word = packed(word);
     std::memcpy(out + begin * PANEL + lane * SIZE, &word, SIZE);
   };
   const int64_t whole = num_bytes / SIZE * SIZE;
@@ -50,10 +47,23 @@ void pack_words(const uint8_t* numbers, int64_t num_bytes, int64_t lane, Word tu
   if (whole < num_bytes) pack_word(whole, num_bytes - whole);
 }
 
+// What becomes of a word, as objects of types of their own, so that the loops over words hold them: nothing;
+constexpr auto as_it_is = [](auto word) { return word; };
+// INT8_OFFSET is added to four int8 numbers, which turns over the highest bit of each;
+constexpr auto with_offsets = [](uint32_t numbers) { return numbers ^ 0x80808080; };
+// eight codes of 4 bits become two quads, one in the low halves of the bytes, one in the high ones.
+constexpr auto quads_of_codes = [](uint32_t codes) {
+  const auto spread = [](uint32_t four) {  // each in a byte of its own
+    four = (four | four << 8) & 0x00ff00ff;
+    return (four | four << 4) & 0x0f0f0f0f;
+  };
+  return spread(codes & 0xffff) | spread(codes >> 16) << 4;
+};
+
 // Of every output's row, one after the other: so what is written stays in the nearest cache until it is full.
 constexpr int64_t PIECE_BYTES = 512;
-template <class Word>
-void pack_panel(const PlainWeight& plain, int64_t panel, Word turned, uint8_t* out) {
+template <class Word, class Packed>
+void pack_panel(const PlainWeight& plain, int64_t panel, uint8_t* out, const Packed& packed) {
   static constexpr uint8_t NOTHING[PIECE_BYTES] = {};
   const int64_t row_bytes = plain.num_inputs * bytes_of(plain.type);
   const auto* rows = static_cast<const uint8_t*>(plain.values);
@@ -62,34 +72,16 @@ void pack_panel(const PlainWeight& plain, int64_t panel, Word turned, uint8_t* o
     for (int64_t lane = 0; lane < PANEL; ++lane) {
       const int64_t output = panel * PANEL + lane;
       const uint8_t* numbers = output < plain.num_outputs ? rows + output * row_bytes + begin : NOTHING;
-      pack_words(numbers, size, lane, turned, out + begin * PANEL);
+      pack_words<Word>(numbers, size, lane, out + begin * PANEL, packed);
     }
   }
 }
 
 void pack(const PlainWeight& plain, int64_t panel, const PackedWeight& packed) {
   uint8_t* out = packed.data + panel * packed.panel_bytes;
-  if (word_bytes(plain.type) == sizeof(uint16_t)) return pack_panel<uint16_t>(plain, panel, 0, out);
-  pack_panel<uint32_t>(plain, panel, plain.type == DataType::int8 ? TURNED_IN_INT8 : 0, out);
-}
-
-// Four codes of 4 bits, each in a byte of its own.
-uint32_t spread(uint32_t codes) {
-  codes = (codes | codes << 8) & 0x00ff00ff;
-  return (codes | codes << 4) & 0x0f0f0f0f;
-}
-
-// Two quads a word of `lane` in a block, from up to `size` codes, two a byte.
-void pack_codes(const uint8_t* codes, int64_t size, int64_t lane, uint8_t* out) {
-  const auto pack_word = [&](int64_t begin, int64_t bytes) {
-    uint32_t word = 0;
-    std::memcpy(&word, codes + begin, static_cast<size_t>(bytes));
-    const uint32_t packed = spread(word & 0xffff) | spread(word >> 16) << 4;
-    std::memcpy(out + begin * PANEL + lane * QUAD, &packed, sizeof packed);
-  };
-  const int64_t num_bytes = (size + 1) / 2, whole = num_bytes / QUAD * QUAD;
-  for (int64_t begin = 0; begin < whole; begin += QUAD) pack_word(begin, QUAD);
-  if (whole < num_bytes) pack_word(whole, num_bytes - whole);
+  if (plain.type == DataType::int8) return pack_panel<uint32_t>(plain, panel, out, with_offsets);
+  if (plain.type == DataType::float16) return pack_panel<uint16_t>(plain, panel, out, as_it_is);
+  pack_panel<uint32_t>(plain, panel, out, as_it_is);
 }
 
 // The outputs of a panel.
@@ -102,9 +94,9 @@ void pack_block_numbers(const PlainGroupedWeight& plain, Outputs outputs, int64_
   const uint8_t* row = plain.codes + outputs.begin * row_bytes + begin * plain.bits / 8;
   for (int64_t lane = 0; lane < outputs.end - outputs.begin; ++lane, row += row_bytes) {
     if (plain.bits == 4) {
-      pack_codes(row, size, lane, out);
+      pack_words<uint32_t>(row, (size + 1) / 2, lane, out, quads_of_codes);
     } else {
-      pack_words<uint32_t>(row, size, lane, TURNED_IN_INT8, out);
+      pack_words<uint32_t>(row, size, lane, out, with_offsets);
     }
   }
 }

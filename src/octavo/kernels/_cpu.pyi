@@ -19,28 +19,9 @@ def copy_blocks(
     source_ids: Integers,
     destination_ids: Integers,
 ) -> None: ...
-def quantize_to_int8(
-    instruction_set: str,
-    threads: ThreadPool,
-    type: int,
-    num_rows: int,
-    num_inputs: int,
-    stride: int,
-    rows: int,
-    values: int,
-    scales: int,
-) -> None: ...
+def quantize_to_int8(instruction_set: str, threads: ThreadPool, rows: WeightRows, values: int, scales: int) -> None: ...
 def quantize_to_int4(
-    instruction_set: str,
-    threads: ThreadPool,
-    type: int,
-    num_rows: int,
-    num_inputs: int,
-    stride: int,
-    rows: int,
-    codes: int,
-    scales: int,
-    minimums: int,
+    instruction_set: str, threads: ThreadPool, rows: WeightRows, codes: int, scales: int, minimums: int
 ) -> None: ...
 def draw_tokens(
     instruction_set: str,
@@ -54,6 +35,11 @@ def draw_tokens(
     keys: NDArray[np.uint32],
     token_ids: Integers,
 ) -> None: ...
+
+class WeightRows:
+    """Rows of floating point to be quantized, `stride` numbers apart."""
+
+    def __init__(self, type: int, num_rows: int, num_inputs: int, stride: int, values: int) -> None: ...
 
 class ThreadPool:
     """Threads that run steps, the calling one among them. They sleep between steps, and end with this object."""

@@ -38,7 +38,7 @@ def quantize_into_in_cpp(
     elif isinstance(weight, QuantizedWeight) and weight.format == INT8:
         own = slice(first_row, first_row + len(rows))
         values, scales = weight.values[own], weight.scales[own]
-        _cpu.quantize_to_int8(instruction_set, threads, *_places(rows), values.data_ptr(), scales.data_ptr())
+        _cpu.quantize_to_int8(instruction_set, threads, _weight_rows(rows), values.data_ptr(), scales.data_ptr())
     else:
         quantize_into(weight, first_row, rows)
 
@@ -49,10 +49,10 @@ def _to_int4(instruction_set: str, threads: _cpu.ThreadPool, rows: torch.Tensor)
     scales = torch.empty(num_rows, -(-num_inputs // INT4.group))
     minimums = torch.empty_like(scales)
     outputs = (codes.data_ptr(), scales.data_ptr(), minimums.data_ptr())
-    _cpu.quantize_to_int4(instruction_set, threads, *_places(rows), *outputs)
+    _cpu.quantize_to_int4(instruction_set, threads, _weight_rows(rows), *outputs)
     return GroupedRows(INT4, num_inputs, codes, scales, minimums)
 
 
-def _places(rows: torch.Tensor) -> tuple[int, int, int, int, int]:
-    """Type, shape, stride and address, as C++ takes them."""
-    return DATA_TYPES[rows.dtype], *rows.shape, rows.stride(0), rows.data_ptr()
+def _weight_rows(rows: torch.Tensor) -> _cpu.WeightRows:
+    num_rows, num_inputs = rows.shape
+    return _cpu.WeightRows(DATA_TYPES[rows.dtype], num_rows, num_inputs, rows.stride(0), rows.data_ptr())
