@@ -23,6 +23,8 @@ from octavo.tokenization.template_trials import TemplateTrials
 from octavo.tokenization.turns import fitted_turns, shown_calls
 
 REMEDY = "--chat-template gives another"
+MAX_TRIAL_CHARACTERS = 2**16
+"""Of a trial's prompt, whose messages are a few words each."""
 UNUSED_GLOBALS = ("lipsum", "cycler", "joiner")
 """What Jinja offers to web pages, and no chat template needs."""
 
@@ -57,7 +59,7 @@ class ChatTemplate:
         except Exception as error:  # Python compiles what Jinja writes, and may refuse it in its own ways
             raise RequestError(f"the chat template is not valid Jinja: {_cause(error)}; {REMEDY}") from error
         self._trials = TemplateTrials(
-            lambda messages, variables: self._write(messages, True, variables, None), content_format
+            lambda messages, variables: self._write(messages, True, variables, MAX_TRIAL_CHARACTERS), content_format
         )
 
     def render(self, conversation: Conversation, max_characters: int | None = None) -> Rendered:
