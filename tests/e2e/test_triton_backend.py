@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernels.triton.fp8_casts import right_fp8_casts
+from kernels.triton.gpu_arithmetic import arithmetic_as_on_a_gpu
 from late_queue import LateQueue
 from octavo import BeamSearchParams, SamplingParams
 from octavo.config import EngineConfig, PreemptionMode
@@ -242,7 +242,7 @@ def test_other_architectures_and_weights_of_8_bits_get_the_references_tokens(
     folder = make_checkpoint(tmp_path, architecture)
     params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     requests = [EngineRequest(str(count), list(range(count)), params, 0.0, 1) for count in (3, 9)]
-    with right_fp8_casts():
+    with arithmetic_as_on_a_gpu():
         expected, _ = run(folder, "reference", "recompute", 50, requests=requests, quantization=quantization)
         got, _ = run(folder, "triton", "recompute", 50, requests=requests, quantization=quantization, device="cuda")
     assert got == expected
@@ -255,7 +255,7 @@ def test_a_cache_of_8_bits_gives_the_tokens_of_the_reference(
 ) -> None:
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM", num_hidden_layers=1)
     knobs: dict[str, Any] = {"count": 2, "kv_cache_dtype": cache_dtype}
-    with right_fp8_casts():
+    with arithmetic_as_on_a_gpu():
         expected, _ = run(folder, "reference", "recompute", 50, **knobs)
         got, _ = run(folder, "triton", "recompute", 50, device="cuda", **knobs)
     assert got == expected

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from kernels.triton.fp8_casts import right_fp8_casts
+from kernels.triton.gpu_arithmetic import arithmetic_as_on_a_gpu
 from kernels.triton.ragged_batches import CPU, FP8, Case, Heads, Row, examples, heads, rows
 from octavo.errors import ConfigError
 from octavo.kernels.batch import BatchExtent
@@ -31,8 +31,8 @@ them in float32."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fp8_as_on_a_gpu() -> Iterator[None]:
-    with right_fp8_casts():
+def as_on_a_gpu() -> Iterator[None]:
+    with arithmetic_as_on_a_gpu():
         yield
 
 

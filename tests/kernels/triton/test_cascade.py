@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from triton.runtime.interpreter import InterpreterBuilder
 
-from kernels.triton.fp8_casts import right_fp8_casts
+from kernels.triton.gpu_arithmetic import arithmetic_as_on_a_gpu
 from kernels.triton.ragged_batches import FP8, Case, Heads, Row, examples
 from octavo.kernels.reference_attention import paged_attention as reference_attention
 from octavo.kernels.reference_attention import prepare
@@ -26,8 +26,8 @@ TOLERANCE = {torch.float16: 4e-3, torch.float32: 2e-5}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fp8_as_on_a_gpu() -> Iterator[None]:
-    with right_fp8_casts():
+def as_on_a_gpu() -> Iterator[None]:
+    with arithmetic_as_on_a_gpu():
         yield
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from kernels.triton.fp8_casts import right_fp8_casts
+from kernels.triton.gpu_arithmetic import arithmetic_as_on_a_gpu
 from octavo.kernels.operations import DenseWeight
 from octavo.kernels.quantized import FORMATS, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
@@ -24,7 +24,7 @@ HIDDEN, INNER, NUM_EXPERTS = 100, 37, 5
 
 @pytest.fixture(scope="module", autouse=True)
 def _fp8() -> Iterator[None]:
-    with right_fp8_casts():
+    with arithmetic_as_on_a_gpu():
         yield
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from kernels.triton.fp8_casts import right_fp8_casts
+from kernels.triton.gpu_arithmetic import arithmetic_as_on_a_gpu
 from kernels.triton.ragged_batches import CPU, FP8, Case, Heads, Row, examples, heads
 from octavo.kernels.attention import ForwardContext
 from octavo.kernels.cache import CacheShape, KVCache
@@ -36,8 +36,8 @@ ATTENDED = {torch.bfloat16: 6e-2, torch.float16: 1e-2, torch.float32: 2e-5}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fp8_as_on_a_gpu() -> Iterator[None]:
-    with right_fp8_casts():
+def as_on_a_gpu() -> Iterator[None]:
+    with arithmetic_as_on_a_gpu():
         yield
 
 

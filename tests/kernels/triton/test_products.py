@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from kernels.triton.fp8_casts import right_fp8_casts
+from kernels.triton.gpu_arithmetic import arithmetic_as_on_a_gpu
 from octavo.kernels.quantized import FORMATS, INT8, Format, QuantizedWeight, quantize_rows
 from octavo.kernels.reference import ReferenceKernels
 from octavo.kernels.triton.products import FEW_ROWS, MANY_ROWS, choose_tiling, linear, quantize
@@ -20,7 +20,7 @@ REFERENCE = ReferenceKernels()
 
 @pytest.fixture(scope="module", autouse=True)
 def _fp8() -> Iterator[None]:
-    with right_fp8_casts():
+    with arithmetic_as_on_a_gpu():
         yield
 
 

@@ -1,7 +1,12 @@
-"""Casts from and to fp8 in Triton's interpreter, as a GPU does them: its own lose a carry (127 becomes 64, not 128)."""
+"""Triton's interpreter, with arithmetic as a GPU's.
+
+Its own casts to fp8 lose a carry (127 becomes 64, not 128), and its products are BLAS's, which on some processors gives
+a row other bits in another place of the same matrix.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,8 +20,8 @@ BITS = {tl.float16: np.float16, tl.float32: np.float32}
 
 
 @contextmanager
-def right_fp8_casts() -> Iterator[None]:
-    """While it lasts, float8_e4m3fn is rounded to by torch."""
+def arithmetic_as_on_a_gpu() -> Iterator[None]:
+    """While it lasts, float8_e4m3fn is rounded to by torch, and the rows of a product do not know each other."""
     interpreters_own = interpreter._convert_float
 
     def convert(numbers: Any, source: Any, destination: Any, rounding: Any) -> Any:
@@ -28,5 +33,10 @@ def right_fp8_casts() -> Iterator[None]:
             return narrow.to(torch.float32).numpy().astype(BITS[destination])
         return interpreters_own(numbers, source, destination, rounding)
 
-    with patch.object(interpreter, "_convert_float", convert):
+    def matmul(left: Any, right: Any, **options: Any) -> Any:
+        """Shapes [..., rows, inputs] and [..., inputs, columns]."""
+        return np.matmul(left[..., None, :], right[..., None, :, :], **options)[..., 0, :]
+
+    numpy = SimpleNamespace(**vars(np) | {"matmul": matmul})
+    with patch.object(interpreter, "_convert_float", convert), patch.object(interpreter, "np", numpy):
         yield
