@@ -110,8 +110,8 @@ struct PlainActivations {
   explicit OCTAVO_INLINE PlainActivations(const int8_t* p) : v(_mm256_set1_epi32(word_at(p))) {}
 };
 OCTAVO_INLINE void add_products(PairSums& sums, Quads codes, PlainActivations x) {
-  sums.lo = _mm256_add_epi16(sums.lo, _mm256_maddubs_epi16(codes.lo, x.v));
-  sums.hi = _mm256_add_epi16(sums.hi, _mm256_maddubs_epi16(codes.hi, x.v));
+  add_words_to(sums.lo, _mm256_maddubs_epi16(codes.lo, x.v));
+  add_words_to(sums.hi, _mm256_maddubs_epi16(codes.hi, x.v));
 }
 OCTAVO_INLINE I32x16 quad_sums(const PairSums& sums, int32_t start) {
   const __m256i ones = _mm256_set1_epi16(1), from = _mm256_set1_epi32(start);

@@ -125,10 +125,17 @@ OCTAVO_INLINE I16Pairs load_i8_pairs(const int8_t* p) {
   const auto* halves = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128(halves)), _mm256_cvtepi8_epi16(_mm_loadu_si128(halves + 1))};
 }
+// Integer additions that are complete here, as `pin` has it: GCC puts sums of integers in another order, and holds what is to
+// be added in memory until then.
+OCTAVO_INLINE void add_to(__m256i& sum, __m256i x) { asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x)); }
+OCTAVO_INLINE void add_words_to(__m256i& sum, __m256i x) {
+  sum = _mm256_add_epi16(sum, x);
+  asm volatile("" : "+x"(sum));
+}
 OCTAVO_INLINE void add_pair_products(I32x16& sums, const I16Pairs& pairs, int32_t word) {
   const __m256i factors = _mm256_set1_epi32(word);
-  sums.lo = _mm256_add_epi32(sums.lo, _mm256_madd_epi16(pairs.lo, factors));
-  sums.hi = _mm256_add_epi32(sums.hi, _mm256_madd_epi16(pairs.hi, factors));
+  add_to(sums.lo, _mm256_madd_epi16(pairs.lo, factors));
+  add_to(sums.hi, _mm256_madd_epi16(pairs.hi, factors));
 }
 OCTAVO_INLINE __m256i words_at(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -173,8 +180,6 @@ OCTAVO_INLINE float folded(F32x16 a, Function f) {
 // Says that a sum is complete here and in registers. Without it GCC computes a tile's factors ahead of their use, for which
 // sixteen registers don't suffice, and the sums go through memory.
 OCTAVO_INLINE void pin(F32x16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
-// The same for an addition: in place, where GCC would add elsewhere and copy.
-OCTAVO_INLINE void add_to(__m256i& sum, __m256i x) { asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x)); }
 OCTAVO_INLINE I32x16 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 OCTAVO_INLINE F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 OCTAVO_INLINE I32x16 iota() {
