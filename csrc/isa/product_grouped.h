@@ -21,6 +21,9 @@ constexpr int GROUPED_ROWS = 7;
 #else
 constexpr int GROUPED_ROWS = MAX_ROWS;
 #endif
+// Halves of a panel in a tile. With few rows both, as there are registers for it: they share the activations, and a panel's
+// bytes are read one after another.
+constexpr int grouped_halves(int64_t rows) { return rows <= 2 ? HALVES_A_PANEL : MIN_HALVES; }
 
 // The integer sums of a step, or of a part of it: 32 bits, which begin where the step says.
 struct WordSums {
@@ -103,7 +106,7 @@ struct NextLines {
 // PARTS: groups that a step is of, 2 where they are of half steps.
 template <int ROWS, class Numbers, int PARTS>
 struct GroupedTile {
-  static constexpr int HALVES = MIN_HALVES;
+  static constexpr int HALVES = grouped_halves(ROWS);
   static constexpr int QUADS_A_PART = QUADS_A_STEP / PARTS;
   using Sums = typename Numbers::Sums;
 
@@ -246,7 +249,8 @@ inline void grouped_product(const Product& p, int64_t row_begin, int64_t row_end
   const GroupedTiles& tiles = grouped_tiles(weight);
   const int64_t num_rows = row_end - row_begin, num_tiles = (num_rows + GROUPED_ROWS - 1) / GROUPED_ROWS;
   // The sweeps over a panel, a tile each, fetch the next one, each its share.
-  const int64_t num_fetches = num_tiles * HALVES_A_PANEL / MIN_HALVES * weight.num_steps() * CACHE_LINE;
+  const int64_t num_sweeps = num_tiles * HALVES_A_PANEL / grouped_halves(num_rows / num_tiles);
+  const int64_t num_fetches = num_sweeps * weight.num_steps() * CACHE_LINE;
   const int64_t lines_a_step = (weight.panel_bytes + num_fetches - 1) / num_fetches;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     NextLines next{weight.panel(panel + 1 < panel_end ? panel + 1 : panel_next), lines_a_step};
@@ -254,7 +258,7 @@ inline void grouped_product(const Product& p, int64_t row_begin, int64_t row_end
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
       // Rows are shared out evenly, as a tile of few rows costs nearly what a full one does.
       const int64_t rows = (row_end - row + num_tiles - tile - 1) / (num_tiles - tile);
-      for (int half = 0; half < HALVES_A_PANEL; half += MIN_HALVES) {
+      for (int half = 0; half < HALVES_A_PANEL; half += grouped_halves(rows)) {
         tiles.by_rows[rows - 1](p, row, panel * HALVES_A_PANEL + half, next);
         next.from += weight.num_steps() * lines_a_step * CACHE_LINE;
       }
