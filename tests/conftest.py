@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from octavo import LLM
 
 # Before anything imports Triton: its kernels are run by its interpreter, as there need be no GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell's background and nohup have what runs there ignore these; so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ["tiny_tokenizers"]
 

@@ -86,13 +86,12 @@ class Terminal:
         assert self._shows(words, PATIENCE_S), self.seen
 
     def interrupt(self) -> None:
-        """Ctrl-C until the prompt is back: Python misses one that comes just before it waits for a key. The next one
-        comes late, as the terminal would drop with it what was typed since."""
-        assert any(self._interrupts() for _ in range(4))
+        """Ctrl-C until the prompt is back: Python misses one that comes just before it waits for a key."""
+        assert any(self._interrupts() for _ in range(int(PATIENCE_S)))
 
     def _interrupts(self) -> bool:
         self.type("\x03")
-        return self._shows("> ", PATIENCE_S / 4)
+        return self._shows("> ", 1.0)
 
     def _shows(self, words: str, within_s: float) -> bool:
         deadline_s = time.monotonic() + within_s
