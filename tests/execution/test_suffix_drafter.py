@@ -78,6 +78,16 @@ def test_the_dearer_a_token_is_the_fewer_are_guessed() -> None:
     assert counts[0] > counts[1] > counts[2] == 0
 
 
+def test_rows_are_followed_once_there_are_so_few_that_drafts_may_pay() -> None:
+    rows = Rows(token_s=0.1)
+    for row in range(64):
+        rows.add(row, [*TEXT * 4, 11, 12])
+    assert rows.propose(*range(64)) == [[]] * 64
+    assert rows.drafter._num_indexed == 0
+    few = rows.propose(3, 7)
+    assert few[0][:3] == few[1][:3] == [13, 14, 15]
+
+
 def test_the_likeliest_guesses_of_a_batch_are_taken() -> None:
     rows = Rows(token_s=0.12)
     rows.add(0, [*TEXT * 4, 3])

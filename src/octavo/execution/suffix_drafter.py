@@ -22,6 +22,9 @@ MAX_INDEXED = 2**17
 """Tokens in the automata of all rows: these take 60 MB then. Rows for which there is no room have no drafts."""
 MAX_INDEXED_A_STEP = 1024
 """Tokens that are added in a step: a millisecond or two."""
+DEAREST = 0.7
+"""What a draft may cost, as a share of what a token costs its step. In large steps it costs more: even sure drafts gain
+little there, and rows are not followed, as that takes a hundredth of the step."""
 END = -1
 """Stands behind a prediction. It is no token."""
 NUM_BEFORE_PREDICTION = 16
@@ -134,8 +137,11 @@ class SuffixDrafter:
         self._costs.learn(num_rows, num_drafts, seconds)
 
     def propose(self, rows: Sequence[int], tables: RowTables) -> list[list[int]]:
+        longer, each = self._costs.drafts(len(rows))
+        if each * len(rows) > DEAREST:
+            return [[] for _ in rows]
         matched = self._index(rows, tables)
-        counts = self._num_worth(len(rows), matched) if matched else {}
+        counts = self._num_worth(len(rows), matched, longer, each) if matched else {}
         return [matched[row].guess(counts[row]) if row in counts else [] for row in rows]
 
     def _index(self, rows: Sequence[int], tables: RowTables) -> dict[int, IndexedRow]:
@@ -156,10 +162,13 @@ class SuffixDrafter:
         self._num_indexed += num_before - left
         return matched
 
-    def _num_worth(self, num_rows: int, matched: dict[int, IndexedRow]) -> dict[int, int]:
+    def _num_worth(self, num_rows: int, matched: dict[int, IndexedRow], longer: float, each: float) -> dict[int, int]:
         """How many drafts each row is to have: the likeliest of all rows, as many as make the next step give the most
-        tokens in its time, and none where it gives more without."""
-        longer, each = self._costs.drafts(num_rows)
+        tokens in its time, and none where it gives more without.
+
+        Args:
+            longer, each: as `StepCosts.drafts` gives them.
+        """
         likely: list[tuple[float, int]] = []
         for row, indexed in matched.items():
             for chance in islice(indexed.acceptance.chances(indexed.automaton.match_length), MAX_DRAFTS):
