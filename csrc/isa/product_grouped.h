@@ -21,9 +21,9 @@ constexpr int GROUPED_ROWS = 7;
 #else
 constexpr int GROUPED_ROWS = MAX_ROWS;
 #endif
-// Halves of a panel in a tile. With few rows both, as there are registers for it: they share the activations, and a panel's
-// bytes are read one after another.
-constexpr int grouped_halves(int64_t rows) { return rows <= 2 ? HALVES_A_PANEL : MIN_HALVES; }
+// Halves of a panel in a tile, of one panel at the most. Both share the activations, and a panel's bytes are read one after
+// another.
+constexpr int grouped_halves(int64_t rows) { return halves_for(rows) < HALVES_A_PANEL ? halves_for(rows) : HALVES_A_PANEL; }
 
 // The integer sums of a step, or of a part of it: 32 bits, which begin where the step says.
 struct WordSums {

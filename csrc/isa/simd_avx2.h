@@ -126,7 +126,8 @@ OCTAVO_INLINE I16Pairs load_i8_pairs(const int8_t* p) {
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128(halves)), _mm256_cvtepi8_epi16(_mm_loadu_si128(halves + 1))};
 }
 // Integer additions that are complete here, as `pin` has it: GCC puts sums of integers in another order, and holds what is to
-// be added in memory until then.
+// be added in memory until then. Sums of words may begin with their first product, where GCC sees that they are zero; of
+// others it would add elsewhere and copy.
 OCTAVO_INLINE void add_to(__m256i& sum, __m256i x) { asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x)); }
 OCTAVO_INLINE void add_words_to(__m256i& sum, __m256i x) {
   sum = _mm256_add_epi16(sum, x);
