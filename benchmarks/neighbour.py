@@ -132,7 +132,7 @@ def serve(asked: argparse.Namespace) -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    knobs: dict[str, Any] = {"model": "smollm2", "quantization": "int8", "kv_cache_memory": "1GiB"}
+    knobs: dict[str, Any] = {"model": "smollm2", "quantization": "int8", "kv_cache_memory": "1GiB", "speculate": "off"}
     for flag in asked.flag:
         name, _, value = flag.removeprefix("--").partition("=")
         knobs[name.replace("-", "_")] = int(value) if value.isdecimal() else value

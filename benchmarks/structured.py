@@ -116,7 +116,7 @@ def throughput(asked: argparse.Namespace) -> dict[str, Any]:
     ]
     rates: dict[str, list[float]] = {"free": [], "constrained": []}
     steps: dict[str, int] = {}
-    with LLM(asked.model, kv_cache_memory=asked.kv_cache_memory, prefix_cache_scope="off") as llm:
+    with LLM(asked.model, kv_cache_memory=asked.kv_cache_memory, prefix_cache_scope="off", speculate="off") as llm:
         for _ in range(asked.rounds + 1):  # the first, in which grammars are compiled, does not count
             for name, params in (("free", free), ("constrained", held)):
                 before, start_s = llm.engine.num_steps, time.perf_counter()

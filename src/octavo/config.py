@@ -240,7 +240,7 @@ class EngineConfig:
         group="scheduling",
     )
     speculate: Speculation = knob(
-        "off",
+        "auto",
         "auto guesses a sequence's next tokens where its end has come before, as in an answer that repeats its prompt, "
         "and computes them in one step as far as that pays: the same tokens, in less time; on a GPU, or with two steps "
         "in flight, it guesses nothing; off never does, but what a grammar forces is computed so all the same",

@@ -1,5 +1,6 @@
 """`octavo bench`: what it prints and writes, and what it refuses before it measures."""
 
+import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from cli.commands import octavo
 from e2e.server_process import serving
+from octavo.cli.bench import benchmark
+from octavo.config import EngineConfig
 from octavo.evaluation import kernel_rates, machine_limits
 from octavo.evaluation.shapes import SHAPES
 from tiny_checkpoints import make_llama
@@ -231,3 +234,23 @@ def test_swap_prints_a_row_for_each_block_size(tmp_path: Path, tiny: tuple[str, 
     refused = bench("swap", *flags, "--swap-space", "8KiB", *tiny)
     assert refused.returncode != 0
     assert "--swap-space" in refused.stderr
+
+
+@pytest.mark.parametrize(("flags", "speculate"), [((), "off"), (("--speculate", "auto"), "auto")])
+@pytest.mark.parametrize("knobs", [(), ("model", "speculate"), ("model",)])
+def test_benchmarks_of_random_tokens_guess_none_unless_asked(
+    flags: tuple[str, ...], speculate: str, knobs: tuple[str, ...]
+) -> None:
+    if flags and knobs == ("model",):
+        pytest.skip("it has no such flag")
+    measured = []
+
+    def measure(_: argparse.Namespace, config: EngineConfig) -> benchmark.Outcome:
+        measured.append(config.speculate)
+        return benchmark.Outcome({})
+
+    parser = argparse.ArgumentParser()
+    benchmark.finish_engine_parser(parser, measure, *knobs, plots=False)
+    arguments = parser.parse_args(flags)
+    arguments.measure(arguments)
+    assert measured == [speculate]

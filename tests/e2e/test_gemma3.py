@@ -180,7 +180,13 @@ def test_a_squeezed_pool_gives_the_tokens_of_an_unlimited_one(
     )
     num_bytes = block_bytes * least * 5 // 4
     with LLM(
-        "gemma3", dtype="float32", kv_cache_memory=num_bytes, swap_space=num_bytes, preemption_mode=mode, **knobs
+        "gemma3",
+        dtype="float32",
+        kv_cache_memory=num_bytes,
+        swap_space=num_bytes,
+        preemption_mode=mode,
+        speculate="off",
+        **knobs,
     ) as llm:
         outputs = llm.generate(*long_work)
         ledger = llm.ledger()

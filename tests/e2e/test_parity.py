@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,8 @@ def greedy(num_tokens: int) -> SamplingParams:
 
 
 def check(prompts: list[list[int]], num_tokens: int, allowed: int, pool: str, label: str) -> int:
-    with LLM("smollm2", dtype="float32", quantization="none", kv_cache_memory=pool, max_model_len=1024) as llm:
+    knobs: dict[str, Any] = {"dtype": "float32", "quantization": "none", "max_model_len": 1024, "speculate": "off"}
+    with LLM("smollm2", kv_cache_memory=pool, **knobs) as llm:
         outputs = llm.generate(prompts, greedy(num_tokens))
         assert llm.ledger().num_used_blocks == 0
         assert oracle(num_tokens).differing(outputs, label) <= allowed

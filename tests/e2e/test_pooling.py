@@ -65,7 +65,7 @@ def numbers_of(told: Iterable[RequestUpdate]) -> dict[str, NDArray[np.float32]]:
 
 
 def open_engine(folder: Path, queue: Any = None, num_blocks: int = 0, **knobs: Any) -> Engine:
-    executor_knobs = {"block_size": 4, "kv_cache_memory": "2MiB", "dtype": "float32", **knobs}
+    executor_knobs = {"block_size": 4, "kv_cache_memory": "2MiB", "dtype": "float32", "speculate": "off", **knobs}
     if num_blocks:
         probe = LocalExecutor(EngineConfig(model=str(folder), **executor_knobs))
         executor_knobs["kv_cache_memory"] = num_blocks * probe.capacity.block_bytes

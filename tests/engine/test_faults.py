@@ -229,7 +229,12 @@ def test_a_step_that_fails_ends_its_requests_and_none_that_waits(executor, wante
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 def test_what_was_preempted_outlives_a_step_that_fails(tmp_path, monkeypatch, mode):
     config = EngineConfig(
-        model=str(make_llama(tmp_path)), kv_cache_memory="64KiB", swap_space="64KiB", block_size=4, max_model_len=64
+        model=str(make_llama(tmp_path)),
+        kv_cache_memory="64KiB",
+        swap_space="64KiB",
+        block_size=4,
+        max_model_len=64,
+        speculate="off",
     )
     executor = LocalExecutor(config)
     work = [request(str(number), max_tokens=30, n=2) for number in range(8)]

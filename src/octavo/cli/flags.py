@@ -40,9 +40,11 @@ _SAMPLING_HELP = {
 }
 
 
-def add_config_flags(parser: Container, config: type[EngineConfig] | type[ServerConfig], *only: str) -> None:
+def add_config_flags(
+    parser: Container, config: type[EngineConfig] | type[ServerConfig], *only: str, **own_defaults: Any
+) -> None:
     """A flag for every knob of a config, or for some of them, in its groups, with its help, choices and default. Beside
-    every knob there are vLLM's flags."""
+    every knob there are vLLM's flags. `own_defaults` stand in place of the config's, also of knobs without a flag."""
     hints, defaults = get_type_hints(config), config()
     groups: dict[str, Any] = {}
     for name, declared in knobs(config).items():
@@ -50,7 +52,7 @@ def add_config_flags(parser: Container, config: type[EngineConfig] | type[Server
             continue
         group = groups.get(declared.group) or _group(parser, declared.group)
         groups[declared.group] = group
-        kind, default = _kind(hints[name]), getattr(defaults, name)
+        kind, default = _kind(hints[name]), own_defaults.get(name, getattr(defaults, name))
         if "choices" in kind:
             kind["type"] = partial(spelled, name)
         if default is True:
@@ -64,6 +66,7 @@ def add_config_flags(parser: Container, config: type[EngineConfig] | type[Server
         group.add_argument(
             flag(name), *_SHORT.get(name, ()), default=default, help=_help(declared.help, default), **kind
         )
+    parser.set_defaults(**own_defaults)
     if not only:
         group = _group(parser, "vLLM's names", _VLLM_HELP) if config is EngineConfig else parser
         add_keyword_flags(group, _VLLM[config])

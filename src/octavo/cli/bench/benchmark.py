@@ -87,7 +87,8 @@ def finish_engine_parser(
         choices=sorted(SHAPES),
         help="in place of a model: random weights (--seed) of a LLaMA of this size, with smollm2's tokenizer",
     )
-    add_config_flags(parser, EngineConfig, *knobs)
+    # Random tokens and weights make a model repeat itself, which is no gain that people have.
+    add_config_flags(parser, EngineConfig, *knobs, speculate="off")
 
 
 @contextlib.contextmanager

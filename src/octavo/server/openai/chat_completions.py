@@ -60,7 +60,7 @@ class ChatBody(ConversationFields, ToolFields, ReasoningFields, SamplingBody):
     )
 
     prediction: Prediction | None = Field(
-        None, description="a text that the answer may resemble: it is the same, and faster with --speculate auto"
+        None, description="a text that the answer may resemble: it is the same, and faster unless --speculate is off"
     )
 
     aliases: ClassVar[Mapping[str, Alias]] = CHAT_ALIASES
