@@ -10,7 +10,7 @@ from octavo.errors import EngineError
 from octavo.execution.executor import Capacity, Executor
 from octavo.execution.launch import executor_class
 from octavo.execution.plan import NewRow, Plan, TableEdit
-from octavo.execution.simulated import SimulatedExecutor
+from octavo.execution.simulated import SimulatedExecutor, StepSeconds
 from octavo.sampling_params import SamplingParams
 from tiny_checkpoints import make_llama
 
@@ -21,7 +21,7 @@ PROMPT = [5, 17, 3, 80, 41]
 def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     if request.param == "simulated":
         capacity = Capacity(num_blocks=8, block_size=16, block_bytes=1, max_model_len=64, vocab_size=97)
-        yield SimulatedExecutor(capacity, cost_s=lambda plan: 0.5)
+        yield SimulatedExecutor(capacity, cost=lambda plan: StepSeconds(compute_s=0.5))
         return
     folder: Path = make_llama(tmp_path_factory.mktemp("tiny"))
     size = 1 if request.param == "local" else 2

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import reduce
 from itertools import accumulate
+from typing import NamedTuple
 
 from octavo.execution.executor import Capacity, ExecutionTimes, LoadedModel, PendingOutput
 from octavo.execution.plan import NewRow, Plan, StepOutput
@@ -50,24 +51,51 @@ def beam_state(seed: int, token_ids: Iterable[int]) -> int:
     return reduce(lambda state, token_id: hashed_token(state, 0, token_id, 2**64), token_ids, seed)
 
 
+class StepSeconds(NamedTuple):
+    """What a step takes."""
+
+    compute_s: float = 0.0
+    """On the device, without its moves."""
+    move_s: float = 0.0
+    """On the device, for its swaps."""
+    host_s: float = 0.0
+    """To plan it, and to hand out what the one before gave."""
+
+
+NO_MODEL = LoadedModel(weight_bytes=0, dtype="none", kernels="Simulated: no model, tokens from a hash.")
+
+
 class SimulatedExecutor:
     """Follows the rows of the plans it is given and counts the seconds that they would have cost.
 
+    The host plans a step, which the device begins when it has it and has ended the one before. With a `depth` of 1 the
+    one waits while the other works.
+
     Args:
         capacity: what it pretends to have.
-        cost_s: seconds that a plan takes; every plan costs nothing by default.
+        cost: what a plan takes; nothing by default.
         depth: steps in flight at once.
+        loaded: what it says that it has.
     """
 
-    loaded = LoadedModel(weight_bytes=0, dtype="none", kernels="Simulated: no model, tokens from a hash.")
     sockets: Sequence[int] = ()
 
-    def __init__(self, capacity: Capacity, cost_s: Callable[[Plan], float] = lambda plan: 0.0, depth: int = 1) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        cost: Callable[[Plan], StepSeconds] = lambda plan: StepSeconds(),
+        depth: int = 1,
+        loaded: LoadedModel = NO_MODEL,
+    ) -> None:
         self.capacity = capacity
+        self.loaded = loaded
         self.depth = depth
         self.clock_s = 0.0
-        """Simulated seconds since the start."""
-        self._cost_s = cost_s
+        """Simulated seconds since the start, on the host."""
+        self._device_s = 0.0
+        """When the device will have ended what it was given."""
+        self._busy_s = {"forward": 0.0, "move": 0.0}
+        self.cost = cost
         self._rows: dict[int, tuple[int, int, int]] = {}
         """Row -> (seed, sequence index, tokens generated)."""
         self.num_drafted = self.num_accepted = 0
@@ -100,8 +128,21 @@ class SimulatedExecutor:
         for row, token_id in plan.chosen:
             state, count = self._beams[row]
             self._beams[row] = (beam_state(state, [token_id]), count)
-        self.clock_s += self._cost_s(plan)
-        return PendingOutput.ready(self._output(plan))
+        return self._pending(self._output(plan), self.cost(plan))
+
+    def _pending(self, output: StepOutput, cost: StepSeconds) -> PendingOutput:
+        """An output that is there when the device has computed it."""
+        self.clock_s += cost.host_s
+        end_s = self._device_s = max(self.clock_s, self._device_s) + cost.compute_s + cost.move_s
+        output.compute_s, output.move_s = cost.compute_s, cost.move_s
+        self._busy_s["forward"] += cost.compute_s
+        self._busy_s["move"] += cost.move_s
+
+        def collect() -> StepOutput:
+            self.clock_s = max(self.clock_s, end_s)
+            return output
+
+        return PendingOutput(collect)
 
     def prepare(self, wanted: Grammar | ReasoningSection) -> Future[None]:
         """Nothing is compiled here."""
@@ -114,7 +155,7 @@ class SimulatedExecutor:
 
     def times(self) -> ExecutionTimes:
         """In simulated seconds."""
-        return ExecutionTimes(parts_s={"forward": self.clock_s}, operations_s={})
+        return ExecutionTimes(parts_s=dict(self._busy_s), operations_s={})
 
     def close(self) -> None:
         self._rows.clear()
