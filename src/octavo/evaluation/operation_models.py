@@ -15,17 +15,17 @@ import torch
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
-from octavo.kernels.grouped import GroupedForm, GroupedWeight
+from octavo.kernels.grouped import GroupedWeight
 from octavo.kernels.interface import ForwardPass, Kernels
 from octavo.kernels.operations import Weight
 from octavo.kernels.quantized import QuantizedWeight, quantize_rows
+from octavo.kernels.quantizing import INT4
 from octavo.layer_groups import one_group
 from octavo.layers.build import ModelBuild
 
 CPU = torch.device("cpu")
 NUM_INPUTS = 64
 """Different rows of activations."""
-INT4 = GroupedForm(4, 32)
 VALID_BYTE = 0x3C
 """Repeated, it is an ordinary number in float32, bfloat16, float16 and int8."""
 
@@ -79,6 +79,8 @@ def _random_int4(num_outputs: int, num_inputs: int) -> GroupedWeight:
     weight.codes.random_(0, 256, generator=torch.Generator().manual_seed(0))
     weight.scales.data.fill_(0.02 / 4)
     weight.row_scales.data.fill_(1)
+    if weight.minimums is not None:
+        weight.minimums.data.fill_(0.02)
     return weight
 
 
