@@ -31,6 +31,26 @@ _LLAMA_3: dict[str, Any] = {
     "rope_theta": 500_000.0,
 }
 
+
+def _opt(hidden_size: int, num_layers: int, num_heads: int) -> dict[str, Any]:
+    return {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": "opt",
+        "activation_function": "relu",
+        "do_layer_norm_before": True,
+        "hidden_size": hidden_size,
+        "word_embed_proj_dim": hidden_size,
+        "ffn_dim": 4 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "vocab_size": 50_272,
+        "max_position_embeddings": 2048,
+        "torch_dtype": "float16",
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+    }
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-1b": {
         **_LLAMA,
@@ -75,8 +95,23 @@ SHAPES: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 8192,
         },
     },
+    "llama-13b": {
+        **_LLAMA,
+        "hidden_size": 5120,
+        "intermediate_size": 13_824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "vocab_size": 32_000,
+        "max_position_embeddings": 2048,
+        "torch_dtype": "float16",
+    },
+    "opt-13b": _opt(5120, 40, 40),
+    "opt-66b": _opt(9216, 64, 72),
+    "opt-175b": _opt(12_288, 96, 96),
 }
-"""A config.json each: TinyLlama's with SmolLM2's vocabulary (1.1 billion weights), LLaMA 3.2 3B, LLaMA 3.1 8B."""
+"""A config.json each: TinyLlama's with SmolLM2's vocabulary (1.1 billion weights), LLaMA 3.2 3B, LLaMA 3.1 8B, and the
+paper's models: LLaMA 13B (Touvron et al., 2023) and OPT (Zhang et al., 2022)."""
 
 
 @contextlib.contextmanager

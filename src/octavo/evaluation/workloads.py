@@ -11,8 +11,8 @@ from octavo.errors import ConfigError
 MEANS = {"sharegpt": (161.31, 337.99), "alpaca": (19.31, 58.45)}
 """Mean tokens of prompts and outputs (paper, figure 11)."""
 
-_SIGMAS = (1.1, 0.9)
-"""Of the log-normal lengths."""
+SIGMAS = (1.1, 0.9)
+"""Of the log-normal lengths of prompts and outputs."""
 _LONGEST = 2048
 _SHORTEST = 4
 _FIRST_ID, _END_ID = 100, 49_000
@@ -56,7 +56,7 @@ def draw_workload(kind: str, num_requests: int, scale: float, seed: int) -> list
 
     work: list[Work] = []
     while len(work) < num_requests:
-        num_in, num_out = (length(mean, sigma) for mean, sigma in zip(MEANS[kind], _SIGMAS, strict=True))
+        num_in, num_out = (length(mean, sigma) for mean, sigma in zip(MEANS[kind], SIGMAS, strict=True))
         if min(num_in, num_out) >= _SHORTEST and num_in + num_out <= _LONGEST:
             work.append(Work([generator.randrange(_FIRST_ID, _END_ID) for _ in range(num_in)], num_out))
     return work

@@ -1,0 +1,198 @@
+"""What a machine does in a second: the devices that are known, and fits that `octavo calibrate` has written."""
+
+from pathlib import Path
+
+import msgspec
+
+from octavo.errors import ConfigError
+
+GB, GIB, TERA = 1e9, 2**30, 1e12
+
+READING_SHARE = 0.8
+"""Of a GPU's memory bandwidth, what products with few rows and attention reach."""
+PRODUCT_SHARE = 0.6
+"""Of a GPU's dense operations a second, what large products reach."""
+ATTENTION_SHARE = 0.35
+"""The same, for the attention of prefill."""
+LINK_SHARE = 0.7
+"""Of a link's bandwidth, what sums over ranks reach."""
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU, or one machine that computes on its processor: rates that steps reach, not those of a data sheet."""
+
+    name: str
+    source: str
+    """Where the figures are from."""
+    memory_bytes: int
+    """That weights and KV cache share."""
+    host_memory_bytes: int
+    """That a swap space can take."""
+    is_gpu: bool
+    """Steps are planned while the one before runs, and the memory is shared out as on a GPU."""
+    weight_bytes_s: float
+    """At which products read weights, and logits."""
+    product_ops_s: dict[str, float]
+    """Operations a second of large products, by the weights' precision: `bfloat16`, `float16`, `float32`, `int8`,
+    `int4`, `fp8`."""
+    overlap: float
+    """How far products read and multiply at once: the exponent p of (reading^p + multiplying^p)^(1/p). 1 is one after
+    the other, and a large one the longer of both."""
+    context_bytes_s: float
+    """At which attention reads keys and values."""
+    attention_ops_s: float
+    activations_s: float
+    """Numbers a second, of one layer, that go through all that is no product and no attention."""
+    layer_s: float
+    """Seconds for each layer, however little it does: launches, and threads that wait for each other."""
+    step_s: float
+    """The same, for each step."""
+    logits_s: float
+    """Logits a second that are sampled from."""
+    copy_bytes_s: float
+    """Of blocks within the memory."""
+    move_bytes_s: float
+    """Of blocks to the host's memory, and back."""
+    link_bytes_s: float = 0.0
+    """To the other ranks; 0 where there are none."""
+    link_s: float = 0.0
+    """Seconds for each sum over ranks, however small."""
+    host_step_s: float
+    """Seconds in which the host plans a step and hands out its tokens."""
+    host_row_s: float
+    """The same, for each row."""
+    error: float | None = None
+    """Of a fit: the median error of steps that it was not made from."""
+
+
+def _gpu(
+    name: str,
+    source: str,
+    *,
+    memory_gb: float,
+    memory_gb_s: float,
+    tera_ops: float,
+    tera_ops_8_bits: float,
+    link_gb_s: float,
+    host_gb_s: float,
+) -> Device:
+    """A GPU by its data sheet.
+
+    Args:
+        memory_gb: GiB.
+        tera_ops: 10^12 dense operations a second, of 16 bits.
+        link_gb_s, host_gb_s: of one direction.
+    """
+    ops = PRODUCT_SHARE * tera_ops * TERA
+    narrow = PRODUCT_SHARE * tera_ops_8_bits * TERA
+    reading = READING_SHARE * memory_gb_s * GB
+    return Device(
+        name=name,
+        source=source,
+        memory_bytes=int(memory_gb * GIB),
+        host_memory_bytes=128 * GIB,
+        is_gpu=True,
+        weight_bytes_s=reading,
+        product_ops_s={"bfloat16": ops, "float16": ops, "float32": ops / 8, "int8": narrow, "fp8": narrow, "int4": ops},
+        overlap=4.0,
+        context_bytes_s=reading,
+        attention_ops_s=ATTENTION_SHARE * tera_ops * TERA,
+        activations_s=reading / ACTIVATION_BYTES,
+        layer_s=LAYER_S,
+        step_s=STEP_S,
+        logits_s=reading / LOGIT_BYTES,
+        copy_bytes_s=reading / 2,
+        move_bytes_s=READING_SHARE * host_gb_s * GB,
+        link_bytes_s=LINK_SHARE * link_gb_s * GB,
+        link_s=REDUCTION_S,
+        host_step_s=HOST_STEP_S,
+        host_row_s=HOST_ROW_S,
+    )
+
+
+ACTIVATION_BYTES = 40.0
+"""That a number of a layer's width is read and written, in norms, activations and the sums of residuals, of 16 bits:
+some twenty times."""
+LOGIT_BYTES = 16.0
+"""The same of a logit, in float32: four times."""
+LAYER_S, STEP_S = 15e-6, 200e-6
+"""Of replayed CUDA graphs."""
+REDUCTION_S = 10e-6
+HOST_STEP_S, HOST_ROW_S = 300e-6, 4e-6
+"""Of Octavo's own engine (docs/performance.md, "Planning a step"), on a server's processor, with its messages."""
+
+_A100 = "NVIDIA A100 data sheet, 2021; PCIe 4.0 x16"
+_H100 = "NVIDIA H100 data sheet (SXM), 2023; PCIe 5.0 x16"
+DEVICES: dict[str, Device] = {
+    device.name: device
+    for device in (
+        _gpu(
+            "a100-40gb",
+            _A100,
+            memory_gb=40,
+            memory_gb_s=1555,
+            tera_ops=312,
+            tera_ops_8_bits=624,
+            link_gb_s=300,
+            host_gb_s=25,
+        ),
+        _gpu(
+            "a100-80gb",
+            _A100,
+            memory_gb=80,
+            memory_gb_s=2039,
+            tera_ops=312,
+            tera_ops_8_bits=624,
+            link_gb_s=300,
+            host_gb_s=25,
+        ),
+        _gpu(
+            "h100",
+            _H100,
+            memory_gb=80,
+            memory_gb_s=3350,
+            tera_ops=989,
+            tera_ops_8_bits=1979,
+            link_gb_s=450,
+            host_gb_s=50,
+        ),
+        _gpu(
+            "h200",
+            "NVIDIA H200 data sheet (SXM), 2024; PCIe 5.0 x16",
+            memory_gb=141e9 / GIB,
+            memory_gb_s=4800,
+            tera_ops=989,
+            tera_ops_8_bits=1979,
+            link_gb_s=450,
+            host_gb_s=50,
+        ),
+        _gpu(
+            "l4",
+            "NVIDIA L4 data sheet, 2023; PCIe 4.0 x16, which is also the way to other GPUs",
+            memory_gb=24,
+            memory_gb_s=300,
+            tera_ops=121,
+            tera_ops_8_bits=242,
+            link_gb_s=25,
+            host_gb_s=25,
+        ),
+    )
+}
+
+
+def find_device(name: str) -> Device:
+    """A device by its name, or the fit in a file.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if name in DEVICES:
+        return DEVICES[name]
+    path = Path(name)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Device)
+    except OSError:
+        known = ", ".join(DEVICES)
+        raise ConfigError(f"--device {name}: neither a file of `octavo calibrate` nor one of {known}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--device {name} is not a file of `octavo calibrate`: {error}") from error

@@ -1,0 +1,126 @@
+"""Requests as they come: when, and how long their prompts and outputs are. Drawn, or read from a trace."""
+
+import csv
+import math
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from octavo.errors import ConfigError
+
+COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """One request."""
+
+    arrival_s: float
+    """Since the first one could come."""
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Tokens of prompts or outputs: log-normal, as lengths of texts are, with this mean and standard deviation; all
+    alike where that is 0."""
+
+    mean: float
+    deviation: float = 0.0
+
+    def draw(self, generator: random.Random) -> int:
+        """At least 1."""
+        if not self.deviation:
+            return max(1, round(self.mean))
+        spread = math.log1p((self.deviation / self.mean) ** 2)
+        return max(1, round(generator.lognormvariate(math.log(self.mean) - spread / 2, math.sqrt(spread))))
+
+
+def drawn(prompts: Lengths, outputs: Lengths, longest: int, seed: int) -> Iterator[tuple[int, int]]:
+    """Prompt and output tokens without end. Pairs of more than `longest` tokens together are drawn again."""
+    generator = random.Random(seed)
+    if prompts.mean + outputs.mean > longest:
+        raise ConfigError(
+            f"prompts of {prompts.mean:g} and outputs of {outputs.mean:g} tokens on average are over the model length "
+            f"of {longest}: lower --prompt-tokens or --output-tokens, or raise --max-model-len"
+        )
+    while True:
+        pair = prompts.draw(generator), outputs.draw(generator)
+        if sum(pair) <= longest:
+            yield pair
+
+
+def at_rate(pairs: Iterable[tuple[int, int]], rate: float, seed: int) -> Iterator[Arrival]:
+    """The pairs as a Poisson process has them come (paper, section 6.1).
+
+    Args:
+        rate: requests a second; with infinity all come at once.
+    """
+    generator = random.Random(seed)
+    now_s = 0.0
+    for num_prompt, num_output in pairs:
+        if math.isfinite(rate):
+            now_s += generator.expovariate(rate)
+        yield Arrival(now_s, num_prompt, num_output)
+
+
+def read_trace(path: str, count: int | None, scale: float = 1.0, longest: int | None = None) -> list[Arrival]:
+    """The first requests of a CSV file with the columns of `COLUMNS`, in the order of their arrivals.
+
+    Args:
+        scale: multiplies the lengths, which stay at least 1.
+        longest: requests of more tokens than that, prompt and output, are left out.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else, or no request that fits.
+    """
+    try:
+        with Path(path).open(newline="") as file:
+            arrivals = list(islice(_fitting(_rows(file, path), scale, longest), count))
+    except OSError as error:
+        raise ConfigError(f"--trace {path} cannot be read: {error}") from error
+    if not arrivals:
+        raise ConfigError(f"--trace {path} has no request" + (f" of at most {longest} tokens" if longest else ""))
+    first_s = arrivals[0].arrival_s
+    return [msgspec.structs.replace(each, arrival_s=each.arrival_s - first_s) for each in arrivals]
+
+
+def faster(arrivals: Iterable[Arrival], times: float) -> Iterator[Arrival]:
+    """The same requests at as many times their rate."""
+    for each in arrivals:
+        yield msgspec.structs.replace(each, arrival_s=each.arrival_s / times)
+
+
+def share(arrivals: Iterable[Arrival], replica: int, num_replicas: int) -> Iterator[Arrival]:
+    """Those of one of several replicas, which get them in turn."""
+    return islice(arrivals, replica, None, num_replicas)
+
+
+def _rows(file: Iterable[str], path: str) -> Iterator[Arrival]:
+    reader = csv.DictReader(file)
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ConfigError(f"--trace {path} has no column {', '.join(missing)}: it needs {', '.join(COLUMNS)}")
+    last_s = 0.0
+    for line, row in enumerate(reader, 2):
+        try:
+            arrival = Arrival(float(row["arrival_s"]), int(row["prompt_tokens"]), int(row["output_tokens"]))
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"--trace {path}, line {line}: it needs a number in each of {', '.join(COLUMNS)}"
+            ) from None
+        if not math.isfinite(arrival.arrival_s) or arrival.arrival_s < last_s:
+            raise ConfigError(f"--trace {path}, line {line}: arrivals must not go back in time")
+        if min(arrival.prompt_tokens, arrival.output_tokens) < 1:
+            raise ConfigError(f"--trace {path}, line {line}: prompt and output need a token at least")
+        last_s = arrival.arrival_s
+        yield arrival
+
+
+def _fitting(arrivals: Iterator[Arrival], scale: float, longest: int | None) -> Iterator[Arrival]:
+    for each in arrivals:
+        lengths = [max(1, round(scale * each.prompt_tokens)), max(1, round(scale * each.output_tokens))]
+        if longest is None or sum(lengths) <= longest:
+            yield Arrival(each.arrival_s, *lengths)

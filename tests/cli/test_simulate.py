@@ -1,0 +1,105 @@
+"""`octavo simulate` and `octavo calibrate`: what they print and write, and what they refuse before they begin."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cli.commands import octavo
+from tiny_checkpoints import make_llama
+
+simulate, calibrate = partial(octavo, "simulate"), partial(octavo, "calibrate")
+OPT = ("--shape", "opt-13b", "--device", "a100-40gb")
+
+
+def column(stdout: str, name: str) -> str:
+    """What a table says behind a name."""
+    [line] = [line for line in stdout.splitlines() if line.strip().startswith(name)]
+    return line.strip().removeprefix(name).strip()
+
+
+def test_a_model_on_a_gpu_is_told_of_without_either(tmp_path: Path) -> None:
+    out, plot = tmp_path / "figures.json", tmp_path / "figures.png"
+    done = simulate(*OPT, "--requests", "30", "--rate", "4", "--json", str(out), "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    assert "24,516 MiB of weights in float16, 14,352 token slots" in done.stdout
+    figures = json.loads(out.read_text())["simulated"]
+    assert (figures["requests"], figures["refused"]) == (30, 0)
+    assert column(done.stdout, "requests/s") == f"{figures['request_rate']:.3f}"
+    assert figures["first_token_s"]["p50"] < figures["latency_s"]["p50"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_replicas_share_the_requests() -> None:
+    """Twice the load on two machines has the latencies of one; and all come at once where the rate is inf."""
+    flags = ("--requests", "40", "--prompt-tokens", "100", "--output-tokens", "20,10")
+    two = simulate(*OPT, *flags, "--rate", "inf", "--replicas", "2")
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.startswith("2 x a100-40gb")
+    assert column(two.stdout, "requests answered (refused)") == "40 (0)"
+    assert column(two.stdout, "requests running, waiting").startswith("1")
+
+
+def test_a_trace_is_replayed_at_its_own_rate_or_another(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(
+        "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{each},200,4\n" for each in range(0, 100, 10))
+    )
+    own = simulate(*OPT, "--trace", str(trace))
+    faster = simulate(*OPT, "--trace", str(trace), "--rate", "1", "--requests", "5", "--length-scale", "0.5")
+    assert float(column(own.stdout, "seconds")) == pytest.approx(90, abs=1)
+    assert float(column(faster.stdout, "seconds")) == pytest.approx(4, abs=1)
+
+
+def test_a_calibrated_machine_is_simulated_and_measured(tmp_path: Path) -> None:
+    model = make_llama(tmp_path / "model", vocab_size=49_152, max_position_embeddings=512)
+    flags = ("--model", str(model), "--kv-cache-memory", "2MiB", "--max-model-len", "256")
+    fit = tmp_path / "here.json"
+    done = calibrate(str(fit), "--seconds", "1", "--name", "this one", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "the median error of those held out is" in done.stdout
+    assert json.loads(fit.read_text())["name"] == "this one"
+    work = ("--requests", "12", "--rate", "20", "--prompt-tokens", "30,20", "--output-tokens", "8", "--for-real")
+    both = simulate("--device", str(fit), *work, *flags)
+    assert both.returncode == 0, both.stderr
+    assert column(both.stdout, "requests answered (refused)").split() == ["12", "(0)", "12", "(0)"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--device", "a1000"), "a100-40gb, a100-80gb, h100, h200, l4"),
+        (("--trace", "nowhere.csv"), "--trace nowhere.csv"),
+        (("--rate", "0"), "--rate"),
+        (("--rate", "nan"), "--rate"),
+        (("--requests", "0"), "--requests"),
+        (("--replicas", "2", "--for-real"), "--replicas"),
+        (("--prompt-tokens", "x"), "--prompt-tokens x: it is a mean"),
+        (("--output-tokens", "5,-1"), "--output-tokens 5,-1: it is a mean"),
+        (("--output-tokens", "5000"), "--max-model-len"),
+        (("--length-scale", "2"), "--length-scale is for --trace"),
+        (("--kv-cache-memory", "1KiB"), "--kv-cache-memory"),
+        (("--shape", "opt-66b"), "the weights"),
+        (("--plot", "/nowhere/x.png"), "/nowhere/x.png"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_in_a_line(flags: tuple[str, ...], told: str) -> None:
+    done = simulate(*OPT, *flags)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("/nowhere/x.json",), "/nowhere/x.json"),
+        (("x.json", "--seconds", "0"), "--seconds"),
+        (("x.json", "--tensor-parallel-size", "2"), "--tensor-parallel-size"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_in_a_line(flags: tuple[str, ...], told: str) -> None:
+    done = calibrate(*flags)
+    assert done.returncode == 2
+    assert told in done.stderr
