@@ -16,7 +16,7 @@ CudaGraphs = Literal["auto", "off"]
 KernelName = Literal["auto", "cpu", "triton", "reference"]
 ContentFormat = Literal["auto", "string", "openai"]
 PrefixCacheScope = Literal["tenant", "global", "off"]
-SchedulingPolicy = Literal["fcfs", "shortest-first", "priority"]
+SchedulingPolicy = Literal["fcfs", "shortest-first", "priority", "static"]
 Speculation = Literal["auto", "off"]
 PreemptionMode = Literal["auto", "recompute", "swap"]
 PoolingChoice = Literal["auto", "mean", "last", "cls"]
@@ -222,7 +222,10 @@ class EngineConfig:
         "fcfs",
         "who goes first: the first to come; or the shortest prompt, which then waits for no longer ones but those that "
         "run, and nobody is overtaken by those that come later than --overtaking-time says; or the request with the "
-        "lowest priority, however late it comes",
+        "lowest priority, however late it comes; static is the paper's FasterTransformer baseline: the first that "
+        "wait, as many as fit by --max-num-seqs and memory, run as a batch, and nobody joins before all of it is over; "
+        "answers stream as they come, and what is over is not computed any more, which favours the baseline: the "
+        "original computes it to the batch's end",
         group="scheduling",
     )
     overtaking_time: float = knob(

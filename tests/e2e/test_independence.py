@@ -71,6 +71,15 @@ def test_block_size_and_chunks_do_not_change_the_tokens(tiny, knobs):
         assert texts(run(other)) == texts(run(plain))
 
 
+@pytest.mark.parametrize("allocation", ["paged", "contiguous-max"])
+def test_static_batches_give_the_same_tokens(tiny, allocation):
+    with open_tiny(tiny) as llm:
+        wanted = texts(run(llm))
+    knobs = {"max_num_seqs": 6, "max_num_batched_tokens": 40, "kv_allocation": allocation}
+    with open_tiny(tiny, num_blocks=64, scheduling_policy="static", **knobs) as llm:
+        assert texts(run(llm)) == wanted
+
+
 def test_the_same_seed_gives_the_same_tokens_alone_in_a_batch_of_64_and_preempted(tiny):
     params = SamplingParams(temperature=1.0, seed=1234, max_tokens=60, ignore_eos=True)
     prompt = [5, 6, 7, 8]

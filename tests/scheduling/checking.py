@@ -259,7 +259,7 @@ def check_engine(engine: Engine) -> None:
     assert all(len(r.sequences) <= r.num_places for r in running + waiting)
     for queue in (running, waiting):
         assert [r.rank for r in queue] == sorted(r.rank for r in queue), "somebody stands before one of a lower rank"
-    if scheduler.policy.name == "fcfs":
+    if scheduler.policy.name in ("fcfs", "static"):
         comes_whole = [
             r for r in running + waiting if limits.num_at_once(r.message.params) == r.message.params.num_sequences
         ]

@@ -99,7 +99,7 @@ def test_where_memory_runs_short_the_highest_priority_is_preempted():
     assert ended(harness) == ["high", "low"]
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "shortest-first"])
+@pytest.mark.parametrize("policy", ["fcfs", "shortest-first", "static"])
 def test_other_policies_refuse_a_priority_and_name_the_flag(policy):
     harness = Harness(scheduling_policy=policy)
     harness.add("none", 4, priority=0)
@@ -124,7 +124,7 @@ def test_first_come_first_served_ranks_all_alike_and_keeps_their_order():
     assert ended(harness) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "shortest-first", "priority"])
+@pytest.mark.parametrize("policy", ["fcfs", "shortest-first", "priority", "static"])
 def test_no_step_both_preempts_and_admits(policy):
     harness = Harness(num_blocks=24, max_num_batched_tokens=24, scheduling_policy=policy, overtaking_time=500.0)
     num_admitted = num_preempted = 0

@@ -33,7 +33,7 @@ ALLOCATIONS: list[KVAllocation] = ["paged", "contiguous-max", "contiguous-pow2",
 EOS = 3
 VOCAB_SIZE = 40
 SCOPES: list[PrefixCacheScope] = ["tenant", "global", "off"]
-POLICIES: list[SchedulingPolicy] = ["fcfs", "shortest-first", "priority"]
+POLICIES: list[SchedulingPolicy] = ["fcfs", "shortest-first", "priority", "static"]
 MODES: list[PreemptionMode] = ["auto", "recompute", "swap"]
 CAPABILITIES = Capabilities(adapters=("french", "legal"), grammars=frozenset({"json"}))
 
@@ -188,7 +188,13 @@ class Traffic:
             del self.got[request_id][dead]
 
     def step(self) -> None:
-        for update in self.engine.step():
+        queues = self.engine.scheduler.queues
+        num_begun = queues.num_begun
+        has_batch = any(request.first_scheduled_s is not None for request in [*queues.running, *queues.waiting])
+        updates = self.engine.step()
+        if self.shape.policy == "static" and has_batch:
+            assert queues.num_begun == num_begun, "somebody joined a batch"
+        for update in updates:
             request = self.requests[update.request_id]
             if update.prompt_logprobs is not None:
                 assert [s.token_id for s in update.prompt_logprobs] == request.prompt_token_ids[1:]

@@ -35,6 +35,8 @@ class Budget:
     """Blocks that running requests need to finish what they have begun to compute."""
     is_short: bool = False
     """Blocks have run short: nobody is admitted any more."""
+    forms_batch: bool = False
+    """A static batch begins with this step: all that fit are admitted, even where no tokens are left for them."""
 
 
 class Chooser:
@@ -50,25 +52,35 @@ class Chooser:
         writer: PlanWriter,
         *,
         may_draft: bool,
+        is_static: bool,
     ) -> None:
+        """With `is_static` requests run in batches that nobody joins."""
         self._limits = limits
         self._memory = memory
         self._queues = queues
         self._preemption = preemption
         self._writer = writer
         self._may_draft = may_draft
+        self._is_static = is_static
 
     def choose(self) -> list[Allotment]:
         """What each request does in the next step, in order of rank. A step preempts or admits, but never both: what is
         moved out of the pool and what comes back would meet in the swap space."""
         num_spare = self._limits.max_num_batched_tokens - self._queues.num_running_sequences
-        budget = Budget(num_spare, self._memory.num_free_blocks)
+        budget = Budget(num_spare, self._memory.num_free_blocks, forms_batch=self._forms_batch())
         allotments = self._choose_running(budget)
         if not budget.is_short:
             self._choose_waiting(budget, allotments)
         if self._may_draft:
             self._choose_drafts(budget, allotments)
         return allotments
+
+    def _forms_batch(self) -> bool:
+        """Whether a static batch begins with this step: all requests that have begun are over. Preempted ones are not,
+        and would wait before all others."""
+        waiting = self._queues.next
+        has_begun = waiting is not None and waiting.first_scheduled_s is not None
+        return self._is_static and not (has_begun or self._queues.num_running)
 
     def _choose_running(self, budget: Budget) -> list[Allotment]:
         """The running requests' allotments, and those of waiting ones that rank before some of them; where blocks run
@@ -120,9 +132,11 @@ class Chooser:
         """
         while (request := self._queues.next) is not None and (before is None or request.rank < before.rank):
             num_sequences, num_running = request.num_places, self._queues.num_running_sequences
+            if self._is_static and not budget.forms_batch and request.first_scheduled_s is None:
+                return  # nobody joins a batch that has begun
             if num_running + num_sequences > self._limits.max_num_seqs:
                 return
-            if num_sequences > budget.chunk_tokens or request.waits_for_results:
+            if request.waits_for_results or (num_sequences > budget.chunk_tokens and not budget.forms_batch):
                 return
             if request.is_computed_whole and len(request.prompt_token_ids) > budget.chunk_tokens:
                 return
@@ -135,7 +149,7 @@ class Chooser:
             self._admit(request, found)
             budget.free_blocks -= found.num_blocks_taken
             allotment = allot(request, budget.chunk_tokens, self._memory)
-            budget.chunk_tokens -= num_sequences
+            budget.chunk_tokens = max(0, budget.chunk_tokens - num_sequences)
             self._charge(budget, allotment, num_blocks_needed(allotment, self._memory))
             allotments.append(allotment)
 

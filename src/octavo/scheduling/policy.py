@@ -1,4 +1,4 @@
-"""In which order requests are served (`--scheduling-policy`)."""
+"""In which order requests are served, and whether in batches (`--scheduling-policy`)."""
 
 from dataclasses import dataclass
 
@@ -19,6 +19,11 @@ class Policy:
     none that comes after. That is also the bound on starvation: a request waits for those before it and for the
     shorter ones of its time window, however many come later. `priority` ranks by the number that a request brings, 0
     where it brings none. That has no such bound: a request waits while lower numbers keep coming.
+
+    `static` is the paper's FasterTransformer baseline (section 6.1): ranks as under `fcfs`, and static batches. A batch
+    is what waits while nobody runs, as many as fit by number and by memory; nobody joins it before all of it is over.
+    Its answers stream as they come, and nobody takes the places that they free. What is over is not computed any more.
+    That favours the baseline: the original computes all sequences to the end of the longest.
     """
 
     name: SchedulingPolicy = "fcfs"
@@ -26,9 +31,14 @@ class Policy:
     longest: int = 1
     """The model's length in tokens."""
 
+    @property
+    def is_static(self) -> bool:
+        """Whether requests run in batches that nobody joins."""
+        return self.name == "static"
+
     def rank(self, arrival_s: float, num_prompt_tokens: int, priority: int = 0) -> float:
         """A request's rank; under `shortest-first` in seconds of `time.monotonic()`."""
-        if self.name == "fcfs":
+        if self.name in ("fcfs", "static"):
             return 0.0
         if self.name == "priority":
             return float(priority)

@@ -74,7 +74,13 @@ class Scheduler:
         self._writer = PlanWriter(memory)
         self._preemption = Preemption(preemption_mode, memory.block_bytes)
         self._chooser = Chooser(
-            limits, memory, self.queues, self._preemption, self._writer, may_draft=max_drafts > 0 or foretells
+            limits,
+            memory,
+            self.queues,
+            self._preemption,
+            self._writer,
+            may_draft=max_drafts > 0 or foretells,
+            is_static=self.policy.is_static,
         )
         self._prefix_cache_scope: PrefixCacheScope = prefix_cache_scope
         self._eos_token_ids = eos_token_ids
