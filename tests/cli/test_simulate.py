@@ -66,9 +66,25 @@ def test_a_calibrated_machine_is_simulated_and_measured(tmp_path: Path) -> None:
     assert column(both.stdout, "requests answered (refused)").split() == ["12", "(0)", "12", "(0)"]
 
 
+def test_a_sweep_tells_the_highest_rate(tmp_path: Path) -> None:
+    out, plot = tmp_path / "sweep.json", tmp_path / "sweep.png"
+    work = ("--requests", "60", "--prompt-tokens", "500", "--output-tokens", "30")
+    done = simulate(*OPT, "--sweep", "--max-first-token", "1", *work, "--json", str(out), "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    tried = json.loads(out.read_text())
+    highest = max(each["rate"] for each in tried if each["is_sustained"])
+    assert done.stdout.splitlines()[-1] == f"sustained: {highest:.4g} requests/s"
+    assert all(each["figures"]["first_token_s"]["p90"] <= 1 for each in tried if each["is_sustained"])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (("--sweep",), "--max-first-token"),
+        (("--max-first-token", "1"), "--sweep"),
+        (("--sweep", "--max-token", "0"), "--max-token"),
+        (("--sweep", "--max-token", "1", "--for-real"), "--sweep"),
         (("--device", "a1000"), "a100-40gb, a100-80gb, h100, h200, l4"),
         (("--trace", "nowhere.csv"), "--trace nowhere.csv"),
         (("--rate", "0"), "--rate"),

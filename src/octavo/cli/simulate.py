@@ -12,9 +12,12 @@ from octavo.errors import ConfigError
 from octavo.evaluation.workloads import MEANS, SIGMAS
 
 if TYPE_CHECKING:
-    from octavo.evaluation.simulator.tally import ReplayFigures
+    from octavo.evaluation.simulator.sweep import Targets
+    from octavo.evaluation.simulator.tally import ReplayFigures, Tally
     from octavo.evaluation.simulator.traffic import Arrival, Lengths
     from octavo.execution.simulated import SimulatedExecutor
+
+    Traffic = Callable[[float | None], Sequence[Arrival]]
 
 KNOBS = (
     "model",
@@ -96,6 +99,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     traffic.add_argument(
         "--length-scale", type=float, default=1.0, metavar="X", help="multiplies a trace's lengths (default: 1)"
     )
+    sweep = parser.add_argument_group("highest rate")
+    sweep.add_argument(
+        "--sweep",
+        action="store_true",
+        help="find the highest rate at which latencies keep these targets, from --rate on",
+    )
+    for name, what in (
+        ("--max-normalized-latency", "a request's latency over its output tokens, on average"),
+        ("--max-first-token", "until the first token, for nine requests in ten"),
+        ("--max-token", "between two tokens of an answer, for nine requests in ten"),
+    ):
+        sweep.add_argument(name, type=float, metavar="S", help=f"seconds of {what}")
     finish_engine_parser(parser, run, *KNOBS)
 
 
@@ -105,40 +120,115 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
     Raises:
         OctavoError: a flag is wrong, or the model does not fit on the machine.
     """
-    from octavo.engine.engine import Engine
     from octavo.evaluation.simulator.devices import find_device
     from octavo.evaluation.simulator.machine import simulated_executor
-    from octavo.evaluation.simulator.plots import plot
-    from octavo.evaluation.simulator.replay import RealClock, Replay, SimulatedClock
-    from octavo.evaluation.simulator.tally import Tally
-    from octavo.evaluation.simulator.traffic import share
 
+    targets = _targets(arguments)
     if arguments.for_real and arguments.replicas > 1:
         raise ConfigError("--for-real serves on this machine alone: leave --replicas at 1")
     executor = simulated_executor(config, find_device(arguments.machine))
-    arrivals = _arrivals(arguments, config, executor.capacity.max_model_len)
+    traffic = _traffic(arguments, config, executor.capacity.max_model_len)
     _print_machine(arguments, executor)
-    whole = Tally()
+    if targets is None:
+        return _run_once(arguments, config, executor, traffic(arguments.rate))
+    return _run_sweep(arguments, config, executor, traffic, targets)
+
+
+def _run_once(
+    arguments: argparse.Namespace, config: EngineConfig, executor: "SimulatedExecutor", arrivals: "Sequence[Arrival]"
+) -> Outcome:
+    """One rate, and for real where asked for."""
+    from octavo.engine.engine import Engine
+    from octavo.evaluation.simulator.plots import plot
+    from octavo.evaluation.simulator.replay import RealClock, Replay
+
     with progress_bar(len(arrivals), "request", "Simulating") as bar:
-        for replica in range(arguments.replicas):
-            if replica:
-                executor = simulated_executor(config, find_device(arguments.machine))
-            engine = Engine.configured(executor, config)
-            whole.merge(
-                Replay(engine, SimulatedClock(executor), bar.update).run(share(arrivals, replica, arguments.replicas))
-            )
+        whole = _simulated(arguments, config, executor, arrivals, done=bar.update)
     figures = {"simulated": whole.figures()}
     if arguments.for_real:
         with opened_executor(config) as real, progress_bar(len(arrivals), "request", "Serving") as bar:
-            figures["measured"] = (
-                Replay(Engine.configured(real, config), RealClock(), bar.update).run(arrivals).figures()
-            )
+            measured = Replay(Engine.configured(real, config), RealClock(), bar.update).run(arrivals)
+        figures["measured"] = measured.figures()
     _print(figures)
     return Outcome(figures, lambda _, path: plot(whole, path))
 
 
-def _arrivals(arguments: argparse.Namespace, config: EngineConfig, longest: int) -> "Sequence[Arrival]":
-    """The requests that the flags ask for."""
+def _run_sweep(
+    arguments: argparse.Namespace,
+    config: EngineConfig,
+    executor: "SimulatedExecutor",
+    traffic: "Traffic",
+    targets: "Targets",
+) -> Outcome:
+    """The rates that are tried, and the highest that is sustained."""
+    from octavo.evaluation.simulator.plots import plot_sweep
+    from octavo.evaluation.simulator.sweep import best, sustained_rates
+
+    def serve(rate: float, gives_up: "Callable[[Tally], bool]") -> "Tally":
+        return _simulated(arguments, config, executor, traffic(rate), gives_up)
+
+    tried = []
+    print(
+        f"{'requests/s':>12} {'normalized':>11} {'first token':>12} {'a token':>9} {'running':>9}   (s, s p90, s p90)"
+    )
+    for each in sustained_rates(serve, targets, arguments.requests, arguments.rate or arguments.replicas):
+        tried.append(each)
+        own = each.figures
+        print(
+            f"{each.rate:12.4g} {own.normalized_latency_s.mean:11.4g} {own.first_token_s.p90:12.4g} "
+            f"{own.token_s.p90:9.4g} {own.mean_running:9.1f}   {'sustained' if each.is_sustained else 'too much'}",
+            flush=True,
+        )
+    found = best(tried)
+    print("no rate is sustained" if found is None else f"sustained: {found.rate:.4g} requests/s")
+    return Outcome(tried, plot_sweep)
+
+
+def _simulated(
+    arguments: argparse.Namespace,
+    config: EngineConfig,
+    executor: "SimulatedExecutor",
+    arrivals: "Sequence[Arrival]",
+    gives_up: "Callable[[Tally], bool]" = lambda _: False,
+    done: Callable[[], object] = lambda: None,
+) -> "Tally":
+    """All replicas' tally. They give up together: the first one's share tells for all."""
+    from octavo.engine.engine import Engine
+    from octavo.evaluation.simulator.machine import another
+    from octavo.evaluation.simulator.replay import Replay, SimulatedClock
+    from octavo.evaluation.simulator.tally import Tally
+    from octavo.evaluation.simulator.traffic import share
+
+    whole = Tally()
+    for replica in range(arguments.replicas):
+        own = another(executor)
+        replay = Replay(Engine.configured(own, config), SimulatedClock(own), done)
+        whole.merge(replay.run(share(arrivals, replica, arguments.replicas), gives_up))
+    return whole
+
+
+def _targets(arguments: argparse.Namespace) -> "Targets | None":
+    """What a sweep is to keep; None where there is none."""
+    from octavo.evaluation.simulator.sweep import Targets
+
+    given = {name: getattr(arguments, f"max_{name}") for name in Targets.__struct_fields__}
+    for name, seconds in given.items():
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ConfigError(f"--max-{name.replace('_', '-')} must be over 0, got {seconds:g}")
+    if not any(given.values()):
+        if arguments.sweep:
+            raise ConfigError(
+                "--sweep needs to know what rates are good for: --max-normalized-latency, --max-first-token or "
+                "--max-token"
+            )
+        return None
+    if not arguments.sweep or arguments.for_real:
+        raise ConfigError("latency targets are for --sweep, and that only simulates")
+    return Targets(**given)
+
+
+def _traffic(arguments: argparse.Namespace, config: EngineConfig, longest: int) -> "Traffic":
+    """The requests that the flags ask for, at whatever rate."""
     from itertools import islice
 
     from octavo.evaluation.simulator.traffic import Lengths, at_rate, drawn, faster, read_trace
@@ -153,21 +243,23 @@ def _arrivals(arguments: argparse.Namespace, config: EngineConfig, longest: int)
         if lengths:
             raise ConfigError(f"--trace has its own lengths: leave out --{lengths[0].replace('_', '-')}")
         found = read_trace(arguments.trace, arguments.requests, arguments.length_scale, longest)
-        if rate is None or len(found) < 2:
-            return found
-        last_s = found[-1].arrival_s
-        return list(faster(found, math.inf if not last_s else rate * last_s / (len(found) - 1)))
+        span_s = found[-1].arrival_s
+
+        def replayed(rate: float | None) -> "list[Arrival]":
+            if rate is None or not span_s:
+                return found
+            return list(faster(found, rate * span_s / (len(found) - 1)))
+
+        return replayed
     if arguments.length_scale != 1:
         raise ConfigError("--length-scale is for --trace: use --prompt-tokens and --output-tokens")
-    own = [
-        Lengths(mean, mean * math.sqrt(math.expm1(sigma**2)))
-        for mean, sigma in zip(MEANS[arguments.dataset], SIGMAS, strict=True)
-    ]
+    means = zip(MEANS[arguments.dataset], SIGMAS, strict=True)
+    own = [Lengths(mean, mean * math.sqrt(math.expm1(sigma**2))) for mean, sigma in means]
     prompts = _lengths("--prompt-tokens", arguments.prompt_tokens, own[0])
     outputs = _lengths("--output-tokens", arguments.output_tokens, own[1])
     seed = config.seed or 0
-    pairs = islice(drawn(prompts, outputs, longest, seed), arguments.requests)
-    return list(at_rate(pairs, 1.0 if rate is None else rate, seed))
+    pairs = list(islice(drawn(prompts, outputs, longest, seed), arguments.requests))
+    return lambda rate: list(at_rate(pairs, 1.0 if rate is None else rate, seed))
 
 
 def _lengths(name: str, given: str | None, own: "Lengths") -> "Lengths":

@@ -86,6 +86,11 @@ def simulated_executor(config: EngineConfig, device: Device) -> SimulatedExecuto
     return SimulatedExecutor(capacity, StepModel(work, device, precision_of(build)), depth, loaded)
 
 
+def another(executor: SimulatedExecutor) -> SimulatedExecutor:
+    """A new executor like one that has been used."""
+    return SimulatedExecutor(executor.capacity, executor.cost, executor.depth, executor.loaded)
+
+
 def _budget(
     config: EngineConfig, model: ModelConfig, build: ModelBuild, device: Device, max_model_len: int
 ) -> CacheBudget:

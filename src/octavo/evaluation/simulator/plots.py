@@ -1,5 +1,6 @@
 """A replay, drawn."""
 
+from octavo.evaluation.simulator.sweep import Tried
 from octavo.evaluation.simulator.tally import Tally
 
 
@@ -22,4 +23,27 @@ def plot(tally: Tally, path: str) -> None:
         axes.legend(loc="upper left", fontsize="small")
     requests.set_ylim(bottom=0)
     requests.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def plot_sweep(tried: list[Tried], path: str) -> None:
+    """Draw latencies against rates, as a PNG; what was not sustained is hollow."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    ordered = sorted(tried, key=lambda each: each.rate)
+    rates = [each.rate for each in ordered]
+    for label, seconds in (
+        ("normalized latency, mean", [each.figures.normalized_latency_s.mean for each in ordered]),
+        ("time to first token, p90", [each.figures.first_token_s.p90 for each in ordered]),
+        ("time per output token, p90", [each.figures.token_s.p90 for each in ordered]),
+    ):
+        [line] = axes.plot(rates, seconds, label=label)
+        for rate, second, each in zip(rates, seconds, ordered, strict=True):
+            face = line.get_color() if each.is_sustained else "white"
+            axes.plot([rate], [second], "o", color=line.get_color(), markerfacecolor=face)
+    axes.set(xlabel="requests/s", ylabel="seconds", yscale="log")
+    axes.legend()
+    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

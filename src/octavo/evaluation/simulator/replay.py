@@ -73,8 +73,11 @@ class Replay:
         self._seen: Holdings | None = None
         """What was there at the last look, and has been since then; None where there was none."""
 
-    def run(self, arrivals: Iterable[Arrival]) -> Tally:
+    def run(self, arrivals: Iterable[Arrival], gives_up: Callable[[Tally], bool] = lambda _: False) -> Tally:
         """Serve them all. Those that could never be served are counted as refused.
+
+        Args:
+            gives_up: asked now and then whether to leave it at what is known so far; the engine keeps its requests.
 
         Raises:
             EngineError: a request has failed.
@@ -99,6 +102,8 @@ class Replay:
                 self._take(update, now_s)
             if engine.num_steps % STEPS_A_LOOK == 0 or not engine.has_unfinished:
                 self._look(now_s)
+                if gives_up(self.tally):
+                    break
         totals, counts = engine.ledger().totals, self.tally.counts
         counts["steps"] += engine.num_steps - num_steps
         counts["preemptions"] += totals.num_preemptions - before.num_preemptions

@@ -1,0 +1,83 @@
+"""The highest rate of requests at which latencies stay within their targets."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from octavo.evaluation.simulator.tally import ReplayFigures, Tally
+
+RESOLUTION = 1.04
+"""Between the highest rate that is sustained and the lowest that is not."""
+STEP = 2.0
+"""Between rates while none is known that is sustained, or none that is not."""
+LOWEST, HIGHEST = 2.0**-10, 2.0**20
+HOPELESS = 2.0
+"""Times a target that a latency is over, of the requests so far, where a replay is given up."""
+JUDGED = 0.1
+"""Share of the requests from which on it is judged so."""
+
+
+class Targets(msgspec.Struct, frozen=True):
+    """Seconds that latencies may take; None is as long as they like."""
+
+    normalized_latency: float | None = None
+    """Mean over requests (paper, section 6.1)."""
+    first_token: float | None = None
+    """Of nine requests in ten."""
+    token: float | None = None
+    """The same, between the tokens of an answer."""
+
+    def excess(self, tally: Tally) -> float:
+        """How many times its target the latency is that is the furthest from it."""
+        told = (
+            (tally.normalized.mean, self.normalized_latency),
+            (tally.first_token.quantile(0.9), self.first_token),
+            (tally.token.quantile(0.9), self.token),
+        )
+        return max((seconds / target for seconds, target in told if target is not None), default=0.0)
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """A rate, and how the requests were served at it: those until it was given up, where targets were missed by far."""
+
+    rate: float
+    is_sustained: bool
+    figures: ReplayFigures
+
+
+Serve = Callable[[float, Callable[[Tally], bool]], Tally]
+"""Serves requests at a rate until it is told to give up."""
+
+
+def sustained_rates(serve: Serve, targets: Targets, num_requests: int, first: float = 1.0) -> Iterator[Tried]:
+    """Try rates until two are known that are within `RESOLUTION`, of which one is sustained and the other is not.
+
+    Args:
+        first: the rate to begin with.
+    """
+
+    def is_hopeless(tally: Tally) -> bool:
+        return tally.latency.count > JUDGED * num_requests and targets.excess(tally) > HOPELESS
+
+    low, high, rate = 0.0, math.inf, first
+    while LOWEST <= rate <= HIGHEST and high > low * RESOLUTION:
+        tally = serve(rate, is_hopeless)
+        figures = tally.figures()
+        is_sustained = targets.excess(tally) <= 1 and not figures.refused
+        yield Tried(rate, is_sustained, figures)
+        if is_sustained:
+            low = rate
+        else:
+            high = rate
+        if not low:
+            rate = high / STEP
+        elif math.isinf(high):
+            rate = low * STEP
+        else:
+            rate = math.sqrt(low * high)
+
+
+def best(tried: list[Tried]) -> Tried | None:
+    """The highest sustained rate; None where none is."""
+    return max((each for each in tried if each.is_sustained), key=lambda each: each.rate, default=None)
