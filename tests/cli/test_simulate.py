@@ -63,7 +63,8 @@ def test_a_calibrated_machine_is_simulated_and_measured(tmp_path: Path) -> None:
     work = ("--requests", "12", "--rate", "20", "--prompt-tokens", "30,20", "--output-tokens", "8", "--for-real")
     both = simulate("--device", str(fit), *work, *flags)
     assert both.returncode == 0, both.stderr
-    assert column(both.stdout, "requests answered (refused)").split() == ["12", "(0)", "12", "(0)"]
+    assert column(both.stdout, "requests answered (refused)").split() == ["12", "(0)"] * 3
+    assert "All steps together took" in both.stdout
 
 
 def test_a_sweep_tells_the_highest_rate(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_sweep_tells_the_highest_rate(tmp_path: Path) -> None:
         (("--output-tokens", "5000"), "--max-model-len"),
         (("--length-scale", "2"), "--length-scale is for --trace"),
         (("--kv-cache-memory", "1KiB"), "--kv-cache-memory"),
-        (("--shape", "opt-66b"), "the weights"),
+        (("--shape", "opt-66b"), "It fits on 4 x a100-40gb, 2 x a100-80gb, 2 x h100, 2 x h200, 8 x l4"),
         (("--plot", "/nowhere/x.png"), "/nowhere/x.png"),
     ],
 )

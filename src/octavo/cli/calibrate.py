@@ -67,8 +67,10 @@ def run(arguments: argparse.Namespace) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found.device)) + b"\n")
     device = found.device
     print(f"{len(found.steps)} steps; the median error of those held out is {device.error:.1%}")
-    print(f"weights are read at {device.weight_bytes_s / 1e9:.1f} GB/s, contexts at {device.context_bytes_s / 1e9:.1f}")
-    for precision, rate in device.product_ops_s.items():
-        print(f"products in {precision} at {rate / 1e9:,.0f} GOP/s, attention at {device.attention_ops_s / 1e9:,.0f}")
+    [(precision, curve)] = device.products.items()
+    least, most = curve[0], curve[-1]
+    print(f"10^9 weights in {precision} take {least[1] * 1e3:,.0f} ms for one token, {most[1]:,.1f} s for {most[0]:,}")
+    reading, attending = device.context_bytes_s / 1e9, device.attention_ops_s / 1e9
+    print(f"contexts are read at {reading:.1f} GB/s and attended at {attending:,.0f} GOP/s")
     print(f"the host takes {device.host_step_s * 1e3:.2f} ms a step and {device.host_row_s * 1e6:.1f} µs a row")
     print(f"{path} is for octavo simulate --device {path}")

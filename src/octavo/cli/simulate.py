@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_parser, opened_executor
@@ -141,15 +142,29 @@ def _run_once(
     from octavo.engine.engine import Engine
     from octavo.evaluation.simulator.plots import plot
     from octavo.evaluation.simulator.replay import RealClock, Replay
+    from octavo.evaluation.simulator.step_model import StepModel
+    from octavo.evaluation.simulator.timed import TimedExecutor
 
+    cost = executor.cost
+    assert isinstance(cost, StepModel)  # of `simulated_executor`
     with progress_bar(len(arrivals), "request", "Simulating") as bar:
         whole = _simulated(arguments, config, executor, arrivals, done=bar.update)
-    figures = {"simulated": whole.figures()}
+    figures, drift = {"simulated": whole.figures()}, 1.0
     if arguments.for_real:
         with opened_executor(config) as real, progress_bar(len(arrivals), "request", "Serving") as bar:
-            measured = Replay(Engine.configured(real, config), RealClock(), bar.update).run(arrivals)
-        figures["measured"] = measured.figures()
+            timed = TimedExecutor(real, cost.work)
+            engine = Engine.configured(timed, config)  # type: ignore[arg-type]
+            figures["measured"] = Replay(engine, RealClock(), bar.update).run(arrivals).figures()
+        drift = timed.seconds_over(cost)
+        executor.cost = partial(cost.slowed, drift)
+        figures["simulated, as fast"] = _simulated(arguments, config, executor, arrivals).figures()
     _print(figures)
+    if arguments.for_real:
+        print(
+            f"All steps together took {drift:.2f} times what the device's rates say: where that is not about 1, the "
+            "machine is\nnot as fast as when it was calibrated, or is another. The last column is simulated with steps "
+            "as much slower or faster."
+        )
     return Outcome(figures, lambda _, path: plot(whole, path))
 
 
@@ -167,11 +182,11 @@ def _run_sweep(
     def serve(rate: float, gives_up: "Callable[[Tally], bool]") -> "Tally":
         return _simulated(arguments, config, executor, traffic(rate), gives_up)
 
-    tried = []
+    tried, first = [], arguments.rate or float(arguments.replicas)
     print(
         f"{'requests/s':>12} {'normalized':>11} {'first token':>12} {'a token':>9} {'running':>9}   (s, s p90, s p90)"
     )
-    for each in sustained_rates(serve, targets, arguments.requests, arguments.rate or arguments.replicas):
+    for each in sustained_rates(serve, targets, lambda _: arguments.requests, first):
         tried.append(each)
         own = each.figures
         print(
@@ -315,9 +330,9 @@ def _print(figures: "dict[str, ReplayFigures]") -> None:
         ("prompt tokens found in cache", lambda each: f"{each.hit_tokens:,}"),
         ("steps", lambda each: f"{each.steps:,}"),
     ]
-    print(f"{'':32}" + "".join(f"{name:>34}" for name in figures))
+    print(f"{'':32}" + "".join(f"{name:>36}" for name in figures))
     for name, cell in rows:
-        print(f"{name:32}" + "".join(f"{cell(each):>34}" for each in figures.values()))
+        print(f"{name:32}" + "".join(f"{cell(each):>36}" for each in figures.values()))
     print(
         "Normalized latency is a request's latency over its output tokens (paper, section 6.1), time per output token\n"
         "the mean gap between its tokens after the first. Running, waiting and memory are means over the time in\n"

@@ -39,10 +39,8 @@ def shape_work(name: str, num_ranks: int = 1) -> ModelWork:
 )
 def test_a_layer_of_opt_has_twelve_weights_for_each_pair_of_its_width(name: str, layers: int, width: int) -> None:
     work = shape_work(name)
-    assert work.active_weights == layers * 12 * width**2
-    assert work.weight_bytes == 2 * work.active_weights
+    assert (work.layer_weights, work.expert_weights) == (layers * 12 * width**2, 0)
     assert work.head_weights == SHAPES[name]["vocab_size"] * width
-    assert work.head_bytes == 2 * work.head_weights
 
 
 def test_a_token_of_opt_13b_takes_800_kb() -> None:
@@ -54,7 +52,7 @@ def test_a_token_of_opt_13b_takes_800_kb() -> None:
 
 def test_ranks_have_a_part_each() -> None:
     whole, part = shape_work("opt-66b"), shape_work("opt-66b", num_ranks=4)
-    for name in ("active_weights", "weight_bytes", "head_weights", "query_width", "token_bytes"):
+    for name in ("layer_weights", "head_weights", "query_width", "token_bytes"):
         assert getattr(part, name) * 4 == getattr(whole, name)
     assert part.block_bytes == whole.block_bytes
 
@@ -87,9 +85,7 @@ def test_a_step_is_the_sum_of_its_rows(tmp_path: Path) -> None:
             read += num_layers * (start + new if window is None else min(start, window) + new)
     assert amounts.context_bytes == work.token_bytes * read
     assert amounts.attention_ops == pytest.approx(4 * work.query_width * pairs, rel=0.2)
-    assert (amounts.num_tokens, amounts.num_rows, amounts.num_logits) == (40, 3, 2 * work.vocab_size)
-    assert amounts.product_ops == 2 * work.active_weights * 40
-    assert amounts.weight_bytes == work.weight_bytes
+    assert (amounts.num_tokens, amounts.num_rows, amounts.num_sampled) == (40, 3, 2)
 
 
 def test_attention_without_windows_is_counted_exactly() -> None:
@@ -99,16 +95,14 @@ def test_attention_without_windows_is_counted_exactly() -> None:
     assert work.of(plan).attention_ops == 4 * work.query_width * work.num_layers * pairs
 
 
-def test_of_experts_those_are_read_that_some_token_takes(tmp_path: Path) -> None:
-    work = work_of(make_checkpoint(tmp_path, "MixtralForCausalLM"))
-    assert 0 < work.chosen_share < 1
-    dense = work.weight_bytes * (1 - work.expert_share)
-    one = work.of(decode([5])).weight_bytes
-    assert one == pytest.approx(dense + work.weight_bytes * work.expert_share * work.chosen_share)
-    assert one < work.of(decode([5] * 3)).weight_bytes < work.weight_bytes
-    assert work.of(decode([5] * 99)).weight_bytes == pytest.approx(work.weight_bytes)
-    # Two bytes a weight, and a token is multiplied with its own experts only.
-    assert 2 * work.active_weights == pytest.approx(one, rel=1e-3)
+def test_experts_are_counted_beside_what_every_token_takes(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "MixtralForCausalLM")
+    config, work = read_config(locate(str(folder))), work_of(folder)
+    one = 3 * config.hidden_size * config.intermediate_size
+    num_experts, num_chosen = config.extra["num_local_experts"], config.extra["num_experts_per_tok"]
+    assert work.expert_weights == config.num_hidden_layers * num_experts * one
+    assert work.chosen_share == num_chosen / num_experts
+    assert 0 < work.layer_weights < work.expert_weights
 
 
 def test_a_step_that_only_moves_blocks_computes_nothing() -> None:
@@ -116,7 +110,7 @@ def test_a_step_that_only_moves_blocks_computes_nothing() -> None:
     amounts = work.of(Plan(swap_out=[(0, 0), (1, 1)], swap_in=[(2, 2)], copies=[(3, 4)]))
     assert amounts.moved_bytes == 3 * work.block_bytes
     assert amounts.copied_bytes == work.block_bytes
-    computed = ("num_tokens", "product_ops", "weight_bytes", "logits_bytes", "attention_ops", "context_bytes")
+    computed = ("num_tokens", "num_sampled", "attention_ops", "context_bytes", "activations", "reduced_bytes")
     assert [getattr(amounts, name) for name in computed] == [0] * len(computed)
 
 

@@ -32,7 +32,7 @@ class Machine:
 @pytest.mark.parametrize("limit", [0.013, 0.9, 1.0, 3.3, 700.0])
 @pytest.mark.parametrize("first", [1.0, 50.0])
 def test_it_is_found_from_any_rate(limit: float, first: float) -> None:
-    tried = list(sustained_rates(Machine(limit), Targets(first_token=1.01), NUM_REQUESTS, first))
+    tried = list(sustained_rates(Machine(limit), Targets(first_token=1.01), lambda _: NUM_REQUESTS, first))
     found = best(tried)
     assert found is not None
     assert found.rate == max(each.rate for each in tried if each.is_sustained)
@@ -42,7 +42,7 @@ def test_it_is_found_from_any_rate(limit: float, first: float) -> None:
 
 def test_a_rate_that_misses_by_far_is_given_up_early() -> None:
     machine = Machine(1.0)
-    tried = list(sustained_rates(machine, Targets(normalized_latency=0.11), NUM_REQUESTS, first=16.0))
+    tried = list(sustained_rates(machine, Targets(normalized_latency=0.11), lambda _: NUM_REQUESTS, first=16.0))
     assert machine.num_served[0] < NUM_REQUESTS / 2
     assert [count for count, each in zip(machine.num_served, tried, strict=True) if each.is_sustained] == [
         NUM_REQUESTS for each in tried if each.is_sustained
@@ -59,12 +59,12 @@ def test_all_targets_count() -> None:
 
 
 def test_where_no_rate_keeps_them_none_is_found() -> None:
-    tried = list(sustained_rates(Machine(1.0), Targets(first_token=0.5), NUM_REQUESTS))
+    tried = list(sustained_rates(Machine(1.0), Targets(first_token=0.5), lambda _: NUM_REQUESTS))
     assert best(tried) is None
     assert len(tried) < 15
 
 
 def test_where_every_rate_keeps_them_it_ends() -> None:
-    found = best(list(sustained_rates(Machine(1e12), Targets(first_token=2.0), NUM_REQUESTS)))
+    found = best(list(sustained_rates(Machine(1e12), Targets(first_token=2.0), lambda _: NUM_REQUESTS)))
     assert found is not None
     assert found.rate > 1e5

@@ -5,7 +5,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -14,12 +15,12 @@ import numpy.typing as npt
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.evaluation.simulator.devices import Device
+from octavo.evaluation.simulator.devices import KNOTS, Device
 from octavo.evaluation.simulator.machine import precision_of
 from octavo.evaluation.simulator.model_work import ModelWork, StepAmounts, count_work
 from octavo.evaluation.simulator.replay import prompt_ids
 from octavo.evaluation.simulator.step_model import StepModel
-from octavo.execution.executor import PendingOutput
+from octavo.evaluation.simulator.timed import TimedExecutor
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import Plan
 from octavo.execution.sizing import cache_record
@@ -35,27 +36,16 @@ OUTPUT_TOKENS = (6, 24)
 """Of a round's requests."""
 SHORTEST_PROMPT = 4
 MOVED_BLOCKS = 64
-FITTED = (
-    "weight_bytes_s",
-    "product_ops_s",
-    "context_bytes_s",
-    "attention_ops_s",
-    "activations_s",
-    "layer_s",
-    "logits_s",
-    "overlap",
-)
 GUESSES = {
-    "weight_bytes_s": 2e10,
-    "product_ops_s": 2e11,
     "context_bytes_s": 1e10,
     "attention_ops_s": 5e10,
     "activations_s": 1e9,
     "layer_s": 2e-5,
     "logits_s": 1e9,
-    "overlap": 3.0,
 }
 """Of a machine with two cores: where the search begins, and stays where no step tells otherwise."""
+GUESSED_READ_S, GUESSED_TOKEN_S = 0.1, 0.01
+"""The same, of products with 10^9 weights: seconds to read them, and for each token."""
 PRIOR_WEIGHT = 1e-3
 """Of how far rates are from their guesses, beside how far steps are from their times."""
 MOST_TURNS = 100
@@ -76,25 +66,6 @@ class MeasuredStep:
     compute_s: float
     host_s: float
     """Of `Engine.step`, without the executor."""
-
-
-@dataclass(slots=True)
-class _Watched:
-    """An executor whose steps are timed."""
-
-    executor: LocalExecutor
-    work: ModelWork
-    timed: list[tuple[StepAmounts, float]] = field(default_factory=list)
-    """What each step did, and its seconds."""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.executor, name)
-
-    def submit(self, plan: Plan) -> PendingOutput:
-        start_s = time.perf_counter()
-        output = self.executor.submit(plan).result()
-        self.timed.append((self.work.of(plan), time.perf_counter() - start_s))
-        return PendingOutput.ready(output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +112,7 @@ def calibrate(
         move_bytes_s=work.block_bytes / move_s,
         host_step_s=host_step_s,
         host_row_s=host_row_s,
-        **_rates(GUESSES, precision),
+        **_rates(np.array(_guesses()), precision),
     )
     kept = [step for step in steps if step.round % HELD_OUT]
     model = fitted(StepModel(work, device, precision), kept)
@@ -159,14 +130,14 @@ def _measured(
     told: Callable[[float], object],
 ) -> list[MeasuredStep]:
     """Steps of rounds, one after another. The first round warms up."""
-    watched = _Watched(executor, work)
+    timed = TimedExecutor(executor, work)
     generator, steps = random.Random(seed), []
     start_s, number = time.perf_counter(), 0
     while (passed_s := time.perf_counter() - start_s) < seconds or number <= HELD_OUT:
         told(min(passed_s, seconds))
-        engine = Engine.configured(watched, config)  # type: ignore[arg-type]
+        engine = Engine.configured(timed, config)  # type: ignore[arg-type]
         requests = _round(generator, engine, number)
-        steps += [step for step in _run_round(engine, watched, requests, number) if number]
+        steps += [step for step in _run_round(engine, timed, requests, number) if number]
         number += 1
     told(seconds)
     return steps
@@ -191,18 +162,20 @@ def _round(generator: random.Random, engine: Engine, number: int) -> list[Engine
     return requests
 
 
-def _run_round(engine: Engine, watched: _Watched, requests: list[EngineRequest], number: int) -> Iterator[MeasuredStep]:
+def _run_round(
+    engine: Engine, timed: TimedExecutor, requests: list[EngineRequest], number: int
+) -> Iterator[MeasuredStep]:
     """Half of the requests are there from the start, and one comes with each step after that: so prompts are computed
     beside others' decode."""
     coming = requests[::-1]
     for _ in range(len(coming) // 2 + 1):
         engine.add(coming.pop())
     while engine.has_unfinished:
-        watched.timed.clear()
+        timed.steps.clear()
         start_s = time.perf_counter()
         engine.step()
         whole_s = time.perf_counter() - start_s
-        for amounts, seconds in watched.timed:
+        for amounts, seconds in timed.steps:
             yield MeasuredStep(number, amounts, seconds, whole_s - seconds)
         if coming:
             engine.add(coming.pop())
@@ -241,20 +214,26 @@ def _block_seconds(executor: LocalExecutor) -> tuple[float, float]:
     return copy_s, sum(moved) / 2 / swapped
 
 
-def _rates(rates: dict[str, float], precision: str) -> dict[str, Any]:
-    """The fields of a device that rates by their names are."""
-    fields: dict[str, Any] = {name: value for name, value in rates.items() if name != "product_ops_s"}
-    return {**fields, "product_ops_s": {precision: rates["product_ops_s"]}, "step_s": 0.0}
+def _guesses() -> list[float]:
+    """Logarithms of the rates by their names, then of the products' seconds at `KNOTS`."""
+    curve = [GUESSED_READ_S + GUESSED_TOKEN_S * tokens for tokens in KNOTS]
+    return [math.log(number) for number in (*GUESSES.values(), *curve)]
+
+
+def _rates(logs: Floats, precision: str) -> dict[str, Any]:
+    """The fields of a device that such logarithms are. No product takes less time than one of fewer tokens."""
+    numbers = np.exp(logs).tolist()
+    curve = zip(KNOTS, accumulate(numbers[len(GUESSES) :], max), strict=True)
+    return {**dict(zip(GUESSES, numbers, strict=False)), "products": {precision: list(curve)}, "step_s": 0.0}
 
 
 def fitted(model: StepModel, steps: list[MeasuredStep]) -> StepModel:
     """The model with the rates whose logarithms give the least squared errors of the logarithms of the steps' times
     (Levenberg, 1944; Marquardt, 1963). Steps that something else has held up weigh less (Huber, 1964)."""
-    guesses = np.log(np.array([GUESSES[name] for name in FITTED]))
+    guesses = np.array(_guesses())
 
     def with_rates(logs: Floats) -> StepModel:
-        rates = dict(zip(FITTED, np.exp(logs).tolist(), strict=True))
-        return replace(model, device=msgspec.structs.replace(model.device, **_rates(rates, model.precision)))
+        return replace(model, device=msgspec.structs.replace(model.device, **_rates(logs, model.precision)))
 
     def errors(logs: Floats) -> Floats:
         own = with_rates(logs)

@@ -1,5 +1,7 @@
 """What a machine does in a second: the devices that are known, and fits that `octavo calibrate` has written."""
 
+import math
+from bisect import bisect_right
 from pathlib import Path
 
 import msgspec
@@ -30,14 +32,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """That a swap space can take."""
     is_gpu: bool
     """Steps are planned while the one before runs, and the memory is shared out as on a GPU."""
-    weight_bytes_s: float
-    """At which products read weights, and logits."""
-    product_ops_s: dict[str, float]
-    """Operations a second of large products, by the weights' precision: `bfloat16`, `float16`, `float32`, `int8`,
-    `int4`, `fp8`."""
-    overlap: float
-    """How far products read and multiply at once: the exponent p of (reading^p + multiplying^p)^(1/p). 1 is one after
-    the other, and a large one the longer of both."""
+    products: dict[str, list[tuple[int, float]]]
+    """By the weights' precision (`bfloat16`, `int8`): for rising numbers of tokens, the seconds that products of so
+    many take with 10^9 weights. Few tokens wait for the weights to be read, many for the multiplications."""
     context_bytes_s: float
     """At which attention reads keys and values."""
     attention_ops_s: float
@@ -64,6 +61,23 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     error: float | None = None
     """Of a fit: the median error of steps that it was not made from."""
 
+    def product_s(self, precision: str, num_tokens: float, num_weights: float) -> float:
+        """Seconds of the products of some tokens with weights."""
+        curve = self.products[precision]
+        if num_tokens >= curve[-1][0]:
+            return num_weights * 1e-9 * curve[-1][1] * num_tokens / curve[-1][0]
+        place = bisect_right(curve, (num_tokens, math.inf))
+        if place == 0:
+            return num_weights * 1e-9 * curve[0][1]
+        (low, low_s), (high, high_s) = curve[place - 1 : place + 1]
+        return num_weights * 1e-9 * (low_s + (high_s - low_s) * (num_tokens - low) / (high - low))
+
+
+KNOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+"""Numbers of tokens that a device's products are told for. Between them time goes in a straight line, and above the
+last in proportion."""
+WEIGHT_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0, "int8": 1.0, "fp8": 1.0}
+
 
 def _gpu(
     name: str,
@@ -83,18 +97,21 @@ def _gpu(
         tera_ops: 10^12 dense operations a second, of 16 bits.
         link_gb_s, host_gb_s: of one direction.
     """
-    ops = PRODUCT_SHARE * tera_ops * TERA
-    narrow = PRODUCT_SHARE * tera_ops_8_bits * TERA
     reading = READING_SHARE * memory_gb_s * GB
+    multiplying = {2.0: tera_ops, 4.0: tera_ops / 8, 1.0: tera_ops_8_bits}
     return Device(
         name=name,
         source=source,
         memory_bytes=int(memory_gb * GIB),
         host_memory_bytes=128 * GIB,
         is_gpu=True,
-        weight_bytes_s=reading,
-        product_ops_s={"bfloat16": ops, "float16": ops, "float32": ops / 8, "int8": narrow, "fp8": narrow, "int4": ops},
-        overlap=4.0,
+        products={
+            precision: [
+                (tokens, max(num_bytes * 1e9 / reading, 2e9 * tokens / (PRODUCT_SHARE * multiplying[num_bytes] * TERA)))
+                for tokens in KNOTS
+            ]
+            for precision, num_bytes in WEIGHT_BYTES.items()
+        },
         context_bytes_s=reading,
         attention_ops_s=ATTENTION_SHARE * tera_ops * TERA,
         activations_s=reading / ACTIVATION_BYTES,

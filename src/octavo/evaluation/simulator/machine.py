@@ -7,7 +7,8 @@ import torch
 from octavo.checkpoints.locate import locate
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
-from octavo.evaluation.simulator.devices import Device
+from octavo.errors import ConfigError
+from octavo.evaluation.simulator.devices import DEVICES, Device
 from octavo.evaluation.simulator.model_work import count_work
 from octavo.evaluation.simulator.step_model import StepModel
 from octavo.execution.budgets import CacheBudget, DeviceUse, device_budget, device_share, host_budget
@@ -33,6 +34,9 @@ from octavo.models.loader import read_config, read_forms, resolve_cache_dtype, r
 from octavo.models.registry import build_model
 
 META = torch.device("meta")
+RANKS = (1, 2, 4, 8, 16)
+LEAST_ROOM = 1.1
+"""Times its weights, that a model is said to fit into: some is for steps, and for a KV cache."""
 
 
 def precision_of(build: ModelBuild) -> str:
@@ -100,7 +104,10 @@ def _budget(
         return host_budget(config, device.memory_bytes - weights)
     use = DeviceUse(total=device.memory_bytes, others=0)
     free_bytes = max(0, use.room(device_share(config))) * build.tensor_parallel.size
-    weights = check_weights_fit(config, model, build, free_bytes, use)
+    try:
+        weights = check_weights_fit(config, model, build, free_bytes, use)
+    except ConfigError as error:
+        raise ConfigError(f"{error}. {_told_fits(config, model, build, device)}") from error
     use = replace(
         use,
         weights=weights // build.tensor_parallel.size,
@@ -108,6 +115,20 @@ def _budget(
         graphs=graph_bytes(config, model, build.dtype, max_model_len) if config.cuda_graphs == "auto" else 0,
     )
     return device_budget(config, use, use.room(device_share(config)))
+
+
+def _told_fits(config: EngineConfig, model: ModelConfig, build: ModelBuild, device: Device) -> str:
+    """On which GPUs the weights would fit, the device's own kind first."""
+    needed = LEAST_ROOM * weight_bytes(model, replace(build, tensor_parallel=TensorParallel()))
+    fits = []
+    for each in {device.name: device, **DEVICES}.values():
+        room = each.memory_bytes * device_share(config)
+        sizes = [size for size in RANKS if model.num_attention_heads % size == 0 and size * room > needed]
+        if sizes:
+            fits.append(f"{sizes[0]} x {each.name}")
+    return (
+        f"It fits on {', '.join(fits)} (--device, --tensor-parallel-size)" if fits else "It fits on none that is known"
+    )
 
 
 def _host_free(device: Device, budget: CacheBudget, cache_bytes: int) -> int:

@@ -21,20 +21,14 @@ TABLES = (VocabParallelEmbedding, PositionEmbedding, SegmentEmbedding)
 
 @dataclass(frozen=True, slots=True)
 class StepAmounts:
-    """How much a step does, whatever the machine; one rank's part where there are several."""
+    """How much a step does beside its products, whatever the machine; one rank's part where there are several."""
 
     num_tokens: int
     num_rows: int
-    product_ops: float
-    """Operations of the layers' products: a multiplication and an addition are two."""
-    weight_bytes: float
-    """Of the layers, read once."""
-    logits_ops: float
-    logits_bytes: float
-    """Of the head, read once where anything is sampled."""
-    num_logits: float
-    """Sampled tokens times the vocabulary."""
+    num_sampled: int
+    """Tokens that logits are computed for."""
     attention_ops: float
+    """A multiplication and an addition are two."""
     context_bytes: float
     """Keys and values that queries read, each once a row."""
     activations: float
@@ -55,16 +49,13 @@ class ModelWork:
     hidden_size: int
     vocab_size: int
     num_ranks: int
-    active_weights: int
-    """Weights of the layers that a token is multiplied with."""
-    weight_bytes: int
-    """Of the layers."""
-    expert_share: float
-    """Of the layers' bytes, those of experts of which a token takes some."""
+    layer_weights: int
+    """That every token is multiplied with."""
+    expert_weights: int
+    """Of all experts."""
     chosen_share: float
     """Of the experts, those that a token takes."""
     head_weights: int
-    head_bytes: int
     query_width: int
     token_bytes: int
     """Keys and values of one token in one layer."""
@@ -98,11 +89,7 @@ class ModelWork:
         return StepAmounts(
             num_tokens=num_tokens,
             num_rows=num_rows,
-            product_ops=2.0 * self.active_weights * num_tokens,
-            weight_bytes=self._read_weights(num_tokens) if num_tokens else 0,
-            logits_ops=2.0 * self.head_weights * num_sampled,
-            logits_bytes=self.head_bytes if num_sampled else 0,
-            num_logits=float(num_sampled * self.vocab_size),
+            num_sampled=num_sampled,
             attention_ops=4.0 * self.query_width * pairs,
             context_bytes=float(self.token_bytes * contexts),
             activations=float(num_tokens * self.num_layers * self.hidden_size),
@@ -112,14 +99,6 @@ class ModelWork:
             moved_bytes=float((len(plan.swap_out) + len(plan.swap_in)) * self.block_bytes // self.num_ranks),
         )
 
-    def _read_weights(self, num_tokens: int) -> float:
-        """Bytes of the layers' weights that a step reads: of experts those that some token takes, each chosen as often
-        as any other."""
-        if self.expert_share == 0:
-            return self.weight_bytes
-        untouched = (1 - self.chosen_share) ** num_tokens
-        return self.weight_bytes * (1 - self.expert_share * untouched)
-
 
 def count_work(config: ModelConfig, build: ModelBuild, cache: CacheShape) -> ModelWork:
     """Count a model's weights.
@@ -128,21 +107,13 @@ def count_work(config: ModelConfig, build: ModelBuild, cache: CacheShape) -> Mod
         build: how it is built, on whatever device.
         cache: a rank's part of the KV cache.
     """
-    meta = replace(build, device=torch.device("meta"))
-    plain = build_model(config, replace(meta, quantization="none", forms={}))
-    active_weights, chosen_share = sum(each.numel() for each in _matrices(plain)), 1.0
-    for module in plain.modules():
+    plain = replace(build, device=torch.device("meta"), quantization="none", forms={})
+    model = build_model(config, plain)
+    layer_weights, expert_weights, chosen_share = sum(each.numel() for each in _matrices(model)), 0, 1.0
+    for module in model.modules():
         if isinstance(module, Experts):
             chosen_share = module.num_chosen / len(module.experts)
-            active_weights -= round((1 - chosen_share) * sum(each.numel() for each in module.experts.parameters()))
-    model = build_model(config, meta)
-    weight_bytes = sum(each.nbytes for each in _matrices(model))
-    expert_bytes = sum(
-        parameter.nbytes
-        for module in model.modules()
-        if isinstance(module, Experts)
-        for parameter in module.experts.parameters()
-    )
+            expert_weights += sum(each.numel() for each in module.experts.parameters())
     head = next((module.table for module in model.modules() if isinstance(module, ParallelLMHead)), None)
     num_ranks = build.tensor_parallel.size
     return ModelWork(
@@ -150,12 +121,10 @@ def count_work(config: ModelConfig, build: ModelBuild, cache: CacheShape) -> Mod
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         num_ranks=num_ranks,
-        active_weights=active_weights,
-        weight_bytes=weight_bytes,
-        expert_share=expert_bytes / weight_bytes,
+        layer_weights=layer_weights - expert_weights,
+        expert_weights=expert_weights,
         chosen_share=chosen_share,
         head_weights=0 if head is None else len(head.rows) * head.shape[1],
-        head_bytes=0 if head is None else sum(each.nbytes for each in head.parameters()),
         query_width=config.num_attention_heads * config.head_dim // num_ranks,
         token_bytes=cache.block_bytes // (cache.block_size * cache.num_layers),
         layer_groups=cache.layer_groups,

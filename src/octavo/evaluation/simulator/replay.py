@@ -59,13 +59,24 @@ class Replay:
 
     Args:
         done: told when a request is answered or refused.
+        answers_batches: requests count as answered when nobody runs any more, as static batches are given back whole.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, done: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        done: Callable[[], object] = lambda: None,
+        *,
+        answers_batches: bool = False,
+    ) -> None:
         self.tally = Tally()
         self._engine = engine
         self._clock = clock
         self._done = done
+        self._answers_batches = answers_batches
+        self._over: list[_Open] = []
+        """Of the batch that runs, those that are."""
         self._open: dict[str, _Open] = {}
         self._num_added = 0
         self._vocab_size = engine.executor.capacity.vocab_size
@@ -100,6 +111,8 @@ class Replay:
             now_s = clock.now_s()
             for update in updates:
                 self._take(update, now_s)
+            if self._over and not (self._answers_batches and engine.scheduler.num_running):
+                self._answer(now_s)
             if engine.num_steps % STEPS_A_LOOK == 0 or not engine.has_unfinished:
                 self._look(now_s)
                 if gives_up(self.tally):
@@ -146,10 +159,15 @@ class Replay:
                 if own.first_s is None:
                     own.first_s = now_s
             if sequence.finish_reason is not None:
-                del self._open[update.request_id]
-                arrival, first_s = own.arrival, now_s if own.first_s is None else own.first_s
-                self.tally.finish(arrival.arrival_s, first_s, now_s, arrival.prompt_tokens, own.num_tokens)
-                self._done()
+                self._over.append(self._open.pop(update.request_id))
+
+    def _answer(self, now_s: float) -> None:
+        """Count those that are over."""
+        for own in self._over:
+            arrival, first_s = own.arrival, now_s if own.first_s is None or self._answers_batches else own.first_s
+            self.tally.finish(arrival.arrival_s, first_s, now_s, arrival.prompt_tokens, own.num_tokens)
+            self._done()
+        self._over.clear()
 
 
 class _Open:

@@ -1,6 +1,7 @@
 """How long a step takes on a device: each of its amounts at the rate that the device has for it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from octavo.errors import ConfigError
 from octavo.evaluation.simulator.devices import Device
@@ -23,8 +24,8 @@ class StepModel:
     """Of the weights: `bfloat16`, `int8`."""
 
     def __post_init__(self) -> None:
-        if self.precision not in self.device.product_ops_s:
-            known = ", ".join(self.device.product_ops_s)
+        if self.precision not in self.device.products:
+            known = ", ".join(self.device.products)
             raise ConfigError(
                 f"{self.device.name} has no rate for weights in {self.precision}, only for {known}: calibrate it with "
                 "the same --dtype and --quantization, or change them here"
@@ -41,28 +42,34 @@ class StepModel:
             host_s=device.host_step_s + device.host_row_s * amounts.num_rows,
         )
 
+    def slowed(self, times: float, plan: Plan) -> StepSeconds:
+        """What a plan takes where computing takes so many times as long."""
+        cost = self(plan)
+        return cost._replace(compute_s=times * cost.compute_s)
+
     def compute_s(self, amounts: StepAmounts) -> float:
         """Seconds on the device, without moves."""
-        device, ops_s = self.device, self.device.product_ops_s[self.precision]
+        device, work = self.device, self.work
         seconds = amounts.copied_bytes / device.copy_bytes_s
         if not amounts.num_tokens:
             return seconds
-        seconds += device.step_s + device.layer_s * self.work.num_layers
-        seconds += _overlapped(
-            amounts.weight_bytes / device.weight_bytes_s, amounts.product_ops / ops_s, device.overlap
-        )
-        seconds += _overlapped(amounts.logits_bytes / device.weight_bytes_s, amounts.logits_ops / ops_s, device.overlap)
+        seconds += device.step_s + device.layer_s * work.num_layers + self._products_s(amounts)
         seconds += amounts.context_bytes / device.context_bytes_s + amounts.attention_ops / device.attention_ops_s
-        seconds += amounts.activations / device.activations_s + amounts.num_logits / device.logits_s
+        seconds += amounts.activations / device.activations_s
+        seconds += amounts.num_sampled * work.vocab_size / device.logits_s
         if amounts.num_reductions:
             seconds += amounts.num_reductions * device.link_s + amounts.reduced_bytes / device.link_bytes_s
         return seconds
 
-
-def _overlapped(reading_s: float, computing_s: float, power: float) -> float:
-    longer = max(reading_s, computing_s)
-    if not longer:
-        return 0.0
-    share = min(reading_s, computing_s) / longer
-    result: float = longer * (1 + share**power) ** (1 / power)
-    return result
+    def _products_s(self, amounts: StepAmounts) -> float:
+        """Of layers and head. Each token takes a share of the experts, whichever; each that is taken has its part of
+        the tokens."""
+        work, product_s = self.work, partial(self.device.product_s, self.precision)
+        seconds = product_s(amounts.num_tokens, work.layer_weights)
+        if work.expert_weights:
+            touched = 1 - (1 - work.chosen_share) ** amounts.num_tokens
+            tokens_each = amounts.num_tokens * work.chosen_share / touched
+            seconds += product_s(tokens_each, touched * work.expert_weights)
+        if amounts.num_sampled:
+            seconds += product_s(amounts.num_sampled, work.head_weights)
+        return seconds

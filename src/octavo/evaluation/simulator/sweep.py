@@ -8,7 +8,7 @@ import msgspec
 from octavo.evaluation.simulator.tally import ReplayFigures, Tally
 
 RESOLUTION = 1.04
-"""Between the highest rate that is sustained and the lowest that is not."""
+"""Between the highest rate that is sustained and the lowest that is not, at the most."""
 STEP = 2.0
 """Between rates while none is known that is sustained, or none that is not."""
 LOWEST, HIGHEST = 2.0**-10, 2.0**20
@@ -50,19 +50,24 @@ Serve = Callable[[float, Callable[[Tally], bool]], Tally]
 """Serves requests at a rate until it is told to give up."""
 
 
-def sustained_rates(serve: Serve, targets: Targets, num_requests: int, first: float = 1.0) -> Iterator[Tried]:
-    """Try rates until two are known that are within `RESOLUTION`, of which one is sustained and the other is not.
+def sustained_rates(
+    serve: Serve,
+    targets: Targets,
+    num_requests: Callable[[float], float],
+    first: float = 1.0,
+    resolution: float = RESOLUTION,
+) -> Iterator[Tried]:
+    """Try rates until two are known that are close, of which one is sustained and the other is not.
 
     Args:
+        num_requests: that are served at a rate.
         first: the rate to begin with.
+        resolution: between those two.
     """
-
-    def is_hopeless(tally: Tally) -> bool:
-        return tally.latency.count > JUDGED * num_requests and targets.excess(tally) > HOPELESS
-
     low, high, rate = 0.0, math.inf, first
-    while LOWEST <= rate <= HIGHEST and high > low * RESOLUTION:
-        tally = serve(rate, is_hopeless)
+    while LOWEST <= rate <= HIGHEST and high > low * resolution:
+        least = JUDGED * num_requests(rate)
+        tally = serve(rate, lambda tally: tally.latency.count > least and targets.excess(tally) > HOPELESS)  # noqa: B023
         figures = tally.figures()
         is_sustained = targets.excess(tally) <= 1 and not figures.refused
         yield Tried(rate, is_sustained, figures)
