@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from octavo import __version__
-from octavo.cli import bench, calibrate, chat, doctor, generate, serve, simulate
+from octavo.cli import bench, calibrate, chat, doctor, evaluate, generate, serve, simulate
 from octavo.errors import OctavoError
 from octavo.vllm.flags import FlexibleArgumentParser
 
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"octavo {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log what the engine decides, preemptions for one")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for module in (serve, chat, generate, doctor, bench, simulate, calibrate):
+    for module in (serve, chat, generate, doctor, bench, simulate, calibrate, evaluate):
         module.add_parser(commands)
     for command in commands.choices.values():
         command.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

@@ -1,0 +1,66 @@
+"""Figure 2: what of the KV memory holds token states."""
+
+from typing import Any
+
+import msgspec
+
+from octavo.evaluation.paper.claims import Claim
+from octavo.evaluation.paper.figure import Job
+from octavo.evaluation.paper.setups import ORCA_MAX, ORCA_ORACLE, ORCA_POW2, PAGED, SETUPS, pairs
+from octavo.evaluation.simulator.replay import prompt_ids
+from octavo.evaluation.waste import PAPER_PERCENT, VOCAB_SIZE, measure
+from octavo.evaluation.workloads import Work
+
+SYSTEMS = {
+    "contiguous-max": ORCA_MAX,
+    "contiguous-pow2": ORCA_POW2,
+    "contiguous-oracle": ORCA_ORACLE,
+    "paged": PAGED,
+}
+KINDS = ("token_states", "reserved", "internal", "external")
+SLACK = 5.0
+"""Points."""
+
+
+class Figure2:
+    """Shares of the memory while requests wait for it: ShareGPT's lengths, OPT-13B."""
+
+    name = "figure-2"
+    title = "Figure 2: where the KV memory is (ShareGPT, OPT-13B)"
+
+    def jobs(self, quick: bool) -> list[Job]:
+        return [Job("shares", (128 if quick else 512,))]
+
+    def run(self, job: Job) -> list[dict[str, Any]]:
+        work = [
+            Work(prompt_ids(n, own[0], VOCAB_SIZE), own[1]) for n, own in enumerate(pairs("sharegpt", *job.arguments))
+        ]
+        shares = measure(work, SETUPS["OPT-13B"].num_slots, 16, 2048)
+        return [msgspec.to_builtins(each) for each in shares]
+
+    def claims(self, results: dict[str, Any]) -> list[Claim]:
+        return [
+            Claim(
+                figure=self.name,
+                text=f"{SYSTEMS[each['allocation']]}, KV memory that holds token states",
+                unit=" %",
+                low=PAPER_PERCENT[each["allocation"]],
+                high=PAPER_PERCENT[each["allocation"]],
+                slack=SLACK,
+                simulated=100 * each["token_states"],
+            )
+            for each in results["shares"]
+        ]
+
+    def draw(self, results: dict[str, Any], figure: Any) -> None:
+        axes = figure.subplots()
+        names = [SYSTEMS[each["allocation"]] for each in results["shares"]]
+        bottom = [0.0] * len(names)
+        for kind in KINDS:
+            heights = [100 * each[kind] for each in results["shares"]]
+            axes.bar(names, heights, bottom=bottom, label=kind.replace("_", " "))
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        paper = [PAPER_PERCENT[each["allocation"]] for each in results["shares"]]
+        axes.plot(names, paper, "k_", markersize=40, label="token states in the paper")
+        axes.set(ylabel="% of the KV memory", title=self.title)
+        axes.legend()
