@@ -79,9 +79,40 @@ def test_a_sweep_tells_the_highest_rate(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_plan_compares_kinds_of_machines(tmp_path: Path) -> None:
+    """The cheapest first; how many serve the load, and what they cost."""
+    out, plot = tmp_path / "plan.json", tmp_path / "plan.png"
+    work = ("--requests", "40", "--prompt-tokens", "500", "--output-tokens", "30", "--max-first-token", "1")
+    kinds = ("--devices", "a100-80gb", "l4", "--price", "a100-80gb=2", "--price", "l4=0.7", "--rate", "100")
+    done = simulate("--shape", "opt-66b", "--plan", *kinds, *work, "--json", str(out), "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    options = json.loads(out.read_text())
+    # 132 GB of weights fit on two of the one and eight of the other.
+    least = {name: min(o["num_devices"] for o in options if o["device"] == name) for name in ("a100-80gb", "l4")}
+    assert least == {"a100-80gb": 2, "l4": 8}
+    assert [each["price_1000"] for each in options] == sorted(each["price_1000"] for each in options)
+    for each in options:
+        price = {"a100-80gb": 2, "l4": 0.7}[each["device"]]
+        assert each["replicas"] * each["rate"] >= 100 > (each["replicas"] - 1) * each["rate"]
+        assert each["price_hour"] == pytest.approx(price * each["num_devices"] * each["replicas"])
+        assert each["price_1000"] == pytest.approx(each["price_hour"] / 3600 / 100 * 1000)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    free = simulate("--shape", "opt-13b", "--plan", "--devices", "h100", *work)
+    assert free.returncode == 0, free.stderr
+    assert "1 x h100" in free.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (("--plan",), "--max-first-token"),
+        (("--plan", "--max-token", "1", "--replicas", "2"), "--replicas"),
+        (("--plan", "--max-token", "1", "--price", "h100"), "--price h100: it is a device's name and a price"),
+        (("--plan", "--max-token", "1", "--price", "h1=2"), "--price h1=2: it is of one of a100-40gb"),
+        (("--plan", "--max-token", "1", "--devices", "l5"), "l5"),
+        (("--plan", "--max-token", "1e-9", "--devices", "h100", "--requests", "3"), "none of these devices"),
+        (("--plan", "--max-token", "1", "--rate", "inf"), "--rate"),
+        (("--devices", "h100"), "--plan"),
         (("--sweep",), "--max-first-token"),
         (("--max-first-token", "1"), "--sweep"),
         (("--sweep", "--max-token", "0"), "--max-token"),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
+from octavo.errors import ConfigError
 from octavo.evaluation.simulator.devices import KNOTS, Device
 from octavo.evaluation.simulator.machine import precision_of
 from octavo.evaluation.simulator.model_work import ModelWork, StepAmounts, count_work
@@ -35,7 +36,9 @@ HELD_OUT = 5
 OUTPUT_TOKENS = (6, 24)
 """Of a round's requests."""
 SHORTEST_PROMPT = 4
+LEAST_BLOCKS = 32
 MOVED_BLOCKS = 64
+"""At once, to see how fast that is."""
 GUESSES = {
     "context_bytes_s": 1e10,
     "attention_ops_s": 5e10,
@@ -95,7 +98,15 @@ def calibrate(
         memory_bytes: that was free before anything was loaded.
         seconds: of measuring steps.
         told: the seconds that have passed, after each round.
+
+    Raises:
+        ConfigError: the KV cache is too small for requests of any size.
     """
+    if executor.capacity.num_blocks < LEAST_BLOCKS:
+        raise ConfigError(
+            f"the KV cache has {executor.capacity.num_blocks} blocks, and steps of many sizes need {LEAST_BLOCKS} at "
+            "least: raise --kv-cache-memory"
+        )
     cache_dtype = resolve_cache_dtype(config.kv_cache_dtype, executor.dtype)
     record = cache_record(config, executor.model_config, executor.capacity.layer_groups, cache_dtype)
     work, precision = count_work(executor.model_config, executor.build, record), precision_of(executor.build)
@@ -197,13 +208,11 @@ def _host_costs(steps: list[MeasuredStep]) -> tuple[float, float]:
 def _block_seconds(executor: LocalExecutor) -> tuple[float, float]:
     """Seconds to copy a block, and to move one to the swap space or back; without a swap space, as to copy it."""
     capacity = executor.capacity
-    count = max(1, min(MOVED_BLOCKS, capacity.num_blocks // 2))
-    blocks = range(count)
-    executor.submit(
-        Plan(copies=[(block, count + block) for block in blocks])
-    ).result()  # memory that nobody has touched
+    count = min(MOVED_BLOCKS, capacity.num_blocks // 2)
+    copies = Plan(copies=[(block, count + block) for block in range(count)])
+    executor.submit(copies).result()  # memory that nobody may have touched before
     start_s = time.perf_counter()
-    executor.submit(Plan(copies=[(block, count + block) for block in blocks])).result()
+    executor.submit(copies).result()
     copy_s = (time.perf_counter() - start_s) / count
     swapped = min(count, capacity.num_swap_blocks)
     if not swapped:

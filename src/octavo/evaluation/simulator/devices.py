@@ -87,6 +87,7 @@ def _gpu(
     memory_gb_s: float,
     tera_ops: float,
     tera_ops_8_bits: float,
+    has_fp8: bool = True,
     link_gb_s: float,
     host_gb_s: float,
 ) -> Device:
@@ -111,6 +112,7 @@ def _gpu(
                 for tokens in KNOTS
             ]
             for precision, num_bytes in WEIGHT_BYTES.items()
+            if precision != "fp8" or has_fp8
         },
         context_bytes_s=reading,
         attention_ops_s=ATTENTION_SHARE * tera_ops * TERA,
@@ -150,6 +152,7 @@ DEVICES: dict[str, Device] = {
             memory_gb_s=1555,
             tera_ops=312,
             tera_ops_8_bits=624,
+            has_fp8=False,
             link_gb_s=300,
             host_gb_s=25,
         ),
@@ -160,6 +163,7 @@ DEVICES: dict[str, Device] = {
             memory_gb_s=2039,
             tera_ops=312,
             tera_ops_8_bits=624,
+            has_fp8=False,
             link_gb_s=300,
             host_gb_s=25,
         ),
@@ -195,6 +199,44 @@ DEVICES: dict[str, Device] = {
         ),
     )
 }
+
+
+_ZEN_3 = Device(
+    name="zen3-2-cores",
+    source="octavo calibrate, smollm2 in int8, 2 cores of an AMD EPYC of the third generation (AVX2), 2026-11-28",
+    memory_bytes=22 * GIB,
+    host_memory_bytes=22 * GIB,
+    is_gpu=False,
+    products={
+        "int8": [
+            (1, 0.0661),
+            (2, 0.0672),
+            (4, 0.0789),
+            (8, 0.0927),
+            (16, 0.1807),
+            (32, 0.2976),
+            (64, 0.6289),
+            (128, 1.4658),
+            (256, 2.5938),
+            (512, 6.0109),
+            (1024, 11.3617),
+            (2048, 22.3491),
+            (4096, 41.06),
+        ]
+    },
+    context_bytes_s=2.03e10,
+    attention_ops_s=7.78e10,
+    activations_s=1.03e09,
+    layer_s=1.75e-05,
+    step_s=0.0,
+    logits_s=9.61e08,
+    copy_bytes_s=1.01e10,
+    move_bytes_s=1.06e10,
+    host_step_s=0.000197,
+    host_row_s=2.12e-05,
+    error=0.064,
+)
+DEVICES[_ZEN_3.name] = _ZEN_3
 
 
 def find_device(name: str) -> Device:

@@ -90,6 +90,16 @@ def simulated_executor(config: EngineConfig, device: Device) -> SimulatedExecuto
     return SimulatedExecutor(capacity, StepModel(work, device, precision_of(build)), depth, loaded)
 
 
+def longest_of(config: EngineConfig) -> int:
+    """The longest sequence that the config's model serves, in tokens.
+
+    Raises:
+        OctavoError: as `simulated_executor`.
+    """
+    config = resolve_model(config, weights=False)
+    return resolve_max_model_len(config, read_config(locate(config.model)))
+
+
 def another(executor: SimulatedExecutor) -> SimulatedExecutor:
     """A new executor like one that has been used."""
     return SimulatedExecutor(executor.capacity, executor.cost, executor.depth, executor.loaded)
@@ -121,7 +131,7 @@ def _told_fits(config: EngineConfig, model: ModelConfig, build: ModelBuild, devi
     """On which GPUs the weights would fit, the device's own kind first."""
     needed = LEAST_ROOM * weight_bytes(model, replace(build, tensor_parallel=TensorParallel()))
     fits = []
-    for each in {device.name: device, **DEVICES}.values():
+    for each in (device, *(other for other in DEVICES.values() if other.is_gpu and other.name != device.name)):
         room = each.memory_bytes * device_share(config)
         sizes = [size for size in RANKS if model.num_attention_heads % size == 0 and size * room > needed]
         if sizes:

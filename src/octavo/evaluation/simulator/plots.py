@@ -1,5 +1,6 @@
-"""A replay, drawn."""
+"""Replays, sweeps and plans, drawn."""
 
+from octavo.evaluation.simulator.plan import Option
 from octavo.evaluation.simulator.sweep import Tried
 from octavo.evaluation.simulator.tally import Tally
 
@@ -46,4 +47,21 @@ def plot_sweep(tried: list[Tried], path: str) -> None:
     axes.set(xlabel="requests/s", ylabel="seconds", yscale="log")
     axes.legend()
     axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def plot_options(options: list[Option], path: str) -> None:
+    """Draw what a device of each kind of machine sustains, and the price of a thousand requests, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    rates, prices = figure.subplots(1, 2, sharey=True)
+    names = [each.name for each in options]
+    rates.barh(names, [each.rate_a_device for each in options])
+    rates.set(xlabel="requests/s a device")
+    prices.barh(names, [each.price_1000 or 0.0 for each in options])
+    prices.set(xlabel="price of 1000 requests")
+    rates.invert_yaxis()
+    for axes in (rates, prices):
+        axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=120)

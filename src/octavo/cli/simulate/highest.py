@@ -1,0 +1,134 @@
+"""`octavo simulate --sweep` and `--plan`: the highest rates that keep latencies, of one machine or of many kinds."""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from octavo.cli.bench.benchmark import Outcome
+from octavo.cli.bench.output import progress_bar
+from octavo.cli.simulate.serving import simulated
+from octavo.cli.simulate.tables import num_slots
+from octavo.cli.simulate.traffic import Traffic
+from octavo.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.evaluation.simulator.devices import DEVICES, Device, find_device
+from octavo.evaluation.simulator.machine import RANKS, simulated_executor
+from octavo.evaluation.simulator.plan import Option, Prices
+from octavo.evaluation.simulator.plots import plot_options, plot_sweep
+from octavo.evaluation.simulator.sweep import Targets, Tried, best, sustained_rates
+from octavo.evaluation.simulator.tally import Tally
+from octavo.execution.simulated import SimulatedExecutor
+
+PLAN_RESOLUTION = 1.1
+"""Of the rates that kinds of machines are compared by."""
+
+
+def read_targets(arguments: argparse.Namespace) -> Targets | None:
+    """What rates are to keep; None where none is looked for.
+
+    Raises:
+        ConfigError: a flag is wrong, or goes with none of the others.
+    """
+    is_asked = arguments.sweep or arguments.plan
+    given = {name: getattr(arguments, f"max_{name}") for name in Targets.__struct_fields__}
+    for name, seconds in given.items():
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ConfigError(f"--max-{name.replace('_', '-')} must be over 0, got {seconds:g}")
+    if not any(given.values()):
+        if is_asked:
+            raise ConfigError(
+                "--sweep and --plan need to know what rates are good for: --max-normalized-latency, --max-first-token "
+                "or --max-token"
+            )
+        if arguments.devices or arguments.price:
+            raise ConfigError("--devices and --price are for --plan")
+        return None
+    if not is_asked or arguments.for_real:
+        raise ConfigError("latency targets are for --sweep and --plan, and these only simulate")
+    return Targets(**given)
+
+
+def sweep(
+    arguments: argparse.Namespace,
+    config: EngineConfig,
+    executor: SimulatedExecutor,
+    traffic: Traffic,
+    targets: Targets,
+) -> Outcome:
+    """Print the rates that are tried, and the highest that is sustained."""
+    num_replicas: int = arguments.replicas
+
+    def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
+        return simulated(config, executor, num_replicas, traffic(rate), gives_up)
+
+    tried: list[Tried] = []
+    first = arguments.rate or float(num_replicas)
+    print(
+        f"{'requests/s':>12} {'normalized':>11} {'first token':>12} {'a token':>9} {'running':>9}   (s, s p90, s p90)"
+    )
+    for each in sustained_rates(serve, targets, lambda _: arguments.requests / num_replicas, first):
+        tried.append(each)
+        own = each.figures
+        print(
+            f"{each.rate:12.4g} {own.normalized_latency_s.mean:11.4g} {own.first_token_s.p90:12.4g} "
+            f"{own.token_s.p90:9.4g} {own.mean_running:9.1f}   {'sustained' if each.is_sustained else 'too much'}",
+            flush=True,
+        )
+    found = best(tried)
+    print("no rate is sustained" if found is None else f"sustained: {found.rate:.4g} requests/s")
+    return Outcome(tried, plot_sweep)
+
+
+def plan(arguments: argparse.Namespace, config: EngineConfig, traffic: Traffic, targets: Targets) -> Outcome:
+    """Print what each kind of machine sustains, the cheapest first, and else the best use of its devices."""
+    if arguments.rate == math.inf:
+        raise ConfigError("--plan counts machines for a rate: give --rate in requests a second, or leave it out")
+    devices = [find_device(name) for name in arguments.devices or DEVICES]
+    prices = Prices.read(arguments.price, {device.name for device in devices})
+    kinds = [(device, size) for device in devices for size in (RANKS if device.is_gpu else (1,))]
+    options = []
+    with progress_bar(len(kinds), "machine", "Simulating") as bar:
+        for device, size in kinds:
+            bar.set_postfix_str(f"{size} x {device.name}")
+            option = _option(config, device, size, traffic, targets, arguments, prices)
+            options += [option] if option else []
+            bar.update()
+    if not options:
+        raise ConfigError("the model fits on none of these devices, or keeps the targets on none: give others, or time")
+    options.sort(key=lambda each: each.order)
+    wanted = arguments.rate
+    print(f"{'machine':>16} {'slots':>9} {'requests/s':>11} {'a device':>9}", end="")
+    print(f" {f'for {wanted:g}/s':>12} {'an hour':>9} {'1000 requests':>14}" if wanted else f" {'1000 requests':>14}")
+    for each in options:
+        print(f"{each.name:>16} {each.num_slots:9,} {each.rate:11.4g} {each.rate_a_device:9.4g}", end="")
+        if wanted:
+            hour = "-" if each.price_hour is None else f"{each.price_hour:.2f}"
+            print(f" {f'{each.replicas} machines':>12} {hour:>9}", end="")
+        print(f" {'-' if each.price_1000 is None else f'{each.price_1000:.4f}':>14}")
+    return Outcome(options, plot_options)
+
+
+def _option(
+    config: EngineConfig,
+    device: Device,
+    size: int,
+    traffic: Traffic,
+    targets: Targets,
+    arguments: argparse.Namespace,
+    prices: Prices,
+) -> Option | None:
+    """What one kind of machine sustains; None where the model does not fit on it, or no rate keeps the targets."""
+    own = replace(config, tensor_parallel_size=size)
+    try:
+        executor = simulated_executor(own, device)
+    except ConfigError:
+        return None
+
+    def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
+        return simulated(own, executor, 1, traffic(rate), gives_up)
+
+    found = best(list(sustained_rates(serve, targets, lambda _: arguments.requests, resolution=PLAN_RESOLUTION)))
+    if found is None:
+        return None
+    return Option.of(device.name, size, num_slots(executor), found.rate, arguments.rate, prices)
