@@ -79,8 +79,10 @@ def test_a_sweep_tells_the_highest_rate(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_plan_compares_kinds_of_machines(tmp_path: Path) -> None:
+def test_a_plan_compares_kinds_of_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cheapest first; how many serve the load, and what they cost."""
+    monkeypatch.setattr("octavo.cli.simulate.traffic.LOAD_S", 3.0)
+    monkeypatch.setattr("octavo.cli.simulate.highest.RANKS", (1, 2, 8))
     out, plot = tmp_path / "plan.json", tmp_path / "plan.png"
     work = ("--requests", "40", "--prompt-tokens", "500", "--output-tokens", "30", "--max-first-token", "1")
     kinds = ("--devices", "a100-80gb", "l4", "--price", "a100-80gb=2", "--price", "l4=0.7", "--rate", "100")

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from octavo.errors import ConfigError
-from octavo.evaluation.simulator.traffic import Arrival, Lengths, at_rate, drawn, faster, read_trace, share
+from octavo.evaluation.simulator.traffic import (
+    Arrival,
+    Lengths,
+    again_and_again,
+    at_rate,
+    drawn,
+    faster,
+    read_trace,
+    share,
+)
 
 TRACE = "arrival_s,prompt_tokens,output_tokens\n2.5,100,10\n3,200,40\n4.25,1000,4\n"
 
@@ -54,6 +63,15 @@ def test_what_does_not_fit_is_left_out_and_the_next_one_taken(trace: Path) -> No
     assert read_trace(str(trace), 2, longest=240) == [Arrival(0.0, 100, 10), Arrival(0.5, 200, 40)]
     with pytest.raises(ConfigError, match="no request of at most 20 tokens"):
         read_trace(str(trace), None, longest=20)
+
+
+def test_a_trace_can_be_gone_through_again(trace: Path) -> None:
+    arrivals = read_trace(str(trace), None)
+    longer = list(islice(again_and_again(arrivals), 7))
+    assert longer[:3] == arrivals
+    assert [each.arrival_s for each in longer] == [0.0, 0.5, 1.75, 2.625, 3.125, 4.375, 5.25]
+    assert longer[3].prompt_tokens == arrivals[0].prompt_tokens
+    assert {each.arrival_s for each in islice(again_and_again(arrivals[:1]), 3)} == {0.0}
 
 
 def test_a_trace_can_come_faster_and_be_shared_out(trace: Path) -> None:

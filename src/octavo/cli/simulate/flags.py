@@ -26,7 +26,12 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
 def add_traffic_flags(parser: argparse.ArgumentParser) -> None:
     """What is served."""
     traffic = parser.add_argument_group("requests")
-    add_count_flag(traffic, "--requests", 1000, "how many; of a trace the first")
+    add_count_flag(
+        traffic,
+        "--requests",
+        1000,
+        "how many; of a trace the first; a minute of them at the least for --sweep and --plan",
+    )
     traffic.add_argument(
         "--trace", metavar="FILE.csv", help="requests with columns arrival_s, prompt_tokens, output_tokens"
     )

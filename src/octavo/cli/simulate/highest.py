@@ -67,7 +67,7 @@ def sweep(
     print(
         f"{'requests/s':>12} {'normalized':>11} {'first token':>12} {'a token':>9} {'running':>9}   (s, s p90, s p90)"
     )
-    for each in sustained_rates(serve, targets, lambda _: arguments.requests / num_replicas, first):
+    for each in sustained_rates(serve, targets, lambda rate: len(traffic(rate)) / num_replicas, first):
         tried.append(each)
         own = each.figures
         print(
@@ -85,7 +85,7 @@ def plan(arguments: argparse.Namespace, config: EngineConfig, traffic: Traffic, 
     if arguments.rate == math.inf:
         raise ConfigError("--plan counts machines for a rate: give --rate in requests a second, or leave it out")
     devices = [find_device(name) for name in arguments.devices or DEVICES]
-    prices = Prices.read(arguments.price, {device.name for device in devices})
+    prices = Prices.read(arguments.price, [device.name for device in devices])
     kinds = [(device, size) for device in devices for size in (RANKS if device.is_gpu else (1,))]
     options = []
     with progress_bar(len(kinds), "machine", "Simulating") as bar:
@@ -128,7 +128,7 @@ def _option(
     def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
         return simulated(own, executor, 1, traffic(rate), gives_up)
 
-    found = best(list(sustained_rates(serve, targets, lambda _: arguments.requests, resolution=PLAN_RESOLUTION)))
+    found = best(list(sustained_rates(serve, targets, lambda rate: len(traffic(rate)), resolution=PLAN_RESOLUTION)))
     if found is None:
         return None
     return Option.of(device.name, size, num_slots(executor), found.rate, arguments.rate, prices)

@@ -7,11 +7,23 @@ from itertools import islice
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
-from octavo.evaluation.simulator.traffic import Arrival, Lengths, at_rate, drawn, faster, read_trace
+from octavo.evaluation.simulator.traffic import (
+    Arrival,
+    Lengths,
+    again_and_again,
+    at_rate,
+    drawn,
+    faster,
+    read_trace,
+)
 from octavo.evaluation.workloads import MEANS, SIGMAS
 
 Traffic = Callable[[float | None], Sequence[Arrival]]
 """The requests at a rate; at their own where that is None."""
+
+LOAD_S = 60.0
+"""For which requests come at the least, where the highest rate is looked for: too few would all fit at once, and no
+rate be too high."""
 
 
 def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: int) -> Traffic:
@@ -23,6 +35,12 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
     Raises:
         ConfigError: a flag is wrong, or the trace.
     """
+    is_load = arguments.sweep or arguments.plan
+
+    def num_requests(rate: float | None) -> int:
+        asked: int = arguments.requests
+        return max(asked, round(rate * LOAD_S)) if is_load and rate else asked
+
     rate: float | None = arguments.rate
     if rate is not None and not rate > 0:
         raise ConfigError(f"--rate must be over 0, got {rate:g}")
@@ -38,7 +56,8 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
         def replayed(rate: float | None) -> list[Arrival]:
             if rate is None or not span_s:
                 return found
-            return list(faster(found, rate * span_s / (len(found) - 1)))
+            own = islice(again_and_again(found), max(len(found), num_requests(rate) if is_load else 0))
+            return list(faster(own, rate * span_s / (len(found) - 1)))
 
         return replayed
     if arguments.length_scale != 1:
@@ -48,8 +67,15 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
     prompts = _lengths("--prompt-tokens", arguments.prompt_tokens, own[0])
     outputs = _lengths("--output-tokens", arguments.output_tokens, own[1])
     seed = config.seed or 0
-    pairs = list(islice(drawn(prompts, outputs, longest, seed), arguments.requests))
-    return lambda rate: list(at_rate(pairs, 1.0 if rate is None else rate, seed))
+    pairs = drawn(prompts, outputs, longest, seed)
+    known: list[tuple[int, int]] = []
+
+    def drawn_at(rate: float | None) -> list[Arrival]:
+        count = num_requests(rate)
+        known.extend(islice(pairs, max(0, count - len(known))))
+        return list(at_rate(known[:count], 1.0 if rate is None else rate, seed))
+
+    return drawn_at
 
 
 def _lengths(name: str, given: str | None, own: Lengths) -> Lengths:

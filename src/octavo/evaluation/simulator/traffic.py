@@ -3,7 +3,7 @@
 import csv
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -85,6 +85,16 @@ def read_trace(path: str, count: int | None, scale: float = 1.0, longest: int | 
         raise ConfigError(f"--trace {path} has no request" + (f" of at most {longest} tokens" if longest else ""))
     first_s = arrivals[0].arrival_s
     return [msgspec.structs.replace(each, arrival_s=each.arrival_s - first_s) for each in arrivals]
+
+
+def again_and_again(arrivals: Sequence[Arrival]) -> Iterator[Arrival]:
+    """Requests without end: the same once more a mean gap after the last."""
+    gap_s = arrivals[-1].arrival_s / max(1, len(arrivals) - 1)
+    first_s = 0.0
+    while True:
+        for each in arrivals:
+            yield msgspec.structs.replace(each, arrival_s=first_s + each.arrival_s)
+        first_s += arrivals[-1].arrival_s + gap_s
 
 
 def faster(arrivals: Iterable[Arrival], times: float) -> Iterator[Arrival]:
