@@ -51,7 +51,11 @@ def report(results: dict[str, dict[str, Any]], command: str, pictures: str) -> s
     return "\n".join(lines)
 
 
+def _told(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+
+
 def _row(claim: Claim, holds: bool | None) -> str:
-    slack = f"±{claim.slack:.3g}{claim.unit}" if claim.slack else ""
-    found = "" if claim.simulated is None else f"{claim.simulated:,.4g}{claim.unit}"
+    slack = f"±{_told(claim.slack)}{claim.unit}" if claim.slack else ""
+    found = "" if claim.simulated is None else f"{_told(claim.simulated)}{claim.unit}"
     return f"| {claim.figure} | {claim.text} | {claim.told} | {slack} | {found} | {MARKS[holds]} |"
