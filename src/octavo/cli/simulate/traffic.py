@@ -63,7 +63,7 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
     if arguments.length_scale != 1:
         raise ConfigError("--length-scale is for --trace: use --prompt-tokens and --output-tokens")
     means = zip(MEANS[arguments.dataset], SIGMAS, strict=True)
-    own = [Lengths(mean, mean * math.sqrt(math.expm1(sigma**2))) for mean, sigma in means]
+    own = [Lengths.of_logarithms(mean, sigma) for mean, sigma in means]
     prompts = _lengths("--prompt-tokens", arguments.prompt_tokens, own[0])
     outputs = _lengths("--output-tokens", arguments.output_tokens, own[1])
     seed = config.seed or 0

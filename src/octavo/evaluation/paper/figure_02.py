@@ -6,17 +6,13 @@ import msgspec
 
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
-from octavo.evaluation.paper.setups import ORCA_MAX, ORCA_ORACLE, ORCA_POW2, PAGED, SETUPS, pairs
+from octavo.evaluation.paper.setups import SETUPS, SYSTEMS, pairs
 from octavo.evaluation.simulator.replay import prompt_ids
 from octavo.evaluation.waste import PAPER_PERCENT, VOCAB_SIZE, measure
 from octavo.evaluation.workloads import Work
 
-SYSTEMS = {
-    "contiguous-max": ORCA_MAX,
-    "contiguous-pow2": ORCA_POW2,
-    "contiguous-oracle": ORCA_ORACLE,
-    "paged": PAGED,
-}
+NAMES = {knobs["kv_allocation"]: system for system, knobs in SYSTEMS.items()}
+"""Of systems, by how they allocate."""
 KINDS = ("token_states", "reserved", "internal", "external")
 SLACK = 5.0
 """Points."""
@@ -42,7 +38,7 @@ class Figure2:
         return [
             Claim(
                 figure=self.name,
-                text=f"{SYSTEMS[each['allocation']]}, KV memory that holds token states",
+                text=f"{NAMES[each['allocation']]}, KV memory that holds token states",
                 unit=" %",
                 low=PAPER_PERCENT[each["allocation"]],
                 high=PAPER_PERCENT[each["allocation"]],
@@ -54,7 +50,7 @@ class Figure2:
 
     def draw(self, results: dict[str, Any], figure: Any) -> None:
         axes = figure.subplots()
-        names = [SYSTEMS[each["allocation"]] for each in results["shares"]]
+        names = [NAMES[each["allocation"]] for each in results["shares"]]
         bottom = [0.0] * len(names)
         for kind in KINDS:
             heights = [100 * each[kind] for each in results["shares"]]

@@ -1,12 +1,11 @@
 """What the paper measured: its systems as knobs of the engine, its models on its GPUs, its lengths of requests."""
 
-import math
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +14,7 @@ from octavo.config import EngineConfig
 from octavo.evaluation.shapes import shape_folder
 from octavo.evaluation.simulator.devices import Device, find_device
 from octavo.evaluation.simulator.machine import simulated_executor
-from octavo.evaluation.simulator.traffic import Lengths
+from octavo.evaluation.simulator.traffic import Lengths, drawn
 from octavo.evaluation.workloads import MEANS, SIGMAS
 from octavo.execution.simulated import SimulatedExecutor
 
@@ -34,7 +33,6 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     PAGED: {"kv_allocation": "paged"},
 }
 """The paper's systems (section 6.1), by the policies of one engine. The last stands where the paper has vLLM."""
-ORCAS = (ORCA_MAX, ORCA_POW2, ORCA_ORACLE)
 
 LONGEST = 2048
 """Of the paper's models, in tokens."""
@@ -76,35 +74,40 @@ def device_of(setup: Setup) -> Device:
     return msgspec.structs.replace(find_device(setup.gpu), host_row_s=HOST_ROW_S)
 
 
-@contextmanager
-def prepared(setup: Setup, system: str, **knobs: Any) -> Iterator[tuple[EngineConfig, SimulatedExecutor]]:
-    """The config of a system in a setup, and an executor for it.
+def config_of(setup: Setup, folder: Path, **knobs: Any) -> EngineConfig:
+    """An engine of a setup's model.
 
     Args:
-        knobs: go before the system's own.
+        folder: that has the model's config.json.
     """
+    return EngineConfig(
+        model=str(folder), load_format="dummy", tensor_parallel_size=setup.num_gpus, cuda_graphs="off", **knobs
+    )
+
+
+@contextmanager
+def prepared(setup: Setup, system: str) -> Iterator[tuple[EngineConfig, SimulatedExecutor]]:
+    """The config of a system in a setup, and an executor for it, which has the paper's slots."""
     with shape_folder(setup.shape) as folder:
-        config = EngineConfig(model=str(folder), load_format="dummy", tensor_parallel_size=setup.num_gpus)
-        slot_bytes = simulated_executor(config, device_of(setup)).capacity.block_bytes // config.block_size
-        own: dict[str, Any] = {
-            "kv_cache_memory": setup.num_slots * slot_bytes,
-            "max_num_seqs": setup.num_slots // LONGEST if system == FASTER_TRANSFORMER else 1024,
-            "prefix_cache_scope": "off",
-            "preemption_mode": "recompute",
-            "steps_in_flight": 1,
-            "cuda_graphs": "off",
+        config = config_of(
+            setup,
+            folder,
+            max_num_seqs=setup.num_slots // LONGEST if system == FASTER_TRANSFORMER else 1024,
+            prefix_cache_scope="off",
+            preemption_mode="recompute",
+            steps_in_flight=1,
             **SYSTEMS[system],
-            **knobs,
-        }
-        config = EngineConfig(model=str(folder), load_format="dummy", tensor_parallel_size=setup.num_gpus, **own)
-        yield config, simulated_executor(config, device_of(setup))
+        )
+        executor = simulated_executor(config, device_of(setup))
+        executor.capacity = replace(executor.capacity, num_blocks=setup.num_slots // config.block_size)
+        yield config, executor
 
 
 def pairs(dataset: str, count: int, seed: int = 0) -> list[tuple[int, int]]:
     """Prompt and output tokens as the paper's data set has them: log-normal, of its means once those that are longer
     than the model are left out. Prompts tell nothing of outputs: in a production trace the logarithms of both correlate
     by 0.09 (Azure LLM inference trace, conversations, 2023)."""
-    return list(islice(_fitting(_lengths(dataset), random.Random(seed)), count))
+    return list(islice(drawn(*_lengths(dataset), LONGEST, seed), count))
 
 
 @cache
@@ -112,21 +115,12 @@ def _lengths(dataset: str) -> tuple[Lengths, Lengths]:
     """Lengths whose means are the data set's after the longest pairs have gone."""
     wanted, means = MEANS[dataset], list(MEANS[dataset])
     for _ in range(8):
-        drawn = list(islice(_fitting(_log_normal(means), random.Random(0)), NUM_DRAWN))
-        found = [sum(numbers) / NUM_DRAWN for numbers in zip(*drawn, strict=True)]
+        pairs = islice(drawn(*_log_normal(means), LONGEST, seed=0), NUM_DRAWN)
+        found = [sum(numbers) / NUM_DRAWN for numbers in zip(*pairs, strict=True)]
         means = [mean * own / mean_found for mean, own, mean_found in zip(means, wanted, found, strict=True)]
     return _log_normal(means)
 
 
 def _log_normal(means: list[float]) -> tuple[Lengths, Lengths]:
-    prompts, outputs = (
-        Lengths(mean, mean * math.sqrt(math.expm1(sigma**2))) for mean, sigma in zip(means, SIGMAS, strict=True)
-    )
+    prompts, outputs = (Lengths.of_logarithms(mean, sigma) for mean, sigma in zip(means, SIGMAS, strict=True))
     return prompts, outputs
-
-
-def _fitting(lengths: tuple[Lengths, Lengths], generator: random.Random) -> Iterator[tuple[int, int]]:
-    while True:
-        num_prompt, num_output = (each.draw(generator) for each in lengths)
-        if num_prompt + num_output <= LONGEST:
-            yield num_prompt, num_output

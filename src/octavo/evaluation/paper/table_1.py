@@ -4,8 +4,9 @@ from typing import Any
 
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
-from octavo.evaluation.paper.setups import SETUPS, device_of
+from octavo.evaluation.paper.setups import SETUPS, config_of, device_of
 from octavo.evaluation.shapes import shape_folder
+from octavo.evaluation.simulator.machine import simulated_executor
 
 GB, GIB = 1e9, 2**30
 
@@ -20,18 +21,9 @@ class Table1:
         return [Job(name) for name in SETUPS]
 
     def run(self, job: Job) -> dict[str, float]:
-        from octavo.config import EngineConfig
-        from octavo.evaluation.simulator.machine import simulated_executor
-
         setup = SETUPS[job.key]
         with shape_folder(setup.shape) as folder:
-            config = EngineConfig(
-                model=str(folder),
-                load_format="dummy",
-                tensor_parallel_size=setup.num_gpus,
-                kv_cache_memory=int(setup.kv_gib * GIB),
-                cuda_graphs="off",
-            )
+            config = config_of(setup, folder, kv_cache_memory=int(setup.kv_gib * GIB))
             executor = simulated_executor(config, device_of(setup))
         capacity = executor.capacity
         return {

@@ -30,6 +30,11 @@ class Lengths(msgspec.Struct, frozen=True):
     mean: float
     deviation: float = 0.0
 
+    @classmethod
+    def of_logarithms(cls, mean: float, sigma: float) -> "Lengths":
+        """Of this mean, and this standard deviation of the logarithms."""
+        return cls(mean, mean * math.sqrt(math.expm1(sigma**2)))
+
     def draw(self, generator: random.Random) -> int:
         """At least 1."""
         if not self.deviation:
