@@ -10,6 +10,7 @@ import msgspec
 
 from octavo.config import EngineConfig, PrefixCacheScope
 from octavo.engine.engine import Engine
+from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.workloads import Work, renewed
 from octavo.execution.executor import Executor
 from octavo.sampling_params import SamplingParams
@@ -102,13 +103,12 @@ def plot(figures: Sequence[PrefixGain], path: str) -> None:
 
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
-    places = range(len(figures))
-    axes.bar([place - 0.2 for place in places], [each.gain for each in figures], 0.4, label="with over without sharing")
-    axes.bar(
-        [place + 0.2 for place in places], [each.paper or 0 for each in figures], 0.4, label="paper, over Orca (Oracle)"
+    paired_bars(
+        axes,
+        [str(each.prefix_tokens) for each in figures],
+        ("with over without sharing", [each.gain for each in figures]),
+        ("paper, over Orca (Oracle)", [each.paper or 0 for each in figures]),
     )
-    axes.set_xticks(places, [str(each.prefix_tokens) for each in figures])
     axes.set(xlabel="tokens of the shared prefix", ylabel="throughput ratio", title="A shared prefix")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend()
     figure.savefig(path, dpi=120)

@@ -11,6 +11,7 @@ import msgspec
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
+from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.workloads import Work
 from octavo.execution.executor import ExecutionTimes, Executor, PendingOutput
 from octavo.execution.plan import Plan
@@ -184,11 +185,8 @@ def plot(figures: Sequence[Saving], path: str) -> None:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, method in zip(figure.subplots(1, 2, sharey=True), ("parallel", "beam"), strict=True):
         cases = [case for case in figures if case.method == method]
-        places = range(len(cases))
-        axes.bar([place - 0.2 for place in places], [case.ledger for case in cases], 0.4, label="ledger")
-        axes.bar([place + 0.2 for place in places], [case.paper or 0 for case in cases], 0.4, label="paper, OPT-13B")
-        axes.set_xticks(places, [f"{case.kind}\n{case.sequences}" for case in cases])
+        names, ledgers = [f"{case.kind}\n{case.sequences}" for case in cases], [case.ledger for case in cases]
+        paired_bars(axes, names, ("ledger", ledgers), ("paper, OPT-13B", [case.paper or 0 for case in cases]))
         axes.set(title={"parallel": "Parallel sampling", "beam": "Beam search"}[method], ylabel="blocks saved (%)")
         axes.grid(alpha=0.3, axis="y")
-        axes.legend()
     figure.savefig(path, dpi=120)

@@ -1,7 +1,7 @@
 """What of the KV memory holds token states, under each way to allocate it (paper, section 3.1 and figure 2)."""
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
@@ -117,13 +117,18 @@ def plot(measured: Sequence[WasteShares], path: str) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    names = [each.allocation for each in measured]
+    draw(axes, measured, [each.allocation for each in measured])
+    axes.set(title="Where the KV memory is while requests wait for it")
+    figure.savefig(path, dpi=120)
+
+
+def draw(axes: Any, measured: Sequence[WasteShares], names: Sequence[str]) -> None:
+    """Draw the shares into matplotlib's axes, a bar for each name."""
     bottom = [0.0] * len(measured)
     for part in ("token_states", "reserved", "internal", "external"):
         heights = [100 * getattr(each, part) for each in measured]
         axes.bar(names, heights, bottom=bottom, label=part.replace("_", " "))
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.plot(names, [each.paper_percent for each in measured], "k_", markersize=40, label="token states in the paper")
-    axes.set(ylabel="% of the KV memory", title="Where the KV memory is while requests wait for it")
+    axes.set(ylabel="% of the KV memory")
     axes.legend()
-    figure.savefig(path, dpi=120)

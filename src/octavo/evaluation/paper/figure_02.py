@@ -8,12 +8,11 @@ from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import SETUPS, SYSTEMS, pairs
 from octavo.evaluation.simulator.replay import prompt_ids
-from octavo.evaluation.waste import PAPER_PERCENT, VOCAB_SIZE, measure
+from octavo.evaluation.waste import PAPER_PERCENT, VOCAB_SIZE, WasteShares, draw, measure
 from octavo.evaluation.workloads import Work
 
 NAMES = {knobs["kv_allocation"]: system for system, knobs in SYSTEMS.items()}
 """Of systems, by how they allocate."""
-KINDS = ("token_states", "reserved", "internal", "external")
 SLACK = 5.0
 """Points."""
 
@@ -49,14 +48,7 @@ class Figure2:
         ]
 
     def draw(self, results: dict[str, Any], figure: Any) -> None:
+        shares = msgspec.convert(results["shares"], list[WasteShares])
         axes = figure.subplots()
-        names = [NAMES[each["allocation"]] for each in results["shares"]]
-        bottom = [0.0] * len(names)
-        for kind in KINDS:
-            heights = [100 * each[kind] for each in results["shares"]]
-            axes.bar(names, heights, bottom=bottom, label=kind.replace("_", " "))
-            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        paper = [PAPER_PERCENT[each["allocation"]] for each in results["shares"]]
-        axes.plot(names, paper, "k_", markersize=40, label="token states in the paper")
-        axes.set(ylabel="% of the KV memory", title=self.title)
-        axes.legend()
+        draw(axes, shares, [NAMES[each.allocation] for each in shares])
+        axes.set(title=self.title)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.runs import served
@@ -51,14 +52,7 @@ class Figure13:
     def draw(self, results: dict[str, Any], figure: Any) -> None:
         figure.set_size_inches(8, 3.4)
         for axes, ((dataset, rate), systems) in zip(figure.subplots(1, 2), PAPER.items(), strict=True):
-            places = range(len(systems))
-            axes.bar([place - 0.2 for place in places], list(systems.values()), 0.4, label="paper")
-            axes.bar(
-                [place + 0.2 for place in places],
-                [results[f"{dataset}/{system}"] for system in systems],
-                0.4,
-                label="here",
-            )
-            axes.set_xticks(places, list(systems), fontsize="small")
+            here = [results[f"{dataset}/{system}"] for system in systems]
+            paired_bars(axes, list(systems), ("paper", list(systems.values())), ("here", here))
+            axes.tick_params(axis="x", labelsize="small")
             axes.set(ylabel="requests batched", title=f"{dataset}, {rate:g} requests/s")
-            axes.legend()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import SETUPS, config_of, device_of
@@ -63,9 +64,6 @@ class Table1:
 
     def draw(self, results: dict[str, Any], figure: Any) -> None:
         axes = figure.subplots()
-        places = range(len(results))
-        axes.bar([place - 0.2 for place in places], [SETUPS[name].num_slots for name in results], 0.4, label="paper")
-        axes.bar([place + 0.2 for place in places], [own["num_slots"] for own in results.values()], 0.4, label="here")
-        axes.set_xticks(places, list(results))
+        paper, here = ([SETUPS[name].num_slots for name in results], [own["num_slots"] for own in results.values()])
+        paired_bars(axes, list(results), ("paper", paper), ("here", here))
         axes.set(ylabel="token slots", title=self.title)
-        axes.legend()
