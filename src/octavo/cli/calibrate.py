@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from octavo.cli.bench.output import progress_bar
+from octavo.cli.bench.output import check_folder_of, progress_bar
 from octavo.cli.flags import add_config_flags, read_config_flags
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
@@ -38,16 +38,14 @@ def run(arguments: argparse.Namespace) -> None:
         OctavoError: a flag or the model is wrong.
     """
     path = Path(arguments.file)
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder for {path}")
+    check_folder_of(arguments.file)
     if arguments.seconds <= 0:
         raise ConfigError(f"--seconds must be over 0, got {arguments.seconds:g}")
     config = read_config_flags(arguments, EngineConfig)
     if config.tensor_parallel_size > 1:
         raise ConfigError("one process is calibrated: leave --tensor-parallel-size at 1")
-    import msgspec
-
     from octavo.cli.bench.benchmark import opened_executor
+    from octavo.evaluation.json_figures import as_json
     from octavo.evaluation.simulator.calibration import calibrate
     from octavo.execution.local import LocalExecutor
     from octavo.execution.machine import free_memory_bytes
@@ -64,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             seed=config.seed or 0,
             told=lambda seconds: bar.update(round(seconds) - bar.n),
         )
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(found.device)) + b"\n")
+    path.write_bytes(as_json(found.device))
     device = found.device
     print(f"{len(found.steps)} steps; the median error of those held out is {device.error:.1%}")
     [(precision, curve)] = device.products.items()

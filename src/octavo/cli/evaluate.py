@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from octavo.cli.bench.output import progress_bar
+from octavo.cli.bench.output import check_matplotlib, progress_bar
 from octavo.errors import ConfigError
 
 
@@ -40,10 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         OctavoError: a flag is wrong.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ConfigError("figures are drawn by matplotlib: pip install 'octavo[bench]'") from None
+    check_matplotlib("octavo evaluate")
     from octavo.evaluation.paper.evaluation import FIGURES, draw, missing_jobs, read_results, run_jobs
     from octavo.evaluation.paper.report import report
     from octavo.execution.machine import cores

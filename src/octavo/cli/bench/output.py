@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from tqdm import tqdm
 
 from octavo.errors import ConfigError
+from octavo.evaluation.json_figures import as_json
 
 Item = TypeVar("Item")
 Figures = TypeVar("Figures")
@@ -33,13 +33,31 @@ def check_output_flags(arguments: argparse.Namespace) -> None:
         ConfigError: a folder does not exist, or matplotlib is missing.
     """
     for path in filter(None, (arguments.json, arguments.plot)):
-        if not Path(path).absolute().parent.is_dir():
-            raise ConfigError(f"there is no folder for {path}")
+        check_folder_of(path)
     if arguments.plot:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise ConfigError("--plot needs matplotlib: pip install 'octavo[bench]'") from None
+        check_matplotlib("--plot")
+
+
+def check_folder_of(path: str) -> None:
+    """Make sure that a file can be written.
+
+    Raises:
+        ConfigError: its folder does not exist.
+    """
+    if not Path(path).absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder for {path}")
+
+
+def check_matplotlib(what: str) -> None:
+    """Make sure that figures can be drawn.
+
+    Raises:
+        ConfigError: `what` needs matplotlib, and it is missing.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ConfigError(f"{what} needs matplotlib: pip install 'octavo[bench]'") from None
 
 
 def write_figures(
@@ -47,7 +65,7 @@ def write_figures(
 ) -> None:
     """The figures as JSON and drawn by `plot(figures, path)`, where asked for."""
     if arguments.json:
-        Path(arguments.json).write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+        Path(arguments.json).write_bytes(as_json(figures))
     if arguments.plot and plot:
         plot(figures, arguments.plot)
 

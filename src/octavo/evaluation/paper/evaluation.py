@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from octavo.errors import ConfigError
+from octavo.evaluation.json_figures import as_json
 from octavo.evaluation.paper.figure import Job, PaperFigure
 from octavo.evaluation.paper.figure_02 import Figure2
 from octavo.evaluation.paper.figure_12 import Figure12
@@ -64,7 +65,7 @@ def run_jobs(
         results = read_results(folder, name, quick)
         results.parts[key] = result
         part = folder / f"{name}.json.part"
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
+        part.write_bytes(as_json(results))
         part.replace(folder / f"{name}.json")
         told(f"{name} {key}")
 
