@@ -41,6 +41,22 @@ def test_replicas_share_the_requests() -> None:
     assert column(two.stdout, "requests running, waiting").startswith("1")
 
 
+def test_requests_have_samples_or_beams_and_a_prefix() -> None:
+    flags = (*OPT, "--requests", "8", "--prompt-tokens", "50", "--output-tokens", "10")
+    samples, beams, behind = (
+        simulate(*flags, *own) for own in (("--n", "3"), ("--beam-width", "3"), ("--prefix-tokens", "160"))
+    )
+    rates = [float(column(done.stdout, "output tokens/s").split()[-2]) for done in (samples, beams, behind)]
+    assert rates[0] == pytest.approx(rates[1], rel=0.1)
+    assert rates[0] == pytest.approx(3 * rates[2], rel=0.1)
+    assert column(behind.stdout, "prompt tokens found in cache") == f"{7 * 160:,}"
+    for wrong in (("--n", "0"), ("--beam-width", "0"), ("--prefix-tokens", "-1"), ("--prefix-tokens", "2047")):
+        refused = simulate(*flags, *wrong)
+        assert refused.returncode == 2
+        assert wrong[0] in refused.stderr
+    assert "not allowed with" in simulate(*flags, "--n", "2", "--beam-width", "2").stderr
+
+
 def test_a_trace_is_replayed_at_its_own_rate_or_another(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text(

@@ -5,6 +5,7 @@ import pytest
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation import beams, sharing
+from octavo.evaluation.decoding import Decoding
 from octavo.evaluation.workloads import Work
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import ForkedRow, NewRow, Plan, TableEdit
@@ -30,8 +31,7 @@ def test_the_ledgers_savings_are_those_counted_from_the_tokens(executor, method,
         EngineConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=64),
         WORK,
         kind="alpaca",
-        method=method,
-        num_sequences=4,
+        decoding=Decoding(method, 4),
         produced=told.append,
     )
     assert case.ledger == pytest.approx(case.offline, abs=0.05)

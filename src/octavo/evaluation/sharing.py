@@ -11,16 +11,16 @@ import msgspec
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
+from octavo.evaluation.decoding import METHODS, Decoding, Method
 from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.workloads import Work
 from octavo.execution.executor import ExecutionTimes, Executor, PendingOutput
 from octavo.execution.plan import Plan
 from octavo.memory import Ledger
-from octavo.sampling_params import BeamSearchParams, SamplingParams
 from octavo.scheduling.messages import EngineRequest, request_seed
 from octavo.structured_outputs import Grammar, ReasoningSection
 
-PAPER: dict[tuple[str, str], dict[int, float]] = {
+PAPER: dict[tuple[str, Method], dict[int, float]] = {
     ("alpaca", "parallel"): {2: 6.1, 4: 8.5, 6: 9.8},
     ("alpaca", "beam"): {2: 37.6, 4: 53.1, 6: 55.2},
     ("sharegpt", "parallel"): {2: 16.2, 6: 30.5},
@@ -33,8 +33,7 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
     """Per cent of blocks saved: blocks saved by sharing over blocks without it, averaged over the steps."""
 
     kind: str
-    method: str
-    """"parallel" sampling or "beam" search."""
+    method: Method
     sequences: int
     """Samples or beams a request."""
     requests: int
@@ -132,8 +131,7 @@ def measure(
     work: Sequence[Work],
     *,
     kind: str,
-    method: str,
-    num_sequences: int,
+    decoding: Decoding,
     produced: Callable[[int], object] = lambda _: None,
 ) -> Saving:
     """Run all of the work at once, past end-of-sequence tokens, and account for the memory at each step.
@@ -141,8 +139,6 @@ def measure(
     Args:
         config: of the engine.
         kind: whose lengths these are, a data set of the paper.
-        method: "parallel" or "beam".
-        num_sequences: samples or beams a request.
         produced: told the number of output tokens of each request that is over.
 
     Raises:
@@ -153,7 +149,7 @@ def measure(
     recorder.ledger = engine.ledger
     lengths = {str(number): each.out for number, each in enumerate(work)}
     for number, each in enumerate(work):
-        params = _params(method, num_sequences, each.out)
+        params = decoding.params(each.out)
         engine.add(EngineRequest(str(number), each.ids, params, float(number), request_seed(0, number)))
     while engine.has_unfinished:
         for update in engine.step():
@@ -161,21 +157,14 @@ def measure(
     by_ledger, offline = zip(*recorder.savings, strict=True)
     return Saving(
         kind=kind,
-        method=method,
-        sequences=num_sequences,
+        method=decoding.method,
+        sequences=decoding.num_sequences,
         requests=len(work),
         steps=len(recorder.savings),
         ledger=round(100 * statistics.fmean(by_ledger), 2),
         offline=round(100 * statistics.fmean(offline), 2),
-        paper=PAPER.get((kind, method), {}).get(num_sequences),
+        paper=PAPER.get((kind, decoding.method), {}).get(decoding.num_sequences),
     )
-
-
-def _params(method: str, num_sequences: int, max_tokens: int) -> SamplingParams:
-    if method == "beam":
-        search = BeamSearchParams(beam_width=num_sequences, max_tokens=max_tokens, ignore_eos=True)
-        return search.sampling_params()
-    return SamplingParams(n=num_sequences, max_tokens=max_tokens, ignore_eos=True)
 
 
 def plot(figures: Sequence[Saving], path: str) -> None:
@@ -183,7 +172,7 @@ def plot(figures: Sequence[Saving], path: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, method in zip(figure.subplots(1, 2, sharey=True), ("parallel", "beam"), strict=True):
+    for axes, method in zip(figure.subplots(1, 2, sharey=True), METHODS, strict=True):
         cases = [case for case in figures if case.method == method]
         names, ledgers = [f"{case.kind}\n{case.sequences}" for case in cases], [case.ledger for case in cases]
         paired_bars(axes, names, ("ledger", ledgers), ("paper, OPT-13B", [case.paper or 0 for case in cases]))

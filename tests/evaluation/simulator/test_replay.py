@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from octavo.engine.engine import Engine
+from octavo.evaluation.decoding import METHODS, Decoding, Method
 from octavo.evaluation.simulator.replay import Replay, SimulatedClock, prompt_ids
 from octavo.evaluation.simulator.tally import SHOWN_MOMENTS, Histogram, ReplayFigures, Spread, Tally
-from octavo.evaluation.simulator.traffic import Arrival
+from octavo.evaluation.simulator.traffic import Arrival, behind_prefix, decoded
 from octavo.execution.executor import Capacity
 from octavo.execution.plan import Plan
 from octavo.execution.simulated import SimulatedExecutor, StepSeconds
@@ -114,6 +115,27 @@ def test_the_prompts_of_a_replay_have_no_block_in_common() -> None:
         assert len(begins) == 3000
         assert all(0 <= token < vocab_size for begin in begins for token in begin)
     assert [len(prompt_ids(5, count, 97)) for count in (1, 2, 15, 16, 17, 500)] == [1, 2, 15, 16, 17, 500]
+
+
+def test_a_prompt_behind_a_prefix_begins_as_all_do_and_then_as_no_other() -> None:
+    first, second = (prompt_ids(number, 50, 50_000, 33) for number in (1, 2))
+    assert (len(first), len(second)) == (50, 50)
+    assert first[:33] == second[:33]
+    assert first[33:] != second[33:]
+    hits = [
+        figures(behind_prefix([Arrival(float(second), 30, 8) for second in (0, 100)], num), StepSeconds(compute_s=1))
+        for num in (0, 64)
+    ]
+    assert [each.hit_tokens for each in hits] == [0, 64]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_request_of_several_sequences_is_over_when_all_are(method: Method) -> None:
+    told = figures(decoded([Arrival(0.0, 40, 10)], Decoding(method, 4)), StepSeconds(compute_s=1))
+    assert (told.requests, told.steps) == (1, 10)
+    assert told.output_tok_s == 4
+    assert told.normalized_latency_s.mean == pytest.approx(1), "a token of each sequence a step"
+    assert told.mean_running == pytest.approx(1)
 
 
 def test_a_replay_begins_with_the_engine_as_it_is() -> None:

@@ -7,9 +7,8 @@ from octavo.cli.bench.benchmark import Outcome, add_count_flag, finish_engine_pa
 from octavo.cli.bench.output import progress_bar
 from octavo.cli.bench.workload import add_scale_flag, add_seed_flag, read_scale_flag
 from octavo.config import EngineConfig
+from octavo.evaluation.decoding import METHODS, Decoding
 from octavo.evaluation.workloads import MEANS, draw_workload
-
-METHODS = ("parallel", "beam")
 
 
 def add_parser(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,8 +50,7 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
                 config,
                 works[kind],
                 kind=kind,
-                method=method,
-                num_sequences=num_sequences,
+                decoding=Decoding(method, num_sequences),
                 produced=bar.update,
             )
             paper = "-" if case.paper is None else f"{case.paper:.1f}%"

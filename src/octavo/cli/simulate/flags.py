@@ -43,6 +43,12 @@ def add_traffic_flags(parser: argparse.ArgumentParser) -> None:
             name, metavar="MEAN[,DEVIATION]", help=f"tokens of {what} instead, log-normal; all alike without deviation"
         )
     traffic.add_argument(
+        "--prefix-tokens", type=int, default=0, metavar="N", help="that all prompts begin with, before their own"
+    )
+    sequences = traffic.add_mutually_exclusive_group()
+    sequences.add_argument("--n", type=int, default=1, metavar="N", help="parallel samples a request (default: 1)")
+    sequences.add_argument("--beam-width", type=int, metavar="N", help="search each answer with so many beams")
+    traffic.add_argument(
         "--rate",
         type=float,
         metavar="R",

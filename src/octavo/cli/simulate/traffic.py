@@ -2,16 +2,19 @@
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.evaluation.decoding import Decoding
 from octavo.evaluation.simulator.traffic import (
     Arrival,
     Lengths,
     again_and_again,
     at_rate,
+    behind_prefix,
+    decoded,
     drawn,
     faster,
     read_trace,
@@ -41,6 +44,13 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
         asked: int = arguments.requests
         return max(asked, round(rate * LOAD_S)) if is_load and rate else asked
 
+    kind, most_prefix = _kind(arguments), longest - 2
+    if arguments.prefix_tokens > most_prefix:
+        raise ConfigError(
+            f"--prefix-tokens {arguments.prefix_tokens} leaves nothing of the model length of {longest}: give at most "
+            f"{most_prefix}, or raise --max-model-len"
+        )
+    longest -= arguments.prefix_tokens
     rate: float | None = arguments.rate
     if rate is not None and not rate > 0:
         raise ConfigError(f"--rate must be over 0, got {rate:g}")
@@ -50,7 +60,7 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
     if arguments.trace:
         if lengths:
             raise ConfigError(f"--trace has its own lengths: leave out --{lengths[0].replace('_', '-')}")
-        found = read_trace(arguments.trace, arguments.requests, arguments.length_scale, longest)
+        found = list(kind(read_trace(arguments.trace, arguments.requests, arguments.length_scale, longest)))
         span_s = found[-1].arrival_s
 
         def replayed(rate: float | None) -> list[Arrival]:
@@ -73,9 +83,21 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
     def drawn_at(rate: float | None) -> list[Arrival]:
         count = num_requests(rate)
         known.extend(islice(pairs, max(0, count - len(known))))
-        return list(at_rate(known[:count], 1.0 if rate is None else rate, seed))
+        return list(kind(at_rate(known[:count], 1.0 if rate is None else rate, seed)))
 
     return drawn_at
+
+
+def _kind(arguments: argparse.Namespace) -> Callable[[Iterable[Arrival]], Iterator[Arrival]]:
+    """What makes requests of the kind that is asked for: with their prefix, and as many sequences."""
+    num_prefix, num_samples, num_beams = arguments.prefix_tokens, arguments.n, arguments.beam_width
+    if num_prefix < 0:
+        raise ConfigError(f"--prefix-tokens must not be below 0, got {num_prefix}")
+    for name, number in (("--n", num_samples), ("--beam-width", num_beams)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}")
+    decoding = Decoding("parallel", num_samples) if num_beams is None else Decoding("beam", num_beams)
+    return lambda arrivals: decoded(behind_prefix(arrivals, num_prefix), decoding)
 
 
 def _lengths(name: str, given: str | None, own: Lengths) -> Lengths:

@@ -9,7 +9,6 @@ from octavo.errors import EngineError, RequestError
 from octavo.evaluation.simulator.tally import Holdings, Tally
 from octavo.evaluation.simulator.traffic import Arrival
 from octavo.execution.simulated import SimulatedExecutor
-from octavo.sampling_params import SamplingParams
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
 STEPS_A_LOOK = 8
@@ -135,8 +134,8 @@ class Replay:
         number, self._num_added = self._num_added, self._num_added + 1
         request = EngineRequest(
             str(number),
-            prompt_ids(number, arrival.prompt_tokens, self._vocab_size),
-            SamplingParams(temperature=0, max_tokens=arrival.output_tokens, ignore_eos=True),
+            prompt_ids(number, arrival.prompt_tokens, self._vocab_size, arrival.prefix_tokens),
+            arrival.decoding.params(arrival.output_tokens),
             arrival.arrival_s,
             seed=number,
             output_len_hint=arrival.output_tokens,
@@ -154,18 +153,24 @@ class Replay:
         if update.error is not None:
             raise EngineError(f"request {update.request_id} of the replay has failed: {update.error}")
         for sequence in update.sequences:
-            if sequence.token_ids:
-                own.num_tokens += len(sequence.token_ids)
-                if own.first_s is None:
-                    own.first_s = now_s
-            if sequence.finish_reason is not None:
-                self._over.append(self._open.pop(update.request_id))
+            if sequence.token_ids and own.first_s is None:
+                own.first_s = now_s
+            own.num_running -= sequence.finish_reason is not None
+        if not own.num_running:
+            self._over.append(self._open.pop(update.request_id))
 
     def _answer(self, now_s: float) -> None:
         """Count those that are over."""
         for own in self._over:
             arrival, first_s = own.arrival, now_s if own.first_s is None or self._answers_batches else own.first_s
-            self.tally.finish(arrival.arrival_s, first_s, now_s, arrival.prompt_tokens, own.num_tokens)
+            self.tally.finish(
+                arrival.arrival_s,
+                first_s,
+                now_s,
+                arrival.prompt_tokens,
+                arrival.output_tokens,
+                arrival.decoding.num_sequences,
+            )
             self._done()
         self._over.clear()
 
@@ -173,17 +178,21 @@ class Replay:
 class _Open:
     """What is known of a request that is not over."""
 
-    __slots__ = ("arrival", "first_s", "num_tokens")
+    __slots__ = ("arrival", "first_s", "num_running")
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
         self.first_s: float | None = None
-        self.num_tokens = 0
+        self.num_running = arrival.decoding.num_sequences
 
 
-def prompt_ids(number: int, count: int, vocab_size: int) -> list[int]:
-    """A prompt that no other request begins with: so no prefix cache finds any of it."""
+def prompt_ids(number: int, count: int, vocab_size: int, num_shared: int = 0) -> list[int]:
+    """A prompt that no other request begins with: so no prefix cache finds any of it, but for the first `num_shared`
+    tokens, which all begin with."""
     first, num_ids = (FIRST_ID, vocab_size - FIRST_ID) if vocab_size > 2 * FIRST_ID else (0, vocab_size)
+    if num_shared:
+        shared = [first + place % num_ids for place in range(num_shared)]
+        return shared + prompt_ids(number, count - num_shared, vocab_size)
     own = [first + (number * 7919 + place * 31 + place * place % 17) % num_ids for place in range(min(count, 16))]
     digits = []
     while number:

@@ -181,15 +181,21 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.end_s = 0.0
 
-    def finish(self, arrival_s: float, first_s: float, end_s: float, num_prompt: int, num_output: int) -> None:
-        """A request has been answered."""
+    def finish(
+        self, arrival_s: float, first_s: float, end_s: float, num_prompt: int, num_output: int, num_sequences: int = 1
+    ) -> None:
+        """A request has been answered.
+
+        Args:
+            num_output: tokens of each of its sequences.
+        """
         self.normalized.add((end_s - arrival_s) / num_output)
         self.first_token.add(first_s - arrival_s)
         self.latency.add(end_s - arrival_s)
         if num_output > 1:
             self.token.add((end_s - first_s) / (num_output - 1))
         self.counts["prompt_tokens"] += num_prompt
-        self.counts["output_tokens"] += num_output
+        self.counts["output_tokens"] += num_output * num_sequences
         self.end_s = max(self.end_s, end_s)
 
     def merge(self, other: "Tally") -> None:

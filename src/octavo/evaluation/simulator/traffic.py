@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from octavo.errors import ConfigError
+from octavo.evaluation.decoding import ONE_SEQUENCE, Decoding
 
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
 
@@ -21,6 +22,10 @@ class Arrival(msgspec.Struct, frozen=True):
     """Since the first one could come."""
     prompt_tokens: int
     output_tokens: int
+    """Of each of its sequences."""
+    prefix_tokens: int = 0
+    """Of the prompt's, the first ones, which all requests begin with."""
+    decoding: Decoding = ONE_SEQUENCE
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -48,8 +53,8 @@ def drawn(prompts: Lengths, outputs: Lengths, longest: int, seed: int) -> Iterat
     generator = random.Random(seed)
     if prompts.mean + outputs.mean > longest:
         raise ConfigError(
-            f"prompts of {prompts.mean:g} and outputs of {outputs.mean:g} tokens on average are over the model length "
-            f"of {longest}: lower --prompt-tokens or --output-tokens, or raise --max-model-len"
+            f"prompts of {prompts.mean:g} and outputs of {outputs.mean:g} tokens on average are over the {longest} "
+            "that the model length has for them: lower --prompt-tokens or --output-tokens, or raise --max-model-len"
         )
     while True:
         pair = prompts.draw(generator), outputs.draw(generator)
@@ -108,6 +113,20 @@ def faster(arrivals: Iterable[Arrival], times: float) -> Iterator[Arrival]:
         yield msgspec.structs.replace(each, arrival_s=each.arrival_s / times)
 
 
+def behind_prefix(arrivals: Iterable[Arrival], num_tokens: int) -> Iterator[Arrival]:
+    """The same requests, their prompts behind so many tokens that are the same in all."""
+    for each in arrivals:
+        yield msgspec.structs.replace(
+            each, prompt_tokens=each.prompt_tokens + num_tokens, prefix_tokens=each.prefix_tokens + num_tokens
+        )
+
+
+def decoded(arrivals: Iterable[Arrival], decoding: Decoding) -> Iterator[Arrival]:
+    """The same requests, of so many sequences each."""
+    for each in arrivals:
+        yield msgspec.structs.replace(each, decoding=decoding)
+
+
 def share(arrivals: Iterable[Arrival], replica: int, num_replicas: int) -> Iterator[Arrival]:
     """Those of one of several replicas, which get them in turn."""
     return islice(arrivals, replica, None, num_replicas)
@@ -136,6 +155,6 @@ def _rows(file: Iterable[str], path: str) -> Iterator[Arrival]:
 
 def _fitting(arrivals: Iterator[Arrival], scale: float, longest: int | None) -> Iterator[Arrival]:
     for each in arrivals:
-        lengths = [max(1, round(scale * each.prompt_tokens)), max(1, round(scale * each.output_tokens))]
-        if longest is None or sum(lengths) <= longest:
-            yield Arrival(each.arrival_s, *lengths)
+        num_prompt, num_output = (max(1, round(scale * own)) for own in (each.prompt_tokens, each.output_tokens))
+        if longest is None or num_prompt + num_output <= longest:
+            yield Arrival(each.arrival_s, num_prompt, num_output)
