@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         run_jobs(jobs, folder, arguments.quick, arguments.processes or cores().usable, told)
     results = {name: read_results(folder, name, arguments.quick).parts for name in names}
-    for name, parts in results.items():
+    for name, parts in ((name, parts) for name, parts in results.items() if parts):
         draw(name, parts, folder)
     command = "octavo evaluate paper" + (" --quick" if arguments.quick else "")
     page = report(results, command, folder.name)

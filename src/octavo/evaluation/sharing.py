@@ -172,10 +172,15 @@ def plot(figures: Sequence[Saving], path: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
+    draw(figure, figures)
+    figure.savefig(path, dpi=120)
+
+
+def draw(figure: Any, savings: Sequence[Saving]) -> None:
+    """The same into matplotlib's figure."""
     for axes, method in zip(figure.subplots(1, 2, sharey=True), METHODS, strict=True):
-        cases = [case for case in figures if case.method == method]
+        cases = [case for case in savings if case.method == method]
         names, ledgers = [f"{case.kind}\n{case.sequences}" for case in cases], [case.ledger for case in cases]
         paired_bars(axes, names, ("ledger", ledgers), ("paper, OPT-13B", [case.paper or 0 for case in cases]))
         axes.set(title={"parallel": "Parallel sampling", "beam": "Beam search"}[method], ylabel="blocks saved (%)")
         axes.grid(alpha=0.3, axis="y")
-    figure.savefig(path, dpi=120)

@@ -9,6 +9,7 @@ import msgspec
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.execution.executor import Executor
 from octavo.execution.local import LocalExecutor
 from octavo.execution.plan import NewRow, Plan, TableEdit
 from octavo.sampling_params import SamplingParams
@@ -41,12 +42,17 @@ def measure(config: EngineConfig, block_sizes: list[int], num_tokens: int, repea
     for block_size in block_sizes:
         executor = LocalExecutor(dataclasses.replace(config, block_size=block_size))
         try:
-            yield _measure(executor, num_tokens, repeats)
+            yield cost_of(executor, num_tokens, repeats)
         finally:
             executor.close()
 
 
-def _measure(executor: LocalExecutor, num_tokens: int, repeats: int) -> SwapCost:
+def cost_of(executor: Executor, num_tokens: int, repeats: int) -> SwapCost:
+    """What a preemption costs on an executor that nothing has run on.
+
+    Raises:
+        ConfigError: pool, swap space or model length are too small.
+    """
     capacity = executor.capacity
     num_blocks = -(-num_tokens // capacity.block_size)
     for name, room in (("--kv-cache-memory", capacity.num_blocks), ("--swap-space", capacity.num_swap_blocks)):

@@ -138,6 +138,16 @@ def test_a_request_of_several_sequences_is_over_when_all_are(method: Method) -> 
     assert told.mean_running == pytest.approx(1)
 
 
+def test_a_replay_that_is_given_up_leaves_nothing_behind() -> None:
+    executor = SimulatedExecutor(capacity(), lambda _: StepSeconds(compute_s=1))
+    engine = Engine(executor, max_num_seqs=8, max_num_batched_tokens=64)
+    replay = Replay(engine, SimulatedClock(executor))
+    told = replay.run([Arrival(0.0, 4, 10), Arrival(0.0, 4, 100)], lambda tally: tally.latency.count > 0)
+    assert told.figures().requests == 1
+    assert not engine.has_unfinished
+    assert engine.ledger().num_filled_slots == 0
+
+
 def test_a_replay_begins_with_the_engine_as_it_is() -> None:
     """What was served before is not counted."""
     executor = SimulatedExecutor(capacity(), lambda _: StepSeconds(compute_s=1))

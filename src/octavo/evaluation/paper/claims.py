@@ -1,5 +1,7 @@
 """What the paper says in figures, and what came out here."""
 
+import math
+
 import msgspec
 
 
@@ -9,22 +11,32 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     figure: str
     text: str
     unit: str = ""
-    low: float
+    low: float = -math.inf
     """The paper's figure, or the least of its range."""
-    high: float
+    high: float = math.inf
     """The same as `low`, or the most of its range."""
     slack: float = 0.0
     """How far from these it may be, for the claim to hold: in the same unit."""
     simulated: float | None = None
+    """On the paper's machines."""
     measured: float | None = None
+    """On this one, with a small model."""
     note: str = ""
     """Why it is another, where it is."""
 
-    def holds(self, value: float | None) -> bool | None:
-        """Whether a value is within the claim; None where there is none."""
-        return None if value is None else self.low - self.slack <= value <= self.high + self.slack
+    @property
+    def verdicts(self) -> list[bool]:
+        """Whether what was simulated is within the claim, and what was measured, as far as they are there."""
+        found = (each for each in (self.simulated, self.measured) if each is not None)
+        return [self.low - self.slack <= each <= self.high + self.slack for each in found]
 
     @property
     def told(self) -> str:
         """The paper's figure, as text."""
-        return f"{self.low:g}{self.unit}" if self.low == self.high else f"{self.low:g} to {self.high:g}{self.unit}"
+        if self.low == self.high:
+            return f"{self.low:g}{self.unit}"
+        if math.isinf(self.low):
+            return f"at most {self.high:g}{self.unit}"
+        if math.isinf(self.high):
+            return f"at least {self.low:g}{self.unit}"
+        return f"{self.low:g} to {self.high:g}{self.unit}"

@@ -1,5 +1,6 @@
 """Runs the figures' parts side by side, keeps what each gave, and draws them."""
 
+import itertools
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,12 +12,32 @@ import msgspec
 from octavo.errors import ConfigError
 from octavo.evaluation.json_figures import as_json
 from octavo.evaluation.paper.figure import Job, PaperFigure
+from octavo.evaluation.paper.figure_01 import Figure1
 from octavo.evaluation.paper.figure_02 import Figure2
-from octavo.evaluation.paper.figure_12 import Figure12
+from octavo.evaluation.paper.figure_12 import FIGURE_12
 from octavo.evaluation.paper.figure_13 import Figure13
+from octavo.evaluation.paper.figure_14 import FIGURE_14
+from octavo.evaluation.paper.figure_15 import Figure15
+from octavo.evaluation.paper.figure_16 import FIGURE_16
+from octavo.evaluation.paper.figure_17 import FIGURE_17
+from octavo.evaluation.paper.figure_18 import Figure18
+from octavo.evaluation.paper.figure_19 import Figure19
 from octavo.evaluation.paper.table_1 import Table1
 
-FIGURES: dict[str, PaperFigure] = {figure.name: figure for figure in (Table1(), Figure2(), Figure12(), Figure13())}
+_ALL: tuple[PaperFigure, ...] = (
+    Table1(),
+    Figure1(),
+    Figure2(),
+    FIGURE_12,
+    Figure13(),
+    FIGURE_14,
+    Figure15(),
+    FIGURE_16,
+    FIGURE_17,
+    Figure18(),
+    Figure19(),
+)
+FIGURES = {figure.name: figure for figure in _ALL}
 FORMATS = ("svg", "png")
 
 
@@ -56,12 +77,15 @@ def missing_jobs(names: Sequence[str], folder: Path, quick: bool) -> list[tuple[
 def run_jobs(
     jobs: Sequence[tuple[str, Job]], folder: Path, quick: bool, num_processes: int, told: Callable[[str], object]
 ) -> None:
-    """Run parts, each in one of so many processes, and write what each gives when it is there.
+    """Run parts, each in one of so many processes, then those that take times alone, and write what each gives when it
+    is there.
 
     Args:
         told: told of each part that is over.
     """
-    for name, key, result in _results(jobs, num_processes):
+    beside = [(name, job) for name, job in jobs if not job.is_measured]
+    alone = [(name, job) for name, job in jobs if job.is_measured]
+    for name, key, result in itertools.chain(_results(beside, num_processes), _results(alone, 1)):
         results = read_results(folder, name, quick)
         results.parts[key] = result
         part = folder / f"{name}.json.part"

@@ -13,6 +13,8 @@ class Job(msgspec.Struct, frozen=True):
     key: str
     """Within the figure."""
     arguments: tuple[Any, ...] = ()
+    is_measured: bool = False
+    """It takes times on this machine, for which nothing else may run."""
 
 
 class PaperFigure(Protocol):

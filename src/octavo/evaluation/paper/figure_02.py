@@ -6,7 +6,8 @@ import msgspec
 
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
-from octavo.evaluation.paper.setups import SETUPS, SYSTEMS, pairs
+from octavo.evaluation.paper.setups import OPT_13B, SYSTEMS
+from octavo.evaluation.paper.workload import pairs
 from octavo.evaluation.simulator.replay import prompt_ids
 from octavo.evaluation.waste import PAPER_PERCENT, VOCAB_SIZE, WasteShares, draw, measure
 from octavo.evaluation.workloads import Work
@@ -30,7 +31,7 @@ class Figure2:
         work = [
             Work(prompt_ids(n, own[0], VOCAB_SIZE), own[1]) for n, own in enumerate(pairs("sharegpt", *job.arguments))
         ]
-        shares = measure(work, SETUPS["OPT-13B"].num_slots, 16, 2048)
+        shares = measure(work, OPT_13B.num_slots, 16, 2048)
         return [msgspec.to_builtins(each) for each in shares]
 
     def claims(self, results: dict[str, Any]) -> list[Claim]:

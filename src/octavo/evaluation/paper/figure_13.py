@@ -6,7 +6,8 @@ from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.runs import served
-from octavo.evaluation.paper.setups import ORCA_MAX, ORCA_ORACLE, ORCA_POW2, PAGED, SETUPS
+from octavo.evaluation.paper.setups import OPT_13B, ORCA_MAX, ORCA_ORACLE, ORCA_POW2, PAGED
+from octavo.evaluation.paper.workload import Workload
 
 PAPER = {
     ("sharegpt", 2.0): {ORCA_MAX: 7.00, ORCA_POW2: 9.81, ORCA_ORACLE: 13.62, PAGED: 30.42},
@@ -33,7 +34,7 @@ class Figure13:
 
     def run(self, job: Job) -> float:
         dataset, system, rate, count = job.arguments
-        return served(SETUPS["OPT-13B"], system, dataset, rate, count).figures().mean_running
+        return served(OPT_13B, system, Workload(dataset), rate, count).figures().mean_running
 
     def claims(self, results: dict[str, Any]) -> list[Claim]:
         return [

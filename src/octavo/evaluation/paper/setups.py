@@ -1,10 +1,8 @@
-"""What the paper measured: its systems as knobs of the engine, its models on its GPUs, its lengths of requests."""
+"""What the paper measured: its systems as knobs of the engine, and its models on its GPUs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ from octavo.config import EngineConfig
 from octavo.evaluation.shapes import shape_folder
 from octavo.evaluation.simulator.devices import Device, find_device
 from octavo.evaluation.simulator.machine import simulated_executor
-from octavo.evaluation.simulator.traffic import Lengths, drawn
-from octavo.evaluation.workloads import MEANS, SIGMAS
 from octavo.execution.simulated import SimulatedExecutor
 
 FASTER_TRANSFORMER, ORCA_MAX, ORCA_POW2, ORCA_ORACLE, PAGED = (
@@ -36,12 +32,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 
 LONGEST = 2048
 """Of the paper's models, in tokens."""
-HOST_ROW_S = 0.3e-3
-"""What the paper's implementation, Python around a step, took for each sequence in it. It is the one rate here that is
-not from a data sheet: with it, vLLM's batches of figure 13 come out (30.42 at 2 requests a second of ShareGPT, 132.44
-at 30 of Alpaca: by Little's law 45 and 75 ms a token)."""
-NUM_DRAWN = 20_000
-"""Lengths that their means are set by."""
+HOST_STEP_S, HOST_ROW_S = 6.5e-3, 0.28e-3
+"""What the paper's implementation, Python around a step, took for each step, and for each sequence in it. They are the
+two rates here that are not from a data sheet: with them, vLLM's two batches of figure 13 come out (30.42 at 2 requests
+a second of ShareGPT, 132.44 at 30 of Alpaca: by Little's law 45 and 75 ms a token)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +53,22 @@ class Setup:
     """Token slots of the KV memory."""
 
 
-SETUPS = {
-    setup.name: setup
-    for setup in (
-        Setup("OPT-13B", "opt-13b", "a100-40gb", 1, 26, 12, 15_700),
-        Setup("OPT-66B", "opt-66b", "a100-40gb", 4, 132, 21, 9_700),
-        Setup("OPT-175B", "opt-175b", "a100-80gb", 8, 346, 264, 60_100),
-    )
-}
+OPT_13B = Setup("OPT-13B", "opt-13b", "a100-40gb", 1, 26, 12, 15_700)
+OPT_66B = Setup("OPT-66B", "opt-66b", "a100-40gb", 4, 132, 21, 9_700)
+OPT_175B = Setup("OPT-175B", "opt-175b", "a100-80gb", 8, 346, 264, 60_100)
+LLAMA_13B = Setup("LLaMA-13B", "llama-13b", "a100-40gb", 1, 26, 12, 15_700)
+"""Of the translations; it takes as much of a token and of the GPU as OPT-13B."""
+
+
+def knobs_of(system: str, num_slots: int, longest: int = LONGEST) -> dict[str, Any]:
+    """What makes an engine with so many token slots one of the paper's systems."""
+    knobs = {"prefix_cache_scope": "off", "preemption_mode": "recompute", **SYSTEMS[system]}
+    return {**knobs, "max_num_seqs": num_slots // longest} if system == FASTER_TRANSFORMER else knobs
 
 
 def device_of(setup: Setup) -> Device:
     """The setup's GPU, with the paper's implementation around it."""
-    return msgspec.structs.replace(find_device(setup.gpu), host_row_s=HOST_ROW_S)
+    return msgspec.structs.replace(find_device(setup.gpu), host_step_s=HOST_STEP_S, host_row_s=HOST_ROW_S)
 
 
 def config_of(setup: Setup, folder: Path, **knobs: Any) -> EngineConfig:
@@ -86,41 +83,15 @@ def config_of(setup: Setup, folder: Path, **knobs: Any) -> EngineConfig:
 
 
 @contextmanager
-def prepared(setup: Setup, system: str) -> Iterator[tuple[EngineConfig, SimulatedExecutor]]:
-    """The config of a system in a setup, and an executor for it, which has the paper's slots."""
+def prepared(setup: Setup, system: str, **knobs: Any) -> Iterator[tuple[EngineConfig, SimulatedExecutor]]:
+    """The config of a system in a setup, and an executor for it, which has the paper's slots.
+
+    Args:
+        knobs: of the engine, where they are not the paper's.
+    """
     with shape_folder(setup.shape) as folder:
-        config = config_of(
-            setup,
-            folder,
-            max_num_seqs=setup.num_slots // LONGEST if system == FASTER_TRANSFORMER else 1024,
-            prefix_cache_scope="off",
-            preemption_mode="recompute",
-            steps_in_flight=1,
-            **SYSTEMS[system],
-        )
+        given = {"max_num_seqs": 1024, "steps_in_flight": 1, **knobs_of(system, setup.num_slots), **knobs}
+        config = config_of(setup, folder, **given)
         executor = simulated_executor(config, device_of(setup))
         executor.capacity = replace(executor.capacity, num_blocks=setup.num_slots // config.block_size)
         yield config, executor
-
-
-def pairs(dataset: str, count: int, seed: int = 0) -> list[tuple[int, int]]:
-    """Prompt and output tokens as the paper's data set has them: log-normal, of its means once those that are longer
-    than the model are left out. Prompts tell nothing of outputs: in a production trace the logarithms of both correlate
-    by 0.09 (Azure LLM inference trace, conversations, 2023)."""
-    return list(islice(drawn(*_lengths(dataset), LONGEST, seed), count))
-
-
-@cache
-def _lengths(dataset: str) -> tuple[Lengths, Lengths]:
-    """Lengths whose means are the data set's after the longest pairs have gone."""
-    wanted, means = MEANS[dataset], list(MEANS[dataset])
-    for _ in range(8):
-        pairs = islice(drawn(*_log_normal(means), LONGEST, seed=0), NUM_DRAWN)
-        found = [sum(numbers) / NUM_DRAWN for numbers in zip(*pairs, strict=True)]
-        means = [mean * own / mean_found for mean, own, mean_found in zip(means, wanted, found, strict=True)]
-    return _log_normal(means)
-
-
-def _log_normal(means: list[float]) -> tuple[Lengths, Lengths]:
-    prompts, outputs = (Lengths.of_logarithms(mean, sigma) for mean, sigma in zip(means, SIGMAS, strict=True))
-    return prompts, outputs

@@ -5,10 +5,11 @@ from typing import Any
 from octavo.evaluation.drawing import paired_bars
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
-from octavo.evaluation.paper.setups import SETUPS, config_of, device_of
+from octavo.evaluation.paper.setups import OPT_13B, OPT_66B, OPT_175B, config_of, device_of
 from octavo.evaluation.shapes import shape_folder
 from octavo.evaluation.simulator.machine import simulated_executor
 
+SETUPS = {setup.name: setup for setup in (OPT_13B, OPT_66B, OPT_175B)}
 GB, GIB = 1e9, 2**30
 
 

@@ -87,7 +87,7 @@ class Replay:
         """Serve them all. Those that could never be served are counted as refused.
 
         Args:
-            gives_up: asked now and then whether to leave it at what is known so far; the engine keeps its requests.
+            gives_up: asked now and then whether to leave it at what is known so far; what is not over is aborted.
 
         Raises:
             EngineError: a request has failed.
@@ -115,6 +115,8 @@ class Replay:
             if engine.num_steps % STEPS_A_LOOK == 0 or not engine.has_unfinished:
                 self._look(now_s)
                 if gives_up(self.tally):
+                    for request_id in self._open:
+                        engine.abort(request_id)
                     break
         totals, counts = engine.ledger().totals, self.tally.counts
         counts["steps"] += engine.num_steps - num_steps

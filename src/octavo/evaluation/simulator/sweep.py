@@ -56,6 +56,7 @@ def sustained_rates(
     num_requests: Callable[[float], float],
     first: float = 1.0,
     resolution: float = RESOLUTION,
+    step: float = STEP,
 ) -> Iterator[Tried]:
     """Try rates until two are known that are close, of which one is sustained and the other is not.
 
@@ -63,6 +64,7 @@ def sustained_rates(
         num_requests: that are served at a rate.
         first: the rate to begin with.
         resolution: between those two.
+        step: between rates until then.
     """
     low, high, rate = 0.0, math.inf, first
     while LOWEST <= rate <= HIGHEST and high > low * resolution:
@@ -76,9 +78,9 @@ def sustained_rates(
         else:
             high = rate
         if not low:
-            rate = high / STEP
+            rate = high / step
         elif math.isinf(high):
-            rate = low * STEP
+            rate = low * step
         else:
             rate = math.sqrt(low * high)
 

@@ -1,0 +1,36 @@
+"""Latency with blocks of each size, as figures 18 and 19 have it."""
+
+from typing import Any
+
+from octavo.evaluation.paper.runs import served
+from octavo.evaluation.paper.setups import OPT_13B, PAGED
+from octavo.evaluation.paper.workload import Workload
+
+SIZES, QUICK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 16, 64, 256)
+RATES = {"sharegpt": (2.1, 3.0), "alpaca": (31.0, 45.0)}
+"""Requests a second, in full and quick: so many that memory is short; the fewer come, the more of them."""
+SECONDS = {"sharegpt": (600.0, 80.0), "alpaca": (100.0, 15.0)}
+"""For which they come."""
+
+
+def sizes(quick: bool) -> tuple[int, ...]:
+    """Tokens of a block."""
+    return QUICK_SIZES if quick else SIZES
+
+
+def latency_s(dataset: str, block_size: int, quick: bool, preemption_mode: str = "recompute") -> float:
+    """The mean normalized latency, on OPT-13B's GPU."""
+    rate = RATES[dataset][quick]
+    count = round(rate * SECONDS[dataset][quick])
+    knobs: dict[str, Any] = {"block_size": block_size, "preemption_mode": preemption_mode}
+    return served(OPT_13B, PAGED, Workload(dataset), rate, count, **knobs).figures().normalized_latency_s.mean
+
+
+def draw_sizes(axes: Any, curves: dict[str, dict[int, float]], ylabel: str) -> None:
+    """A line for each curve, of numbers by block size."""
+    for label, numbers in curves.items():
+        axes.plot(list(numbers), list(numbers.values()), "o-", markersize=3, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="block size (tokens)", ylabel=ylabel, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

@@ -1,0 +1,101 @@
+"""Figure 12 for real: a small model on this machine, its KV memory squeezed until that is what limits."""
+
+import math
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from octavo.evaluation.paper import here
+from octavo.evaluation.paper.claims import Claim
+from octavo.evaluation.paper.figure import Job
+from octavo.evaluation.paper.figure_12 import BASIC_ALPACA, GAINS
+from octavo.evaluation.paper.rate_curves import curve, draw_curves, gain
+from octavo.evaluation.paper.runs import rates_of
+from octavo.evaluation.paper.setups import PAGED, SYSTEMS
+from octavo.evaluation.paper.workload import Workload
+
+WORKLOADS = {"sharegpt": Workload("sharegpt", scale=0.25), "alpaca": Workload("alpaca")}
+"""ShareGPT's lengths are a quarter of the real ones, as all of this is, so that a run takes minutes."""
+NAMES = {"sharegpt": "ShareGPT, a quarter as long", "alpaca": "Alpaca"}
+LONGEST, KV_BYTES = 512, 24 << 20
+"""Tokens of the longest sequence, and a memory for two of that length. More would not limit: a CPU computes all that it
+can with few sequences."""
+MOST_RUNNING = 256
+SECONDS, RESOLUTION, STEP = 15.0, 1.15, 1.3
+FIRST_RATES = {"sharegpt": (2.0, 3.0, 3.7, 4.0, 4.7), "alpaca": (2.6, 4.4, 5.6, 6.7, 9.5)}
+"""Requests a second that each system is tried with first: what is expected of two cores."""
+NUM_IDLE, IDLE_RATE = 8, 0.5
+"""Requests that tell what an idle machine takes, and how many a second."""
+LATENCY_FACTOR = 5.0
+"""Times an idle machine's normalized latency, up to which a rate counts as sustained."""
+
+
+class Figure12Measured:
+    """Five systems, with the same kernels and the same weights."""
+
+    name = "figure-12-measured"
+    title = f"Figure 12, measured: {here.NAME} on this machine"
+
+    def jobs(self, quick: bool) -> list[Job]:
+        return [] if quick else [Job(dataset, is_measured=True) for dataset in WORKLOADS]
+
+    def run(self, job: Job) -> dict[str, Any]:
+        workload = WORKLOADS[job.key]
+        knobs = {"max_model_len": LONGEST, "kv_cache_memory": KV_BYTES, "max_num_seqs": MOST_RUNNING}
+        with here.loaded(**knobs, speculate="off") as (config, executor):
+            machine = here.ServedHere(config, executor)
+            latency_s = LATENCY_FACTOR * machine.idle_latency_s(list(workload.arrivals(NUM_IDLE, IDLE_RATE)))
+            curves = {
+                system: curve(
+                    rates_of(
+                        partial(machine.serve, system),
+                        workload,
+                        SECONDS,
+                        first_rate,
+                        RESOLUTION,
+                        latency_s,
+                        step=STEP,
+                    )
+                )
+                for system, first_rate in zip(SYSTEMS, FIRST_RATES[job.key], strict=True)
+            }
+        return {"latency_s": latency_s, "curves": curves}
+
+    def claims(self, results: dict[str, Any]) -> list[Claim]:
+        claims = []
+        for dataset, own in results.items():
+            curves = own["curves"]
+            rates = [curves[system]["sustained"] for system in SYSTEMS]
+            claims.append(
+                Claim(
+                    figure=self.name,
+                    text=f"{NAMES[dataset]}: neighbours in the paper's order of its {len(rates)} systems",
+                    low=len(rates) - 1,
+                    high=len(rates) - 1,
+                    measured=sum(left < right for left, right in pairwise(rates)),
+                )
+            )
+            told = GAINS[dataset] or BASIC_ALPACA
+            for system in (system for system in SYSTEMS if system != PAGED):
+                low, high = told.get(system, (1.0, math.inf))
+                claims.append(
+                    Claim(
+                        figure=self.name,
+                        text=f"{NAMES[dataset]}: rate sustained over {system}",
+                        unit="x",
+                        low=low,
+                        high=high,
+                        slack=0.25 * low if dataset == "alpaca" else 0.0,
+                        measured=gain(curves, system),
+                    )
+                )
+        return claims
+
+    def draw(self, results: dict[str, Any], figure: Any) -> None:
+        figure.set_size_inches(9, 3.4)
+        for axes, (dataset, own) in zip(
+            figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True
+        ):
+            draw_curves(axes, own["curves"], own["latency_s"])
+            axes.set(title=NAMES[dataset])
+            axes.legend(fontsize="small")

@@ -1,0 +1,84 @@
+"""Figure 15: blocks saved by sharing them among a request's samples, or beams."""
+
+from typing import Any
+
+import msgspec
+
+from octavo.evaluation.decoding import METHODS, Decoding
+from octavo.evaluation.paper import here
+from octavo.evaluation.paper.claims import Claim
+from octavo.evaluation.paper.figure import Job
+from octavo.evaluation.paper.setups import OPT_13B, PAGED, prepared
+from octavo.evaluation.sharing import PAPER, Saving, draw, measure
+from octavo.evaluation.workloads import draw_workload
+
+DATASETS = {"alpaca": "Alpaca", "sharegpt": "ShareGPT"}
+NAMES = {"parallel": "parallel samples", "beam": "beams"}
+WIDTHS = (2, 4, 6)
+NUM_REQUESTS = {"alpaca": (64, 16), "sharegpt": (32, 6)}
+"""At once, simulated, in full and quick."""
+NUM_MEASURED = {"alpaca": 16, "sharegpt": 4}
+SLACK = 0.25
+NOTE = (
+    "what beams share is what their model makes of them: a small one's stay apart longer or shorter than a large "
+    "one's, and simulated ones are drawn by chance"
+)
+
+
+class Figure15:
+    """By the ledger of the engine, averaged over its steps."""
+
+    name = "figure-15"
+    title = "Figure 15: blocks saved by sharing"
+
+    def jobs(self, quick: bool) -> list[Job]:
+        cases = [(dataset, method, width) for dataset in DATASETS for method in METHODS for width in WIDTHS]
+        jobs = [
+            Job(f"simulated/{dataset}/{method}/{width}", (dataset, method, width, NUM_REQUESTS[dataset][quick]))
+            for dataset, method, width in cases
+        ]
+        if not quick:
+            jobs += [
+                Job(f"measured/{dataset}/{method}/{width}", (dataset, method, width, NUM_MEASURED[dataset]), True)
+                for dataset, method, width in cases
+            ]
+        return jobs
+
+    def run(self, job: Job) -> dict[str, Any]:
+        dataset, method, width, count = job.arguments
+        machine = here.loaded(max_num_seqs=256) if job.is_measured else prepared(OPT_13B, PAGED)
+        with machine as (config, executor):
+            saving = measure(
+                executor,
+                config,
+                draw_workload(dataset, count, 1.0, 0),
+                kind=dataset,
+                decoding=Decoding(method, width),
+            )
+        built: dict[str, Any] = msgspec.to_builtins(saving)
+        return built
+
+    def claims(self, results: dict[str, Any]) -> list[Claim]:
+        claims = []
+        for (dataset, method), told in PAPER.items():
+            for width, percent in told.items():
+                case = f"{dataset}/{method}/{width}"
+                simulated, measured = (results.get(f"{how}/{case}") for how in ("simulated", "measured"))
+                claim = Claim(
+                    figure=self.name,
+                    text=f"{DATASETS[dataset]}, {width} {NAMES[method]}: blocks saved",
+                    unit=" %",
+                    low=percent,
+                    high=percent,
+                    slack=SLACK * percent,
+                    simulated=simulated and simulated["ledger"],
+                    measured=measured and measured["ledger"],
+                    note=NOTE,
+                )
+                claims.append(claim)
+        return claims
+
+    def draw(self, results: dict[str, Any], figure: Any) -> None:
+        savings = [msgspec.convert(each, Saving) for key, each in results.items() if key.startswith("simulated")]
+        figure.set_size_inches(9, 4.2)
+        draw(figure, savings)
