@@ -11,8 +11,6 @@ from octavo.evaluation.simulator.traffic import Arrival
 from octavo.execution.simulated import SimulatedExecutor
 from octavo.scheduling.messages import EngineRequest, RequestUpdate
 
-STEPS_A_LOOK = 8
-"""Between two looks at the memory."""
 FIRST_ID = 100
 """The lowest ids are a vocabulary's special tokens."""
 
@@ -81,13 +79,13 @@ class Replay:
         self._vocab_size = engine.executor.capacity.vocab_size
         self._looked_s = 0.0
         self._seen: Holdings | None = None
-        """What was there at the last look, and has been since then; None where there was none."""
+        """What was there at the last look; None where there was none."""
 
     def run(self, arrivals: Iterable[Arrival], gives_up: Callable[[Tally], bool] = lambda _: False) -> Tally:
         """Serve them all. Those that could never be served are counted as refused.
 
         Args:
-            gives_up: asked now and then whether to leave it at what is known so far; what is not over is aborted.
+            gives_up: asked after steps whether to leave it at what is known so far; what is not over is aborted.
 
         Raises:
             EngineError: a request has failed.
@@ -112,12 +110,11 @@ class Replay:
                 self._take(update, now_s)
             if self._over and not (self._answers_batches and engine.scheduler.num_running):
                 self._answer(now_s)
-            if engine.num_steps % STEPS_A_LOOK == 0 or not engine.has_unfinished:
-                self._look(now_s)
-                if gives_up(self.tally):
-                    for request_id in self._open:
-                        engine.abort(request_id)
-                    break
+            self._look(now_s)
+            if gives_up(self.tally):
+                for request_id in self._open:
+                    engine.abort(request_id)
+                break
         totals, counts = engine.ledger().totals, self.tally.counts
         counts["steps"] += engine.num_steps - num_steps
         counts["preemptions"] += totals.num_preemptions - before.num_preemptions
@@ -129,7 +126,7 @@ class Replay:
     def _look(self, now_s: float) -> None:
         scheduler = self._engine.scheduler
         now = Holdings.of(self._engine.ledger(), scheduler.num_running, scheduler.num_waiting)
-        self.tally.moments.add(now_s, self._seen or now, now_s - self._looked_s)
+        self.tally.moments.add(now_s, (self._seen or now).until(now), now_s - self._looked_s)
         self._looked_s, self._seen = now_s, now
 
     def _add(self, arrival: Arrival) -> None:

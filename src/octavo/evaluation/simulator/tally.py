@@ -135,6 +135,13 @@ class Holdings(NamedTuple):
             ledger.num_cached_blocks * ledger.block_size / slots,
         )
 
+    def until(self, later: "Holdings") -> "Holdings":
+        """The mean up to the next look. While the same requests run and wait, the memory fills in a straight line;
+        where one has come or gone, it was so until then."""
+        if (self.running, self.waiting) != (later.running, later.waiting):
+            return self
+        return Holdings(*((own + other) / 2 for own, other in zip(self, later, strict=True)))
+
 
 SHOWN_MOMENTS = 1024
 """That are kept at the most; of longer replays every second one, every fourth and so on."""
