@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import mul
+from typing import NamedTuple
 
 import torch
 
@@ -19,8 +21,7 @@ TABLES = (VocabParallelEmbedding, PositionEmbedding, SegmentEmbedding)
 """Modules of which a step looks up some rows. A head's table is counted by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepAmounts:
+class StepAmounts(NamedTuple):
     """How much a step does beside its products, whatever the machine; one rank's part where there are several."""
 
     num_tokens: int
@@ -75,8 +76,7 @@ class ModelWork:
             most_seen = group.kind.most_seen
             if most_seen is None:
                 read = sum(starts) + num_tokens
-                seen = sum(new * start for new, start in zip(num_new, starts, strict=True))
-                seen += (sum(new * new for new in num_new) + num_tokens) // 2
+                seen = sum(map(mul, num_new, starts)) + (sum(map(mul, num_new, num_new)) + num_tokens) // 2
             else:
                 read = sum(min(start, most_seen) + new for start, new in zip(starts, num_new, strict=True))
                 seen = sum(
