@@ -138,6 +138,11 @@ class Engine:
         self.scheduler.hold_pin(pinned)
 
     @property
+    def in_flight(self) -> list[ScheduledStep]:
+        """The steps that were submitted and are not collected, the oldest first."""
+        return [step for step, _ in self._in_flight]
+
+    @property
     def has_unfinished(self) -> bool:
         """Whether `step` has anything to do."""
         return self.scheduler.has_unfinished or len(self._preparation) > 0

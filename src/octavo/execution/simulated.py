@@ -4,6 +4,7 @@ benchmarks and the simulator."""
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
 from typing import NamedTuple
@@ -62,6 +63,14 @@ class StepSeconds(NamedTuple):
     """To plan it, and to hand out what the one before gave."""
 
 
+@dataclass(slots=True)
+class _Step:
+    """One that was submitted."""
+
+    output: StepOutput
+    end_s: float
+
+
 NO_MODEL = LoadedModel(weight_bytes=0, dtype="none", kernels="Simulated: no model, tokens from a hash.")
 
 
@@ -94,6 +103,8 @@ class SimulatedExecutor:
         """Simulated seconds since the start, on the host."""
         self._device_s = 0.0
         """When the device will have ended what it was given."""
+        self._last: _Step | None = None
+        """The last step, until it is collected."""
         self._busy_s = {"forward": 0.0, "move": 0.0}
         self.cost = cost
         self._rows: dict[int, tuple[int, int, int]] = {}
@@ -106,6 +117,11 @@ class SimulatedExecutor:
         """Row that pools -> how many numbers it gives."""
 
     def submit(self, plan: Plan) -> PendingOutput:
+        self._follow(plan)
+        return self._pending(self._output(plan), self.cost(plan))
+
+    def _follow(self, plan: Plan) -> None:
+        """Take note of the rows that begin, fork and end, and of what beams have got."""
         rows = self._rows
         for row in plan.removed:
             rows.pop(row, None)
@@ -128,21 +144,65 @@ class SimulatedExecutor:
         for row, token_id in plan.chosen:
             state, count = self._beams[row]
             self._beams[row] = (beam_state(state, [token_id]), count)
-        return self._pending(self._output(plan), self.cost(plan))
 
     def _pending(self, output: StepOutput, cost: StepSeconds) -> PendingOutput:
         """An output that is there when the device has computed it."""
-        self.clock_s += cost.host_s
-        end_s = self._device_s = max(self.clock_s, self._device_s) + cost.compute_s + cost.move_s
         output.compute_s, output.move_s = cost.compute_s, cost.move_s
-        self._busy_s["forward"] += cost.compute_s
-        self._busy_s["move"] += cost.move_s
+        step = self._last = _Step(output, self._take(cost))
 
         def collect() -> StepOutput:
-            self.clock_s = max(self.clock_s, end_s)
+            if self._last is step:
+                self._last = None
+            self.clock_s = max(self.clock_s, step.end_s)
             return output
 
         return PendingOutput(collect)
+
+    def _take(self, cost: StepSeconds) -> float:
+        """The host gives the device a step. Returns the second at which that will have ended it."""
+        self.clock_s += cost.host_s
+        self._device_s = max(self.clock_s, self._device_s) + cost.compute_s + cost.move_s
+        self._busy_s["forward"] += cost.compute_s
+        self._busy_s["move"] += cost.move_s
+        return self._device_s
+
+    def repeat(self, plan: Plan, most: int, until_s: float) -> list[list[int]]:
+        """Run a plan that gives each of its rows a token, then the same with each row a token longer, and so on: as if
+        each was submitted, and the oldest step in flight collected.
+
+        Args:
+            plan: its rows are those of the step in flight, if there is one, in the same order. The last of the steps
+                takes its place.
+            most: how many steps it may be.
+            until_s: the second before which each of them begins.
+
+        Returns:
+            The tokens that each row got, one a step.
+        """
+        self._follow(plan)
+        in_flight, num_steps = self._last, 0
+        while num_steps < most and self.clock_s < until_s:
+            before_s = self._device_s
+            end_s = self._take(self.cost(plan))
+            self.clock_s = max(self.clock_s, before_s if in_flight else end_s)
+            plan = Plan(
+                rows=plan.rows,
+                starts=[start + 1 for start in plan.starts],
+                num_new=plan.num_new,
+                sampled_rows=plan.sampled_rows,
+                logits_from=plan.logits_from,
+            )
+            num_steps += 1
+        given, size = in_flight.output.token_ids if in_flight else [[] for _ in plan.rows], self.capacity.vocab_size
+        for row, token_ids in zip(plan.sampled_rows, given, strict=True):
+            seed, index, position = self._rows[row]
+            end = position + num_steps
+            token_ids += [hashed_token(seed, index, place, size) for place in range(position, end)]
+            self._rows[row] = seed, index, end
+        if in_flight:
+            in_flight.end_s = self._device_s
+            in_flight.output.token_ids = [token_ids[num_steps:] for token_ids in given]
+        return [token_ids[:num_steps] for token_ids in given]
 
     def prepare(self, wanted: Grammar | ReasoningSection) -> Future[None]:
         """Nothing is compiled here."""

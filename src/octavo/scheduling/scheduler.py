@@ -11,7 +11,7 @@ import msgspec
 
 from octavo.config import PreemptionMode, PrefixCacheScope
 from octavo.errors import RequestError
-from octavo.execution.plan import NO_ADAPTER, StepOutput
+from octavo.execution.plan import NO_ADAPTER, Plan, StepOutput
 from octavo.memory import BlockTable, KVManager, Ledger
 from octavo.outputs import DraftUse, FinishReason
 from octavo.sampling_params import SamplingParams
@@ -269,6 +269,10 @@ class Scheduler:
         for allotment in allotments:
             self._allocate(allotment)
         return self._writer.finish()
+
+    def take_changes(self) -> Plan:
+        """What has happened since the last plan, for whoever plans the next step without being told who runs in it."""
+        return self._writer.finish().plan
 
     def _allocate(self, allotment: Allotment) -> None:
         """Give a request's new tokens their slots and have them computed. Nothing is freed from here on."""

@@ -1,11 +1,13 @@
 """Requests that come at their times, through an engine: simulated, or for real on the same lines of code."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from octavo.engine.engine import Engine
 from octavo.errors import EngineError, RequestError
+from octavo.evaluation.simulator.fast_forward import FastForward
 from octavo.evaluation.simulator.tally import Holdings, Tally
 from octavo.evaluation.simulator.traffic import Arrival
 from octavo.execution.simulated import SimulatedExecutor
@@ -24,18 +26,31 @@ class Clock(Protocol):
         """Nothing is to be done before then."""
         ...
 
+    def step(self, engine: Engine, until_s: float) -> list[RequestUpdate]:
+        """Let the engine make its next step, or several of those that begin before a second."""
+        ...
+
 
 class SimulatedClock:
-    """A simulated executor's."""
+    """A simulated executor's.
 
-    def __init__(self, executor: SimulatedExecutor) -> None:
+    Args:
+        fast_forwards: steps without an event are made at once, and not one by one.
+    """
+
+    def __init__(self, executor: SimulatedExecutor, *, fast_forwards: bool = True) -> None:
         self._executor = executor
+        self._fast_forward = FastForward(executor) if fast_forwards else None
 
     def now_s(self) -> float:
         return self._executor.clock_s
 
     def wait_until(self, second: float) -> None:
         self._executor.clock_s = max(second, self._executor.clock_s)
+
+    def step(self, engine: Engine, until_s: float) -> list[RequestUpdate]:
+        updates = self._fast_forward.steps(engine, until_s) if self._fast_forward else []
+        return updates or engine.step()
 
 
 class RealClock:
@@ -49,6 +64,9 @@ class RealClock:
 
     def wait_until(self, second: float) -> None:
         time.sleep(max(0.0, second - self.now_s()))
+
+    def step(self, engine: Engine, until_s: float) -> list[RequestUpdate]:
+        return engine.step()
 
 
 class Replay:
@@ -104,7 +122,7 @@ class Replay:
                 following = next(coming, None)
             if not engine.has_unfinished:
                 continue
-            updates = engine.step()
+            updates = clock.step(engine, math.inf if following is None else following.arrival_s)
             now_s = clock.now_s()
             for update in updates:
                 self._take(update, now_s)
