@@ -183,4 +183,5 @@ def draw(figure: Any, savings: Sequence[Saving]) -> None:
         names, ledgers = [f"{case.kind}\n{case.sequences}" for case in cases], [case.ledger for case in cases]
         paired_bars(axes, names, ("ledger", ledgers), ("paper, OPT-13B", [case.paper or 0 for case in cases]))
         axes.set(title={"parallel": "Parallel sampling", "beam": "Beam search"}[method], ylabel="blocks saved (%)")
+        axes.tick_params(axis="x", labelsize="small")
         axes.grid(alpha=0.3, axis="y")

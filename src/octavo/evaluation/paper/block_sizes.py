@@ -26,11 +26,21 @@ def latency_s(dataset: str, block_size: int, quick: bool, preemption_mode: str =
     return served(OPT_13B, PAGED, Workload(dataset), rate, count, **knobs).figures().normalized_latency_s.mean
 
 
-def draw_sizes(axes: Any, curves: dict[str, dict[int, float]], ylabel: str) -> None:
-    """A line for each curve, of numbers by block size."""
+def draw_sizes(axes: Any, curves: dict[str, dict[int, float]], ylabel: str, *, by_ratios: bool = False) -> None:
+    """A line for each curve, of numbers by block size.
+
+    Args:
+        by_ratios: the numbers are told apart by their ratios.
+    """
     for label, numbers in curves.items():
         axes.plot(list(numbers), list(numbers.values()), "o-", markersize=3, label=label)
+    shown = sorted({size for numbers in curves.values() for size in numbers})
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="block size (tokens)", ylabel=ylabel, ylim=(0, None))
+    axes.set_xticks(shown, [str(size) for size in shown])
+    axes.set(xlabel="block size (tokens)", ylabel=ylabel)
+    if by_ratios:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

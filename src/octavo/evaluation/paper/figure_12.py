@@ -20,7 +20,7 @@ GAINS = {
 BASIC_ALPACA = {ORCA_ORACLE: (1.3, 1.3)}
 """OPT-13B's, which section 6.3 begins with."""
 FIRST_RATES = {"sharegpt": 1.0, "alpaca": 10.0}
-SECONDS = {"sharegpt": (1800.0, 100.0), "alpaca": (300.0, 25.0)}
+SECONDS = {"sharegpt": (1200.0, 100.0), "alpaca": (200.0, 25.0)}
 NOTES = {
     "OPT-175B": "with so many slots over a hundred sequences run at once, and what each takes on the host limits the "
     "rate before the memory does; the less that is, the larger the ratio"

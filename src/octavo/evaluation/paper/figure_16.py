@@ -17,7 +17,7 @@ FIGURE_16 = RateCurves(
             setup=LLAMA_13B,
             workload=Workload(TRANSLATION, prefix_tokens=num_tokens),
             first_rate=16.0,
-            seconds=(200.0, 25.0),
+            seconds=(100.0, 20.0),
             gains={ORCA_ORACLE: (told, told)},
             slack=0.25,
             paged_knobs={"prefix_cache_scope": "tenant"},

@@ -20,7 +20,7 @@ FIGURE_17 = RateCurves(
             setup=OPT_13B,
             workload=Workload(CHAT),
             first_rate=0.5,
-            seconds=(1800.0, 100.0),
+            seconds=(1200.0, 80.0),
             gains={system: GAIN for system in ITERATION_LEVEL if system != PAGED},
             slack=0.25,
             note=NOTE,

@@ -89,6 +89,7 @@ class Figure18:
             kernel,
             {name: {size: own[name] * 1e6 for size, own in sorted(by_size.items())} for name in names},
             "attention of a layer, here (µs)",
+            by_ratios=True,
         )
         latencies = {DATASETS[dataset]: curve for dataset, curve in _latencies(results).items()}
         draw_sizes(latency, latencies, "normalized latency (s/token)")

@@ -95,7 +95,7 @@ class Figure19:
                 "swap in": {size: each.swap_in_ms for size, each in costs.items()},
                 "both": {size: each.swap_ms for size, each in costs.items()},
             }
-            draw_sizes(axes, curves, "ms")
+            draw_sizes(axes, curves, "ms", by_ratios=True)
             axes.set(title=f"{title}: {NUM_TOKENS} tokens")
         draw_sizes(latency, {mode: _by_size(results, mode) for mode in MODES}, "normalized latency (s/token)")
         latency.set(title=f"{OPT_13B.name}, ShareGPT")
