@@ -15,13 +15,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "paper",
         help="figures of the PagedAttention paper, beside its published values",
         description="Runs the evaluation of the PagedAttention paper: its models on its GPUs, simulated, with the "
-        "scheduler and the memory managers that serve requests. Draws each figure beside the paper's values, and "
-        "writes a page that says which of its claims hold. What has been run is kept: a run that was stopped goes on "
-        "where it was.",
+        "scheduler and the memory managers that serve requests; and, where a small machine can, smollm2 for real, at "
+        "the end, with nothing else running. Draws each figure beside the paper's values, and writes a page that says "
+        "which of its claims hold. What has been run is kept: a run that was stopped goes on where it was.",
         epilog="example: octavo evaluate paper --quick --figures figure-12 figure-13",
     )
     paper.add_argument("--figures", nargs="+", metavar="NAME", help="which: table-1, figure-2, ... (default: all)")
-    paper.add_argument("--quick", action="store_true", help="fewer requests and models: less than two minutes")
+    paper.add_argument(
+        "--quick", action="store_true", help="fewer requests and models, less for real: about two minutes"
+    )
     paper.add_argument(
         "--out",
         type=Path,
