@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.commands import octavo
+from octavo.execution.machine import Cores
 from tiny_checkpoints import make_llama
 
 simulate, calibrate = partial(octavo, "simulate"), partial(octavo, "calibrate")
@@ -97,6 +98,7 @@ def test_a_sweep_tells_the_highest_rate(tmp_path: Path) -> None:
 
 def test_a_plan_compares_kinds_of_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cheapest first; how many serve the load, and what they cost."""
+    monkeypatch.setattr("octavo.cli.simulate.highest.cores", lambda: Cores(1, 1, None))  # which keeps what is patched
     monkeypatch.setattr("octavo.cli.simulate.traffic.LOAD_S", 3.0)
     monkeypatch.setattr("octavo.cli.simulate.highest.RANKS", (1, 2, 8))
     out, plot = tmp_path / "plan.json", tmp_path / "plan.png"
@@ -115,9 +117,19 @@ def test_a_plan_compares_kinds_of_machines(tmp_path: Path, monkeypatch: pytest.M
         assert each["price_hour"] == pytest.approx(price * each["num_devices"] * each["replicas"])
         assert each["price_1000"] == pytest.approx(each["price_hour"] / 3600 / 100 * 1000)
     assert plot.read_bytes().startswith(b"\x89PNG")
-    free = simulate("--shape", "opt-13b", "--plan", "--devices", "h100", *work)
-    assert free.returncode == 0, free.stderr
-    assert "1 x h100" in free.stdout
+
+
+@pytest.mark.parametrize("num_cores", [1, 2])
+def test_a_plan_tells_once_of_memories_below_the_models_length(num_cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a process for each core."""
+    monkeypatch.setattr("octavo.cli.simulate.highest.cores", lambda: Cores(num_cores, num_cores, None))
+    monkeypatch.setattr("octavo.cli.simulate.highest.RANKS", (1, 2))
+    work = ("--requests", "20", "--prompt-tokens", "1000", "--output-tokens", "200", "--max-first-token", "5")
+    small = simulate("--shape", "opt-13b", "--plan", "--devices", "h100", *work, "--kv-cache-memory", "1GiB")
+    assert small.returncode == 0, small.stderr
+    assert "WARNING" not in small.stderr
+    assert small.stdout.count("the model length of 2,048") == 1
+    assert "2 x h100" in small.stdout
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,10 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
         raise ConfigError(
             "--for-real serves on this machine alone, and --plan finds the replicas: leave out --replicas"
         )
-    traffic = read_traffic(arguments, config, longest_of(config))
+    longest = longest_of(config)
     if targets is not None and arguments.plan:
-        return plan(arguments, config, traffic, targets)
+        return plan(arguments, config, longest, targets)
+    traffic = read_traffic(arguments, config, longest)
     executor = simulated_executor(config, find_device(arguments.machine))
     print_machine(arguments.machine, arguments.replicas, executor)
     if targets is None:

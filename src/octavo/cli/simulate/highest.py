@@ -1,23 +1,29 @@
 """`octavo simulate --sweep` and `--plan`: the highest rates that keep latencies, of one machine or of many kinds."""
 
 import argparse
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from octavo.cli.bench.benchmark import Outcome
 from octavo.cli.bench.output import progress_bar
 from octavo.cli.simulate.serving import simulated
 from octavo.cli.simulate.tables import num_slots
-from octavo.cli.simulate.traffic import Traffic
+from octavo.cli.simulate.traffic import Traffic, read_traffic
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
+from octavo.evaluation.processes import side_by_side
 from octavo.evaluation.simulator.devices import DEVICES, Device, find_device
 from octavo.evaluation.simulator.machine import RANKS, simulated_executor
 from octavo.evaluation.simulator.plan import Option, Prices
 from octavo.evaluation.simulator.plots import plot_options, plot_sweep
 from octavo.evaluation.simulator.sweep import Targets, Tried, best, sustained_rates
 from octavo.evaluation.simulator.tally import Tally
+from octavo.execution import sizing
+from octavo.execution.machine import cores
 from octavo.execution.simulated import SimulatedExecutor
 
 PLAN_RESOLUTION = 1.1
@@ -80,24 +86,37 @@ def sweep(
     return Outcome(tried, plot_sweep)
 
 
-def plan(arguments: argparse.Namespace, config: EngineConfig, traffic: Traffic, targets: Targets) -> Outcome:
-    """Print what each kind of machine sustains, the cheapest first, and else the best use of its devices."""
+def plan(arguments: argparse.Namespace, config: EngineConfig, longest: int, targets: Targets) -> Outcome:
+    """Print what each kind of machine sustains, the cheapest first, and else the best use of its devices. They are
+    simulated side by side.
+
+    Args:
+        longest: sequence that the model serves, in tokens.
+    """
     if arguments.rate == math.inf:
         raise ConfigError("--plan counts machines for a rate: give --rate in requests a second, or leave it out")
+    read_traffic(arguments, config, longest)  # refused here, if at all
     devices = [find_device(name) for name in arguments.devices or DEVICES]
     prices = Prices.read(arguments.price, [device.name for device in devices])
     kinds = [(device, size) for device in devices for size in (RANKS if device.is_gpu else (1,))]
+    kinds.sort(key=lambda kind: kind[1], reverse=True)  # those of many devices serve the most requests
     options = []
+    flags = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if not callable(value)})
+    work = partial(_sustained, flags, config, longest, targets)
     with progress_bar(len(kinds), "machine", "Simulating") as bar:
-        for device, size in kinds:
+        for (device, size), found in side_by_side(work, kinds, cores().usable):
             bar.set_postfix_str(f"{size} x {device.name}")
-            option = _option(config, device, size, traffic, targets, arguments, prices)
-            options += [option] if option else []
             bar.update()
+            if found is not None:
+                options.append(Option.of(device.name, size, *found, arguments.rate, prices))
     if not options:
         raise ConfigError("the model fits on none of these devices, or keeps the targets on none: give others, or time")
     options.sort(key=lambda each: each.order)
-    wanted = arguments.rate
+    _print_options(options, arguments.rate, longest)
+    return Outcome(options, plot_options)
+
+
+def _print_options(options: list[Option], wanted: float | None, longest: int) -> None:
     print(f"{'machine':>16} {'slots':>9} {'requests/s':>11} {'a device':>9}", end="")
     print(f" {f'for {wanted:g}/s':>12} {'an hour':>9} {'1000 requests':>14}" if wanted else f" {'1000 requests':>14}")
     for each in options:
@@ -106,29 +125,40 @@ def plan(arguments: argparse.Namespace, config: EngineConfig, traffic: Traffic, 
             hour = "-" if each.price_hour is None else f"{each.price_hour:.2f}"
             print(f" {f'{each.replicas} machines':>12} {hour:>9}", end="")
         print(f" {'-' if each.price_1000 is None else f'{each.price_1000:.4f}':>14}")
-    return Outcome(options, plot_options)
+    if any(each.num_slots < longest for each in options):
+        print(
+            f"Machines with fewer slots than the model length of {longest:,} serve no longer sequences than they hold."
+        )
 
 
-def _option(
-    config: EngineConfig,
-    device: Device,
-    size: int,
-    traffic: Traffic,
-    targets: Targets,
-    arguments: argparse.Namespace,
-    prices: Prices,
-) -> Option | None:
-    """What one kind of machine sustains; None where the model does not fit on it, or no rate keeps the targets."""
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Nothing is said of a pool that is smaller than the model's length: the table does so for all machines."""
+    logger = logging.getLogger(sizing.__name__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _sustained(
+    arguments: argparse.Namespace, config: EngineConfig, longest: int, targets: Targets, kind: tuple[Device, int]
+) -> tuple[int, float] | None:
+    """The slots of so many devices together, and the rate that they sustain; None where the model does not fit on them,
+    or no rate keeps the targets."""
+    device, size = kind
     own = replace(config, tensor_parallel_size=size)
     try:
-        executor = simulated_executor(own, device)
+        with _unwarned():
+            executor = simulated_executor(own, device)
     except ConfigError:
         return None
+    traffic = read_traffic(arguments, config, longest)
 
     def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
         return simulated(own, executor, 1, traffic(rate), gives_up)
 
     found = best(list(sustained_rates(serve, targets, lambda rate: len(traffic(rate)), resolution=PLAN_RESOLUTION)))
-    if found is None:
-        return None
-    return Option.of(device.name, size, num_slots(executor), found.rate, arguments.rate, prices)
+    return None if found is None else (num_slots(executor), found.rate)

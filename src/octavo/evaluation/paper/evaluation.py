@@ -1,9 +1,7 @@
 """Runs the figures' parts side by side, keeps what each gave, and draws them."""
 
 import itertools
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from octavo.evaluation.paper.figure_17 import FIGURE_17
 from octavo.evaluation.paper.figure_18 import Figure18
 from octavo.evaluation.paper.figure_19 import Figure19
 from octavo.evaluation.paper.table_1 import Table1
+from octavo.evaluation.processes import side_by_side
 
 _ALL: tuple[PaperFigure, ...] = (
     Table1(),
@@ -85,39 +84,18 @@ def run_jobs(
     """
     beside = [(name, job) for name, job in jobs if not job.is_measured]
     alone = [(name, job) for name, job in jobs if job.is_measured]
-    for name, key, result in itertools.chain(_results(beside, num_processes), _results(alone, 1)):
+    done = itertools.chain(side_by_side(_run, beside, num_processes), side_by_side(_run, alone, 1))
+    for (name, job), result in done:
         results = read_results(folder, name, quick)
-        results.parts[key] = result
+        results.parts[job.key] = result
         part = folder / f"{name}.json.part"
         part.write_bytes(as_json(results))
         part.replace(folder / f"{name}.json")
-        told(f"{name} {key}")
+        told(f"{name} {job.key}")
 
 
-def _results(jobs: Sequence[tuple[str, Job]], num_processes: int) -> Iterator[tuple[str, str, Any]]:
-    if num_processes == 1:
-        for name, job in jobs:
-            yield name, job.key, _run(name, job)
-        return
-    context = multiprocessing.get_context("spawn")  # torch has threads, which a fork would not have
-    with ProcessPoolExecutor(num_processes, context, initializer=_take_one_core) as pool:
-        running = {pool.submit(_run, name, job): (name, job.key) for name, job in jobs}
-        try:
-            for future in as_completed(running):
-                yield *running[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _take_one_core() -> None:
-    """Processes beside each other have a core each."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _run(name: str, job: Job) -> Any:
+def _run(named: tuple[str, Job]) -> Any:
+    name, job = named
     return FIGURES[name].run(job)
 
 
