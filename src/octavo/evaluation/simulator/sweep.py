@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -68,8 +69,7 @@ def sustained_rates(
     """
     low, high, rate = 0.0, math.inf, first
     while LOWEST <= rate <= HIGHEST and high > low * resolution:
-        least = JUDGED * num_requests(rate)
-        tally = serve(rate, lambda tally: tally.latency.count > least and targets.excess(tally) > HOPELESS)  # noqa: B023
+        tally = serve(rate, _Judge(targets, int(JUDGED * num_requests(rate))).is_hopeless)
         figures = tally.figures()
         is_sustained = targets.excess(tally) <= 1 and not figures.refused
         yield Tried(rate, is_sustained, figures)
@@ -83,6 +83,21 @@ def sustained_rates(
             rate = low * step
         else:
             rate = math.sqrt(low * high)
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Asks of each answer whether it and those before it miss the targets by far."""
+
+    targets: Targets
+    num_judged: int
+    """Answers that are not asked of, or have been."""
+
+    def is_hopeless(self, tally: Tally) -> bool:
+        if tally.latency.count <= self.num_judged:
+            return False
+        self.num_judged = tally.latency.count
+        return self.targets.excess(tally) > HOPELESS
 
 
 def best(tried: list[Tried]) -> Tried | None:
