@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from octavo.engine.engine import Engine
 from octavo.errors import RequestError
+from octavo.evaluation.decoding import ONE_SEQUENCE, Decoding
 from octavo.evaluation.simulator.replay import Replay, SimulatedClock
 from octavo.evaluation.simulator.tally import Tally
 from octavo.evaluation.simulator.traffic import Arrival
@@ -24,6 +25,7 @@ from octavo.scheduling.messages import EngineRequest
 TICK_S = 2.0**-10
 """Of which all seconds are multiples: so sums are exact, in whatever order."""
 BLOCK_SIZE = 4
+DECODINGS = [ONE_SEQUENCE, ONE_SEQUENCE, Decoding("parallel", 3), Decoding("beam", 2)]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def traffic(draw: st.DrawFn) -> list[Arrival]:
     second, arrivals = 0.0, []
     for _ in range(draw(st.integers(1, 30))):
         second += TICK_S * draw(st.integers(0, gap))
-        arrivals.append(Arrival(second, draw(st.integers(1, 30)), draw(st.integers(1, 34))))
+        num_prefix, decoding = draw(st.sampled_from([0, 0, 9])), draw(st.sampled_from(DECODINGS))
+        num_prompt, num_output = draw(st.integers(1, 20)), draw(st.integers(1, 34))
+        arrivals.append(Arrival(second, num_prefix + num_prompt, num_output, num_prefix, decoding))
     return arrivals
 
 
