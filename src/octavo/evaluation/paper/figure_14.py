@@ -22,7 +22,7 @@ def _panel(method: Method, num_sequences: int) -> Panel:
         setup=OPT_13B,
         workload=Workload("alpaca", decoding=Decoding(method, num_sequences)),
         first_rate=16.0 / num_sequences,
-        seconds=(60.0, 20.0 if told else 0.0),
+        seconds=(60.0, 15.0 if told else 0.0),
         gains={ORCA_ORACLE: told} if told else {},
         slack=0.25,
         note=NOTE,
