@@ -139,7 +139,7 @@ class Scheduler:
 
     def _add(self, message: EngineRequest, prefix_root: bytes | None) -> None:
         max_tokens = self.check(message)
-        if message.params.max_tokens is not None:  # as it is: any number is taken, and plans hold 64 bits
+        if message.params.max_tokens not in (None, max_tokens):  # any number is taken, and plans hold 64 bits
             params = msgspec.structs.replace(message.params, max_tokens=max_tokens)
             message = msgspec.structs.replace(message, params=params)
         num_at_once = self.limits.num_at_once(message.params)
