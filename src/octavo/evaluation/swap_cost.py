@@ -64,10 +64,14 @@ def cost_of(executor: Executor, num_tokens: int, repeats: int) -> SwapCost:
     if num_tokens > capacity.max_model_len:
         raise ConfigError(f"--tokens {num_tokens} is over the model length of {capacity.max_model_len}: lower it")
     rng = random.Random(0)
-    recompute_s, out_s, in_s = [], [], []
-    for repeat in range(repeats + 1):
-        blocks = rng.sample(range(capacity.num_blocks), num_blocks)
-        places = rng.sample(range(capacity.num_swap_blocks), num_blocks)
+    chosen = [
+        (rng.sample(range(capacity.num_blocks), num_blocks), rng.sample(range(capacity.num_swap_blocks), num_blocks))
+        for _ in range(repeats + 1)
+    ]
+    for blocks, places in chosen:  # or the first moves would find memory that nobody has written yet
+        _move(executor, blocks, places)
+    times_s = []
+    for repeat, (blocks, places) in enumerate(chosen):
         prompt = [rng.randrange(capacity.vocab_size) for _ in range(num_tokens)]
         recompute = Plan(
             removed=[0] if repeat else [],
@@ -77,15 +81,17 @@ def cost_of(executor: Executor, num_tokens: int, repeats: int) -> SwapCost:
             starts=[0],
             num_new=[num_tokens],
         )
-        swap_out = Plan(swap_out=list(zip(blocks, places, strict=True)))
-        swap_in = Plan(swap_in=list(zip(places, blocks, strict=True)))
-        times_s = [executor.submit(plan).result() for plan in (recompute, swap_out, swap_in)]
-        if repeat:  # the first touches memory that nobody has written yet
-            recompute_s.append(times_s[0].compute_s)
-            out_s.append(times_s[1].move_s)
-            in_s.append(times_s[2].move_s)
-    medians_ms = [statistics.median(seconds) * 1e3 for seconds in (recompute_s, out_s, in_s)]
+        compute_s = executor.submit(recompute).result().compute_s
+        times_s.append((compute_s, *_move(executor, blocks, places)))
+    medians_ms = [statistics.median(seconds) * 1e3 for seconds in zip(*times_s[1:], strict=True)]
     return SwapCost(capacity.block_size, num_tokens, num_blocks, capacity.block_bytes, *medians_ms)
+
+
+def _move(executor: Executor, blocks: list[int], places: list[int]) -> tuple[float, float]:
+    """Seconds to move blocks to places of the swap space, and back."""
+    swap_out = Plan(swap_out=list(zip(blocks, places, strict=True)))
+    swap_in = Plan(swap_in=list(zip(places, blocks, strict=True)))
+    return executor.submit(swap_out).result().move_s, executor.submit(swap_in).result().move_s
 
 
 def plot(costs: list[SwapCost], path: str) -> None:

@@ -13,6 +13,7 @@ from octavo.evaluation.paper.figure import Job, PaperFigure
 from octavo.evaluation.paper.figure_01 import Figure1
 from octavo.evaluation.paper.figure_02 import Figure2
 from octavo.evaluation.paper.figure_12 import FIGURE_12
+from octavo.evaluation.paper.figure_12_measured import Figure12Measured
 from octavo.evaluation.paper.figure_13 import Figure13
 from octavo.evaluation.paper.figure_14 import FIGURE_14
 from octavo.evaluation.paper.figure_15 import Figure15
@@ -28,6 +29,7 @@ _ALL: tuple[PaperFigure, ...] = (
     Figure1(),
     Figure2(),
     FIGURE_12,
+    Figure12Measured(),
     Figure13(),
     FIGURE_14,
     Figure15(),
