@@ -5,7 +5,6 @@ import platform
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import __version__
@@ -61,10 +60,10 @@ def _print_machine(config: EngineConfig) -> None:
 
     from octavo.cli.gpus import gpu_rows, software_rows
     from octavo.execution.local import threads_of_a_rank
-    from octavo.execution.machine import cores, free_memory_bytes, total_memory_bytes
+    from octavo.execution.machine import cores, free_memory_bytes, processor, total_memory_bytes
     from octavo.kernels import why_not_built
 
-    model_name, features = _processor()
+    model_name, features = processor()
     _print_section(
         "Machine",
         {
@@ -103,16 +102,6 @@ def _instruction_set() -> str:
     from octavo.kernels import _cpu
 
     return f"built, run in {_cpu.instruction_set()}"
-
-
-def _processor() -> tuple[str, set[str]]:
-    """The processor's name and instruction sets, as Linux tells them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown", set()
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
 
 
 def _print_model(config: EngineConfig) -> None:

@@ -65,9 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
             bar.update()
 
         run_jobs(jobs, folder, arguments.quick, arguments.processes or cores().usable, told)
-    results = {name: read_results(folder, name, arguments.quick).parts for name in names}
-    for name, parts in ((name, parts) for name, parts in results.items() if parts):
-        draw(name, parts, folder)
+    results = {name: read_results(folder, name, arguments.quick) for name in names}
+    for name, own in results.items():
+        if own.parts:
+            draw(name, own.parts, folder)
     command = "octavo evaluate paper" + (" --quick" if arguments.quick else "")
     page = report(results, command, folder.name)
     folder.with_name(f"{folder.name}.md").write_text(page)

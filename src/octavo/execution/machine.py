@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,16 @@ def cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> Cores:
     in_mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else in_machine
     quotas = [quota for group in _groups("cpu", cgroups, own) if (quota := _quota(group)) is not None]
     return Cores(in_machine, in_mask, min(quotas, default=None))
+
+
+def processor() -> tuple[str, set[str]]:
+    """Its name and instruction sets, as Linux tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown", set()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
 
 
 def address_space_limit() -> int | None:

@@ -11,7 +11,7 @@ from cli.commands import octavo
 from octavo.evaluation.decoding import Decoding
 from octavo.evaluation.paper import evaluation, figure_18, figure_19
 from octavo.evaluation.paper.claims import Claim
-from octavo.evaluation.paper.evaluation import FIGURES, draw, missing_jobs, read_results, run_jobs
+from octavo.evaluation.paper.evaluation import FIGURES, Results, draw, missing_jobs, read_results, run_jobs
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.here import ServedHere, loaded
 from octavo.evaluation.paper.rate_curves import RateCurves
@@ -138,11 +138,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(toy: Toy, tmp_path: Path) -
 
 
 def test_the_page_says_at_once_which_claims_hold(toy: Toy, tmp_path: Path) -> None:
-    page = report({"toy": {"a": 1.2, "b": 2.0}}, "octavo evaluate paper", ".")
+    page = report({"toy": Results(True, {"a": 1.2, "b": 2.0}, "an abacus")}, "octavo evaluate paper", ".")
     assert "**1 of 2 claims hold**" in page
     assert "| toy | a is one | 1 | ±0.5 | 1.2 |  | yes |" in page
     assert "| toy | b is little | 0.5 to 1x |  | 2x |  | **no** |" in page
     assert "- b is little: it is not." in page
+    assert "an abacus. A rate" in page
+    assert "quick run" in page
     draw("toy", {"a": 1.2, "b": 2.0}, tmp_path)
     assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "toy.svg").read_text().startswith("<?xml")

@@ -23,6 +23,7 @@ from octavo.evaluation.paper.figure_18 import Figure18
 from octavo.evaluation.paper.figure_19 import Figure19
 from octavo.evaluation.paper.table_1 import Table1
 from octavo.evaluation.processes import side_by_side
+from octavo.execution.machine import cores, processor
 
 _ALL: tuple[PaperFigure, ...] = (
     Table1(),
@@ -48,10 +49,12 @@ class Results(msgspec.Struct):
     quick: bool
     parts: dict[str, Any]
     """By the jobs' keys."""
+    machine: str = ""
+    """That the last of those was measured on; empty where all are simulated."""
 
 
 def read_results(folder: Path, name: str, quick: bool) -> Results:
-    """What earlier runs of a figure have left; nothing where they were of the other kind.
+    """What earlier runs of a figure have left, in the order of its jobs; nothing where they were of the other kind.
 
     Raises:
         ConfigError: the file is not one of results.
@@ -63,7 +66,11 @@ def read_results(folder: Path, name: str, quick: bool) -> Results:
         return Results(quick, {})
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not a file of `octavo evaluate`: {error}; delete it") from error
-    return found if found.quick == quick else Results(quick, {})
+    if found.quick != quick:
+        return Results(quick, {})
+    keys = [job.key for job in FIGURES[name].jobs(quick)]
+    found.parts = {key: found.parts[key] for key in keys if key in found.parts}
+    return found
 
 
 def missing_jobs(names: Sequence[str], folder: Path, quick: bool) -> list[tuple[str, Job]]:
@@ -90,10 +97,16 @@ def run_jobs(
     for (name, job), result in done:
         results = read_results(folder, name, quick)
         results.parts[job.key] = result
+        if job.is_measured:
+            results.machine = _told_machine()
         part = folder / f"{name}.json.part"
         part.write_bytes(as_json(results))
         part.replace(folder / f"{name}.json")
         told(f"{name} {job.key}")
+
+
+def _told_machine() -> str:
+    return f"{cores().usable} cores of {processor()[0]}"
 
 
 def _run(named: tuple[str, Job]) -> Any:

@@ -25,7 +25,7 @@ class Figure2:
     title = "Figure 2: where the KV memory is (ShareGPT, OPT-13B)"
 
     def jobs(self, quick: bool) -> list[Job]:
-        return [Job("shares", (128 if quick else 512,))]
+        return [Job("shares", (256 if quick else 512,))]
 
     def run(self, job: Job) -> list[dict[str, Any]]:
         work = [

@@ -1,24 +1,26 @@
 """The page that says which of the paper's claims hold here."""
 
-from typing import Any
-
 from octavo.evaluation.paper.claims import Claim
-from octavo.evaluation.paper.evaluation import FIGURES
+from octavo.evaluation.paper.evaluation import FIGURES, Results
+from octavo.evaluation.paper.figure_12_measured import LATENCY_FACTOR
 from octavo.evaluation.paper.runs import LATENCY_S
 from octavo.evaluation.paper.setups import HOST_ROW_S, HOST_STEP_S
 
+QUICK = "This was a quick run: requests come for a shorter time, and a rate is off by up to a fifth."
 MARKS = {True: "yes", False: "**no**"}
 
 
-def report(results: dict[str, dict[str, Any]], command: str, pictures: str) -> str:
+def report(results: dict[str, Results], command: str, pictures: str) -> str:
     """Markdown: a table of all claims, then the figures.
 
     Args:
-        results: by figure, what its parts gave.
+        results: by figure.
         command: that made it.
         pictures: the folder that has the figures, beside the page.
     """
-    claims = [claim for name, parts in results.items() for claim in FIGURES[name].claims(parts)]
+    results = {name: each for name, each in results.items() if each.parts}
+    claims = [claim for name, each in results.items() for claim in FIGURES[name].claims(each.parts)]
+    machines = " and ".join(dict.fromkeys(each.machine for each in results.values() if each.machine))
     missed = [claim for claim in claims if False in claim.verdicts]
     num_held = sum(all(claim.verdicts) for claim in claims)
     lines = [
@@ -29,9 +31,11 @@ def report(results: dict[str, dict[str, Any]], command: str, pictures: str) -> s
         "systems, Orca's three variants and FasterTransformer, are policies of the same engine. **Simulated** is on",
         "the paper's models and GPUs: only the time of a step is reckoned, from its operations and bytes, the GPUs'",
         f"data sheets, and {HOST_STEP_S * 1e3:g} ms a step and {HOST_ROW_S * 1e3:g} ms a sequence for the",
-        "implementation of 2023, which its own two batches of figure 13 tell. **Measured** is on the machine that",
-        f"wrote this page. A rate is sustained up to a normalized latency of {LATENCY_S:g} s a token, where nothing",
-        "else is said. Lengths are drawn from the published means, as the data sets are not here.",
+        "implementation of 2023, which its own two batches of figure 13 tell. **Measured** is with a small model on",
+        f"{machines or 'a machine of today'}. A rate is sustained up to a normalized latency of {LATENCY_S:g} s a",
+        f"token; measured, up to {LATENCY_FACTOR:g} times that of an idle machine. Lengths are drawn from the",
+        "published means, as the data sets are not here.",
+        *([QUICK] if any(each.quick for each in results.values()) else []),
         "",
         f"**{num_held} of {len(claims)} claims hold**, within the bounds that the table tells.",
         "",
@@ -47,7 +51,7 @@ def report(results: dict[str, dict[str, Any]], command: str, pictures: str) -> s
             *(f"- {claim.text}: {claim.note or 'not explained yet'}." for claim in missed),
             "",
         ]
-    for name in (name for name, parts in results.items() if parts):
+    for name in results:
         lines += [f"## {FIGURES[name].title}", "", f"![{FIGURES[name].title}]({pictures}/{name}.svg)", ""]
     return "\n".join(lines)
 
