@@ -9,20 +9,23 @@ from octavo.evaluation.paper import here
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import OPT_13B, PAGED, prepared
+from octavo.evaluation.paper.workload import pairs
 from octavo.evaluation.sharing import PAPER, Saving, draw, measure
-from octavo.evaluation.workloads import draw_workload
+from octavo.evaluation.simulator.replay import prompt_ids
+from octavo.evaluation.workloads import Work
 
 DATASETS = {"alpaca": "Alpaca", "sharegpt": "ShareGPT"}
 NAMES = {"parallel": "parallel samples", "beam": "beams"}
 WIDTHS = (2, 4, 6)
-NUM_REQUESTS = {"alpaca": (64, 16), "sharegpt": (32, 6)}
+NUM_REQUESTS = {"alpaca": (128, 64), "sharegpt": (64, 32)}
 """At once, simulated, in full and quick."""
-NUM_MEASURED = {"alpaca": 16, "sharegpt": 4}
+NUM_MEASURED = {"alpaca": 48, "sharegpt": 16}
+"""Of beams: what samples share follows from the lengths alone, and would be the same."""
 SLACK = 0.25
-NOTE = (
-    "what beams share is what their model makes of them: a small one's stay apart longer or shorter than a large "
-    "one's, and simulated ones are drawn by chance"
-)
+NOTES = {
+    "parallel": "it follows from the lengths, of which the paper's data sets have others than are drawn here",
+    "beam": "simulated beams part by chance, and those of a small model early, after prompts that mean nothing to it",
+}
 
 
 class Figure15:
@@ -41,6 +44,7 @@ class Figure15:
             jobs += [
                 Job(f"measured/{dataset}/{method}/{width}", (dataset, method, width, NUM_MEASURED[dataset]), True)
                 for dataset, method, width in cases
+                if method == "beam"
             ]
         return jobs
 
@@ -51,7 +55,7 @@ class Figure15:
             saving = measure(
                 executor,
                 config,
-                draw_workload(dataset, count, 1.0, 0),
+                _work(dataset, count, executor.capacity.vocab_size),
                 kind=dataset,
                 decoding=Decoding(method, width),
             )
@@ -73,7 +77,7 @@ class Figure15:
                     slack=SLACK * percent,
                     simulated=simulated and simulated["ledger"],
                     measured=measured and measured["ledger"],
-                    note=NOTE,
+                    note=NOTES[method],
                 )
                 claims.append(claim)
         return claims
@@ -82,3 +86,11 @@ class Figure15:
         savings = [msgspec.convert(each, Saving) for key, each in results.items() if key.startswith("simulated")]
         figure.set_size_inches(9, 4.2)
         draw(figure, savings)
+
+
+def _work(dataset: str, count: int, vocab_size: int) -> list[Work]:
+    """Requests of the data set's lengths."""
+    return [
+        Work(prompt_ids(number, num_prompt, vocab_size), num_output)
+        for number, (num_prompt, num_output) in enumerate(pairs(dataset, count))
+    ]

@@ -58,7 +58,8 @@ class Figure19:
                 unit="x",
                 high=MOST_OVER_SWAP,
                 **over_swap,
-                note="blocks are contiguous here with all their layers, which makes swapping faster than the paper's",
+                note="a block is one piece with all its layers here, which moves at the link's full speed; and a CPU "
+                "swaps within one memory",
             ),
             Claim(
                 figure=self.name,
