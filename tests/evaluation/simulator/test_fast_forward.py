@@ -116,7 +116,8 @@ def test_a_replay_tells_the_same(machine: Machine, arrivals: list[Arrival]) -> N
     one_by_one, at_once = (replayed(machine, arrivals, fast_forwards=fast) for fast in (False, True))
     assert told(at_once) == told(one_by_one)
     held, means = at_once.moments.means(), one_by_one.moments.means()
-    assert held.token_states == pytest.approx(means.token_states, abs=0.01)
+    # The later of steps made at once take longer than the first, so that the memory fills in a slight bend.
+    assert held.token_states == pytest.approx(means.token_states, abs=0.03)
     # Blocks are taken one at a time, and not in a straight line.
     assert tuple(held) == pytest.approx(tuple(means), abs=max(1, means.running) / machine.num_blocks)
 
