@@ -26,6 +26,12 @@ def latency_s(dataset: str, block_size: int, quick: bool, preemption_mode: str =
     return served(OPT_13B, PAGED, Workload(dataset), rate, count, **knobs).figures().normalized_latency_s.mean
 
 
+def by_size(results: dict[str, Any], kind: str) -> dict[int, Any]:
+    """What the jobs `kind/<block size>` gave, by block size, the smallest first."""
+    found = {int(key.partition("/")[2]): own for key, own in results.items() if key.startswith(f"{kind}/")}
+    return dict(sorted(found.items()))
+
+
 def draw_sizes(axes: Any, curves: dict[str, dict[int, float]], ylabel: str, *, by_ratios: bool = False) -> None:
     """A line for each curve, of numbers by block size.
 

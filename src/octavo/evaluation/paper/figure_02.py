@@ -7,10 +7,8 @@ import msgspec
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import OPT_13B, SYSTEMS
-from octavo.evaluation.paper.workload import pairs
-from octavo.evaluation.simulator.replay import prompt_ids
+from octavo.evaluation.paper.workload import work
 from octavo.evaluation.waste import PAPER_PERCENT, VOCAB_SIZE, WasteShares, draw, measure
-from octavo.evaluation.workloads import Work
 
 NAMES = {knobs["kv_allocation"]: system for system, knobs in SYSTEMS.items()}
 """Of systems, by how they allocate."""
@@ -28,10 +26,8 @@ class Figure2:
         return [Job("shares", (256 if quick else 512,))]
 
     def run(self, job: Job) -> list[dict[str, Any]]:
-        work = [
-            Work(prompt_ids(n, own[0], VOCAB_SIZE), own[1]) for n, own in enumerate(pairs("sharegpt", *job.arguments))
-        ]
-        shares = measure(work, OPT_13B.num_slots, 16, 2048)
+        [count] = job.arguments
+        shares = measure(work("sharegpt", count, VOCAB_SIZE), OPT_13B.num_slots, 16, 2048)
         return [msgspec.to_builtins(each) for each in shares]
 
     def claims(self, results: dict[str, Any]) -> list[Claim]:

@@ -10,7 +10,7 @@ from octavo.evaluation.paper.setups import (
     ORCA_ORACLE,
     Setup,
 )
-from octavo.evaluation.paper.workload import Workload
+from octavo.evaluation.paper.workload import NAMES, Workload
 
 GAINS = {
     "sharegpt": {ORCA_ORACLE: (1.7, 2.7), ORCA_MAX: (2.7, 8.0), FASTER_TRANSFORMER: (2.7, 22.0)},
@@ -28,11 +28,11 @@ NOTES = {
 NOTE = "rates that are only just too high come in time where requests do not come for an hour"
 
 
-def _panel(setup: Setup, dataset: str, name: str) -> Panel:
+def _panel(setup: Setup, dataset: str) -> Panel:
     is_first = setup == OPT_13B
     full, quick = SECONDS[dataset]
     return Panel(
-        title=f"{setup.name}, {name}",
+        title=f"{setup.name}, {NAMES[dataset]}",
         setup=setup,
         workload=Workload(dataset),
         first_rate=FIRST_RATES[dataset],
@@ -47,9 +47,5 @@ def _panel(setup: Setup, dataset: str, name: str) -> Panel:
 FIGURE_12 = RateCurves(
     "figure-12",
     "Figure 12: normalized latency against request rate",
-    tuple(
-        _panel(setup, dataset, name)
-        for dataset, name in (("sharegpt", "ShareGPT"), ("alpaca", "Alpaca"))
-        for setup in (OPT_13B, OPT_66B, OPT_175B)
-    ),
+    tuple(_panel(setup, dataset) for dataset in NAMES for setup in (OPT_13B, OPT_66B, OPT_175B)),
 )

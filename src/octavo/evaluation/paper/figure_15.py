@@ -9,13 +9,10 @@ from octavo.evaluation.paper import here
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import OPT_13B, PAGED, prepared
-from octavo.evaluation.paper.workload import pairs
+from octavo.evaluation.paper.workload import NAMES, work
 from octavo.evaluation.sharing import PAPER, Saving, draw, measure
-from octavo.evaluation.simulator.replay import prompt_ids
-from octavo.evaluation.workloads import Work
 
-DATASETS = {"alpaca": "Alpaca", "sharegpt": "ShareGPT"}
-NAMES = {"parallel": "parallel samples", "beam": "beams"}
+KINDS = {"parallel": "parallel samples", "beam": "beams"}
 WIDTHS = (2, 4, 6)
 NUM_REQUESTS = {"alpaca": (128, 64), "sharegpt": (64, 32)}
 """At once, simulated, in full and quick."""
@@ -35,7 +32,7 @@ class Figure15:
     title = "Figure 15: blocks saved by sharing"
 
     def jobs(self, quick: bool) -> list[Job]:
-        cases = [(dataset, method, width) for dataset in DATASETS for method in METHODS for width in WIDTHS]
+        cases = [(dataset, method, width) for dataset in NUM_REQUESTS for method in METHODS for width in WIDTHS]
         jobs = [
             Job(f"simulated/{dataset}/{method}/{width}", (dataset, method, width, NUM_REQUESTS[dataset][quick]))
             for dataset, method, width in cases
@@ -55,7 +52,7 @@ class Figure15:
             saving = measure(
                 executor,
                 config,
-                _work(dataset, count, executor.capacity.vocab_size),
+                work(dataset, count, executor.capacity.vocab_size),
                 kind=dataset,
                 decoding=Decoding(method, width),
             )
@@ -70,7 +67,7 @@ class Figure15:
                 simulated, measured = (results.get(f"{how}/{case}") for how in ("simulated", "measured"))
                 claim = Claim(
                     figure=self.name,
-                    text=f"{DATASETS[dataset]}, {width} {NAMES[method]}: blocks saved",
+                    text=f"{NAMES[dataset]}, {width} {KINDS[method]}: blocks saved",
                     unit=" %",
                     low=percent,
                     high=percent,
@@ -86,11 +83,3 @@ class Figure15:
         savings = [msgspec.convert(each, Saving) for key, each in results.items() if key.startswith("simulated")]
         figure.set_size_inches(9, 4.2)
         draw(figure, savings)
-
-
-def _work(dataset: str, count: int, vocab_size: int) -> list[Work]:
-    """Requests of the data set's lengths."""
-    return [
-        Work(prompt_ids(number, num_prompt, vocab_size), num_output)
-        for number, (num_prompt, num_output) in enumerate(pairs(dataset, count))
-    ]

@@ -6,15 +6,15 @@ from typing import Any
 
 from octavo.checkpoints.locate import locate
 from octavo.evaluation.kernel_cases import KernelWork, cases
-from octavo.evaluation.paper.block_sizes import draw_sizes, latency_s, sizes
+from octavo.evaluation.paper.block_sizes import by_size, draw_sizes, latency_s, sizes
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import OPT_13B
+from octavo.evaluation.paper.workload import NAMES
 from octavo.evaluation.shapes import shape_folder
 from octavo.evaluation.timing import median_s
 from octavo.models.loader import read_config
 
-DATASETS = {"sharegpt": "ShareGPT", "alpaca": "Alpaca"}
 ROWS, CONTEXTS = (8, 32), (64, 128, 256)
 """The figure's batches, and their tokens."""
 NUM_LAYERS = 2
@@ -38,17 +38,18 @@ class Figure18:
     title = "Figure 18: attention over blocks, and block sizes"
 
     def jobs(self, quick: bool) -> list[Job]:
-        simulated = [Job(f"{dataset}/{size}", (dataset, size, quick)) for dataset in DATASETS for size in sizes(quick)]
+        simulated = [Job(f"{dataset}/{size}", (dataset, size, quick)) for dataset in NAMES for size in sizes(quick)]
         return simulated + [Job(f"kernel/{size}", (size,), True) for size in sizes(quick)]
 
     def run(self, job: Job) -> Any:
         return _kernel_s(*job.arguments) if job.is_measured else latency_s(*job.arguments)
 
     def claims(self, results: dict[str, Any]) -> list[Claim]:
+        kernel_s = by_size(results, "kernel")
         over_contiguous = [
-            results["kernel/16"][case] / results[f"kernel/{context}"][case]
+            kernel_s[16][case] / kernel_s[context][case]
             for context in CONTEXTS
-            if f"kernel/{context}" in results
+            if context in kernel_s
             for case in (f"{rows} x {context} tokens" for rows in ROWS)
         ]
         claims = [
@@ -66,7 +67,7 @@ class Figure18:
             claims.append(
                 Claim(
                     figure=self.name,
-                    text=f"{DATASETS[dataset]}: latency with blocks of {good[0]} to {good[-1]} over the best",
+                    text=f"{NAMES[dataset]}: latency with blocks of {good[0]} to {good[-1]} over the best",
                     unit="x",
                     high=NEAR,
                     simulated=max(curve[size] for size in tried) / best,
@@ -88,25 +89,20 @@ class Figure18:
     def draw(self, results: dict[str, Any], figure: Any) -> None:
         figure.set_size_inches(9, 3.4)
         kernel, latency = figure.subplots(1, 2)
-        by_size = {int(key.split("/")[1]): own for key, own in results.items() if key.startswith("kernel/")}
-        names = list(next(iter(by_size.values())))
+        kernel_s = by_size(results, "kernel")
+        shapes = list(next(iter(kernel_s.values())))
         draw_sizes(
             kernel,
-            {name: {size: own[name] * 1e6 for size, own in sorted(by_size.items())} for name in names},
+            {case: {size: own[case] * 1e6 for size, own in kernel_s.items()} for case in shapes},
             "attention of a layer, here (µs)",
             by_ratios=True,
         )
-        latencies = {DATASETS[dataset]: curve for dataset, curve in _latencies(results).items()}
+        latencies = {NAMES[dataset]: curve for dataset, curve in _latencies(results).items()}
         draw_sizes(latency, latencies, "normalized latency (s/token)")
 
 
 def _latencies(results: dict[str, Any]) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {dataset: {} for dataset in DATASETS}
-    for key, seconds in results.items():
-        dataset, _, size = key.partition("/")
-        if dataset in found:
-            found[dataset][int(size)] = seconds
-    return {dataset: dict(sorted(curve.items())) for dataset, curve in found.items()}
+    return {dataset: by_size(results, dataset) for dataset in NAMES}
 
 
 def _kernel_s(block_size: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from octavo.evaluation.paper import here
-from octavo.evaluation.paper.block_sizes import draw_sizes, latency_s, sizes
+from octavo.evaluation.paper.block_sizes import by_size, draw_sizes, latency_s, sizes
 from octavo.evaluation.paper.claims import Claim
 from octavo.evaluation.paper.figure import Job
 from octavo.evaluation.paper.setups import OPT_13B, PAGED, prepared
@@ -50,7 +50,7 @@ class Figure19:
         costs = {how: _costs(results, how) for how in ("simulated", "measured")}
         over_swap = {how: max(each.recompute_ms / each.swap_ms for each in own.values()) for how, own in costs.items()}
         small = {how: own[1].swap_ms / own[16].swap_ms for how, own in costs.items()}
-        latencies = {mode: _by_size(results, mode) for mode in MODES}
+        latencies = {mode: by_size(results, mode) for mode in MODES}
         alone = [
             Claim(
                 figure=self.name,
@@ -98,14 +98,9 @@ class Figure19:
             }
             draw_sizes(axes, curves, "ms", by_ratios=True)
             axes.set(title=f"{title}: {NUM_TOKENS} tokens")
-        draw_sizes(latency, {mode: _by_size(results, mode) for mode in MODES}, "normalized latency (s/token)")
+        draw_sizes(latency, {mode: by_size(results, mode) for mode in MODES}, "normalized latency (s/token)")
         latency.set(title=f"{OPT_13B.name}, ShareGPT")
 
 
-def _by_size(results: dict[str, Any], kind: str) -> dict[int, Any]:
-    found = {int(key.partition("/")[2]): own for key, own in results.items() if key.startswith(f"{kind}/")}
-    return dict(sorted(found.items()))
-
-
 def _costs(results: dict[str, Any], how: str) -> dict[int, SwapCost]:
-    return {size: msgspec.convert(own, SwapCost) for size, own in _by_size(results, how).items()}
+    return {size: msgspec.convert(own, SwapCost) for size, own in by_size(results, how).items()}

@@ -1,7 +1,7 @@
 """The machine that the evaluation runs on, with a small model that is really there."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,8 @@ def loaded(**knobs: Any) -> Iterator[tuple[EngineConfig, Executor]]:
         OctavoError: it is not here.
     """
     config = EngineConfig(model=MODEL, **knobs)
-    executor = LocalExecutor(config)
-    try:
+    with closing(LocalExecutor(config)) as executor:
         yield config, executor
-    finally:
-        executor.close()
 
 
 class ServedHere:

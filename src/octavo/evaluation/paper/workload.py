@@ -9,9 +9,12 @@ import msgspec
 
 from octavo.evaluation.decoding import ONE_SEQUENCE, Decoding
 from octavo.evaluation.paper.setups import LONGEST
+from octavo.evaluation.simulator.replay import prompt_ids
 from octavo.evaluation.simulator.traffic import Arrival, Lengths, at_rate, behind_prefix, decoded, drawn
-from octavo.evaluation.workloads import MEANS, SIGMAS
+from octavo.evaluation.workloads import MEANS, SIGMAS, Work
 
+NAMES = {"sharegpt": "ShareGPT", "alpaca": "Alpaca"}
+"""Of the data sets, as people write them."""
 CHAT, TRANSLATION = "chat", "translation"
 OTHER_MEANS = {TRANSLATION: (30.0, 38.0)}
 """Mean tokens of prompts and outputs that the paper tells nothing of: English sentences of WMT16, of some 21 words, and
@@ -51,6 +54,14 @@ def pairs(dataset: str, count: int, seed: int = 0) -> list[tuple[int, int]]:
     if dataset == CHAT:
         return list(islice(_chats(seed), count))
     return list(islice(drawn(*_lengths(dataset), LONGEST, seed), count))
+
+
+def work(dataset: str, count: int, vocab_size: int) -> list[Work]:
+    """Requests of these lengths, whose prompts have nothing in common."""
+    return [
+        Work(prompt_ids(number, num_prompt, vocab_size), num_output)
+        for number, (num_prompt, num_output) in enumerate(pairs(dataset, count))
+    ]
 
 
 def _chats(seed: int) -> Iterator[tuple[int, int]]:
