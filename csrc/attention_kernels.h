@@ -122,7 +122,7 @@ inline int64_t AttentionSpec::max_vectors() const { return num_heads > TILE_VECT
 
 inline int64_t AttentionSpec::scratch_floats() const {
   const int64_t of_vector = 3 * width() + CHUNK + 6;  // query and sums; scores; largest scores, totals, int8's scales
-  const int64_t of_slot = 2 * width() + 2;            // key and value; their scales
+  const int64_t of_slot = 3 * width() + 2;            // key, value, a copy of either; their scales
   return max_vectors() * of_vector + CHUNK * of_slot;
 }
 

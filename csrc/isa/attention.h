@@ -3,7 +3,7 @@
 //
 // One algorithm on two paths. A chunk's scores are sums over the head's dimensions in order, its weights e^(score - the
 // chunk's largest), their total a sum in a fixed order of lanes, its values sums over the slots in order. `attend_decode`
-// reads blocks straight into registers, for the single query of a decoding row; `attend_tile` widens a chunk to float32
+// reads pieces of them straight into registers, for the single query of a decoding row; `attend_tile` widens a chunk to float32
 // once for the many vectors of a prefill. Both give a query the same bits. An int8 cache has one path, of integers
 // (`attend_int8`).
 #pragma once
@@ -18,8 +18,7 @@ namespace OCTAVO_ISA {
 
 template <class Element>
 void attend_as(const AttentionCall& call, const AttentionItem& item, const AttentionItem& next, float* memory) {
-  const bool is_in_vectors = call.cache.block_size % LANES == 0 && call.spec.head_dim % LANES == 0;
-  if (item.num_queries == 1 && is_in_vectors) {
+  if (item.num_queries == 1) {
     attend_decode<Element>(call, item, next, memory);
   } else {
     attend_tile<Element>(call, item, memory);

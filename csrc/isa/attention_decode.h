@@ -1,10 +1,8 @@
-// The decode path of attention, for the single query of a row: blocks straight into registers, without widening a chunk
+// The decode path of attention, for the single query of a row: pieces straight into registers, without widening a chunk
 // first. The heads of a group read a key or a value together.
 //
-//   scores [group, CHUNK] = queries [group, head_dim] * keys [head_dim][block_size] of each block
-//   sums   [group, width] = weights [group, CHUNK] * values [block_size][head_dim] of each block
-//
-// Blocks are whole pieces of LANES slots, and head_dim whole vectors.
+//   scores [group, CHUNK] = queries [group, head_dim] * keys [head_dim][LANES] of each piece
+//   sums   [group, width] = weights [group, CHUNK] * values [LANES][width] of each piece
 #pragma once
 
 #include "attention_item.h"
@@ -34,7 +32,7 @@ struct Decode {
   template <int HEADS, int VECTORS, int DIMS>
   static OCTAVO_INLINE void score(const Stored* const* keys, int64_t stride, int64_t depth, const float* queries,
                                   int64_t width, float* scores, Ahead* ahead) {
-    static_assert(LANES % (VECTORS * DIMS) == 0, "a part of the depth is whole iterations");
+    static_assert(LANES % (VECTORS * DIMS) == 0, "a part of whole vectors is whole iterations");
     constexpr int64_t BYTES = bytes_of(VECTORS);
     F32x16 sums[HEADS][VECTORS];
     clear(sums);
@@ -65,27 +63,26 @@ struct Decode {
   }
 
   // Weighted sums of VECTORS vectors of the values, from `first_dim` on; meanwhile as many bytes are fetched.
-  //   values   [PIECES] pointers to [LANES][head_dim]
   //   weights  [HEADS, CHUNK]
   //   sums     [HEADS, width]
   template <int HEADS, int VECTORS>
-  static OCTAVO_INLINE void add_values(const Stored* const* values, int64_t first_dim, int64_t head_dim, Visible seen,
-                                       const float* weights, float* sums, int64_t width, Ahead* ahead) {
+  static OCTAVO_INLINE void add_values(const HeadPieces& values, int64_t first_dim, const float* weights, float* sums,
+                                       int64_t width, Ahead* ahead) {
     constexpr int64_t BYTES = bytes_of(VECTORS);
     constexpr int AT_ONCE = VECTORS % Element::AT_ONCE == 0 ? Element::AT_ONCE : 1;
     F32x16 tile[HEADS][VECTORS];
     clear(tile);
-    for (int64_t slot = seen.begin; slot < seen.end;) {
-      const int64_t piece = slot / LANES, offset = slot % LANES;
-      const int64_t count = LANES - offset < seen.end - slot ? LANES - offset : seen.end - slot;
-      const Stored* from = values[piece] + offset * head_dim + first_dim;
+    const int64_t end = values.seen.end, stride = values.stride / static_cast<int64_t>(sizeof(Stored));
+    for (int64_t slot = values.seen.begin; slot < end;) {
+      const int64_t offset = slot % LANES, count = LANES - offset < end - slot ? LANES - offset : end - slot;
+      const Stored* from = reinterpret_cast<const Stored*>(values.at[slot / LANES]) + offset * stride + first_dim;
       const uint8_t* near = take(ahead, LANES * BYTES, from);
       for (int64_t i = 0; i < count; ++i) {
         prefetch_lines(near + i * BYTES, BYTES);
         OCTAVO_UNROLL
         for (int v = 0; v < VECTORS; v += AT_ONCE) {
           F32x16 value[AT_ONCE];
-          load_mixed<Element>(from + i * head_dim + v * LANES, value);
+          load_mixed<Element>(from + i * stride + v * LANES, value);
           const float* weight = reread(weights + slot + i);
           add_products(tile, v, value, weight, CHUNK);
         }
@@ -101,61 +98,48 @@ struct Decode {
     }
   }
 
-  // The scores of HEADS heads of one KV head over one chunk; vectors are rows of the scratch from `vector` on.
+  // The scores of HEADS heads over a chunk's keys; vectors are rows of the scratch from `vector` on.
   template <int HEADS>
-  static void score_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                          int64_t kv_head, Ahead* ahead) {
-    if (call.cache.block_size == LANES) {
-      score_pieces<HEADS, Element::AT_ONCE>(call, pieces, s, vector, kv_head, ahead);
+  static void score_chunk(const HeadPieces& keys, const Scratch& s, int64_t head_dim, int64_t vector, Ahead* ahead) {
+    // Where a key's sixteen slots lie beside the next dimension's, and the depth is whole vectors.
+    if (keys.stride == bytes_of(1) && head_dim == s.width) {
+      score_pieces<HEADS, Element::AT_ONCE>(keys, s, head_dim, vector, ahead);
     } else {
-      score_pieces<HEADS, 1>(call, pieces, s, vector, kv_head, ahead);
+      score_pieces<HEADS, 1>(keys, s, head_dim, vector, ahead);
     }
   }
 
   template <int HEADS, int DIMS>
-  static OCTAVO_INLINE void score_pieces(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                                         int64_t kv_head, Ahead* ahead) {
+  static OCTAVO_INLINE void score_pieces(const HeadPieces& keys, const Scratch& s, int64_t head_dim, int64_t vector,
+                                         Ahead* ahead) {
     constexpr int VECTORS = vectors_for(HEADS);
-    const int64_t size = call.cache.block_size, head_dim = call.spec.head_dim;
-    const Stored* keys[PIECES];
-    for (int64_t i = pieces.first; i < pieces.last; ++i) {
-      keys[i] = reinterpret_cast<const Stored*>(pieces.layer[i] + call.cache.keys_at(kv_head)) + pieces.offset[i];
-    }
+    const int64_t stride = keys.stride / static_cast<int64_t>(sizeof(Stored));
+    const auto* at = reinterpret_cast<const Stored* const*>(keys.at);
     const float* queries = s.queries + vector * s.width;
     float* scores = s.scores + vector * CHUNK;
-    int64_t i = pieces.first;
-    for (; i + VECTORS <= pieces.last; i += VECTORS) {
-      score<HEADS, VECTORS, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, ahead);
+    int64_t i = keys.first;
+    for (; i + VECTORS <= keys.last; i += VECTORS) {
+      score<HEADS, VECTORS, DIMS>(at + i, stride, head_dim, queries, s.width, scores + i * LANES, ahead);
     }
-    for (; i < pieces.last; ++i) {
-      score<HEADS, 1, DIMS>(keys + i, size, head_dim, queries, s.width, scores + i * LANES, ahead);
+    for (; i < keys.last; ++i) {
+      score<HEADS, 1, DIMS>(at + i, stride, head_dim, queries, s.width, scores + i * LANES, ahead);
     }
   }
 
   // The weighted sums of values, likewise.
   template <int HEADS>
-  static void add_chunk(const AttentionCall& call, const Pieces& pieces, const Scratch& s, int64_t vector,
-                        int64_t kv_head, Ahead* ahead) {
+  static void add_chunk(const HeadPieces& values, const Scratch& s, int64_t, int64_t vector, Ahead* ahead) {
     constexpr int VECTORS = vectors_for(HEADS);
-    const int64_t head_dim = call.spec.head_dim;
-    const Stored* values[PIECES];
-    for (int64_t i = pieces.first; i < pieces.last; ++i) {
-      const uint8_t* at = pieces.layer[i] + call.cache.values_at(kv_head);
-      values[i] = reinterpret_cast<const Stored*>(at) + pieces.offset[i] * head_dim;
-    }
     const float* weights = s.scores + vector * CHUNK;
     float* sums = s.sums + vector * s.width;
     int64_t d = 0;
-    for (; d + VECTORS * LANES <= head_dim; d += VECTORS * LANES) {
-      add_values<HEADS, VECTORS>(values, d, head_dim, pieces.seen, weights, sums, s.width, ahead);
+    for (; d + VECTORS * LANES <= s.width; d += VECTORS * LANES) {
+      add_values<HEADS, VECTORS>(values, d, weights, sums, s.width, ahead);
     }
-    for (; d < head_dim; d += LANES) {
-      add_values<HEADS, 1>(values, d, head_dim, pieces.seen, weights, sums, s.width, ahead);
-    }
+    for (; d < s.width; d += LANES) add_values<HEADS, 1>(values, d, weights, sums, s.width, ahead);
   }
 
-  using ChunkFunction = void (*)(const AttentionCall&, const Pieces&, const Scratch&, int64_t vector, int64_t kv_head,
-                                 Ahead*);
+  using ChunkFunction = void (*)(const HeadPieces&, const Scratch&, int64_t head_dim, int64_t vector, Ahead*);
   // By the number of heads less one.
   static constexpr ChunkFunction SCORES[MAX_HEADS] = {score_chunk<1>, score_chunk<2>, score_chunk<3>, score_chunk<4>,
                                                       score_chunk<5>, score_chunk<6>, score_chunk<7>, score_chunk<8>};
@@ -163,10 +147,10 @@ struct Decode {
                                                     add_chunk<5>, add_chunk<6>, add_chunk<7>, add_chunk<8>};
 
   // Calls one of `functions` for the heads of a group, in parts.
-  static OCTAVO_INLINE void by_parts(const ChunkFunction* functions, const AttentionCall& call, const Pieces& pieces,
-                                     const Scratch& s, int64_t vector, int64_t kv_head, Ahead* ahead) {
-    for_parts(call.spec.group(), ahead, [&](int64_t head, int64_t heads, Ahead* own_ahead) {
-      functions[heads - 1](call, pieces, s, vector + head, kv_head, own_ahead);
+  static OCTAVO_INLINE void by_parts(const ChunkFunction* functions, const AttentionSpec& spec, const HeadPieces& pieces,
+                                     const Scratch& s, int64_t vector, Ahead* ahead) {
+    for_parts(spec.group(), ahead, [&](int64_t head, int64_t heads, Ahead* own_ahead) {
+      functions[heads - 1](pieces, s, spec.head_dim, vector + head, own_ahead);
     });
   }
 };
@@ -190,16 +174,17 @@ void attend_decode(const AttentionCall& call, const AttentionItem& item, const A
     gather_queries(call, item, kv_head, s.width, s.queries + (kv_head * group - first_head) * s.width);
   }
   for (int64_t v = 0; v < num_vectors; ++v) s.totals[v] = NOTHING_VISIBLE;
-  Ahead ahead(call, item, next);
+  Ahead following(call, item, next);
+  Ahead* ahead = Pieces::are_in_place(call) ? &following : nullptr;
   for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
-    const Pieces pieces(call, item, chunk);
+    const Pieces pieces(call, item, chunk, s);
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
       const int64_t vector = kv_head * group - first_head;
-      Kernels::by_parts(Kernels::SCORES, call, pieces, s, vector, kv_head, &ahead);
+      Kernels::by_parts(Kernels::SCORES, spec, pieces.keys(kv_head), s, vector, ahead);
       softmax_group(call, pieces, s, vector);
     }
     for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
-      Kernels::by_parts(Kernels::SUMS, call, pieces, s, kv_head * group - first_head, kv_head, &ahead);
+      Kernels::by_parts(Kernels::SUMS, spec, pieces.values(kv_head), s, kv_head * group - first_head, ahead);
     }
     for (int64_t v = 0; v < num_vectors; ++v) {
       keep_result(call, item, s, v, first_head + v, chunk, s.chunk_largest[v], s.chunk_totals[v]);

@@ -2,8 +2,8 @@
 // multiplied by keys and values as they lie in the cache. The sums are exact, so any order and any instruction set gives the
 // same ones.
 //
-//   scores [num_vectors, CHUNK] = queries [num_vectors, head_dim] * keys [head_dim / 2][block_size][2] of each block
-//   sums   [num_vectors, width] = weights [num_vectors, CHUNK] * values [block_size / 2][head_dim][2] of each block
+//   scores [num_vectors, CHUNK] = queries [num_vectors, head_dim] * keys [head_dim / 2][LANES][2] of each piece
+//   sums   [num_vectors, width] = weights [num_vectors, CHUNK] * values [LANES / 2][width][2] of each piece
 //
 // A vector is a query's in one head: those of a KV head read its keys and values together, whether they are a decoding row's
 // or a prefill's.
@@ -45,113 +45,6 @@ OCTAVO_INLINE float round_query(float* query, int64_t width) {
   return round_in_place(query, 0, width, max_lane(largest)) + sum_lanes(odd);
 }
 
-// Keys or values of one KV head in a chunk's pieces.
-struct Int8Pieces {
-  int64_t first, last;
-  const int8_t* numbers[PIECES];
-  int64_t stride;  // between pairs, in bytes
-};
-
-// A chunk's keys, values and scales, as they lie in blocks of whole pieces.
-class Int8Blocks {
- public:
-  OCTAVO_INLINE Int8Blocks(const AttentionCall& call, const AttentionItem& item, int64_t chunk)
-      : cache_(call.cache), pieces_(call, item, chunk) {}
-
-  OCTAVO_INLINE Int8Pieces keys(int64_t kv_head) const {
-    return at(cache_.keys_at(kv_head), PAIR_OF_NUMBERS, cache_.block_size * PAIR_OF_NUMBERS);
-  }
-  OCTAVO_INLINE Int8Pieces values(int64_t kv_head) const {
-    return at(cache_.values_at(kv_head), cache_.head_dim, cache_.head_dim * PAIR_OF_NUMBERS);
-  }
-  // Brings a KV head's scales nearer: a few bytes of each block, which the fetching of keys and values passes over.
-  OCTAVO_INLINE void fetch_scales(int64_t kv_head) const {
-    for (int64_t i = pieces_.first; i < pieces_.last; ++i) {
-      const uint8_t* at = pieces_.layer[i] + pieces_.offset[i] * SCALE_BYTES;
-      prefetch(at + cache_.key_scales_at(kv_head));
-      prefetch(at + cache_.value_scales_at(kv_head));
-    }
-  }
-  OCTAVO_INLINE void gather_scales(int64_t kv_head, const Scratch& s) const {
-    for (int64_t i = pieces_.first; i < pieces_.last; ++i) {
-      const uint8_t* at = pieces_.layer[i] + pieces_.offset[i] * SCALE_BYTES;
-      __builtin_memcpy(s.key_scales + i * LANES, at + cache_.key_scales_at(kv_head), LANES * SCALE_BYTES);
-      __builtin_memcpy(s.value_scales + i * LANES, at + cache_.value_scales_at(kv_head), LANES * SCALE_BYTES);
-    }
-  }
-
- private:
-  OCTAVO_INLINE Int8Pieces at(int64_t head_at, int64_t slot_bytes, int64_t stride) const {
-    Int8Pieces out;
-    out.first = pieces_.first;
-    out.last = pieces_.last;
-    out.stride = stride;
-    for (int64_t i = out.first; i < out.last; ++i) {
-      out.numbers[i] = reinterpret_cast<const int8_t*>(pieces_.layer[i] + head_at) + pieces_.offset[i] * slot_bytes;
-    }
-    return out;
-  }
-
-  const KVCacheView& cache_;
-  const Pieces pieces_;
-};
-
-// The same of blocks of any size, copied slot by slot.
-class Int8Copies {
- public:
-  OCTAVO_INLINE Int8Copies(const AttentionCall& call, const AttentionItem& item, int64_t chunk, const Scratch& s)
-      : call_(call), s_(s), table_(call.block_tables + item.table * call.max_blocks), start_(chunk * CHUNK),
-        seen_(seen_by(call, item, chunk)) {}
-
-  Int8Pieces keys(int64_t kv_head) const {
-    auto* copy = reinterpret_cast<int8_t*>(s_.keys);
-    for (int64_t slot = seen_.begin; slot < seen_.end; ++slot) {
-      const auto* keys = reinterpret_cast<const int8_t*>(call_.cache.keys(block(slot), call_.spec.layer, kv_head));
-      int8_t* piece = copy + slot / LANES * LANES * s_.width;
-      for (int64_t d = 0; d < call_.spec.head_dim; ++d) {
-        piece[KVCacheView::place(PAIR_OF_NUMBERS, LANES, d, slot % LANES)] = keys[call_.cache.key_at(d, offset(slot))];
-      }
-    }
-    return at(copy, PAIRS_BYTES);
-  }
-  Int8Pieces values(int64_t kv_head) const {
-    auto* copy = reinterpret_cast<int8_t*>(s_.values);
-    for (int64_t slot = seen_.begin; slot < seen_.end; ++slot) {
-      const auto* values = reinterpret_cast<const int8_t*>(call_.cache.values(block(slot), call_.spec.layer, kv_head));
-      for (int64_t d = 0; d < call_.spec.head_dim; ++d) {
-        copy[KVCacheView::place(PAIR_OF_NUMBERS, s_.width, slot, d)] = values[call_.cache.value_at(offset(slot), d)];
-      }
-    }
-    return at(copy, s_.width * PAIR_OF_NUMBERS);
-  }
-  void fetch_scales(int64_t) const {}
-  void gather_scales(int64_t kv_head, const Scratch& s) const {
-    for (int64_t slot = seen_.begin; slot < seen_.end; ++slot) {
-      const int64_t layer = call_.spec.layer, at = offset(slot) * SCALE_BYTES;
-      __builtin_memcpy(s.key_scales + slot, call_.cache.key_scales(block(slot), layer, kv_head) + at, SCALE_BYTES);
-      __builtin_memcpy(s.value_scales + slot, call_.cache.value_scales(block(slot), layer, kv_head) + at, SCALE_BYTES);
-    }
-  }
-
- private:
-  int64_t block(int64_t slot) const { return table_[(start_ + slot) / call_.cache.block_size]; }
-  int64_t offset(int64_t slot) const { return (start_ + slot) % call_.cache.block_size; }
-  Int8Pieces at(const int8_t* copy, int64_t stride) const {
-    Int8Pieces out;
-    out.first = seen_.begin / LANES;
-    out.last = (seen_.end + LANES - 1) / LANES;
-    out.stride = stride;
-    for (int64_t i = out.first; i < out.last; ++i) out.numbers[i] = copy + i * LANES * s_.width;
-    return out;
-  }
-
-  const AttentionCall& call_;
-  const Scratch& s_;
-  const int64_t* table_;
-  const int64_t start_;
-  const Visible seen_;
-};
-
 // Scores of COUNT pieces for VECTORS query vectors; meanwhile half as many bytes are fetched.
 template <int VECTORS, int COUNT>
 OCTAVO_INLINE void score_int8(const int8_t* const* keys, int64_t stride, int64_t num_pairs, const int16_t* queries,
@@ -186,13 +79,13 @@ OCTAVO_INLINE void score_int8(const int8_t* const* keys, int64_t stride, int64_t
 // Weighted sums of COUNT vectors of the values, from `first_dim` on, for VECTORS query vectors; meanwhile half as many bytes
 // are fetched.
 template <int VECTORS, int COUNT>
-OCTAVO_INLINE void add_values_int8(const Int8Pieces& values, int64_t first_dim, const int16_t* weights, const float* scales,
+OCTAVO_INLINE void add_values_int8(const HeadPieces& values, int64_t first_dim, const int16_t* weights, const float* scales,
                                    float* sums, int64_t width, Ahead* ahead) {
   constexpr int64_t FETCHED = COUNT * PAIRS_BYTES / 2;
   I32x16 tile[VECTORS][COUNT];
   clear(tile);
   for (int64_t piece = values.first; piece < values.last; ++piece) {
-    const int8_t* from = values.numbers[piece] + first_dim * PAIR_OF_NUMBERS;
+    const auto* from = reinterpret_cast<const int8_t*>(values.at[piece]) + first_dim * PAIR_OF_NUMBERS;
     const int16_t* factors = weights + piece * LANES;
     const uint8_t* near = take(ahead, PAIRS_A_PIECE * FETCHED, from);
     for (int64_t pair = 0; pair < PAIRS_A_PIECE; ++pair) {
@@ -218,25 +111,26 @@ OCTAVO_INLINE void add_values_int8(const Int8Pieces& values, int64_t first_dim, 
 
 // Of VECTORS query vectors from `vector` on; s.queries and s.scores hold rounded ones.
 template <int VECTORS>
-void score_chunk_int8(const Int8Pieces& keys, const Scratch& s, int64_t vector, Ahead* ahead) {
+void score_chunk_int8(const HeadPieces& keys, const Scratch& s, int64_t vector, Ahead* ahead) {
   constexpr int COUNT = vectors_for(VECTORS);
   const auto* queries = reinterpret_cast<const int16_t*>(s.queries + vector * s.width);
   const int64_t num_pairs = s.width / PAIR_OF_NUMBERS, query_stride = int16_stride(s.width);
   const float* scales = s.query_scales + vector;
   float* scores = s.scores + vector * CHUNK;
+  const auto* at = reinterpret_cast<const int8_t* const*>(keys.at);
   int64_t i = keys.first;
   for (; i + COUNT <= keys.last; i += COUNT) {
-    score_int8<VECTORS, COUNT>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales,
+    score_int8<VECTORS, COUNT>(at + i, keys.stride, num_pairs, queries, query_stride, scales,
                                scores + i * LANES, ahead);
   }
   for (; i < keys.last; ++i) {
-    score_int8<VECTORS, 1>(keys.numbers + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES,
+    score_int8<VECTORS, 1>(at + i, keys.stride, num_pairs, queries, query_stride, scales, scores + i * LANES,
                            ahead);
   }
 }
 
 template <int VECTORS>
-void add_chunk_int8(const Int8Pieces& values, const Scratch& s, int64_t vector, Ahead* ahead) {
+void add_chunk_int8(const HeadPieces& values, const Scratch& s, int64_t vector, Ahead* ahead) {
   constexpr int COUNT = vectors_for(VECTORS);
   const auto* weights = reinterpret_cast<const int16_t*>(s.scores + vector * CHUNK);
   const float* scales = s.weight_scales + vector;
@@ -248,7 +142,7 @@ void add_chunk_int8(const Int8Pieces& values, const Scratch& s, int64_t vector, 
   for (; d < s.width; d += LANES) add_values_int8<VECTORS, 1>(values, d, weights, scales, sums, s.width, ahead);
 }
 
-using Int8Function = void (*)(const Int8Pieces&, const Scratch&, int64_t vector, Ahead*);
+using Int8Function = void (*)(const HeadPieces&, const Scratch&, int64_t vector, Ahead*);
 // By the number of query vectors less one.
 constexpr Int8Function INT8_SCORES[MAX_HEADS] = {score_chunk_int8<1>, score_chunk_int8<2>, score_chunk_int8<3>,
                                                  score_chunk_int8<4>, score_chunk_int8<5>, score_chunk_int8<6>,
@@ -257,7 +151,7 @@ constexpr Int8Function INT8_SUMS[MAX_HEADS] = {add_chunk_int8<1>, add_chunk_int8
                                                add_chunk_int8<5>, add_chunk_int8<6>, add_chunk_int8<7>, add_chunk_int8<8>};
 
 // Calls one of `functions` for `count` query vectors from `vector` on, in parts.
-OCTAVO_INLINE void by_parts(const Int8Function* functions, const Int8Pieces& pieces, const Scratch& s, int64_t vector,
+OCTAVO_INLINE void by_parts(const Int8Function* functions, const HeadPieces& pieces, const Scratch& s, int64_t vector,
                             int64_t count, Ahead* ahead) {
   for_parts(count, ahead, [&](int64_t first, int64_t size, Ahead* own_ahead) {
     functions[size - 1](pieces, s, vector + first, own_ahead);
@@ -265,7 +159,7 @@ OCTAVO_INLINE void by_parts(const Int8Function* functions, const Int8Pieces& pie
 }
 
 // The rounded weights of one query vector, from its scores; 0 in the item's pieces that it sees nothing of.
-OCTAVO_INLINE void weigh_int8(const AttentionCall& call, const Int8Pieces& pieces, Visible seen, const Scratch& s,
+OCTAVO_INLINE void weigh_int8(const AttentionCall& call, const HeadPieces& pieces, Visible seen, const Scratch& s,
                               int64_t vector, Ahead* ahead) {
   float* scores = s.scores + vector * CHUNK;
   const int64_t first = pieces.first * LANES, end = pieces.last * LANES;
@@ -285,24 +179,24 @@ OCTAVO_INLINE void weigh_int8(const AttentionCall& call, const Int8Pieces& piece
 }
 
 // One chunk for all of an item's queries and KV heads.
-template <class Chunk>
-OCTAVO_INLINE void attend_chunk_int8(const AttentionCall& call, const AttentionItem& item, int64_t index, const Chunk& chunk,
-                                     const Scratch& s, Ahead* ahead) {
+OCTAVO_INLINE void attend_chunk_int8(const AttentionCall& call, const AttentionItem& item, int64_t chunk, const Scratch& s,
+                                     Ahead* ahead) {
+  const Pieces pieces(call, item, chunk, s);
   const int64_t group = call.spec.group(), a_kv_head = item.num_queries * group;
   int64_t vector = 0;
   for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head) {
-    chunk.fetch_scales(kv_head);
-    const Int8Pieces keys = chunk.keys(kv_head);
+    pieces.fetch_scales(kv_head);
+    const HeadPieces keys = pieces.keys(kv_head);
     by_parts(INT8_SCORES, keys, s, vector, a_kv_head, ahead);
-    chunk.gather_scales(kv_head, s);
+    pieces.gather_scales(kv_head, s);
     for (const int64_t end = vector + a_kv_head; vector < end; ++vector) {
       const int64_t position = item.first_position + vector % a_kv_head / group;
-      weigh_int8(call, keys, Visible(call.spec, position, item.num_tokens, index), s, vector, ahead);
+      weigh_int8(call, keys, Visible(call.spec, position, item.num_tokens, chunk), s, vector, ahead);
     }
   }
   vector = 0;
   for (int64_t kv_head = item.kv_head_begin; kv_head < item.kv_head_end; ++kv_head, vector += a_kv_head) {
-    by_parts(INT8_SUMS, chunk.values(kv_head), s, vector, a_kv_head, ahead);
+    by_parts(INT8_SUMS, pieces.values(kv_head), s, vector, a_kv_head, ahead);
   }
 }
 
@@ -320,19 +214,15 @@ inline void attend_int8(const AttentionCall& call, const AttentionItem& item, co
     s.query_scales[v] = round_query(s.queries + v * s.width, s.width);
     s.totals[v] = NOTHING_VISIBLE;
   }
-  const bool is_in_pieces = call.cache.block_size % LANES == 0 && spec.head_dim % LANES == 0;
+  Ahead following(call, item, next);
   // A prefill's products take longer than memory.
-  Ahead ahead(call, item, next);
-  for (int64_t index = item.chunk_begin; index < item.chunk_end; ++index) {
-    if (seen_by(call, item, index).is_empty()) continue;
-    if (is_in_pieces) {
-      attend_chunk_int8(call, item, index, Int8Blocks(call, item, index), s, item.num_queries == 1 ? &ahead : nullptr);
-    } else {
-      attend_chunk_int8(call, item, index, Int8Copies(call, item, index, s), s, nullptr);
-    }
+  Ahead* ahead = item.num_queries == 1 && Pieces::are_in_place(call) ? &following : nullptr;
+  for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
+    if (seen_by(call, item, chunk).is_empty()) continue;
+    attend_chunk_int8(call, item, chunk, s, ahead);
     for (int64_t v = 0; v < num_vectors; ++v) {
       if (s.chunk_totals[v] < 0 && item.partial < 0) continue;
-      keep_result(call, item, s, v, head_of(v), index, s.chunk_largest[v], s.chunk_totals[v]);
+      keep_result(call, item, s, v, head_of(v), chunk, s.chunk_largest[v], s.chunk_totals[v]);
     }
   }
   if (item.partial >= 0) return;

@@ -13,6 +13,7 @@ struct Scratch {
   float *queries, *sums, *running;      // [max_vectors, width]: scaled queries; a chunk's sums of values; the running ones
   float *scores;                        // [max_vectors, CHUNK], then the weights
   float *keys, *values;                 // [CHUNK, width] as float32, in panels: see `widen`
+  float* copies;                        // [CHUNK, width] as the cache has them: see `Pieces`
   float *key_scales, *value_scales;     // [CHUNK]
   float *largest, *totals;              // [max_vectors], running
   float *chunk_largest, *chunk_totals;  // [max_vectors]
@@ -31,6 +32,7 @@ struct Scratch {
     scores = take(vectors * CHUNK);
     keys = take(CHUNK * width);
     values = take(CHUNK * width);
+    copies = take(CHUNK * width);
     key_scales = take(CHUNK);
     value_scales = take(CHUNK);
     largest = take(vectors);

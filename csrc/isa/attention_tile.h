@@ -1,74 +1,36 @@
-// The tile path of attention, for the many query vectors of a prefill and for any block size and head_dim: a chunk's keys and
-// values are widened to float32 once and multiplied as matrices.
+// The tile path of attention, for the many query vectors of a prefill: a chunk's keys and values are widened to float32 once
+// and multiplied as matrices.
 //
 //   scores [num_vectors, CHUNK] = queries [num_vectors, head_dim] * keys [head_dim, CHUNK]
 //   sums   [num_vectors, width] = weights [num_vectors, CHUNK] * values [CHUNK, width]
 #pragma once
 
 #include "attention_item.h"
+#include "attention_pieces.h"
 #include "gemm.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// Keys of `count` slots of a block from `from` on, [head_dim][block_size], as float32: slot `slot` of the chunk and those after
-// it. Past the last one, whole vectors are widened of whatever lies there.
-template <class Element>
-OCTAVO_INLINE void widen_keys(const typename Element::Stored* from, int64_t head_dim, int64_t block_size, int64_t slot,
-                              int64_t count, const Scratch& s) {
-  if (block_size % LANES == 0) {
-    for (int64_t i = 0; i < count; i += LANES) {
-      float* to = s.keys + (slot + i) * s.width;
-      for (int64_t d = 0; d < head_dim; ++d) store(to + d * LANES, Element::load16(from + d * block_size + i));
-    }
-    return;
-  }
-  for (int64_t d = 0; d < head_dim; ++d) {
-    for (int64_t i = 0; i < count; ++i) {
-      typename Element::Stored lanes[LANES] = {from[d * block_size + i]};
-      float wide[LANES];
-      store(wide, Element::load16(lanes));
-      s.keys[(slot + i) / LANES * LANES * s.width + d * LANES + (slot + i) % LANES] = wide[0];
-    }
-  }
-}
-
-// Values likewise, [block_size][head_dim].
-template <class Element>
-OCTAVO_INLINE void widen_values(const typename Element::Stored* from, int64_t head_dim, int64_t slot, int64_t count,
-                                const Scratch& s) {
-  for (int64_t i = 0; i < count; ++i) {
-    const typename Element::Stored* row = from + i * head_dim;
-    float* to = s.values + (slot + i) * LANES;
-    int64_t d = 0;
-    for (; d + LANES <= head_dim; d += LANES) store(to + d * CHUNK, Element::load16(row + d));
-    if (d < head_dim) {
-      typename Element::Stored lanes[LANES] = {};
-      for (int64_t j = d; j < head_dim; ++j) lanes[j - d] = row[j];
-      store(to + d * CHUNK, Element::load16(lanes));
-    }
-  }
-}
-
-// A chunk's keys and values of one KV head as float32, for the slots [begin, end); begin is a multiple of LANES.
+// A chunk's keys and values of one KV head as float32.
 //   keys    [CHUNK / LANES][width][LANES]: panels of slots
 //   values  [width / LANES][CHUNK][LANES]: panels of dimensions
-// Keys are widened to whole vectors past `end`: their scores are hidden. Values are not: a weight of 0 hides no NaN.
+// Keys are widened to whole vectors past the last slot that is seen: their scores are hidden. Values are not: a weight of 0
+// hides no NaN.
 template <class Element>
-OCTAVO_INLINE void widen(const AttentionCall& call, const AttentionItem& item, const Scratch& s, int64_t kv_head,
-                         int64_t chunk, int64_t begin, int64_t end) {
+OCTAVO_INLINE void widen(const Pieces& pieces, int64_t head_dim, int64_t kv_head, const Scratch& s) {
   using Stored = typename Element::Stored;
-  const KVCacheView& cache = call.cache;
-  const int64_t layer = call.spec.layer, head_dim = call.spec.head_dim, size = cache.block_size;
-  const int64_t* table = call.block_tables + item.table * call.max_blocks;
-  for (int64_t slot = begin; slot < end;) {
-    const int64_t position = chunk * CHUNK + slot, block = table[position / size], offset = position % size;
-    const int64_t count = size - offset < end - slot ? size - offset : end - slot;
-    const Stored* keys = reinterpret_cast<const Stored*>(cache.keys(block, layer, kv_head)) + offset;
-    const Stored* values = reinterpret_cast<const Stored*>(cache.values(block, layer, kv_head)) + offset * head_dim;
-    widen_keys<Element>(keys, head_dim, size, slot, count, s);
-    widen_values<Element>(values, head_dim, slot, count, s);
-    slot += count;
+  const HeadPieces keys = pieces.keys(kv_head);
+  for (int64_t i = keys.first; i < keys.last; ++i) {
+    float* to = s.keys + i * LANES * s.width;
+    for (int64_t d = 0; d < head_dim; ++d) {
+      store(to + d * LANES, Element::load16(reinterpret_cast<const Stored*>(keys.at[i] + d * keys.stride)));
+    }
+  }
+  const HeadPieces values = pieces.values(kv_head);
+  for (int64_t slot = values.seen.begin; slot < values.seen.end; ++slot) {
+    const auto* row = reinterpret_cast<const Stored*>(values.at[slot / LANES] + slot % LANES * values.stride);
+    for (int64_t d = 0; d < s.width; d += LANES) store(s.values + d * CHUNK + slot * LANES, Element::load16(row + d));
   }
 }
 
@@ -100,7 +62,7 @@ OCTAVO_INLINE void attend_chunk(const AttentionCall& call, const AttentionItem& 
   const int64_t end = Visible(spec, last_position, item.num_tokens, chunk).end;
   const int64_t padded_end = (end + LANES - 1) / LANES * LANES;
   if (begin < end) {
-    widen<Element>(call, item, s, kv_head, chunk, begin, end);
+    widen<Element>(Pieces(call, item, chunk, s), spec.head_dim, kv_head, s);
     gemm(s.queries, s.width, num_vectors, s.keys + begin * s.width, s.width * LANES, spec.head_dim, s.scores + begin, CHUNK,
          padded_end - begin);
   }

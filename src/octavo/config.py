@@ -143,7 +143,13 @@ class EngineConfig:
         metavar="N",
         at_least=0,
     )
-    block_size: int = knob(16, "token slots in a KV block", group="memory", metavar="TOKENS", at_least=1)
+    block_size: int = knob(
+        16,
+        "token slots in a KV block; the CPU's kernels read multiples of 16 in place, and copy others first",
+        group="memory",
+        metavar="TOKENS",
+        at_least=1,
+    )
     kv_cache_memory: Size | None = knob(
         None,
         "memory for the KV cache: 48MiB, 2GiB, or a share of what is free after loading, 40%; by default 40% on a CPU, "

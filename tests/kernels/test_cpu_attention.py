@@ -257,7 +257,7 @@ def test_contexts_of_many_chunks_are_attended_as_by_the_reference(instruction_se
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
-@pytest.mark.parametrize(("head_dim", "block_size"), [(16, 16), (64, 32), (20, 16), (16, 6), (20, 5)])
+@pytest.mark.parametrize(("head_dim", "block_size"), [(16, 16), (64, 32), (32, 8), (20, 16), (16, 6), (20, 5)])
 def test_decode_prefill_chunks_batch_and_threads_give_the_same_bits(
     instruction_set: str, dtype: torch.dtype, head_dim: int, block_size: int
 ) -> None:
@@ -310,8 +310,11 @@ def test_rows_that_see_what_follows_are_attended_over_many_chunks_with_the_same_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
-def test_what_another_request_left_in_the_slots_changes_no_bit(dtype: torch.dtype) -> None:
-    shape = Shape(dtype=dtype, block_size=32, window=50)
+@pytest.mark.parametrize(("head_dim", "block_size"), [(16, 32), (16, 8), (20, 16), (20, 5)])
+def test_what_another_request_left_in_the_slots_changes_no_bit(
+    dtype: torch.dtype, head_dim: int, block_size: int
+) -> None:
+    shape = Shape(head_dim=head_dim, dtype=dtype, block_size=block_size, window=50)
     lengths = [70, 33, 5]
     clean = in_steps(CpuKernels(), shape, lengths, [30, 1], poison=False)
     poisoned = in_steps(CpuKernels(), shape, lengths, [30, 1])
