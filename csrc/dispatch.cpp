@@ -53,6 +53,13 @@ bool has_amx() {
 
 const KernelTable& select_kernels(const char* wanted) {
   const std::string name = wanted;
+#if defined(OCTAVO_EMULATION)
+  // Functions of AVX2 (isa/emulation): by name, on any processor.
+  if (name == "amx") return amx_kernels();
+  if (name == "avx512bf16") return avx512bf16_kernels();
+  if (name == "avx512vbmi") return avx512vbmi_kernels();
+  if (name == "avx512") return avx512_kernels();
+#endif
 #if defined(OCTAVO_HAS_AMX)
   if ((name == "auto" || name == "amx") && has_amx()) return amx_kernels();
 #endif

@@ -1,14 +1,24 @@
 """What tests share: where the data is, and the real model loaded once."""
 
 import gc
+import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+# `make emulated`: kernels built with AVX-512's and AMX's instructions as functions, in place of the installed ones.
+if extension := os.environ.get("OCTAVO_TEST_EXTENSION"):
+    spec = importlib.util.spec_from_file_location("octavo.kernels._cpu", extension)
+    assert spec
+    assert spec.loader
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
 
 from octavo import LLM
 

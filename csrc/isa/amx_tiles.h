@@ -1,17 +1,18 @@
 // AMX's tiles: eight two-dimensional registers of up to 16 rows of 64 bytes, and products of them: sums [rows][16] +=
 // activations [rows][k] * weights [k][16], where each of k is a word: a quad of int8 or a pair of bfloat16. So half of a packed
 // weight's panel is such weights as it is.
-//
-// The instructions are written out: GCC's functions for them do not let a tile's number be a template's argument.
 #pragma once
 
 #include "product_tile.h"
+#if defined(OCTAVO_EMULATION)
+#include "emulation/amx.h"
+#else
+#include "amx_instructions.h"
+#endif
 
 namespace octavo {
 namespace OCTAVO_ISA {
 
-constexpr int NUM_TILES = 8;
-constexpr int MOST_TILE_ROWS = 16;
 constexpr int64_t WORD_BYTES = 4;
 constexpr int64_t TILE_ROW_BYTES = LANES * WORD_BYTES;
 // From a word of inputs to the next in a panel.
@@ -30,50 +31,17 @@ class TileLayout {
     memory_.rows[tile] = static_cast<uint8_t>(rows);
     memory_.row_bytes[tile] = static_cast<uint16_t>(words * WORD_BYTES);
   }
-  // As the processor reads it.
-  struct alignas(CACHE_LINE) Memory {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[2 * NUM_TILES] = {};
-    uint8_t rows[2 * NUM_TILES] = {};
-  } memory_;
+  TileMemory memory_;
 };
 
 // A thread has tiles while an object of this lives. Afterwards they cost nothing when threads take turns.
 class TilesInUse {
  public:
-  explicit TilesInUse(const TileLayout& layout) { asm volatile("ldtilecfg %0" ::"m"(layout.memory_)); }
-  ~TilesInUse() { asm volatile("tilerelease"); }
+  explicit TilesInUse(const TileLayout& layout) { use_tiles(layout.memory_); }
+  ~TilesInUse() { release_tiles(); }
   TilesInUse(const TilesInUse&) = delete;
   TilesInUse& operator=(const TilesInUse&) = delete;
 };
-
-template <int TILE>
-OCTAVO_INLINE void clear_tile() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(TILE));
-}
-// Between stores and the loading of what they stored: of that the compiler knows nothing.
-OCTAVO_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
-template <int TILE>
-OCTAVO_INLINE void load_tile(const void* from, int64_t stride) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(TILE));
-}
-template <int TILE>
-OCTAVO_INLINE void store_tile(void* to, int64_t stride) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(TILE) : "memory");
-}
-// int32 sums of int8 activations times weights, which are int8 or uint8.
-template <int SUMS, int X, int WEIGHTS>
-OCTAVO_INLINE void add_products_of_unsigned() {
-  asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
-}
-template <int SUMS, int X, int WEIGHTS>
-OCTAVO_INLINE void add_products_of_signed() {
-  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
-}
-template <int SUMS, int X, int WEIGHTS>
-OCTAVO_INLINE void add_bfloat16_products() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
-}
 
 // Tiles of rows whose totals stay in the nearest cache.
 constexpr int64_t TILES_A_BLOCK = 4;
