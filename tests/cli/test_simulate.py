@@ -3,15 +3,19 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.commands import octavo
+from octavo.evaluation.json_figures import as_json
+from octavo.evaluation.simulator.devices import DEVICES
 from octavo.execution.machine import Cores
 from tiny_checkpoints import make_llama
 
 simulate, calibrate = partial(octavo, "simulate"), partial(octavo, "calibrate")
-OPT = ("--shape", "opt-13b", "--device", "a100-40gb")
+OPT = ("--shape", "opt-13b")
+"""On the default device, an A100 of 40 GB."""
 
 
 def column(stdout: str, name: str) -> str:
@@ -143,6 +147,16 @@ def test_a_plan_tells_once_of_memories_below_the_models_length(num_cores: int, m
         (("--plan", "--max-token", "1e-9", "--devices", "h100", "--requests", "3"), "none of these devices"),
         (("--plan", "--max-token", "1", "--rate", "inf"), "--rate"),
         (("--devices", "h100"), "--plan"),
+        (("--sweep", "--max-token", "1", "--price", "h100=2"), "--plan"),
+        (("--sweep", "--max-token", "1", "--rate", "inf"), "--sweep begins with a --rate"),
+        (("--sweep", "--max-token", "1", "--beam-width", "2"), "beams come whole"),
+        (("--plan", "--max-token", "1", "--device", "h100"), "--devices in place of --device h100"),
+        (("--plan", "--max-token", "1", "--tensor-parallel-size", "2"), "--tensor-parallel-size"),
+        (("--trace", "x.csv", "--dataset", "alpaca"), "leave out --dataset alpaca"),
+        (("--prompt-tokens", "5", "--output-tokens", "5", "--dataset", "alpaca"), "--dataset alpaca"),
+        (("--prompt-tokens", "10,1e300"), "--prompt-tokens 10,1e300: it is a mean"),
+        (("--json", "/tmp"), "/tmp is a folder"),
+        (("--plot", "x.xyz"), "--plot x.xyz: no figure can be drawn as .xyz"),
         (("--sweep",), "--max-first-token"),
         (("--max-first-token", "1"), "--sweep"),
         (("--sweep", "--max-token", "0"), "--max-token"),
@@ -169,10 +183,49 @@ def test_what_cannot_be_simulated_is_refused_in_a_line(flags: tuple[str, ...], t
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_trace_of_one_moment_has_no_rate(tmp_path: Path) -> None:
+    path = tmp_path / "at_once.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "0,10,2\n" * 3)
+    for flags in (("--rate", "2"), ("--sweep", "--max-token", "1")):
+        done = simulate(*OPT, "--trace", str(path), *flags)
+        assert done.returncode == 2
+        assert "all of its requests at one time" in done.stderr
+    assert simulate(*OPT, "--trace", str(path)).returncode == 0
+
+
+def test_beams_that_no_step_has_room_for_are_refused_with_the_reason() -> None:
+    done = simulate(*OPT, "--requests", "2", "--beam-width", "300", "--output-tokens", "5")
+    assert done.returncode == 0
+    assert "Refused: " in done.stdout
+    assert "256" in done.stdout.split("Refused: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ({"context_bytes_s": 0}, "context_bytes_s"),
+        ({"memory_bytes": -5}, "memory_bytes"),
+        ({"products": {}}, "products"),
+        ({"products": {"bfloat16": []}}, "products.bfloat16"),
+        ({"products": {"bfloat16": [[1, -0.1]]}}, "products.bfloat16"),
+        ({"products": {"bfloat16": [[2, 0.1], [1, 0.1]]}}, "products.bfloat16"),
+    ],
+)
+def test_a_file_of_rates_that_no_machine_has_is_refused(tmp_path: Path, rates: dict[str, Any], told: str) -> None:
+    path = tmp_path / "device.json"
+    path.write_text(json.dumps({**json.loads(as_json(DEVICES["l4"])), **rates}))
+    done = simulate(*OPT, "--device", str(path))
+    assert done.returncode == 2
+    assert f"{told} is no rate of a machine" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
         (("/nowhere/x.json",), "/nowhere/x.json"),
+        (("x.json", "--seconds", "nan"), "--seconds"),
+        (("x.json", "--seconds", "inf"), "--seconds"),
+        (("/tmp",), "/tmp is a folder"),
         (("x.json", "--seconds", "0"), "--seconds"),
         (("x.json", "--tensor-parallel-size", "2"), "--tensor-parallel-size"),
     ],

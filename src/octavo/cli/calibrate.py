@@ -1,6 +1,7 @@
 """`octavo calibrate`: measures this machine's steps, and writes the rates that `octavo simulate` takes."""
 
 import argparse
+import math
 from pathlib import Path
 
 from octavo.cli.bench.output import check_folder_of, progress_bar
@@ -39,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     path = Path(arguments.file)
     check_folder_of(arguments.file)
-    if arguments.seconds <= 0:
-        raise ConfigError(f"--seconds must be over 0, got {arguments.seconds:g}")
+    if not 0 < arguments.seconds < math.inf:
+        raise ConfigError(f"--seconds must be over 0 and finite, got {arguments.seconds:g}")
     config = read_config_flags(arguments, EngineConfig)
     if config.tensor_parallel_size > 1:
         raise ConfigError("one process is calibrated: leave --tensor-parallel-size at 1")

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         OctavoError: a flag is wrong.
     """
     check_matplotlib("octavo evaluate")
-    from octavo.evaluation.paper.evaluation import FIGURES, draw, missing_jobs, read_results, run_jobs
+    from octavo.evaluation.paper.evaluation import FIGURES, draw, full_runs, missing_jobs, read_results, run_jobs
     from octavo.evaluation.paper.report import report
     from octavo.execution.machine import cores
 
@@ -52,8 +52,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--figures {unknown[0]}: known are {', '.join(FIGURES)}")
     if arguments.processes is not None and arguments.processes < 1:
         raise ConfigError(f"--processes must be at least 1, got {arguments.processes}")
-    folder: Path = arguments.out
-    folder.mkdir(parents=True, exist_ok=True)
+    folder: Path = arguments.out.absolute().resolve()
+    if not folder.name:
+        raise ConfigError(f"--out {arguments.out}: the page is written beside the folder, so it needs a name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {arguments.out} is no folder, and cannot become one: {error}") from error
+    if arguments.quick and not arguments.again and (full := full_runs(names, folder)):
+        raise ConfigError(
+            f"{arguments.out} has results of a full run ({full[0]}), which --quick would replace: give another folder "
+            "by --out, or --again"
+        )
     if arguments.again:
         for name in names:
             (folder / f"{name}.json").unlink(missing_ok=True)

@@ -153,6 +153,36 @@ def test_the_page_says_at_once_which_claims_hold(toy: Toy, tmp_path: Path) -> No
     assert (tmp_path / "toy.svg").read_bytes() == drawn
 
 
+@pytest.mark.parametrize("out", ["/", "table.txt"])
+def test_what_is_no_folder_is_refused_before_anything_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.txt").write_text("")
+    done = octavo("evaluate", "paper", "--quick", "--figures", "table-1", "--out", out)
+    assert done.returncode == 2
+    assert f"--out {out}" in done.stderr
+
+
+def test_the_folder_may_be_the_one_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = octavo("evaluate", "paper", "--quick", "--figures", "table-1", "--out", ".")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here.md").exists()
+
+
+def test_a_quick_run_does_not_replace_a_full_one(tmp_path: Path) -> None:
+    asked = ("evaluate", "paper", "--figures", "table-1", "--out", str(tmp_path))
+    assert octavo(*asked).returncode == 0
+    before = (tmp_path / "table-1.json").read_bytes()
+    refused = octavo(*asked, "--quick")
+    assert refused.returncode == 2
+    assert "--again" in refused.stderr
+    assert (tmp_path / "table-1.json").read_bytes() == before
+    assert octavo(*asked, "--quick", "--again").returncode == 0
+
+
 def test_a_file_that_is_none_of_results_is_named(tmp_path: Path) -> None:
     (tmp_path / "table-1.json").write_text("[]")
     done = octavo("evaluate", "paper", "--quick", "--figures", "table-1", "--out", str(tmp_path))

@@ -53,6 +53,7 @@ def test_one_request_takes_a_step_a_token() -> None:
     assert near(told.latency_s, 20)
     assert near(told.normalized_latency_s, 2)
     assert near(told.first_token_s, 2)
+    assert told.token_s is not None
     assert near(told.token_s, 2)
     assert (told.request_rate, told.output_tok_s, told.total_tok_s) == (1 / 20, 0.5, 1.5)
     assert (told.mean_running, told.mean_waiting) == (1, 0)
@@ -68,16 +69,37 @@ def test_a_request_waits_for_the_step_in_progress_and_an_idle_machine_for_reques
 
 def test_a_device_that_works_beside_the_host_waits_for_the_slower_of_both() -> None:
     cost = StepSeconds(compute_s=1, host_s=0.25)
-    one, two = (figures([Arrival(0.0, 4, 200)], cost, depth=depth) for depth in (1, 2))
-    assert one.token_s.mean == pytest.approx(1.25)
-    assert two.token_s.mean == pytest.approx(1, rel=0.01)
-    slow_host = figures([Arrival(0.0, 4, 200)], StepSeconds(compute_s=0.25, host_s=1), depth=2)
-    assert slow_host.token_s.mean == pytest.approx(1, rel=0.01)
+    one, two = (serve([Arrival(0.0, 4, 200)], cost, depth=depth) for depth in (1, 2))
+    assert one.token.mean == pytest.approx(1.25)
+    assert two.token.mean == pytest.approx(1, rel=0.01)
+    slow_host = serve([Arrival(0.0, 4, 200)], StepSeconds(compute_s=0.25, host_s=1), depth=2)
+    assert slow_host.token.mean == pytest.approx(1, rel=0.01)
+
+
+def test_tokens_that_memory_has_no_room_for_are_not_counted() -> None:
+    """Four samples share a prompt of 16 tokens and two blocks more: the scheduler ends them one after the other."""
+    cost, sampled = StepSeconds(compute_s=1), Decoding("parallel", 4)
+    tally = serve([Arrival(0.0, 16, 100, decoding=sampled), Arrival(0.0, 16, 4)], cost, num_blocks=7)
+    told = tally.figures()
+    assert (told.requests, told.refused, told.cut_short) == (2, 0, 1)
+    assert 4 < tally.counts["output_tokens"] < 4 + 7 * 16
+    whole = serve([Arrival(0.0, 16, 100, decoding=sampled)], cost)
+    assert (whole.figures().cut_short, whole.counts["output_tokens"]) == (0, 400)
+
+
+def test_answers_that_come_whole_tell_nothing_of_the_time_between_tokens() -> None:
+    beams = Decoding("beam", 2)
+    tally = serve([Arrival(0.0, 16, 10, decoding=beams)], StepSeconds(compute_s=1))
+    assert tally.figures().token_s is None
+    assert (tally.figures().cut_short, tally.counts["output_tokens"]) == (0, 20)
 
 
 def test_a_request_that_never_fits_is_counted_and_the_others_are_served() -> None:
     told = figures([Arrival(0.0, 4000, 4), Arrival(0.0, 4, 4)], StepSeconds(compute_s=1))
     assert (told.requests, told.refused) == (1, 1)
+    tally = serve([Arrival(0.0, 4000, 4)], StepSeconds(compute_s=1))
+    assert tally.refusal is not None
+    assert "4000" in tally.refusal
 
 
 def test_what_the_memory_does_is_told() -> None:

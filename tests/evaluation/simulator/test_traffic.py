@@ -65,6 +65,33 @@ def test_what_does_not_fit_is_left_out_and_the_next_one_taken(trace: Path) -> No
         read_trace(str(trace), None, longest=20)
 
 
+@pytest.mark.parametrize("text", ["\ufeff" + TRACE, TRACE.replace(",", " , "), TRACE.replace("\n", "\r\n")])
+def test_a_trace_may_be_as_other_programs_write_it(tmp_path: Path, trace: Path, text: str) -> None:
+    path = tmp_path / "other.csv"
+    path.write_bytes(text.encode())
+    assert read_trace(str(path), None) == read_trace(str(trace), None)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bytes.csv"
+    path.write_bytes(TRACE.encode() + b"\xff\xfe,1,1\n")
+    with pytest.raises(ConfigError, match="cannot be read as CSV"):
+        read_trace(str(path), None)
+
+
+def test_what_is_left_out_of_a_trace_is_told(trace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_trace(str(trace), None, longest=240)
+    assert "1 of its requests are left out" in caplog.text
+    caplog.clear()
+    read_trace(str(trace), None, scale=1e307, longest=10**10)
+    assert not caplog.text
+
+
+def test_lengths_that_never_fit_together_are_refused_and_not_drawn_for_ever() -> None:
+    with pytest.raises(ConfigError, match="over the 2047"):
+        next(drawn(Lengths(1001.5), Lengths(1045.5), 2047, 0))
+
+
 def test_a_trace_can_be_gone_through_again(trace: Path) -> None:
     arrivals = read_trace(str(trace), None)
     longer = list(islice(again_and_again(arrivals), 7))
@@ -92,7 +119,11 @@ def test_a_trace_can_come_faster_and_be_shared_out(trace: Path) -> None:
         (TRACE + "5,1\n", "line 5: it needs a number"),
         (TRACE + "5,1,0\n", "line 5: prompt and output need a token"),
         (TRACE + "4,1,1\n", "line 5: arrivals must not go back"),
-        (TRACE + "nan,1,1\n", "line 5: arrivals must not go back"),
+        (TRACE + "nan,1,1\n", "line 5: arrival_s must be finite"),
+        (TRACE + "5,1.5,1\n", "line 5: it needs a number in arrival_s, and whole ones"),
+        (TRACE + "5,1,1" + "0" * 400 + "\n", "line 5: prompt and output need a token at least, and 1,000,000,000"),
+        ("arrival_s,arrival_s,prompt_tokens,output_tokens\n1,1,1,1\n", "column arrival_s twice"),
+        (TRACE + '5,"' + "1" * 200_000 + '",1\n', "cannot be read as CSV"),
     ],
 )
 def test_a_trace_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str, told: str) -> None:

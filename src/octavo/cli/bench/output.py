@@ -36,16 +36,32 @@ def check_output_flags(arguments: argparse.Namespace) -> None:
         check_folder_of(path)
     if arguments.plot:
         check_matplotlib("--plot")
+        check_drawable(arguments.plot)
 
 
 def check_folder_of(path: str) -> None:
     """Make sure that a file can be written.
 
     Raises:
-        ConfigError: its folder does not exist.
+        ConfigError: its folder does not exist, or it is one.
     """
     if not Path(path).absolute().parent.is_dir():
         raise ConfigError(f"there is no folder for {path}")
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder: give the name of a file in it")
+
+
+def check_drawable(path: str) -> None:
+    """Make sure that matplotlib, which is there, draws files of this kind.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind, known = Path(path).suffix[1:].lower(), FigureCanvasBase.get_supported_filetypes()
+    if kind and kind not in known:
+        raise ConfigError(f"--plot {path}: no figure can be drawn as .{kind}; known are {', '.join(sorted(known))}")
 
 
 def check_matplotlib(what: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from octavo.cli.bench.benchmark import Outcome, finish_engine_parser
-from octavo.cli.simulate.flags import add_highest_flags, add_machine_flags, add_traffic_flags
+from octavo.cli.simulate.flags import DEFAULT_DEVICE, add_highest_flags, add_machine_flags, add_traffic_flags
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 
@@ -81,8 +81,9 @@ def run(arguments: argparse.Namespace, config: EngineConfig) -> Outcome:
     if targets is not None and arguments.plan:
         return plan(arguments, config, longest, targets)
     traffic = read_traffic(arguments, config, longest)
-    executor = simulated_executor(config, find_device(arguments.machine))
-    print_machine(arguments.machine, arguments.replicas, executor)
+    name = arguments.machine or DEFAULT_DEVICE
+    executor = simulated_executor(config, find_device(name))
+    print_machine(name, arguments.replicas, executor)
     if targets is None:
         return serve_once(arguments, config, executor, traffic(arguments.rate))
     return sweep(arguments, config, executor, traffic, targets)

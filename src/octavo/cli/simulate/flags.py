@@ -6,6 +6,8 @@ from octavo.cli.bench.benchmark import add_count_flag
 from octavo.evaluation.simulator.devices import DEVICES
 from octavo.evaluation.workloads import MEANS
 
+DEFAULT_DEVICE, DEFAULT_DATASET = "a100-40gb", "sharegpt"
+
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """What is simulated."""
@@ -13,9 +15,8 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--device",
         dest="machine",
-        default="a100-40gb",
         metavar="NAME|FILE.json",
-        help=f"{', '.join(DEVICES)}, or a file of `octavo calibrate` (default: a100-40gb)",
+        help=f"{', '.join(DEVICES)}, or a file of `octavo calibrate` (default: {DEFAULT_DEVICE})",
     )
     add_count_flag(machine, "--replicas", 1, "such machines, which get requests in turn; figures are of all together")
     machine.add_argument(
@@ -36,7 +37,7 @@ def add_traffic_flags(parser: argparse.ArgumentParser) -> None:
         "--trace", metavar="FILE.csv", help="requests with columns arrival_s, prompt_tokens, output_tokens"
     )
     traffic.add_argument(
-        "--dataset", choices=sorted(MEANS), default="sharegpt", help="lengths of the paper's (default: sharegpt)"
+        "--dataset", choices=sorted(MEANS), help=f"lengths of the paper's (default: {DEFAULT_DATASET})"
     )
     for name, what in (("--prompt-tokens", "prompts"), ("--output-tokens", "outputs")):
         traffic.add_argument(

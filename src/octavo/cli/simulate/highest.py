@@ -11,16 +11,17 @@ from functools import partial
 from octavo.cli.bench.benchmark import Outcome
 from octavo.cli.bench.output import progress_bar
 from octavo.cli.simulate.serving import simulated
-from octavo.cli.simulate.tables import num_slots
+from octavo.cli.simulate.tables import num_slots, print_refusal
 from octavo.cli.simulate.traffic import Traffic, read_traffic
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.evaluation.processes import side_by_side
+from octavo.evaluation.simulator import traffic as requests
 from octavo.evaluation.simulator.devices import DEVICES, Device, find_device
 from octavo.evaluation.simulator.machine import RANKS, simulated_executor
 from octavo.evaluation.simulator.plan import Option, Prices
 from octavo.evaluation.simulator.plots import plot_options, plot_sweep
-from octavo.evaluation.simulator.sweep import Targets, Tried, best, sustained_rates
+from octavo.evaluation.simulator.sweep import HIGHEST, LOWEST, Targets, Tried, best, sustained_rates
 from octavo.evaluation.simulator.tally import Tally
 from octavo.execution import sizing
 from octavo.execution.machine import cores
@@ -37,6 +38,14 @@ def read_targets(arguments: argparse.Namespace) -> Targets | None:
         ConfigError: a flag is wrong, or goes with none of the others.
     """
     is_asked = arguments.sweep or arguments.plan
+    if not arguments.plan and (arguments.devices or arguments.price):
+        raise ConfigError("--devices and --price are for --plan")
+    if arguments.sweep and arguments.rate is not None and not LOWEST <= arguments.rate <= HIGHEST:
+        raise ConfigError(
+            f"--sweep begins with a --rate from {LOWEST:.4f} to {HIGHEST:,.0f} requests/s, got {arguments.rate:g}"
+        )
+    if arguments.beam_width is not None and arguments.max_token is not None:
+        raise ConfigError("--max-token is the time between two tokens, and beams come whole: leave it out")
     given = {name: getattr(arguments, f"max_{name}") for name in Targets.__struct_fields__}
     for name, seconds in given.items():
         if seconds is not None and not 0 < seconds < math.inf:
@@ -47,8 +56,6 @@ def read_targets(arguments: argparse.Namespace) -> Targets | None:
                 "--sweep and --plan need to know what rates are good for: --max-normalized-latency, --max-first-token "
                 "or --max-token"
             )
-        if arguments.devices or arguments.price:
-            raise ConfigError("--devices and --price are for --plan")
         return None
     if not is_asked or arguments.for_real:
         raise ConfigError("latency targets are for --sweep and --plan, and these only simulate")
@@ -65,8 +72,13 @@ def sweep(
     """Print the rates that are tried, and the highest that is sustained."""
     num_replicas: int = arguments.replicas
 
+    refusal: str | None = None
+
     def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
-        return simulated(config, executor, num_replicas, traffic(rate), gives_up)
+        nonlocal refusal
+        tally = simulated(config, executor, num_replicas, traffic(rate), gives_up)
+        refusal = refusal or tally.refusal
+        return tally
 
     tried: list[Tried] = []
     first = arguments.rate or float(num_replicas)
@@ -78,10 +90,12 @@ def sweep(
         own = each.figures
         print(
             f"{each.rate:12.4g} {own.normalized_latency_s.mean:11.4g} {own.first_token_s.p90:12.4g} "
-            f"{own.token_s.p90:9.4g} {own.mean_running:9.1f}   {'sustained' if each.is_sustained else 'too much'}",
+            f"{own.token_s.p90 if own.token_s else math.nan:9.4g} {own.mean_running:9.1f}   "
+            f"{'sustained' if each.is_sustained else 'too much'}",
             flush=True,
         )
     found = best(tried)
+    print_refusal(refusal)
     print("no rate is sustained" if found is None else f"sustained: {found.rate:.4g} requests/s")
     return Outcome(tried, plot_sweep)
 
@@ -95,6 +109,10 @@ def plan(arguments: argparse.Namespace, config: EngineConfig, longest: int, targ
     """
     if arguments.rate == math.inf:
         raise ConfigError("--plan counts machines for a rate: give --rate in requests a second, or leave it out")
+    if arguments.machine is not None:
+        raise ConfigError(f"--plan compares kinds of machines: give --devices in place of --device {arguments.machine}")
+    if config.tensor_parallel_size > 1:
+        raise ConfigError("--plan tries each number of devices: leave out --tensor-parallel-size")
     read_traffic(arguments, config, longest)  # refused here, if at all
     devices = [find_device(name) for name in arguments.devices or DEVICES]
     prices = Prices.read(arguments.price, [device.name for device in devices])
@@ -133,14 +151,17 @@ def _print_options(options: list[Option], wanted: float | None, longest: int) ->
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Nothing is said of a pool that is smaller than the model's length: the table does so for all machines."""
-    logger = logging.getLogger(sizing.__name__)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Nothing is said of a pool that is smaller than the model's length: the table does so for all machines; nor again
+    of the requests."""
+    loggers = [logging.getLogger(module.__name__) for module in (sizing, requests)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _sustained(
@@ -155,7 +176,8 @@ def _sustained(
             executor = simulated_executor(own, device)
     except ConfigError:
         return None
-    traffic = read_traffic(arguments, config, longest)
+    with _unwarned():
+        traffic = read_traffic(arguments, config, longest)
 
     def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
         return simulated(own, executor, 1, traffic(rate), gives_up)

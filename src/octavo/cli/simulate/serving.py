@@ -6,7 +6,7 @@ from functools import partial
 
 from octavo.cli.bench.benchmark import Outcome, opened_executor
 from octavo.cli.bench.output import progress_bar
-from octavo.cli.simulate.tables import print_figures
+from octavo.cli.simulate.tables import print_figures, print_refusal
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.evaluation.simulator.machine import another
@@ -59,6 +59,7 @@ def serve_once(
         executor.cost = partial(cost.slowed, drift)
         figures["simulated, as fast"] = simulated(config, executor, 1, arrivals).figures()
     print_figures(figures)
+    print_refusal(whole.refusal)
     if arguments.for_real:
         print(
             f"All steps together took {drift:.2f} times what the device's rates say: where that is not about 1, the "

@@ -25,18 +25,25 @@ def print_machine(name: str, num_replicas: int, executor: SimulatedExecutor) -> 
     )
 
 
+def print_refusal(message: str | None) -> None:
+    """Why the first request was refused that was, if any."""
+    if message is not None:
+        print(f"Refused: {message}")
+
+
 def print_figures(figures: dict[str, ReplayFigures]) -> None:
     """A column for each way."""
     spread = "{0.mean:.4g}  {0.p50:.4g}  {0.p90:.4g}  {0.p99:.4g}"
     rows: list[tuple[str, Callable[[ReplayFigures], str]]] = [
         ("requests answered (refused)", lambda each: f"{each.requests:,} ({each.refused:,})"),
+        ("  of those cut short by memory", lambda each: f"{each.cut_short:,}"),
         ("seconds", lambda each: f"{each.seconds:,.1f}"),
         ("requests/s", lambda each: f"{each.request_rate:,.3f}"),
         ("output tokens/s (with prompts)", lambda each: f"{each.output_tok_s:,.1f} ({each.total_tok_s:,.1f})"),
         ("s: mean  p50  p90  p99", lambda _: ""),
         ("  normalized latency", lambda each: spread.format(each.normalized_latency_s)),
         ("  time to first token", lambda each: spread.format(each.first_token_s)),
-        ("  time per output token", lambda each: spread.format(each.token_s)),
+        ("  time per output token", lambda each: spread.format(each.token_s) if each.token_s else "-"),
         ("  latency", lambda each: spread.format(each.latency_s)),
         ("requests running, waiting", lambda each: f"{each.mean_running:.2f}, {each.mean_waiting:.2f}"),
         ("KV memory: token states", lambda each: f"{each.token_states:.1%}"),

@@ -5,10 +5,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
+from octavo.cli.simulate.flags import DEFAULT_DATASET
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.evaluation.decoding import Decoding
 from octavo.evaluation.simulator.traffic import (
+    MOST_TOKENS,
     Arrival,
     Lengths,
     again_and_again,
@@ -58,13 +60,20 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
         raise ConfigError(f"--length-scale must be over 0, got {arguments.length_scale:g}")
     lengths = [name for name in ("prompt_tokens", "output_tokens") if getattr(arguments, name) is not None]
     if arguments.trace:
+        if arguments.dataset:
+            raise ConfigError(f"--trace has its own lengths: leave out --dataset {arguments.dataset}")
         if lengths:
             raise ConfigError(f"--trace has its own lengths: leave out --{lengths[0].replace('_', '-')}")
         found = list(kind(read_trace(arguments.trace, arguments.requests, arguments.length_scale, longest)))
         span_s = found[-1].arrival_s
+        if not span_s and (is_load or (rate is not None and math.isfinite(rate))):
+            raise ConfigError(
+                f"--trace {arguments.trace} has all of its requests at one time: there is no rate to be changed by "
+                "--rate, --sweep or --plan"
+            )
 
         def replayed(rate: float | None) -> list[Arrival]:
-            if rate is None or not span_s:
+            if rate is None or not span_s:  # as they come, which may be all at once
                 return found
             own = islice(again_and_again(found), max(len(found), num_requests(rate) if is_load else 0))
             return list(faster(own, rate * span_s / (len(found) - 1)))
@@ -72,7 +81,9 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
         return replayed
     if arguments.length_scale != 1:
         raise ConfigError("--length-scale is for --trace: use --prompt-tokens and --output-tokens")
-    means = zip(MEANS[arguments.dataset], SIGMAS, strict=True)
+    if arguments.dataset and len(lengths) == 2:
+        raise ConfigError(f"--prompt-tokens and --output-tokens are all that --dataset {arguments.dataset} would tell")
+    means = zip(MEANS[arguments.dataset or DEFAULT_DATASET], SIGMAS, strict=True)
     own = [Lengths.of_logarithms(mean, sigma) for mean, sigma in means]
     prompts = _lengths("--prompt-tokens", arguments.prompt_tokens, own[0])
     outputs = _lengths("--output-tokens", arguments.output_tokens, own[1])
@@ -106,12 +117,11 @@ def _lengths(name: str, given: str | None, own: Lengths) -> Lengths:
         return own
     try:
         numbers = [float(part) for part in given.split(",")]
-        if len(numbers) > 2 or not all(math.isfinite(number) for number in numbers) or numbers[0] < 1:
-            raise ValueError
-        if len(numbers) == 2 and numbers[1] < 0:
+        if len(numbers) > 2 or not all(0 <= number <= MOST_TOKENS for number in numbers) or numbers[0] < 1:
             raise ValueError
     except ValueError:
         raise ConfigError(
-            f"{name} {given}: it is a mean of 1 or more, and perhaps a deviation: 200 or 200,150"
+            f"{name} {given}: it is a mean of 1 or more, and perhaps a deviation, neither over {MOST_TOKENS:,}: 200 or "
+            "200,150"
         ) from None
     return Lengths(*numbers)

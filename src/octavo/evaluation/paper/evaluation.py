@@ -73,6 +73,15 @@ def read_results(folder: Path, name: str, quick: bool) -> Results:
     return found
 
 
+def full_runs(names: Sequence[str], folder: Path) -> list[str]:
+    """The figures that a full run has left something of.
+
+    Raises:
+        ConfigError: a file is not one of results.
+    """
+    return [name for name in names if read_results(folder, name, quick=False).parts]
+
+
 def missing_jobs(names: Sequence[str], folder: Path, quick: bool) -> list[tuple[str, Job]]:
     """The parts of figures that no earlier run has left."""
     jobs = []

@@ -249,9 +249,29 @@ def find_device(name: str) -> Device:
         return DEVICES[name]
     path = Path(name)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Device)
+        found = msgspec.json.decode(path.read_bytes(), type=Device)
     except OSError:
         known = ", ".join(DEVICES)
         raise ConfigError(f"--device {name}: neither a file of `octavo calibrate` nor one of {known}") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"--device {name} is not a file of `octavo calibrate`: {error}") from error
+    if wrong := _wrong_rate(found):
+        raise ConfigError(f"--device {name}: {wrong} is no rate of a machine; see `octavo calibrate`")
+    return found
+
+
+_MAY_BE_NONE = ("layer_s", "step_s", "link_bytes_s", "link_s", "host_memory_bytes", "host_step_s", "host_row_s")
+
+
+def _wrong_rate(device: Device) -> str | None:
+    """The name of what no machine could have, if anything."""
+    for name, value in msgspec.structs.asdict(device).items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and name != "error"
+        if is_number and not (math.isfinite(value) and (value > 0 or (value == 0 and name in _MAY_BE_NONE))):
+            return name
+    for precision, curve in device.products.items():
+        tokens = [each for each, _ in curve]
+        is_rising = tokens == sorted(set(tokens)) and bool(tokens) and tokens[0] >= 1
+        if not (is_rising and all(0 < seconds < math.inf for _, seconds in curve)):
+            return f"products.{precision}"
+    return None if device.products else "products"

@@ -1,5 +1,7 @@
 """Replays, sweeps and plans, drawn."""
 
+import math
+
 from octavo.evaluation.simulator.plan import Option
 from octavo.evaluation.simulator.sweep import Tried
 from octavo.evaluation.simulator.tally import Tally
@@ -38,7 +40,10 @@ def plot_sweep(tried: list[Tried], path: str) -> None:
     for label, seconds in (
         ("normalized latency, mean", [each.figures.normalized_latency_s.mean for each in ordered]),
         ("time to first token, p90", [each.figures.first_token_s.p90 for each in ordered]),
-        ("time per output token, p90", [each.figures.token_s.p90 for each in ordered]),
+        (
+            "time per output token, p90",
+            [each.figures.token_s.p90 if each.figures.token_s else math.nan for each in ordered],
+        ),
     ):
         [line] = axes.plot(rates, seconds, label=label)
         for rate, second, each in zip(rates, seconds, ordered, strict=True):

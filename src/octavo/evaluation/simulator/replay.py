@@ -100,7 +100,8 @@ class Replay:
         """What was there at the last look; None where there was none."""
 
     def run(self, arrivals: Iterable[Arrival], gives_up: Callable[[Tally], bool] = lambda _: False) -> Tally:
-        """Serve them all. Those that could never be served are counted as refused.
+        """Serve them all. Those that could never be served are counted as refused, and of others the tokens that they
+        get: where a request alone fills the memory, the scheduler ends it.
 
         Args:
             gives_up: asked after steps whether to leave it at what is known so far; what is not over is aborted.
@@ -159,8 +160,8 @@ class Replay:
         )
         try:
             self._engine.add(request)
-        except RequestError:
-            self.tally.counts["refused"] += 1
+        except RequestError as error:
+            self.tally.refuse(str(error))
             self._done()
             return
         self._open[request.request_id] = _Open(arrival)
@@ -172,6 +173,7 @@ class Replay:
         for sequence in update.sequences:
             if sequence.token_ids and own.first_s is None:
                 own.first_s = now_s
+            own.num_tokens += len(sequence.token_ids)
             own.num_running -= sequence.finish_reason is not None
         if not own.num_running:
             self._over.append(self._open.pop(update.request_id))
@@ -180,13 +182,15 @@ class Replay:
         """Count those that are over."""
         for own in self._over:
             arrival, first_s = own.arrival, now_s if own.first_s is None or self._answers_batches else own.first_s
+            num_sequences = arrival.decoding.num_sequences
             self.tally.finish(
                 arrival.arrival_s,
                 first_s,
                 now_s,
                 arrival.prompt_tokens,
-                arrival.output_tokens,
-                arrival.decoding.num_sequences,
+                own.num_tokens / num_sequences,
+                num_sequences,
+                is_short=own.num_tokens < arrival.output_tokens * num_sequences,
             )
             self._done()
         self._over.clear()
@@ -195,12 +199,14 @@ class Replay:
 class _Open:
     """What is known of a request that is not over."""
 
-    __slots__ = ("arrival", "first_s", "num_running")
+    __slots__ = ("arrival", "first_s", "num_running", "num_tokens")
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
         self.first_s: float | None = None
         self.num_running = arrival.decoding.num_sequences
+        self.num_tokens = 0
+        """Of its sequences together, so far."""
 
 
 def prompt_ids(number: int, count: int, vocab_size: int, num_shared: int = 0) -> list[int]:

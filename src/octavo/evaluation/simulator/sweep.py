@@ -71,7 +71,7 @@ def sustained_rates(
     while LOWEST <= rate <= HIGHEST and high > low * resolution:
         tally = serve(rate, _Judge(targets, int(JUDGED * num_requests(rate))).is_hopeless)
         figures = tally.figures()
-        is_sustained = targets.excess(tally) <= 1 and not figures.refused
+        is_sustained = targets.excess(tally) <= 1 and not (figures.refused or figures.cut_short)
         yield Tried(rate, is_sustained, figures)
         if is_sustained:
             low = rate

@@ -75,6 +75,8 @@ class ReplayFigures(msgspec.Struct, frozen=True, kw_only=True):
     """That were answered."""
     refused: int
     """That could never be served here."""
+    cut_short: int
+    """Of those answered, that got fewer tokens than they asked for, as they filled the memory alone."""
     seconds: float
     """From the first arrival that could be to the last answer's end."""
     request_rate: float
@@ -86,8 +88,9 @@ class ReplayFigures(msgspec.Struct, frozen=True, kw_only=True):
     """(End-to-end latency / output tokens) of each request (paper, section 6.1)."""
     first_token_s: Spread
     """From a request's arrival to its first token."""
-    token_s: Spread
-    """Between two tokens of a request, after its first: the mean of each request."""
+    token_s: Spread | None
+    """Between two tokens of a request, after its first: the mean of each request whose tokens do not come all at once;
+    None where there is none such."""
     latency_s: Spread
     """From a request's arrival to its last token."""
     mean_running: float
@@ -187,22 +190,39 @@ class Tally:
         self.moments = Moments()
         self.counts: Counter[str] = Counter()
         self.end_s = 0.0
+        self.refusal: str | None = None
+        """What the first one that was refused was told."""
+
+    def refuse(self, message: str) -> None:
+        """A request can never be served."""
+        self.counts["refused"] += 1
+        self.refusal = self.refusal or message
 
     def finish(
-        self, arrival_s: float, first_s: float, end_s: float, num_prompt: int, num_output: int, num_sequences: int = 1
+        self,
+        arrival_s: float,
+        first_s: float,
+        end_s: float,
+        num_prompt: int,
+        num_output: float,
+        num_sequences: int = 1,
+        *,
+        is_short: bool = False,
     ) -> None:
         """A request has been answered.
 
         Args:
-            num_output: tokens of each of its sequences.
+            num_output: tokens of each of its sequences, on average.
+            is_short: it has asked for more.
         """
         self.normalized.add((end_s - arrival_s) / num_output)
         self.first_token.add(first_s - arrival_s)
         self.latency.add(end_s - arrival_s)
-        if num_output > 1:
+        if num_output > 1 and end_s > first_s:
             self.token.add((end_s - first_s) / (num_output - 1))
+        self.counts["cut_short"] += is_short
         self.counts["prompt_tokens"] += num_prompt
-        self.counts["output_tokens"] += num_output * num_sequences
+        self.counts["output_tokens"] += round(num_output * num_sequences)
         self.end_s = max(self.end_s, end_s)
 
     def merge(self, other: "Tally") -> None:
@@ -213,6 +233,7 @@ class Tally:
         self.latency.merge(other.latency)
         self.moments.merge(other.moments)
         self.counts += other.counts
+        self.refusal = self.refusal or other.refusal
         self.end_s = max(self.end_s, other.end_s)
 
     def figures(self) -> ReplayFigures:
@@ -221,13 +242,14 @@ class Tally:
         return ReplayFigures(
             requests=num_requests,
             refused=counts["refused"],
+            cut_short=counts["cut_short"],
             seconds=seconds,
             request_rate=num_requests / seconds if seconds else 0.0,
             output_tok_s=num_output / seconds if seconds else 0.0,
             total_tok_s=(num_output + counts["prompt_tokens"]) / seconds if seconds else 0.0,
             normalized_latency_s=Spread.of(self.normalized),
             first_token_s=Spread.of(self.first_token),
-            token_s=Spread.of(self.token),
+            token_s=Spread.of(self.token) if self.token.count else None,
             latency_s=Spread.of(self.latency),
             mean_running=means.running,
             mean_waiting=means.waiting,

@@ -1,6 +1,7 @@
 """Requests as they come: when, and how long their prompts and outputs are. Drawn, or read from a trace."""
 
 import csv
+import logging
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,10 @@ from octavo.errors import ConfigError
 from octavo.evaluation.decoding import ONE_SEQUENCE, Decoding
 
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
+MOST_TOKENS = 10**9
+"""Of a prompt or an output, that are taken for a number of tokens."""
+
+logger = logging.getLogger(__name__)
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -51,7 +56,7 @@ class Lengths(msgspec.Struct, frozen=True):
 def drawn(prompts: Lengths, outputs: Lengths, longest: int, seed: int) -> Iterator[tuple[int, int]]:
     """Prompt and output tokens without end. Pairs of more than `longest` tokens together are drawn again."""
     generator = random.Random(seed)
-    if prompts.mean + outputs.mean > longest:
+    if max(1, round(prompts.mean)) + max(1, round(outputs.mean)) > longest:
         raise ConfigError(
             f"prompts of {prompts.mean:g} and outputs of {outputs.mean:g} tokens on average are over the {longest} "
             "that the model length has for them: lower --prompt-tokens or --output-tokens, or raise --max-model-len"
@@ -77,7 +82,8 @@ def at_rate(pairs: Iterable[tuple[int, int]], rate: float, seed: int) -> Iterato
 
 
 def read_trace(path: str, count: int | None, scale: float = 1.0, longest: int | None = None) -> list[Arrival]:
-    """The first requests of a CSV file with the columns of `COLUMNS`, in the order of their arrivals.
+    """The first requests of a CSV file with the columns of `COLUMNS`, in the order of their arrivals. A warning tells
+    how many are left out.
 
     Args:
         scale: multiplies the lengths, which stay at least 1.
@@ -86,11 +92,20 @@ def read_trace(path: str, count: int | None, scale: float = 1.0, longest: int | 
     Raises:
         ConfigError: there is no such file, or it holds something else, or no request that fits.
     """
+    too_long: list[Arrival] = []
     try:
-        with Path(path).open(newline="") as file:
-            arrivals = list(islice(_fitting(_rows(file, path), scale, longest), count))
-    except OSError as error:
-        raise ConfigError(f"--trace {path} cannot be read: {error}") from error
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            arrivals = list(islice(_fitting(_rows(file, path), scale, longest, too_long), count))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"--trace {path} cannot be read as CSV: {error}") from error
+    if arrivals and too_long:
+        logger.warning(
+            "--trace %s: %d of its requests are left out, as prompt and output are over the %d tokens that the model "
+            "length has for them: lower --length-scale, or raise --max-model-len",
+            path,
+            len(too_long),
+            longest,
+        )
     if not arrivals:
         raise ConfigError(f"--trace {path} has no request" + (f" of at most {longest} tokens" if longest else ""))
     first_s = arrivals[0].arrival_s
@@ -134,27 +149,40 @@ def share(arrivals: Iterable[Arrival], replica: int, num_replicas: int) -> Itera
 
 def _rows(file: Iterable[str], path: str) -> Iterator[Arrival]:
     reader = csv.DictReader(file)
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
+    names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    if missing := [name for name in COLUMNS if name not in names]:
         raise ConfigError(f"--trace {path} has no column {', '.join(missing)}: it needs {', '.join(COLUMNS)}")
-    last_s = 0.0
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise ConfigError(f"--trace {path} has the column {twice[0]} twice")
+    last_s = -math.inf
     for line, row in enumerate(reader, 2):
         try:
             arrival = Arrival(float(row["arrival_s"]), int(row["prompt_tokens"]), int(row["output_tokens"]))
         except (TypeError, ValueError):
             raise ConfigError(
-                f"--trace {path}, line {line}: it needs a number in each of {', '.join(COLUMNS)}"
+                f"--trace {path}, line {line}: it needs a number in arrival_s, and whole ones in prompt_tokens and "
+                "output_tokens"
             ) from None
-        if not math.isfinite(arrival.arrival_s) or arrival.arrival_s < last_s:
+        if not math.isfinite(arrival.arrival_s):
+            raise ConfigError(f"--trace {path}, line {line}: arrival_s must be finite")
+        if arrival.arrival_s < last_s:
             raise ConfigError(f"--trace {path}, line {line}: arrivals must not go back in time")
-        if min(arrival.prompt_tokens, arrival.output_tokens) < 1:
-            raise ConfigError(f"--trace {path}, line {line}: prompt and output need a token at least")
+        if not all(1 <= tokens <= MOST_TOKENS for tokens in (arrival.prompt_tokens, arrival.output_tokens)):
+            raise ConfigError(
+                f"--trace {path}, line {line}: prompt and output need a token at least, and {MOST_TOKENS:,} at the most"
+            )
         last_s = arrival.arrival_s
         yield arrival
 
 
-def _fitting(arrivals: Iterator[Arrival], scale: float, longest: int | None) -> Iterator[Arrival]:
+def _fitting(
+    arrivals: Iterator[Arrival], scale: float, longest: int | None, too_long: list[Arrival]
+) -> Iterator[Arrival]:
     for each in arrivals:
-        num_prompt, num_output = (max(1, round(scale * own)) for own in (each.prompt_tokens, each.output_tokens))
+        num_prompt, num_output = (
+            max(1, round(min(scale * own, MOST_TOKENS))) for own in (each.prompt_tokens, each.output_tokens)
+        )
         if longest is None or num_prompt + num_output <= longest:
             yield Arrival(each.arrival_s, num_prompt, num_output)
+        else:
+            too_long.append(each)
