@@ -121,6 +121,14 @@ def test_a_plan_compares_kinds_of_machines(tmp_path: Path, monkeypatch: pytest.M
         assert each["price_hour"] == pytest.approx(price * each["num_devices"] * each["replicas"])
         assert each["price_1000"] == pytest.approx(each["price_hour"] / 3600 / 100 * 1000)
     assert plot.read_bytes().startswith(b"\x89PNG")
+    # As they come, and why others are not there.
+    assert sorted(line.split(":")[0] for line in done.stderr.splitlines()) == sorted(
+        f"{each['num_devices']} x {each['device']}" for each in options
+    )
+    [left_out] = [line for line in done.stdout.splitlines() if line.startswith("Left out")]
+    assert all(name in left_out for name in ("1 x a100-80gb", "1 x l4", "2 x l4"))
+    for each in options:
+        assert f" {each['replicas']} ({each['replicas'] * each['num_devices']} devices) " in done.stdout
 
 
 @pytest.mark.parametrize("num_cores", [1, 2])
@@ -172,7 +180,11 @@ def test_a_plan_tells_once_of_memories_below_the_models_length(num_cores: int, m
         (("--output-tokens", "5000"), "--max-model-len"),
         (("--length-scale", "2"), "--length-scale is for --trace"),
         (("--kv-cache-memory", "1KiB"), "--kv-cache-memory"),
-        (("--shape", "opt-66b"), "It fits on 4 x a100-40gb, 2 x a100-80gb, 2 x h100, 2 x h200, 8 x l4"),
+        (
+            ("--shape", "opt-66b"),
+            "use --quantization int8 or choose a smaller model (--model). It fits on 4 x a100-40gb, 2 x a100-80gb, "
+            "2 x h100, 2 x h200, 8 x l4",
+        ),
         (("--plot", "/nowhere/x.png"), "/nowhere/x.png"),
     ],
 )

@@ -44,9 +44,21 @@ def test_a_rate_that_misses_by_far_is_given_up_early() -> None:
     machine = Machine(1.0)
     tried = list(sustained_rates(machine, Targets(normalized_latency=0.11), lambda _: NUM_REQUESTS, first=16.0))
     assert machine.num_served[0] < NUM_REQUESTS / 2
+    assert [each.is_given_up for each in tried] == [count < NUM_REQUESTS for count in machine.num_served]
     assert [count for count, each in zip(machine.num_served, tried, strict=True) if each.is_sustained] == [
         NUM_REQUESTS for each in tried if each.is_sustained
     ]
+
+
+def test_no_rate_is_sustained_at_which_an_answer_is_cut_short() -> None:
+    def cut(rate: float, _: Callable[[Tally], bool]) -> Tally:
+        tally = Tally()
+        tally.finish(0.0, 0.1, 0.2, 10, 5, is_short=rate > 4)
+        return tally
+
+    found = best(list(sustained_rates(cut, Targets(first_token=1.0), lambda _: 1)))
+    assert found is not None
+    assert 4 / RESOLUTION <= found.rate <= 4
 
 
 def test_all_targets_count() -> None:

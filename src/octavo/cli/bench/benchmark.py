@@ -85,7 +85,7 @@ def finish_engine_parser(
     parser.add_argument(
         "--shape",
         choices=sorted(SHAPES),
-        help="in place of a model: random weights (--seed) of a LLaMA of this size, with smollm2's tokenizer",
+        help="in place of a model: random weights (--seed) of a LLaMA or OPT of this size, with smollm2's tokenizer",
     )
     # Random tokens and weights make a model repeat itself, which is no gain that people have.
     add_config_flags(parser, EngineConfig, *knobs, speculate="off")

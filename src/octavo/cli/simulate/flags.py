@@ -31,7 +31,8 @@ def add_traffic_flags(parser: argparse.ArgumentParser) -> None:
         traffic,
         "--requests",
         1000,
-        "how many; of a trace the first; a minute of them at the least for --sweep and --plan",
+        "how many; of a trace the first; --sweep and --plan take as many as come in a minute, if that is more, and go "
+        "through a trace again for that",
     )
     traffic.add_argument(
         "--trace", metavar="FILE.csv", help="requests with columns arrival_s, prompt_tokens, output_tokens"
@@ -67,19 +68,20 @@ def add_highest_flags(parser: argparse.ArgumentParser) -> None:
     ways.add_argument(
         "--sweep",
         action="store_true",
-        help="find the highest rate at which latencies keep these targets, from --rate on",
+        help="find the highest rate at which latencies keep these targets, from --rate on (takes a minute or so)",
     )
     ways.add_argument(
         "--plan",
         action="store_true",
-        help="do so for each kind of machine that the model fits on, and tell how many serve --rate, and at what price",
+        help="do so for each kind of machine that the model fits on, and tell how many serve --rate, and at what price "
+        "(takes minutes, fewer with fewer --devices)",
     )
     for name, what in (
-        ("--max-normalized-latency", "a request's latency over its output tokens, on average"),
+        ("--max-normalized-latency", "of a request's latency over its output tokens, on average"),
         ("--max-first-token", "until the first token, for nine requests in ten"),
         ("--max-token", "between two tokens of an answer, for nine requests in ten"),
     ):
-        highest.add_argument(name, type=float, metavar="S", help=f"seconds of {what}")
+        highest.add_argument(name, type=float, metavar="S", help=f"seconds {what}")
     highest.add_argument(
         "--devices",
         nargs="+",

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from octavo.cli.bench.benchmark import Outcome
 from octavo.cli.bench.output import progress_bar
 from octavo.cli.simulate.serving import simulated
 from octavo.cli.simulate.tables import num_slots, print_refusal
-from octavo.cli.simulate.traffic import Traffic, read_traffic
+from octavo.cli.simulate.traffic import Traffic, own_rate, read_traffic
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.evaluation.processes import side_by_side
@@ -81,7 +82,7 @@ def sweep(
         return tally
 
     tried: list[Tried] = []
-    first = arguments.rate or float(num_replicas)
+    first = arguments.rate or own_rate(traffic(None)) or float(num_replicas)
     print(
         f"{'requests/s':>12} {'normalized':>11} {'first token':>12} {'a token':>9} {'running':>9}   (s, s p90, s p90)"
     )
@@ -91,10 +92,12 @@ def sweep(
         print(
             f"{each.rate:12.4g} {own.normalized_latency_s.mean:11.4g} {own.first_token_s.p90:12.4g} "
             f"{own.token_s.p90 if own.token_s else math.nan:9.4g} {own.mean_running:9.1f}   "
-            f"{'sustained' if each.is_sustained else 'too much'}",
+            f"{'sustained' if each.is_sustained else 'too much, given up' if each.is_given_up else 'too much'}",
             flush=True,
         )
     found = best(tried)
+    if any(each.is_given_up for each in tried):
+        print("Figures of rates that were given up are those until then: they would have gone on to rise.")
     print_refusal(refusal)
     print("no rate is sustained" if found is None else f"sustained: {found.rate:.4g} requests/s")
     return Outcome(tried, plot_sweep)
@@ -118,31 +121,43 @@ def plan(arguments: argparse.Namespace, config: EngineConfig, longest: int, targ
     prices = Prices.read(arguments.price, [device.name for device in devices])
     kinds = [(device, size) for device in devices for size in (RANKS if device.is_gpu else (1,))]
     kinds.sort(key=lambda kind: kind[1], reverse=True)  # those of many devices serve the most requests
-    options = []
+    options: list[Option] = []
+    left_out: dict[str, list[str]] = {}
     flags = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if not callable(value)})
     work = partial(_sustained, flags, config, longest, targets)
     with progress_bar(len(kinds), "machine", "Simulating") as bar:
         for (device, size), found in side_by_side(work, kinds, cores().usable):
             bar.set_postfix_str(f"{size} x {device.name}")
             bar.update()
-            if found is not None:
-                options.append(Option.of(device.name, size, *found, arguments.rate, prices))
+            if isinstance(found, str):
+                left_out.setdefault(found, []).append(f"{size} x {device.name}")
+                continue
+            options.append(option := Option.of(device.name, size, *found, arguments.rate, prices))
+            bar.write(f"{option.name}: {option.rate:.4g} requests/s", file=sys.stderr)
     if not options:
         raise ConfigError("the model fits on none of these devices, or keeps the targets on none: give others, or time")
     options.sort(key=lambda each: each.order)
+    print(f"{arguments.shape or config.model}: the highest rate of each machine with {targets.told}")
     _print_options(options, arguments.rate, longest)
+    for why, names in left_out.items():
+        print(f"Left out, {why}: {', '.join(names)}.")
     return Outcome(options, plot_options)
 
 
 def _print_options(options: list[Option], wanted: float | None, longest: int) -> None:
-    print(f"{'machine':>16} {'slots':>9} {'requests/s':>11} {'a device':>9}", end="")
-    print(f" {f'for {wanted:g}/s':>12} {'an hour':>9} {'1000 requests':>14}" if wanted else f" {'1000 requests':>14}")
+    served = f"machines for {wanted:g}/s" if wanted else ""
+    print(f"{'machine':>16} {'KV slots':>9} {'requests/s':>11} {'of each device':>15}", end="")
+    print(f" {served:>24} {'price/hour':>10} {'price/1000 requests':>20}")
     for each in options:
-        print(f"{each.name:>16} {each.num_slots:9,} {each.rate:11.4g} {each.rate_a_device:9.4g}", end="")
-        if wanted:
-            hour = "-" if each.price_hour is None else f"{each.price_hour:.2f}"
-            print(f" {f'{each.replicas} machines':>12} {hour:>9}", end="")
-        print(f" {'-' if each.price_1000 is None else f'{each.price_1000:.4f}':>14}")
+        print(f"{each.name:>16} {each.num_slots:9,} {each.rate:11.4g} {each.rate_a_device:15.4g}", end="")
+        num_devices = (each.replicas or 0) * each.num_devices
+        machines = f"{each.replicas} ({num_devices} device{'s' * (num_devices > 1)})" if each.replicas else ""
+        hour, thousand = (
+            "-" if price is None else f"{price:.{digits}f}"
+            for price, digits in ((each.price_hour, 2), (each.price_1000, 4))
+        )
+        print(f" {machines:>24} {hour:>10} {thousand:>20}")
+    print(f"These rates are sustained; {PLAN_RESOLUTION - 1:.0%} more are not (--sweep finds one machine's closer).")
     if any(each.num_slots < longest for each in options):
         print(
             f"Machines with fewer slots than the model length of {longest:,} serve no longer sequences than they hold."
@@ -166,21 +181,22 @@ def _unwarned() -> Iterator[None]:
 
 def _sustained(
     arguments: argparse.Namespace, config: EngineConfig, longest: int, targets: Targets, kind: tuple[Device, int]
-) -> tuple[int, float] | None:
-    """The slots of so many devices together, and the rate that they sustain; None where the model does not fit on them,
-    or no rate keeps the targets."""
+) -> tuple[int, float] | str:
+    """The slots of so many devices together, and the rate that they sustain; or why they are left out."""
     device, size = kind
     own = replace(config, tensor_parallel_size=size)
     try:
         with _unwarned():
             executor = simulated_executor(own, device)
     except ConfigError:
-        return None
+        return "as the model cannot be held or shared out there"
     with _unwarned():
         traffic = read_traffic(arguments, config, longest)
 
     def serve(rate: float, gives_up: Callable[[Tally], bool]) -> Tally:
         return simulated(own, executor, 1, traffic(rate), gives_up)
 
-    found = best(list(sustained_rates(serve, targets, lambda rate: len(traffic(rate)), resolution=PLAN_RESOLUTION)))
-    return None if found is None else (num_slots(executor), found.rate)
+    first = arguments.rate or own_rate(traffic(None)) or 1.0
+    rates = sustained_rates(serve, targets, lambda rate: len(traffic(rate)), first, PLAN_RESOLUTION)
+    found = best(list(rates))
+    return "as no rate keeps the targets" if found is None else (num_slots(executor), found.rate)

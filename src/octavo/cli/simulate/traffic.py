@@ -99,6 +99,12 @@ def read_traffic(arguments: argparse.Namespace, config: EngineConfig, longest: i
     return drawn_at
 
 
+def own_rate(arrivals: Sequence[Arrival]) -> float | None:
+    """Requests a second; None where they come all at once."""
+    span_s = arrivals[-1].arrival_s
+    return (len(arrivals) - 1) / span_s if span_s else None
+
+
 def _kind(arguments: argparse.Namespace) -> Callable[[Iterable[Arrival]], Iterator[Arrival]]:
     """What makes requests of the kind that is asked for: with their prefix, and as many sequences."""
     num_prefix, num_samples, num_beams = arguments.prefix_tokens, arguments.n, arguments.beam_width

@@ -39,6 +39,12 @@ LEAST_ROOM = 1.1
 """Times its weights, that a model is said to fit into: some is for steps, and for a KV cache."""
 
 
+class _GpuKernels(ReferenceKernels):
+    """As the kernels of GPUs, which hold no weights in fewer than 8 bits."""
+
+    has_grouped_weights = False
+
+
 def precision_of(build: ModelBuild) -> str:
     """The precision of the weights that products read, as devices call it."""
     return build.told_weights() or str(build.dtype).removeprefix("torch.")
@@ -59,7 +65,7 @@ def simulated_executor(config: EngineConfig, device: Device) -> SimulatedExecuto
     depth = config.steps_in_flight or (2 if device.is_gpu else 1)
     config = replace(config, steps_in_flight=depth)
     max_model_len = resolve_max_model_len(config, model)
-    kernels: Kernels = ReferenceKernels()
+    kernels: Kernels = _GpuKernels()
     if not device.is_gpu:
         needs = Needs(torch.device("cpu"), dtype, cache_dtype, quantization, 1)
         kernels = select_kernels(needs, "auto").kernels

@@ -30,7 +30,8 @@ def plot(tally: Tally, path: str) -> None:
 
 
 def plot_sweep(tried: list[Tried], path: str) -> None:
-    """Draw latencies against rates, as a PNG; what was not sustained is hollow."""
+    """Draw latencies against rates, as a PNG; what was not sustained is hollow, and what was given up an arrow: it
+    would have gone on to rise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -45,11 +46,14 @@ def plot_sweep(tried: list[Tried], path: str) -> None:
             [each.figures.token_s.p90 if each.figures.token_s else math.nan for each in ordered],
         ),
     ):
-        [line] = axes.plot(rates, seconds, label=label)
+        drawn = [math.nan if each.is_given_up else second for second, each in zip(seconds, ordered, strict=True)]
+        [line] = axes.plot(rates, drawn, label=label)
         for rate, second, each in zip(rates, seconds, ordered, strict=True):
             face = line.get_color() if each.is_sustained else "white"
-            axes.plot([rate], [second], "o", color=line.get_color(), markerfacecolor=face)
+            marker = "^" if each.is_given_up else "o"
+            axes.plot([rate], [second], marker, color=line.get_color(), markerfacecolor=face)
     axes.set(xlabel="requests/s", ylabel="seconds", yscale="log")
+    axes.set_title("hollow: not sustained; arrows: given up while it rose", fontsize="small")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

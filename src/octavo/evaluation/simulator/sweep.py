@@ -29,6 +29,16 @@ class Targets(msgspec.Struct, frozen=True):
     token: float | None = None
     """The same, between the tokens of an answer."""
 
+    @property
+    def told(self) -> str:
+        """In words."""
+        told = (
+            ("a normalized latency of at most {:g} s on average", self.normalized_latency),
+            ("a first token within {:g} s for nine in ten", self.first_token),
+            ("at most {:g} s between tokens for nine in ten", self.token),
+        )
+        return " and ".join(text.format(seconds) for text, seconds in told if seconds is not None)
+
     def excess(self, tally: Tally) -> float:
         """How many times its target the latency is that is the furthest from it."""
         told = (
@@ -40,10 +50,12 @@ class Targets(msgspec.Struct, frozen=True):
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """A rate, and how the requests were served at it: those until it was given up, where targets were missed by far."""
+    """A rate, and how the requests were served at it."""
 
     rate: float
     is_sustained: bool
+    is_given_up: bool
+    """Targets were missed by so far that no more requests were served: latencies would have grown further."""
     figures: ReplayFigures
 
 
@@ -69,10 +81,11 @@ def sustained_rates(
     """
     low, high, rate = 0.0, math.inf, first
     while LOWEST <= rate <= HIGHEST and high > low * resolution:
-        tally = serve(rate, _Judge(targets, int(JUDGED * num_requests(rate))).is_hopeless)
+        judge = _Judge(targets, int(JUDGED * num_requests(rate)))
+        tally = serve(rate, judge.is_hopeless)
         figures = tally.figures()
         is_sustained = targets.excess(tally) <= 1 and not (figures.refused or figures.cut_short)
-        yield Tried(rate, is_sustained, figures)
+        yield Tried(rate, is_sustained, judge.has_given_up, figures)
         if is_sustained:
             low = rate
         else:
@@ -92,12 +105,15 @@ class _Judge:
     targets: Targets
     num_judged: int
     """Answers that are not asked of, or have been."""
+    has_given_up: bool = False
 
     def is_hopeless(self, tally: Tally) -> bool:
         if tally.latency.count <= self.num_judged:
             return False
         self.num_judged = tally.latency.count
-        return self.targets.excess(tally) > HOPELESS
+        is_hopeless = self.targets.excess(tally) > HOPELESS
+        self.has_given_up |= is_hopeless
+        return is_hopeless
 
 
 def best(tried: list[Tried]) -> Tried | None:
