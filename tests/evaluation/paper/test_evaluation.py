@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(toy: Toy, tmp_path: Path) -
 
 def test_the_page_says_at_once_which_claims_hold(toy: Toy, tmp_path: Path) -> None:
     page = report({"toy": Results(True, {"a": 1.2, "b": 2.0}, "an abacus")}, "octavo evaluate paper", ".")
-    assert "**1 of 2 claims hold**" in page
+    assert "**1 of 2 claims hold**: toy 1 of 2." in page
     assert "| toy | a is one | 1 | ±0.5 | 1.2 |  | yes |" in page
     assert "| toy | b is little | 0.5 to 1x |  | 2x |  | **no** |" in page
     assert "- b is little: it is not." in page
