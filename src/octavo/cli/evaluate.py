@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--figures {unknown[0]}: known are {', '.join(FIGURES)}")
     if arguments.processes is not None and arguments.processes < 1:
         raise ConfigError(f"--processes must be at least 1, got {arguments.processes}")
-    folder: Path = arguments.out.absolute().resolve()
+    folder: Path = arguments.out.resolve()
     if not folder.name:
         raise ConfigError(f"--out {arguments.out}: the page is written beside the folder, so it needs a name")
     try:

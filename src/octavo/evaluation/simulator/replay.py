@@ -188,7 +188,7 @@ class Replay:
                 first_s,
                 now_s,
                 arrival.prompt_tokens,
-                own.num_tokens / num_sequences,
+                own.num_tokens,
                 num_sequences,
                 is_short=own.num_tokens < arrival.output_tokens * num_sequences,
             )

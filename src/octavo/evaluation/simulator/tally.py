@@ -204,7 +204,7 @@ class Tally:
         first_s: float,
         end_s: float,
         num_prompt: int,
-        num_output: float,
+        num_output: int,
         num_sequences: int = 1,
         *,
         is_short: bool = False,
@@ -212,17 +212,18 @@ class Tally:
         """A request has been answered.
 
         Args:
-            num_output: tokens of each of its sequences, on average.
+            num_output: tokens of all its sequences.
             is_short: it has asked for more.
         """
-        self.normalized.add((end_s - arrival_s) / num_output)
+        num_each = num_output / num_sequences
+        self.normalized.add((end_s - arrival_s) / num_each)
         self.first_token.add(first_s - arrival_s)
         self.latency.add(end_s - arrival_s)
-        if num_output > 1 and end_s > first_s:
-            self.token.add((end_s - first_s) / (num_output - 1))
+        if num_each > 1 and end_s > first_s:
+            self.token.add((end_s - first_s) / (num_each - 1))
         self.counts["cut_short"] += is_short
         self.counts["prompt_tokens"] += num_prompt
-        self.counts["output_tokens"] += round(num_output * num_sequences)
+        self.counts["output_tokens"] += num_output
         self.end_s = max(self.end_s, end_s)
 
     def merge(self, other: "Tally") -> None:
