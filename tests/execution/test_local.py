@@ -17,7 +17,7 @@ from tiny_checkpoints import make_llama
 
 
 def executor(folder: Path, **knobs: Any) -> LocalExecutor:
-    return LocalExecutor(EngineConfig(model=str(folder), kv_cache_memory="1MiB", **knobs))
+    return LocalExecutor(EngineConfig(model=str(folder), **{"kv_cache_memory": "1MiB", **knobs}))
 
 
 def first_token(folder: Path, **knobs: Any) -> int:
@@ -57,6 +57,24 @@ def test_kernels_that_cannot_serve_the_dtype_are_refused_before_anything_is_load
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="float64"):
         executor(folder, kernels="cpu", dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"kv_cache_memory": "1KiB"}, "--kv-cache-memory 1KiB is less than one KV block"),
+        ({"kv_cache_memory": "9MiB"}, "--kv-cache-memory 9MiB makes a cache of .* 4 MiB are free: lower it"),
+        ({"kv_allocation": "contiguous-max", "kv_cache_memory": "8KiB"}, "--kv-allocation contiguous-max reserves"),
+        ({"preemption_mode": "swap", "swap_space": "1KiB"}, "--swap-space 1KiB is less than one KV block"),
+    ],
+)
+def test_memory_for_the_cache_that_cannot_be_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knobs: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr("octavo.execution.local.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("octavo.execution.model_memory.free_memory_bytes", lambda: 4 << 20)
+    with pytest.raises(ConfigError, match=words):
+        executor(make_llama(tmp_path), **knobs)
 
 
 @pytest.mark.parametrize("kernels", ["auto", "reference"])

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
@@ -173,7 +172,7 @@ class CurveBench:
 
 def _cost_of(executor: LocalExecutor) -> DecodeCost:
     model, shape = executor.model_config, executor.runner.cache.shape
-    build = replace(executor.build, device=torch.device("meta"))
+    build = executor.build.on_meta()
     numbers = weight_bytes(model, replace(build, quantization="none", forms={})) // executor.dtype.itemsize
     looked_up = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     named = build_model(model, build).named_parameters()

@@ -24,13 +24,14 @@ from octavo.execution.device_queue import DeviceQueue, queue_of
 from octavo.execution.drafts import Drafter
 from octavo.execution.estimates import graph_bytes
 from octavo.execution.executor import Capabilities, Capacity, ExecutionTimes, LoadedModel, PendingOutput
-from octavo.execution.machine import cores
+from octavo.execution.machine import cores, free_memory_bytes
 from octavo.execution.model_memory import memory_for
 from octavo.execution.model_runner import ModelRunner, RunnerLimits
 from octavo.execution.plan import Plan, Task
 from octavo.execution.profiling import run_largest_steps
 from octavo.execution.sizing import (
     cache_record,
+    check_cache_fits,
     check_weights_fit,
     layer_groups_of,
     resolve_max_model_len,
@@ -141,6 +142,10 @@ class LocalExecutor:
         memory = memory_for(config, ranks, device)
         packed = _packed_weights(config, kernels, progress)
         weight_bytes = check_weights_fit(config, self.model_config, build, memory.for_weights(), memory.use)
+        layer_groups = layer_groups_of(self.model_config, build, max_model_len)
+        most = memory.most_for_cache()
+        largest = check_cache_fits(config, self.model_config, layer_groups, cache_dtype, max_model_len, most)
+        size_swap_space(config, largest, free_memory_bytes())
         model = load_model(
             self.model_config,
             build,
@@ -150,7 +155,6 @@ class LocalExecutor:
             progress=progress,
             packed=packed,
         )
-        layer_groups = layer_groups_of(model, max_model_len)
         captures = queue.runs_ahead and config.cuda_graphs == "auto"
         padding = 1 if captures else 0
         limits = RunnerLimits(

@@ -31,6 +31,10 @@ class ModelMemory(Protocol):
         """What may be taken, before anything is loaded."""
         ...
 
+    def most_for_cache(self) -> CacheBudget:
+        """What the cache might take, before anything is loaded: where this is too little, nothing need be."""
+        ...
+
     def for_cache(self, run_largest: Callable[[], None], graph_bytes: int, mapped_bytes: int) -> CacheBudget:
         """What the cache may take once the weights are loaded.
 
@@ -68,6 +72,9 @@ class HostMemory:
     def for_weights(self) -> int:
         return self._ranks.smallest(free_memory_bytes)
 
+    def most_for_cache(self) -> CacheBudget:
+        return host_budget(self._config, self._ranks.smallest(free_memory_bytes))
+
     def for_cache(self, run_largest: Callable[[], None], graph_bytes: int, mapped_bytes: int) -> CacheBudget:
         """The share or the size that is asked for; steps take what it leaves."""
         mapped_bytes *= self._ranks.size
@@ -94,6 +101,9 @@ class DeviceMemory:
 
     def for_weights(self) -> int:
         return max(0, self._room_of_a_rank()) * self._ranks.size
+
+    def most_for_cache(self) -> CacheBudget:
+        return device_budget(self._config, self.use, self._room_of_a_rank())
 
     def for_cache(self, run_largest: Callable[[], None], graph_bytes: int, mapped_bytes: int) -> CacheBudget:
         """What the share leaves beside weights, graphs and the largest step."""

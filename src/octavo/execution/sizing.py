@@ -17,7 +17,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.memory import Demand, make_demand
 from octavo.models.config import ModelConfig
-from octavo.models.registry import CausalLM, build_model
+from octavo.models.registry import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def weight_bytes(model: ModelConfig, build: ModelBuild) -> int:
 def _weight_and_table_bytes(model: ModelConfig, build: ModelBuild) -> tuple[int, int]:
     """Bytes of the parameters, and of what is computed from the config beside them; a rank's, times the ranks."""
     size = build.tensor_parallel.size
-    modules = build_model(model, replace(build, device=torch.device("meta")))
+    modules = build_model(model, build.on_meta())
     weights = sum(parameter.nbytes for _, parameter in modules.named_parameters())
     tables = sum(table.nbytes for module in modules.modules() for table in module.buffers(recurse=False))
     return size * weights, size * tables
@@ -116,12 +116,12 @@ def _is_unstretched(model: ModelConfig) -> bool:
     return model.rope_scaling is not None and model.rope_scaling["rope_type"] == "dynamic"
 
 
-def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:
-    """How the model's layers share block tables; a window that no sequence outgrows is none."""
+def layer_groups_of(config: ModelConfig, build: ModelBuild, max_model_len: int) -> LayerGroups:
+    """How a model's layers share block tables; a window that no sequence outgrows is none."""
     return group_layers(
         [
             Full(kind.is_causal) if kind.most_seen is not None and kind.most_seen >= max_model_len else kind
-            for kind in model.layer_kinds()
+            for kind in build_model(config, build.on_meta()).layer_kinds()
         ]
     )
 
@@ -138,6 +138,31 @@ def demand_of(config: EngineConfig, layer_groups: LayerGroups, max_model_len: in
 
 
 def size_cache(
+    config: EngineConfig,
+    model: ModelConfig,
+    layer_groups: LayerGroups,
+    dtype: torch.dtype,
+    max_model_len: int,
+    budget: CacheBudget,
+) -> CacheShape:
+    """As `check_cache_fits`, and say in the log where no sequence can get as long as the model allows."""
+    shape = check_cache_fits(config, model, layer_groups, dtype, max_model_len, budget)
+    demand = demand_of(config, layer_groups, max_model_len)
+    servable = demand.longest(1, 1, shape.num_blocks, max_model_len)
+    if servable < max_model_len:
+        needed = shape.block_bytes * config.tensor_parallel_size * demand.of_request(0, max_model_len, 1)
+        logger.warning(
+            "the KV cache holds %d tokens, so sequences up to that length can be served, not the model's "
+            "%d: %s (%d MiB for one sequence of full length)",
+            servable,
+            max_model_len,
+            budget.remedy(needed, "--kv-cache-memory"),
+            -(-needed // MIB),
+        )
+    return shape
+
+
+def check_cache_fits(
     config: EngineConfig,
     model: ModelConfig,
     layer_groups: LayerGroups,
@@ -170,22 +195,11 @@ def size_cache(
             f"{budget.told} makes a cache of {num_blocks * block_bytes / MIB:,.0f} MiB and only "
             f"{budget.free_told}: lower it"
         )
-    servable = demand.longest(1, 1, num_blocks, max_model_len)
-    if servable < 1:
+    if demand.longest(1, 1, num_blocks, max_model_len) < 1:
         needed = demand.of_request(1, 1, 1)
         raise ConfigError(
             f"--kv-allocation {config.kv_allocation} reserves {needed} KV blocks for a sequence, and {budget.asked} "
             f"has {num_blocks}: {budget.remedy(needed * block_bytes)} or lower --max-model-len"
-        )
-    if servable < max_model_len:
-        needed = block_bytes * demand.of_request(0, max_model_len, 1)
-        logger.warning(
-            "the KV cache holds %d tokens, so sequences up to that length can be served, not the model's "
-            "%d: %s (%d MiB for one sequence of full length)",
-            servable,
-            max_model_len,
-            budget.remedy(needed, "--kv-cache-memory"),
-            -(-needed // MIB),
         )
     return replace(block, num_blocks=num_blocks)
 

@@ -1,7 +1,7 @@
 """What every layer is built with: the dtype, the device, the kernels and this process's shard of the model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -29,6 +29,10 @@ class ModelBuild:
     """The longest sequence to be computed, in tokens: tables over positions end there. None is the model's own."""
     forms: Mapping[str, GroupedForm] = field(default_factory=dict)
     """Of the matrices that stay as the checkpoint has them, by their Hugging Face names."""
+
+    def on_meta(self) -> "ModelBuild":
+        """The same, to learn shapes from."""
+        return replace(self, device=torch.device("meta"))
 
     def told_weights(self) -> str:
         """Which weights have fewer bits: `int8`, or what of a checkpoint's is kept, `4-bit+8-bit`; empty for none."""

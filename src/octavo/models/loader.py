@@ -123,7 +123,7 @@ def read_forms(
     has_none = checkpoint is None or (checkpoint.format == "folder" and config.packing is None)
     if build.quantization not in ("auto", "int4") or load_format == "dummy" or has_none:
         return {}
-    model = build_model(config, replace(build, device=torch.device("meta"), forms={}))
+    model = build_model(config, replace(build.on_meta(), forms={}))
     placements = model.placements()
     source = _open_source(model, config, checkpoint, placements, load_format, seed=0)
     wanted = [name for name in source.names() if name in placements and placements[name][0].is_matrix]
@@ -170,7 +170,7 @@ def load_model(
             config asks for what cannot be run. Nothing large has been allocated then, unless a file changes meanwhile.
         ConfigError: the model cannot be split over the tensor-parallel ranks.
     """
-    model = build_model(config, replace(build, device=torch.device("meta")))
+    model = build_model(config, build.on_meta())
     placements = model.placements()
     _check_placements(model, placements)
     source = _open_source(model, config, checkpoint, placements, load_format, seed)

@@ -107,7 +107,7 @@ def count_work(config: ModelConfig, build: ModelBuild, cache: CacheShape) -> Mod
         build: how it is built, on whatever device.
         cache: a rank's part of the KV cache.
     """
-    plain = replace(build, device=torch.device("meta"), quantization="none", forms={})
+    plain = replace(build.on_meta(), quantization="none", forms={})
     model = build_model(config, plain)
     layer_weights, expert_weights, chosen_share = sum(each.numel() for each in _matrices(model)), 0, 1.0
     for module in model.modules():
