@@ -56,13 +56,14 @@ lint: setup
 
 # Modules run side by side, one more than there are cores, as tests wait for servers and for bounds to pass; in order of
 # their names, as the last are short ones. Each computes with one thread: several would wait for one another while other
-# modules have their cores. Tests of threads say how many they want, and these sleep while they wait. mypy runs beside the
-# tests; what it finds is told at the end.
+# modules have their cores. Tests of threads say how many they want, and these sleep while they wait. Compiled Python is
+# kept, also where the environment says not to: hundreds of processes start. mypy runs beside the tests; what it finds is
+# told at the end.
 test: setup
 	@echo "== ruff"; $(RUFF)
 	@echo "== tests, and mypy beside them"; \
 	found=$$(mktemp); $(BIN)/mypy > $$found 2>&1 & mypy=$$!; \
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$mypy; types=$$?; echo "== mypy"; cat $$found; rm $$found; exit $$((tests | types))
 
 gpu-check: setup $(GPU_TRITON)

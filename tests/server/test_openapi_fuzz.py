@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis.core.result import Ok
 
 from octavo.config import EngineConfig
 from server.conftest import Server, running_engine, serving, until
@@ -25,6 +23,9 @@ def small_server() -> Iterator[Server]:
 
 def send_cases(server: Server, num_cases: int) -> None:
     """Valid and invalid requests to every operation; then the server is whole and idle."""
+    import schemathesis  # seconds, in every worker that collects this module
+    from schemathesis.core.result import Ok
+
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) >= 6
