@@ -72,6 +72,20 @@ def test_any_tokens_at_all_stream_as_the_tokenizers_package_decodes_them(
     assert whole in (text := streamed(byte_level, token_ids, skips), text + BAD)
 
 
+def test_bytes_become_replacement_characters_as_soon_as_they_are_certain_to_be_none(
+    byte_level: Tokenizer, byte_level_backend: tokenizers.Tokenizer
+) -> None:
+    """Whatever two bytes a text ends with: those of surrogates, of overlong forms and of what lies beyond Unicode."""
+    ids = {byte_level.token_bytes[token_id]: token_id for token_id in range(byte_level_backend.get_vocab_size())}
+    for first in range(0x80, 0x100):
+        for second in range(0x7F, 0x100):
+            pair = bytes((first, second))
+            if all(pair[i : i + 1] in ids for i in range(2)):
+                token_ids = [ids[pair[:1]], ids[pair[1:]]]
+                text, whole = streamed(byte_level, token_ids), byte_level_backend.decode(token_ids)
+                assert whole in (text, text + BAD), pair
+
+
 @given(token_ids=streams)
 def test_any_tokens_of_a_byte_fallback_vocabulary_stream_as_they_decode(
     sentencepiece: Tokenizer, token_ids: list[int]

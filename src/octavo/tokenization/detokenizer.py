@@ -6,6 +6,8 @@ from collections.abc import Collection
 from octavo.tokenization.token_bytes import TokenBytes, strip_leading_spaces
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+_SURROGATES = b"\xed\xa0"
+"""What the first of them begins with. Python's decoder waits for the rest of one, though it is no UTF-8."""
 
 
 class Detokenizer:
@@ -39,7 +41,10 @@ class Detokenizer:
         """The characters that this token completes: maybe none, never half of one."""
         if self.hides(token_id):
             return ""
-        text = self._utf8.decode(self._token_bytes[token_id])
+        token = self._token_bytes[token_id]
+        text = self._utf8.decode(token)
+        if token[-1:] >= _SURROGATES[1:] and self._utf8.getstate()[0] == _SURROGATES[:1] + token[-1:]:
+            text += self._utf8.decode(b"", final=True)
         return self._strip(text) if self._num_leading_spaces and text else text
 
     def hides(self, token_id: int) -> bool:
