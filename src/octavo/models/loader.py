@@ -24,7 +24,7 @@ from octavo.config import LoadFormat, Quantization
 from octavo.errors import ConfigError, ModelError
 from octavo.kernels.grouped import GroupedForm
 from octavo.kernels.interface import Kernels
-from octavo.kernels.large_pages import large_zeros
+from octavo.kernels.large_pages import large_empty
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.layers.build import ModelBuild
 from octavo.layers.forms import usable_forms
@@ -277,7 +277,7 @@ def _materialise(model: CausalLM, device: torch.device) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             shape, dtype = parameter.shape, parameter.dtype
             is_hosts = device.type == "cpu"
-            unfilled = large_zeros(shape, dtype) if is_hosts else torch.empty(shape, dtype=dtype, device=device)
+            unfilled = large_empty(shape, dtype) if is_hosts else torch.empty(shape, dtype=dtype, device=device)
             setattr(module, name, nn.Parameter(unfilled, requires_grad=False))
         if isinstance(module, RotaryEmbedding):
             module.fill_table(device)
