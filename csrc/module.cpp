@@ -1,4 +1,5 @@
-// The Python face of the kernels: octavo.kernels._cpu. Only the cpu backend uses it (src/octavo/kernels/cpu.py, recording.py).
+// The Python face of the kernels: octavo.kernels._cpu. The cpu backend uses it (src/octavo/kernels/cpu.py, recording.py), and
+// whatever reads weights (loading_threads.py).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "checksum.h"
+#include "gguf_blocks.h"
 #include "kernels.h"
 #include "kv_cache.h"
 #include "operation.h"
@@ -44,6 +46,8 @@ using Floats32 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device:
 using Floats64 = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Keys = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using StoredRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using CodeRows = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -65,6 +69,30 @@ Weight packed_before(const PackedWeight& form, const Bytes& memory) {
     throw std::invalid_argument("a packed weight's memory has another size than its form asks for");
   }
   return {form, {const_cast<uint8_t*>(memory.data()), [memory](uint8_t*) {}}};
+}
+
+template <class Rows>
+bool has_shape(const Rows& rows, size_t num_rows, int64_t width) {
+  return rows.shape(0) == num_rows && static_cast<int64_t>(rows.shape(1)) == width;
+}
+
+void decode_gguf_rows(ThreadPool& threads, int64_t ggml_type, const StoredRows& stored, const Integers& order,
+                      const CodeRows& codes, const FloatRows& scales, const std::optional<FloatRows>& minimums) {
+  const BlockType& type = block_type(ggml_type);
+  const size_t num_rows = order.size();
+  const auto row_bytes = static_cast<int64_t>(stored.shape(1)), num_stored = static_cast<int64_t>(stored.shape(0));
+  const int64_t num_blocks = row_bytes / type.block_bytes, num_groups = num_blocks * type.num_groups;
+  if (row_bytes % type.block_bytes != 0 || minimums.has_value() != type.has_minimums ||
+      !has_shape(codes, num_rows, num_blocks * type.code_bytes) || !has_shape(scales, num_rows, num_groups) ||
+      (minimums && !has_shape(*minimums, num_rows, num_groups))) {
+    throw std::invalid_argument("codes, scales and minimums have not the sizes that the blocks ask for");
+  }
+  if (std::any_of(order.data(), order.data() + num_rows, [&](int64_t row) { return row < 0 || row >= num_stored; })) {
+    throw std::invalid_argument("a row is asked for that is not stored");
+  }
+  nb::gil_scoped_release unlocked;
+  decode_gguf(threads, type, stored.data(), num_blocks, order.data(), static_cast<int64_t>(num_rows),
+              {codes.data(), scales.data(), minimums ? minimums->data() : nullptr});
 }
 
 // `function` is called with the rows as a numpy array that it overwrites.
@@ -274,6 +302,9 @@ NB_MODULE(_cpu, m) {
                     destination_ids.data(), static_cast<int64_t>(source_ids.size()), threads);
       },
       "threads"_a, "source"_a, "destination"_a, "block_bytes"_a, "source_ids"_a, "destination_ids"_a);
+
+  m.def("decode_gguf", &decode_gguf_rows, "threads"_a, "ggml_type"_a, "stored"_a, "order"_a, "codes"_a.noconvert(),
+        "scales"_a.noconvert(), "minimums"_a.noconvert().none());
 
   nb::class_<WeightRows>(m, "WeightRows")
       .def(

@@ -54,7 +54,7 @@ def test_linear_rope_scaling_is_read_from_the_metadata(tmp_path: Path) -> None:
     torch.testing.assert_close(RaggedModel(path).step({"row": TOKENS})["row"], expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["F16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("name", ["F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"])
 def test_a_quantized_matrix_is_what_the_gguf_package_makes_of_it(tmp_path: Path, name: str) -> None:
     quantization = gguf.GGMLQuantizationType[name]
     folder = make_llama(tmp_path, hidden_size=64, intermediate_size=96)

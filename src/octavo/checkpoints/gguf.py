@@ -11,7 +11,7 @@ from gguf import get_tensor_name_map
 from gguf.quants import dequantize
 
 from octavo.checkpoints.gguf_config import ROTARY_FACTORS, architecture_of
-from octavo.checkpoints.gguf_groups import BLOCK_TYPES, grouped_rows
+from octavo.checkpoints.gguf_groups import block_form, grouped_rows
 from octavo.checkpoints.gguf_header import GGUFHeader, TensorInfo
 from octavo.checkpoints.source import Rows
 from octavo.errors import ModelError
@@ -66,8 +66,7 @@ class GGUFTensors:
     def form(self, name: str) -> GroupedForm | None:
         """That of the file's type, of a matrix."""
         stored = self._stored[name]
-        block_type = BLOCK_TYPES.get(stored.info.quantization)
-        return block_type.form if block_type is not None and len(stored.shape) > 1 else None
+        return block_form(stored.info.quantization) if len(stored.shape) > 1 else None
 
     def slices(self, name: str, rows: range) -> Iterator[tuple[int, Rows]]:
         """`(first row, values)` over `rows`, about `SLICE_BYTES` at a time: in groups, or float32.
@@ -84,12 +83,12 @@ class GGUFTensors:
         for start in range(rows.start, rows.stop, rows_at_once):
             piece = range(start, min(rows.stop, start + rows_at_once))
             order = self._order(name, piece) + stored.first_row
-            first, last = int(order.min()), int(order.max()) + 1
+            span = range(int(order.min()), int(order.max()) + 1)
             if self.form(name) is None:
-                yield start, torch.from_numpy(self._values(name, stored, range(first, last))[order - first])
+                yield start, torch.from_numpy(self._values(name, stored, span)[order - span.start])
             else:
-                blocks = stored.info.read_rows(range(first, last))[order - first]
-                yield start, grouped_rows(blocks, stored.info.quantization, stored.shape[-1])
+                info = stored.info
+                yield start, grouped_rows(info.read_rows(span), order - span.start, info.quantization, stored.shape[-1])
 
     def _find(self, name: str) -> _Stored | None:
         """Where the tensor that Hugging Face calls `name` is; None where the file has none."""

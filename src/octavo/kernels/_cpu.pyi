@@ -19,6 +19,27 @@ def copy_blocks(
     source_ids: Integers,
     destination_ids: Integers,
 ) -> None: ...
+def decode_gguf(
+    threads: ThreadPool,
+    ggml_type: int,
+    stored: Bytes,
+    order: Integers,
+    codes: Bytes,
+    scales: Floats,
+    minimums: Floats | None,
+) -> None:
+    """Decode rows of blocks: row i is row `order[i]` of `stored`.
+
+    Args:
+        ggml_type: the blocks' type, one of `octavo.checkpoints.gguf_groups.BLOCK_TYPES`.
+        stored: `[rows, row_bytes]`.
+        codes: `[n, code_bytes]`, the result's, as are scales and minimums, `[n, groups]`.
+        minimums: None where the type has none.
+
+    Raises:
+        ValueError: the type is another, an array has another size, or a row is not there.
+    """
+
 def quantize_to_int8(instruction_set: str, threads: ThreadPool, rows: WeightRows, values: int, scales: int) -> None: ...
 def quantize_to_int4(
     instruction_set: str, threads: ThreadPool, rows: WeightRows, codes: int, scales: int, minimums: int

@@ -13,17 +13,16 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import IO
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from octavo.errors import ModelError
 from octavo.kernels import _cpu
+from octavo.kernels.loading_threads import loading_threads
 
 Bytes = NDArray[np.uint8]
 
@@ -112,13 +111,7 @@ def write_packed_file(
 
 
 def _checksum(blob: Bytes) -> int:
-    return _cpu.checksum(_threads(), blob)
-
-
-@cache
-def _threads() -> _cpu.ThreadPool:
-    """They read at the same time, and sleep otherwise."""
-    return _cpu.ThreadPool(torch.get_num_threads())
+    return _cpu.checksum(loading_threads(), blob)
 
 
 def _read_index(mapped: Bytes) -> _Index:
