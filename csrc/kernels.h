@@ -159,6 +159,10 @@ struct QuantizerKernels {
   void (*to_int8)(const float* row, int64_t size, int8_t* values, float* scale);
   // codes [num_groups][STEP / 2], scales and minimums [num_groups]; `row` has zeros up to a multiple of LANES groups.
   void (*to_int4)(const float* row, int64_t num_groups, uint8_t* codes, float* scales, float* minimums);
+  // The largest magnitude of some numbers.
+  float (*largest)(const float* values, int64_t size);
+  // values / divisor, as float16.
+  void (*to_float16)(const float* values, float divisor, int64_t size, uint16_t* out);
 };
 
 // Rows [row_begin, row_end) of the outputs in panels [panel_begin, panel_end). An output does not depend on the cut: each is

@@ -48,6 +48,10 @@ using Keys = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::
 using FloatRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using StoredRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using CodeRows = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using HalfRows = nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using RowScales = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using SpacedRows = nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -93,6 +97,36 @@ void decode_gguf_rows(ThreadPool& threads, int64_t ggml_type, const StoredRows& 
   nb::gil_scoped_release unlocked;
   decode_gguf(threads, type, stored.data(), num_blocks, order.data(), static_cast<int64_t>(num_rows),
               {codes.data(), scales.data(), minimums ? minimums->data() : nullptr});
+}
+
+template <class T>
+bool has_columns_side_by_side(const SpacedRows<T>& rows) {
+  return rows.shape(1) <= 1 || rows.stride(1) == 1;
+}
+
+// The arrays of octavo.kernels.grouped.GroupedRows, into those of a GroupedWeight's rows.
+void fill_groups_of(const std::string& instruction_set, ThreadPool& threads, const SpacedRows<uint8_t>& codes,
+                    const SpacedRows<float>& scales, const std::optional<SpacedRows<float>>& minimums,
+                    const CodeRows& own_codes, const HalfRows& own_scales, const std::optional<HalfRows>& own_minimums,
+                    const RowScales& row_scales) {
+  const size_t num_rows = codes.shape(0);
+  const auto code_bytes = static_cast<int64_t>(codes.shape(1)), num_groups = static_cast<int64_t>(scales.shape(1));
+  if (minimums.has_value() != own_minimums.has_value() || !has_shape(scales, num_rows, num_groups) ||
+      (minimums && (!has_shape(*minimums, num_rows, num_groups) || !has_shape(*own_minimums, num_rows, num_groups))) ||
+      !has_shape(own_codes, num_rows, code_bytes) || !has_shape(own_scales, num_rows, num_groups) ||
+      row_scales.size() != num_rows) {
+    throw std::invalid_argument("rows in groups have not the sizes of the weight's");
+  }
+  if (!has_columns_side_by_side(codes) || !has_columns_side_by_side(scales) ||
+      (minimums && !has_columns_side_by_side(*minimums))) {
+    throw std::invalid_argument("the columns of rows in groups must lie side by side");
+  }
+  const KernelTable& kernels = select_kernels(instruction_set.c_str());
+  nb::gil_scoped_release unlocked;
+  fill_groups(kernels, threads,
+              {static_cast<int64_t>(num_rows), code_bytes, num_groups, codes.data(), codes.stride(0), scales.data(),
+               scales.stride(0), minimums ? minimums->data() : nullptr, minimums ? minimums->stride(0) : 0},
+              {own_codes.data(), own_scales.data(), own_minimums ? own_minimums->data() : nullptr, row_scales.data()});
 }
 
 // `function` is called with the rows as a numpy array that it overwrites.
@@ -330,6 +364,10 @@ NB_MODULE(_cpu, m) {
                          pointer<float>(scales), pointer<float>(minimums));
       },
       "instruction_set"_a, "threads"_a, "rows"_a, "codes"_a, "scales"_a, "minimums"_a);
+
+  m.def("fill_groups", &fill_groups_of, "instruction_set"_a, "threads"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
+        "minimums"_a.noconvert().none(), "own_codes"_a.noconvert(), "own_scales"_a.noconvert(),
+        "own_minimums"_a.noconvert().none(), "row_scales"_a.noconvert());
 
   m.def(
       "draw_tokens",

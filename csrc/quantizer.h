@@ -29,4 +29,27 @@ void quantize_to_int8(const KernelTable& kernels, ThreadPool& threads, const Wei
 void quantize_to_int4(const KernelTable& kernels, ThreadPool& threads, const WeightRows& rows, uint8_t* codes, float* scales,
                       float* minimums);
 
+// Rows in groups as a file has them or as they were quantized: codes [num_rows, code_bytes], scales and minimums
+// [num_rows, num_groups], rows so many numbers apart. No minimums: null.
+struct GroupedRows {
+  int64_t num_rows, code_bytes, num_groups;
+  const uint8_t* codes;
+  int64_t code_stride;
+  const float* scales;
+  int64_t scale_stride;
+  const float* minimums;
+  int64_t minimum_stride;
+};
+
+// The same rows of a weight in groups, as src/octavo/kernels/grouped.py has it: one after the other, scales and minimums in
+// float16, and row_scales [num_rows].
+struct GroupedWeightRows {
+  uint8_t* codes;
+  uint16_t* scales;
+  uint16_t* minimums;
+  float* row_scales;
+};
+
+void fill_groups(const KernelTable& kernels, ThreadPool& threads, const GroupedRows& rows, const GroupedWeightRows& weight);
+
 }  // namespace octavo

@@ -23,11 +23,24 @@ inline void widen(DataType type, const void* row, int64_t size, float* out) {
   return type == DataType::bfloat16 ? widen_row<BFloat16>(halves, size, out) : widen_row<Float16>(halves, size, out);
 }
 
+inline float largest_magnitude(const float* values, int64_t size) {
+  F32x16 largest = zero();
+  for (int64_t i = 0; i < size; i += LANES) largest = max(largest, abs(load_up_to(values + i, size - i)));
+  return max_lane(largest);
+}
+
+inline void quotients_to_float16(const float* values, float divisor, int64_t size, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) store_f16(out + i, load(values + i) / set1(divisor));
+  if (i == size) return;
+  uint16_t last[LANES];
+  store_f16(last, load_up_to(values + i, size - i) / set1(divisor));
+  for (int64_t j = i; j < size; ++j) out[j] = last[j - i];
+}
+
 // Rounded to nearest even.
 inline void weights_to_int8(const float* row, int64_t size, int8_t* values, float* scale) {
-  F32x16 largest = zero();
-  for (int64_t i = 0; i < size; i += LANES) largest = max(largest, abs(load_up_to(row + i, size - i)));
-  const float range = max_lane(largest);
+  const float range = largest_magnitude(row, size);
   const F32x16 inverse = inverse_of(range, INT8_LARGEST);
   int64_t i = 0;
   for (; i + LANES <= size; i += LANES) store_i8(values + i, load(row + i) * inverse);

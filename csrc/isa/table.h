@@ -41,7 +41,7 @@ inline const KernelTable& table() {
       embedding,
       raise,
       {highest_logit, weigh, keep_at_least, race},
-      {widen, weights_to_int8, weights_to_int4},
+      {widen, weights_to_int8, weights_to_int4, largest_magnitude, quotients_to_float16},
       attention_kernels(),
   };
   return kernels;

@@ -1,10 +1,12 @@
 """Weights quantized while a model loads: how well 4 bits are chosen, and C++ against the reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kernels.recorded import CPU, INSTRUCTION_SETS, kernels_for, random
-from octavo.kernels.grouped import GroupedForm, GroupedWeight
+from octavo.kernels.grouped import GroupedForm, GroupedRows, GroupedWeight
 from octavo.kernels.interface import Kernels
 from octavo.kernels.quantized import FORMATS, FP8, INT8, Format, QuantizedWeight
 from octavo.kernels.quantizing import INT4, quantize_groups
@@ -136,3 +138,65 @@ def test_other_forms_are_the_references() -> None:
     )
     for own, expected in pairs:
         assert all(torch.equal(mine, its) for mine, its in zip(own.parameters(), expected.parameters(), strict=True))
+
+
+GROUPED = {
+    "4 bits": GroupedForm(4, 32),
+    "4 bits with minimums": GroupedForm(4, 16, has_minimums=True),
+    "8 bits": GroupedForm(8, 16),
+    "8 bits with minimums": GroupedForm(8, 32, has_minimums=True),
+}
+
+
+def random_groups(form: GroupedForm, num_rows: int, num_inputs: int, magnitude: float = 1.0) -> GroupedRows:
+    generator = torch.Generator().manual_seed(0)
+    num_groups = -(-num_inputs // form.group)
+    codes = torch.randint(0, 256, (num_rows, -(-num_inputs * form.bits // 8)), dtype=torch.uint8, generator=generator)
+    scales = torch.randn(num_rows, num_groups, generator=generator) * magnitude
+    scales[1:2] = 0  # a row of zeros, where there are several
+    minimums = torch.randn(num_rows, num_groups, generator=generator) * magnitude if form.has_minimums else None
+    return GroupedRows(form, num_inputs, codes if form.bits == 4 else codes.view(torch.int8), scales, minimums)
+
+
+@ON_EACH
+@pytest.mark.parametrize("form", GROUPED.values(), ids=GROUPED.keys())
+@pytest.mark.parametrize(("num_rows", "num_inputs"), [(1, 32), (7, 77), (300, 1120)])
+@pytest.mark.parametrize("magnitude", [1e-36, 1e-4, 1e30])
+def test_groups_are_put_into_a_weight_as_by_the_reference_bit_for_bit(
+    instruction_set: str, form: GroupedForm, num_rows: int, num_inputs: int, magnitude: float
+) -> None:
+    rows = random_groups(form, num_rows, num_inputs, magnitude)
+    rows.scales[0, 0] = magnitude * 1e-5  # becomes a subnormal number
+    own, expected = (GroupedWeight(num_rows + 5, num_inputs, form, CPU) for _ in range(2))
+    for kernels, weight in ((kernels_for(instruction_set), own), (REFERENCE, expected)):
+        for parameter in weight.parameters():
+            parameter.data.fill_(7)
+        kernels.fill(weight, 3, rows)
+    assert all(torch.equal(mine, its) for mine, its in zip(own.parameters(), expected.parameters(), strict=True))
+
+
+@ON_EACH
+def test_groups_may_be_columns_of_wider_rows_or_be_turned_over(instruction_set: str) -> None:
+    form = GROUPED["4 bits with minimums"]
+    rows = random_groups(form, 9, 320)
+    assert rows.minimums is not None
+    turned = replace(rows, scales=rows.scales.T.contiguous().T, minimums=rows.minimums.T.contiguous().T)
+    for piece in (rows.columns(range(64, 224)), turned):
+        own, expected = (GroupedWeight(9, piece.num_inputs, form, CPU) for _ in range(2))
+        kernels_for(instruction_set).fill(own, 0, piece)
+        REFERENCE.fill(expected, 0, piece)
+        assert all(torch.equal(mine, its) for mine, its in zip(own.parameters(), expected.parameters(), strict=True))
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    kernels, form = kernels_for("portable"), GROUPED["4 bits with minimums"]
+    weight = GroupedWeight(4, 64, form, CPU)
+    kernels.fill(weight, 0, random_groups(form, 4, 64))
+    without = GroupedForm(4, 16)
+    for first_row, rows in (
+        (1, random_groups(form, 4, 64)),
+        (0, random_groups(form, 4, 96)),
+        (0, random_groups(without, 4, 64)),
+    ):
+        with pytest.raises(ValueError, match="sizes of the weight"):
+            kernels.fill(weight, first_row, rows)

@@ -44,6 +44,24 @@ def quantize_to_int8(instruction_set: str, threads: ThreadPool, rows: WeightRows
 def quantize_to_int4(
     instruction_set: str, threads: ThreadPool, rows: WeightRows, codes: int, scales: int, minimums: int
 ) -> None: ...
+def fill_groups(
+    instruction_set: str,
+    threads: ThreadPool,
+    codes: Bytes,
+    scales: Floats,
+    minimums: Floats | None,
+    own_codes: Bytes,
+    own_scales: NDArray[np.uint16],
+    own_minimums: NDArray[np.uint16] | None,
+    row_scales: Floats,
+) -> None:
+    """Put the arrays of `octavo.kernels.grouped.GroupedRows` into those of some rows of a weight, the last four, whose
+    float16 numbers come as bits.
+
+    Raises:
+        ValueError: they are of unlike sizes, or the columns of the first three don't lie side by side.
+    """
+
 def draw_tokens(
     instruction_set: str,
     threads: ThreadPool,

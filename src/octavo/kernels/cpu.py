@@ -21,8 +21,8 @@ from octavo.kernels import _cpu
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
 from octavo.kernels.cpu_drawing import draw_rows_in_cpp
-from octavo.kernels.cpu_quantizing import quantize_into_in_cpp
-from octavo.kernels.grouped import GroupedWeight
+from octavo.kernels.cpu_quantizing import fill_in_cpp, quantize_into_in_cpp
+from octavo.kernels.grouped import GroupedRows, GroupedWeight
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.large_pages import large_zeros
 from octavo.kernels.operations import NO_WEIGHTS, Argument, Weight
@@ -63,6 +63,10 @@ class CpuKernels(Kernels):
     def quantize_into(self, weight: QuantizedWeight | GroupedWeight, first_row: int, rows: torch.Tensor) -> None:
         """In C++, on all threads."""
         quantize_into_in_cpp(self.instruction_set, self.threads, weight, first_row, rows)
+
+    def fill(self, weight: GroupedWeight, first_row: int, rows: GroupedRows) -> None:
+        """In C++, on all threads."""
+        fill_in_cpp(self.instruction_set, self.threads, weight, first_row, rows)
 
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor

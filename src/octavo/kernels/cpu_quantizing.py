@@ -1,7 +1,10 @@
 """Quantizing weights in C++: each row goes through the caches once, where torch passes over all of them dozens of
 times."""
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 
 from octavo.kernels import _cpu
 from octavo.kernels.grouped import GroupedRows, GroupedWeight
@@ -34,13 +37,42 @@ def quantize_into_in_cpp(
     if isinstance(weight, GroupedWeight) and weight.form == INT4:
         at_once = max(1, QUANTIZED_AT_ONCE // rows.shape[1])
         for start in range(0, len(rows), at_once):
-            weight.fill(first_row + start, _to_int4(instruction_set, threads, rows[start : start + at_once]))
+            groups = _to_int4(instruction_set, threads, rows[start : start + at_once])
+            fill_in_cpp(instruction_set, threads, weight, first_row + start, groups)
     elif isinstance(weight, QuantizedWeight) and weight.format == INT8:
         own = slice(first_row, first_row + len(rows))
         values, scales = weight.values[own], weight.scales[own]
         _cpu.quantize_to_int8(instruction_set, threads, _weight_rows(rows), values.data_ptr(), scales.data_ptr())
     else:
         quantize_into(weight, first_row, rows)
+
+
+def fill_in_cpp(
+    instruction_set: str, threads: _cpu.ThreadPool, weight: GroupedWeight, first_row: int, rows: GroupedRows
+) -> None:
+    """As `GroupedWeight.fill`, bit for bit.
+
+    Raises:
+        ValueError: the rows don't fit into the weight.
+    """
+    own = slice(first_row, first_row + len(rows.codes))
+    _cpu.fill_groups(
+        instruction_set,
+        threads,
+        _array(rows.codes.view(torch.uint8)),
+        _array(rows.scales.float()),
+        None if rows.minimums is None else _array(rows.minimums.float()),
+        weight.codes[own].view(torch.uint8).numpy(),
+        weight.scales[own].view(torch.uint16).numpy(),
+        None if weight.minimums is None else weight.minimums[own].view(torch.uint16).numpy(),
+        weight.row_scales[own].numpy(),
+    )
+
+
+def _array(rows: torch.Tensor) -> NDArray[Any]:
+    """With columns side by side, as files that are turned over have not."""
+    array: NDArray[Any] = (rows if rows.stride(1) == 1 else rows.contiguous()).numpy()
+    return array
 
 
 def _to_int4(instruction_set: str, threads: _cpu.ThreadPool, rows: torch.Tensor) -> GroupedRows:

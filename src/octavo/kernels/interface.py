@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from octavo.kernels.attention import ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
-from octavo.kernels.grouped import GroupedWeight
+from octavo.kernels.grouped import GroupedRows, GroupedWeight
 from octavo.kernels.operations import Operations
 from octavo.kernels.packed_weights import PackedWeights
 from octavo.kernels.quantized import QuantizedWeight
@@ -107,6 +107,10 @@ class Kernels(Operations, Protocol):
             first_row: the weight's, that `rows` starts with.
             rows: `[n, in_features]`, any floating dtype, on any device.
         """
+        ...
+
+    def fill(self, weight: GroupedWeight, first_row: int, rows: GroupedRows) -> None:
+        """Put rows of the weight's own form and width in their place, while a model loads."""
         ...
 
     def copy_blocks(

@@ -11,7 +11,7 @@ from torch.nn import functional
 from octavo.kernels.attention import AttentionSpec, ForwardContext
 from octavo.kernels.batch import RaggedBatch
 from octavo.kernels.cache import CacheShape, KVCache
-from octavo.kernels.grouped import GroupedWeight, grouped_product
+from octavo.kernels.grouped import GroupedRows, GroupedWeight, grouped_product
 from octavo.kernels.interface import ForwardPass, Kernels, Model
 from octavo.kernels.operations import ActivationKind, Ranks, Weight
 from octavo.kernels.packed_weights import PackedWeights
@@ -101,6 +101,10 @@ class ReferenceKernels(Kernels):
     def quantize_into(self, weight: QuantizedWeight | GroupedWeight, first_row: int, rows: torch.Tensor) -> None:
         """Where the weight is."""
         quantize_into(weight, first_row, rows)
+
+    def fill(self, weight: GroupedWeight, first_row: int, rows: GroupedRows) -> None:
+        """Where the rows are, and then where the weight is."""
+        weight.fill(first_row, rows)
 
     def copy_blocks(
         self, source: KVCache, destination: KVCache, source_ids: torch.Tensor, destination_ids: torch.Tensor

@@ -53,7 +53,7 @@ class Placement:
         row = self.first_row + start_row - self.rows.start
         if isinstance(values, GroupedRows):
             if isinstance(self.weight, GroupedWeight) and self.weight.form == values.form:
-                self.weight.fill(row, values if self.columns is None else values.columns(self.columns))
+                kernels.fill(self.weight, row, values if self.columns is None else values.columns(self.columns))
                 return
             values = values.dequantized()
         if self.columns is not None:
