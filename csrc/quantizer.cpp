@@ -15,12 +15,14 @@ constexpr int64_t PADDED_TO = STEP * LANES;
 constexpr uint8_t LOW_HALF = 15;
 // As there: float16's exponent for a row's largest scale.
 constexpr int LARGEST_EXPONENT = 14;
+// As LEAST_ROW_EXPONENT there.
+constexpr int LEAST_ROW_EXPONENT = -126;
 
 // The power of two that brings a row's scales into float16's range.
 float row_scale_for(float largest) {
   int exponent;
   std::frexp(largest, &exponent);  // largest is under 2^exponent
-  return largest > 0 ? std::ldexp(1.0f, exponent - 1 - LARGEST_EXPONENT) : 1.0f;
+  return largest > 0 ? std::ldexp(1.0f, std::max(exponent - 1 - LARGEST_EXPONENT, LEAST_ROW_EXPONENT)) : 1.0f;
 }
 
 // `each(row, widened)` for every row, on all threads.

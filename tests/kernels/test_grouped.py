@@ -116,3 +116,10 @@ def test_a_row_of_zeros_stays_zeros() -> None:
     own, _, row_scales = scales_in_float16(torch.zeros(2, 3))
     assert own.eq(0).all()
     assert row_scales.isfinite().all()
+
+
+@pytest.mark.parametrize("largest", [1e-38, 1e-41, 1e-45])
+def test_a_row_of_the_smallest_numbers_stays_one(largest: float) -> None:
+    scales = torch.tensor([[largest, -largest / 2]])
+    own, _, row_scales = scales_in_float16(scales)
+    assert ((own.float() * row_scales.unsqueeze(1) - scales).abs() <= largest * 2**-11 + 2**-149).all()

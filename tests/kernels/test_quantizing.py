@@ -161,7 +161,7 @@ def random_groups(form: GroupedForm, num_rows: int, num_inputs: int, magnitude: 
 @ON_EACH
 @pytest.mark.parametrize("form", GROUPED.values(), ids=GROUPED.keys())
 @pytest.mark.parametrize(("num_rows", "num_inputs"), [(1, 32), (7, 77), (300, 1120)])
-@pytest.mark.parametrize("magnitude", [1e-36, 1e-4, 1e30])
+@pytest.mark.parametrize("magnitude", [1e-43, 1e-36, 1e-4, 1e30])
 def test_groups_are_put_into_a_weight_as_by_the_reference_bit_for_bit(
     instruction_set: str, form: GroupedForm, num_rows: int, num_inputs: int, magnitude: float
 ) -> None:

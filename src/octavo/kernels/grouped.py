@@ -19,6 +19,8 @@ MIDDLE = 8
 LARGEST_EXPONENT = 14
 """A row's largest scale is brought to between 2**14 and 2**15: float16 then holds scales down to 2**-28 of it with all
 their bits."""
+LEAST_ROW_EXPONENT = -126
+"""Of a row's scale, so that it is a normal number however small the row's numbers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ def scales_in_float16(
     if minimums is not None:
         largest = largest.maximum(minimums.abs().amax(dim=1))
     _, exponents = torch.frexp(largest)  # largest is under 2**exponent
-    row_scales = torch.where(largest > 0, torch.exp2((exponents - 1 - LARGEST_EXPONENT).to(torch.float32)), 1.0)
+    exponents = (exponents - 1 - LARGEST_EXPONENT).clamp_min(LEAST_ROW_EXPONENT)
+    row_scales = torch.where(largest > 0, torch.exp2(exponents.to(torch.float32)), 1.0)
     divided = (scales / row_scales.unsqueeze(1)).to(torch.float16)
     if minimums is None:
         return divided, None, row_scales
