@@ -153,7 +153,7 @@ def test_a_range_of_rows_is_read_in_slices_as_in_the_whole(
     config = read_config(locate(str(tmp_path / "model.gguf")))
     source = GGUFTensors(header, config.num_hidden_layers, config.head_dim, [name])
     ((_, whole),) = source.slices(name, range(source.shape(name)[0]))
-    monkeypatch.setattr("octavo.checkpoints.gguf.SLICE_BYTES", 4 * 32 * 3)
+    monkeypatch.setattr("octavo.checkpoints.gguf.SLICE_BYTES", 34 * 3)
     pieces = list(source.slices(name, range(2, 13)))
     assert [start for start, _ in pieces] == [2, 5, 8, 11]
     torch.testing.assert_close(

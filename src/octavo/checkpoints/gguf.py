@@ -17,8 +17,9 @@ from octavo.checkpoints.source import Rows
 from octavo.errors import ModelError
 from octavo.kernels.grouped import GroupedForm
 
-SLICE_BYTES = 8 << 20
-"""Read at a time, counted as float32: small beside any model, and large beside a call's cost."""
+SLICE_BYTES = 4 << 20
+"""Read at a time, counted as it is stored where it stays in groups, else as float32: small beside any model, and large
+beside a call's cost."""
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
@@ -79,16 +80,17 @@ class GGUFTensors:
             values = self._values(name, stored, range(1))[0][self._order(name, rows)]
             yield rows.start, torch.from_numpy(values - 1 if self._has_one_added(name) else values)
             return
-        rows_at_once = max(1, SLICE_BYTES // (4 * stored.shape[-1]))
+        is_grouped = self.form(name) is not None
+        rows_at_once = max(1, SLICE_BYTES // (stored.info.row_bytes if is_grouped else 4 * stored.shape[-1]))
         for start in range(rows.start, rows.stop, rows_at_once):
             piece = range(start, min(rows.stop, start + rows_at_once))
             order = self._order(name, piece) + stored.first_row
             span = range(int(order.min()), int(order.max()) + 1)
-            if self.form(name) is None:
-                yield start, torch.from_numpy(self._values(name, stored, span)[order - span.start])
-            else:
+            if is_grouped:
                 info = stored.info
                 yield start, grouped_rows(info.read_rows(span), order - span.start, info.quantization, stored.shape[-1])
+            else:
+                yield start, torch.from_numpy(self._values(name, stored, span)[order - span.start])
 
     def _find(self, name: str) -> _Stored | None:
         """Where the tensor that Hugging Face calls `name` is; None where the file has none."""

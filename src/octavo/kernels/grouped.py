@@ -1,6 +1,7 @@
 """Weights of 4 and 8 bits whose inputs come in groups, each with a scale and perhaps a minimum: what GGUF, AWQ, GPTQ
 and other files of such bits all become, and the reference's product with them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +123,14 @@ class GroupedRows:
         if self.minimums is not None:
             groups -= self.minimums.unsqueeze(2)
         return numbers[:, : self.num_inputs]
+
+    def pieces(self, num_elements: int) -> Iterator[tuple[int, "GroupedRows"]]:
+        """`(first row, rows)`, about so many elements at a time."""
+        at_once = max(1, num_elements // self.num_inputs)
+        for first in range(0, len(self.codes), at_once):
+            own = slice(first, first + at_once)
+            minimums = None if self.minimums is None else self.minimums[own]
+            yield first, GroupedRows(self.form, self.num_inputs, self.codes[own], self.scales[own], minimums)
 
     def columns(self, kept: range) -> "GroupedRows":
         """Some of the inputs, which begin and end where groups do."""

@@ -11,6 +11,9 @@ from octavo.kernels.interface import Kernels
 from octavo.kernels.quantized import QuantizedWeight
 from octavo.layers.weight_parts import WeightParts
 
+WIDENED_AT_ONCE = 1 << 20
+"""Elements of rows in groups, so that what is held beside the weights while loading stays small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -55,7 +58,9 @@ class Placement:
             if isinstance(self.weight, GroupedWeight) and self.weight.form == values.form:
                 kernels.fill(self.weight, row, values if self.columns is None else values.columns(self.columns))
                 return
-            values = values.dequantized()
+            for first, piece in values.pieces(WIDENED_AT_ONCE):
+                self.load_rows(start_row + first, piece.dequantized(), kernels)
+            return
         if self.columns is not None:
             values = values[:, self.columns.start : self.columns.stop]
         if isinstance(self.weight, nn.Parameter):
