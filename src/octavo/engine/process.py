@@ -9,7 +9,7 @@ import traceback
 
 import msgspec
 
-from octavo import lifeline
+from octavo import collector, lifeline
 from octavo.config import EngineConfig
 from octavo.engine.channel import Channel
 from octavo.engine.engine import Engine
@@ -75,6 +75,7 @@ class EngineProcess:
         imported_s = time.monotonic()
         executor = make_executor(config, progress=sys.stderr.isatty())
         self._engine = Engine.configured(executor, config)
+        collector.keep_all()
         self._poller = select.poll()
         for descriptor in executor.sockets:
             self._poller.register(descriptor, select.POLLIN)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from octavo import collector
 from octavo.config import EngineConfig
 from octavo.execution.executor import Executor
 from octavo.execution.machine import check_address_space
@@ -39,6 +40,7 @@ def executor_class(config: EngineConfig) -> ExecutorClass:
         from octavo.execution.multiprocess import MultiProcessExecutor
 
         return MultiProcessExecutor
-    from octavo.execution.local import LocalExecutor
+    with collector.paused():
+        from octavo.execution.local import LocalExecutor
 
-    return LocalExecutor
+        return LocalExecutor

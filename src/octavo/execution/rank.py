@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from multiprocessing.connection import Connection
 
-from octavo import lifeline
+from octavo import collector, lifeline
 from octavo.errors import OctavoError
 from octavo.execution.executor import PendingOutput
 from octavo.execution.rank_messages import (
@@ -50,15 +50,17 @@ def main(descriptor: int) -> None:
 def _serve(orders: "Connection[bytes, bytes]", start: Start) -> None:
     if start.rank > 0:  # one rank tells what all find
         logging.getLogger("octavo").setLevel(logging.ERROR)
-    from octavo.execution.device import resolve_device
-    from octavo.execution.local import LocalExecutor
-    from octavo.execution.process_group import join_ranks
-    from octavo.layers.parallel import TensorParallel
+    with collector.paused():
+        from octavo.execution.device import resolve_device
+        from octavo.execution.local import LocalExecutor
+        from octavo.execution.process_group import join_ranks
+        from octavo.layers.parallel import TensorParallel
 
     ranks = TensorParallel(start.rank, start.config.tensor_parallel_size)
     join_ranks(ranks.rank, ranks.size, start.rendezvous, resolve_device(start.config, ranks.rank))
     progress = start.progress and start.rank == 0
     executor = LocalExecutor(start.config, ranks, progress=progress, grammars=start.grammars)
+    collector.keep_all()
     orders.send_bytes(encode(Started(executor.capacity, executor.loaded, executor.depth)))
     in_flight: deque[PendingOutput] = deque()
     while True:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import socket
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from octavo import collector
 from octavo.checkpoints.generation_config import SamplingDefaults, read_sampling_defaults
 from octavo.checkpoints.resolve import resolve_model
 from octavo.config import EngineConfig
@@ -122,7 +122,7 @@ async def _serve(
         print(
             summary(engine, ready, listeners[0], defaults, clock.phases_s, clock.total_s), file=sys.stderr, flush=True
         )
-        gc.freeze()  # what is there by now stays: no collection looks at it again, or holds a request up with that
+        collector.keep_all()
         try:
             await server.serve(sockets=listeners)
         finally:
