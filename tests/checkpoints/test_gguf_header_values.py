@@ -41,6 +41,21 @@ def test_every_kind_of_value_is_read_as_the_gguf_package_reads_it(file: Path) ->
     assert read_header(file).metadata == expected
 
 
+def test_texts_are_decoded_when_they_are_asked_for(file: Path, tmp_path: Path) -> None:
+    texts, written = read_header(file).metadata["a.texts"], ["", "▁a", "한"]
+    assert len(texts) == 3
+    assert (texts[0], texts[-1], texts[1:], texts.index("▁a")) == ("", "한", written[1:], 1)
+    assert "한" in texts
+    assert texts == written == list(texts)
+    assert texts != written[1:]
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(file.read_bytes().replace("한".encode(), b"\xff\xff\xff"))
+    texts = read_header(broken).metadata["a.texts"]
+    assert len(texts) == 3
+    with pytest.raises(ModelError, match=r"broken\.gguf is not a readable GGUF file"):
+        list(texts)
+
+
 def test_a_file_cut_off_anywhere_is_refused(file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     end = len(whole.rstrip(b"\0"))  # the writer pads

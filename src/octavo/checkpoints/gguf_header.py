@@ -7,9 +7,11 @@ trusts the lengths in the file. The format is described in https://github.com/gg
 import math
 import mmap
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from gguf.constants import (
@@ -64,9 +66,63 @@ class TensorInfo:
         return self.file.read(first, last).reshape(len(rows), self.row_bytes)
 
 
+class Strings(Sequence[str]):
+    """An array of texts, decoded when the first is asked for. A vocabulary has some hundred thousand, and of all that
+    read a header only a tokenizer wants them.
+
+    Args:
+        stored: each text as its length, 8 bytes, and its UTF-8.
+        path: for the error where it is none.
+    """
+
+    def __init__(self, stored: bytes, count: int, path: Path) -> None:
+        self._stored = stored
+        self._count = count
+        self._path = path
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        stored, unpack, at = self._stored, _LENGTH.unpack_from, 0
+        texts = []
+        try:
+            for _ in range(self._count):  # kept tight
+                start = at + _LENGTH.size
+                at = start + unpack(stored, at)[0]
+                texts.append(stored[start:at].decode())
+        except UnicodeDecodeError as error:
+            raise _unreadable(self._path, error) from error
+        self._stored = b""
+        return texts
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __contains__(self, text: object) -> bool:
+        return text in self._texts
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        return self._texts[place]
+
+    def __eq__(self, other: object) -> bool:
+        return self._texts == (other._texts if isinstance(other, Strings) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._texts)
+
+
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """A GGUF model without its tensors' bytes. Metadata values are plain Python numbers, bools, strings and lists."""
+    """A GGUF model without its tensors' bytes. Metadata values are plain Python numbers, bools, strings and lists; an
+    array of texts is `Strings`."""
 
     path: Path
     metadata: dict[str, Any]
@@ -129,7 +185,11 @@ def _read_one(pieces: tuple[Path, ...]) -> GGUFHeader:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Parser(PiecedFile(pieces), data).header()
     except (OSError, ValueError, struct.error, OverflowError, MemoryError, RecursionError) as error:
-        raise ModelError(f"{path} is not a readable GGUF file, or is truncated or corrupt: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} is not a readable GGUF file, or is truncated or corrupt: {error}")
 
 
 class _Parser:
@@ -165,20 +225,19 @@ class _Parser:
         return int(self.unpack(struct.Struct("<" + code))[0])
 
     def string(self) -> str:
-        return self.strings(1)[0]
+        start = self.skip_strings(1) + _LENGTH.size
+        return self.data[start : self.at].decode()
 
-    def strings(self, count: int) -> list[str]:
-        """Kept tight: a vocabulary has some hundred thousand."""
-        data, at, end, unpack = self.data, self.at, len(self.data), _LENGTH.unpack_from
-        found = []
-        for _ in range(count):
-            start = at + _LENGTH.size
-            at = start + unpack(data, at)[0]
+    def skip_strings(self, count: int) -> int:
+        """Go behind them. Returns where they begin."""
+        data, at, end, unpack, size = self.data, self.at, len(self.data), _LENGTH.unpack_from, _LENGTH.size
+        begin = at
+        for _ in range(count):  # kept tight
+            start, at = at, at + size + unpack(data, at)[0]
             if at > end:
-                raise ValueError(f"a string at byte {start} reaches past the end of the file, byte {end}")
-            found.append(data[start:at].decode())
+                raise ValueError(f"a string at byte {start + size} reaches past the end of the file, byte {end}")
         self.at = at
-        return found
+        return begin
 
     def value(self, kind: int) -> Any:
         if kind == GGUFValueType.STRING:
@@ -187,9 +246,10 @@ class _Parser:
             return self.array(self.number("I"), self.number("Q"))
         return self.numbers(kind, 1)[0]
 
-    def array(self, kind: int, count: int) -> list[Any]:
+    def array(self, kind: int, count: int) -> Sequence[Any]:
         if kind == GGUFValueType.STRING:
-            return self.strings(count)
+            begin = self.skip_strings(count)
+            return Strings(self.data[begin : self.at], count, self.file.pieces[0])
         if kind == GGUFValueType.ARRAY:
             return [self.value(kind) for _ in range(count)]
         return self.numbers(kind, count)
