@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from octavo.checkpoints.gguf_header import read_header
@@ -54,6 +55,17 @@ def test_texts_are_decoded_when_they_are_asked_for(file: Path, tmp_path: Path) -
     assert len(texts) == 3
     with pytest.raises(ModelError, match=r"broken\.gguf is not a readable GGUF file"):
         list(texts)
+
+
+def test_an_empty_tensor_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "empty.gguf", "llama")
+    writer.add_tensor("some.bias", np.zeros((4, 0), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=r"empty\.gguf .*tensor 'some\.bias' of shape \[4, 0\] is empty"):
+        read_header(tmp_path / "empty.gguf")
 
 
 def test_a_file_cut_off_anywhere_is_refused(file: Path, tmp_path: Path) -> None:

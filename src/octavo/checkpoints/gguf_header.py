@@ -271,6 +271,8 @@ class _Parser:
         if not 1 <= num_dimensions <= 4:
             raise ValueError(f"tensor {name!r} has {num_dimensions} dimensions")
         shape = tuple(reversed(self.unpack(struct.Struct(f"<{num_dimensions}Q"))))
+        if 0 in shape:
+            raise ValueError(f"tensor {name!r} of shape {list(shape)} is empty")
         return name, shape, GGMLQuantizationType(self.number("I")), self.number("Q")
 
     def place(

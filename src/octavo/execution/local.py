@@ -143,9 +143,10 @@ class LocalExecutor:
         packed = _packed_weights(config, kernels, progress)
         weight_bytes = check_weights_fit(config, self.model_config, build, memory.for_weights(), memory.use)
         layer_groups = layer_groups_of(self.model_config, build, max_model_len)
+        record = cache_record(config, self.model_config, layer_groups, cache_dtype)
         most = memory.most_for_cache()
-        largest = check_cache_fits(config, self.model_config, layer_groups, cache_dtype, max_model_len, most)
-        size_swap_space(config, largest, free_memory_bytes())
+        check_cache_fits(config, self.model_config, layer_groups, cache_dtype, max_model_len, most)
+        size_swap_space(config, record, free_memory_bytes())  # for the least cache: a smaller one needs less of it
         model = load_model(
             self.model_config,
             build,
@@ -164,7 +165,6 @@ class LocalExecutor:
             steps_in_flight=self.depth,
             captures=captures,
         )
-        record = cache_record(config, self.model_config, layer_groups, cache_dtype)
 
         def profile() -> None:
             cache = kernels.allocate_cache(replace(record, num_blocks=1 + padding), device)

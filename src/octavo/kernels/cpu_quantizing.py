@@ -50,7 +50,7 @@ def quantize_into_in_cpp(
 def fill_in_cpp(
     instruction_set: str, threads: _cpu.ThreadPool, weight: GroupedWeight, first_row: int, rows: GroupedRows
 ) -> None:
-    """As `GroupedWeight.fill`, bit for bit.
+    """As `GroupedWeight.fill`, bit for bit, but for rows that have scales which are no number.
 
     Raises:
         ValueError: the rows don't fit into the weight.

@@ -7,7 +7,11 @@ import torch
 from octavo.kernels import _cpu
 
 
-@cache
 def loading_threads() -> _cpu.ThreadPool:
-    """Those of this process, as many as torch has. They sleep while there is nothing to read."""
-    return _cpu.ThreadPool(torch.get_num_threads())
+    """As many as torch has by now. They sleep while there is nothing to read."""
+    return _pool(torch.get_num_threads())
+
+
+@cache
+def _pool(num_threads: int) -> _cpu.ThreadPool:
+    return _cpu.ThreadPool(num_threads)
