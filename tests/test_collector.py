@@ -21,6 +21,24 @@ print(gc.isenabled(), gc.get_freeze_count() > 10 * len(gc.get_objects()))
 """
 
 
+def test_what_has_come_in_a_pause_counts_as_old() -> None:
+    with collector.paused():
+        kept: list[list[int]] = [[] for _ in range(1000)]
+    old = {id(each) for each in gc.get_objects(generation=2)}
+    assert {id(each) for each in kept} <= old
+    assert not gc.get_freeze_count()
+
+
+def test_a_pause_lets_nothing_go_that_is_kept() -> None:
+    gc.freeze()
+    try:
+        with collector.paused():
+            pass
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+
+
 def failing_import() -> None:
     assert not gc.isenabled()
     raise ImportError("gone")

@@ -7,12 +7,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """While modules are imported: they are all kept, and collections among them take a tenth of an import of torch."""
+    """While modules are imported: they are all kept, and collections among them take a tenth of an import of torch.
+
+    What has come by then counts as old: the next collection of young objects would look at all of it.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # else others keep objects there, which `unfreeze` would let go
+            gc.freeze()
+            gc.unfreeze()  # to the oldest generation
         if was_enabled:
             gc.enable()
 
