@@ -5,29 +5,19 @@
 #include <stdexcept>
 #include <string>
 
+#include "float16.h"
+
 namespace octavo {
 namespace {
 
 // What a task decodes: enough for some ten microseconds.
 constexpr int64_t BYTES_A_TASK = 1 << 16;
 
-float float_of(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 // A float16, as bytes since blocks lie anywhere.
 struct Half {
   uint8_t low, high;
 
-  float value() const {
-    const uint32_t sign = (high & 0x80u) << 24, exponent = high >> 2 & 31u, digits = (high & 3u) << 8 | low;
-    if (exponent == 31) return float_of(sign | 0x7f800000 | digits << 13);  // infinity, or no number
-    if (exponent > 0) return float_of(sign | (exponent + 112) << 23 | digits << 13);
-    const float subnormal = static_cast<float>(digits) / 16777216.0f;  // 2^24
-    return sign ? -subnormal : subnormal;
-  }
+  float value() const { return f16_float(static_cast<uint16_t>(low | high << 8)); }
 };
 
 // Codes under 16 of two bytes -> in one, the first in its low half.
@@ -264,7 +254,7 @@ struct MXFP4 {
 
   void decode(Decoded out) const {
     pair_halves<16>(halves, out.codes);
-    out.scales[0] = float_of(exponent < 2 ? 0x200000u << exponent : (exponent - 1u) << 23);  // below, subnormal
+    out.scales[0] = bits_float(exponent < 2 ? 0x200000u << exponent : (exponent - 1u) << 23);  // below, subnormal
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../float16.h"
 #include "../kernels.h"
 
 #if defined(__AVX2__)
@@ -23,9 +24,6 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// float32: sign, 8 bits of exponent (2^n is stored as n + 127), 23 of mantissa.
-constexpr int MANTISSA_BITS = 23;
-constexpr int EXPONENT_BIAS = 127;
 // bfloat16 is the upper half of a float32. Adding this, and one more where the half is odd, carries into it what rounds up,
 // ties to even; NaN must not be rounded, as that could make it infinite.
 constexpr int BF16_ROUNDING = 0x7fff;

@@ -18,30 +18,10 @@ struct I32x16 {
   for (int i = 0; i < LANES; ++i) out.v[i] = expression;         \
   return out
 
-constexpr uint32_t FLOAT_INFINITY = 0x7f800000;
-// float16 against float32: digits that are cut off, how much smaller the exponent's bias is, the smallest number above 0.
-constexpr uint32_t F16_SHIFT = 13;
-constexpr uint32_t F16_REBIAS = 112;
-constexpr float F16_SMALLEST = 1.0f / 16777216.0f;  // 2^-24
-
 OCTAVO_INLINE uint32_t float_bits(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
-}
-OCTAVO_INLINE float bits_float(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-OCTAVO_INLINE float f16_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = (half >> 10) & 31, digits = half & 0x3ff;
-  if (exponent == 31) return bits_float(sign | FLOAT_INFINITY | (digits << F16_SHIFT));
-  if (exponent == 0) {
-    const float subnormal = static_cast<float>(digits) * F16_SMALLEST;
-    return sign ? -subnormal : subnormal;
-  }
-  return bits_float(sign | ((exponent + F16_REBIAS) << MANTISSA_BITS) | (digits << F16_SHIFT));
 }
 OCTAVO_INLINE uint16_t float_f16(float x) {
   const uint32_t bits = float_bits(x), sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffff;
