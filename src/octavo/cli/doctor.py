@@ -105,7 +105,6 @@ def _instruction_set() -> str:
 
 
 def _print_model(config: EngineConfig) -> None:
-
     from octavo.checkpoints.folder import has_weights
     from octavo.checkpoints.generation_config import generation_folder
     from octavo.checkpoints.locate import locate
@@ -116,6 +115,7 @@ def _print_model(config: EngineConfig) -> None:
     from octavo.layers.build import ModelBuild
     from octavo.layers.parallel import TensorParallel
     from octavo.models.loader import read_config, read_forms, resolve_cache_dtype, resolve_dtype, resolve_quantization
+    from octavo.models.registry import build_model
 
     checkpoint = locate(resolve_model(config, weights=False).model)
     model = read_config(checkpoint, generation_folder(config))
@@ -145,7 +145,7 @@ def _print_model(config: EngineConfig) -> None:
             "kernels": choice.why,
         },
     )
-    groups = layer_groups_of(model, build, max_model_len)
+    groups = layer_groups_of(build_model(model, build.on_meta()), max_model_len)
     budget = _budget(config, model, build, groups, cache_dtype)
     cache = size_cache(config, model, groups, cache_dtype, max_model_len, budget)
     _print_cache(config, cache, max_model_len, budget.asked)

@@ -54,6 +54,7 @@ from octavo.models.loader import (
     resolve_dtype,
     resolve_quantization,
 )
+from octavo.models.registry import build_model
 from octavo.pooling import Pooling
 from octavo.sampling.grammars import BUILT_IN, Grammars, ModelTokens
 from octavo.structured_outputs import Grammar, ReasoningSection
@@ -142,7 +143,8 @@ class LocalExecutor:
         memory = memory_for(config, ranks, device)
         packed = _packed_weights(config, kernels, progress)
         weight_bytes = check_weights_fit(config, self.model_config, build, memory.for_weights(), memory.use)
-        layer_groups = layer_groups_of(self.model_config, build, max_model_len)
+        unfilled = build_model(self.model_config, build.on_meta())
+        layer_groups = layer_groups_of(unfilled, max_model_len)
         record = cache_record(config, self.model_config, layer_groups, cache_dtype)
         most = memory.most_for_cache()
         check_cache_fits(config, self.model_config, layer_groups, cache_dtype, max_model_len, most)
@@ -155,6 +157,7 @@ class LocalExecutor:
             seed=config.seed or 0,
             progress=progress,
             packed=packed,
+            model=unfilled,
         )
         captures = queue.runs_ahead and config.cuda_graphs == "auto"
         padding = 1 if captures else 0

@@ -17,7 +17,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.memory import Demand, make_demand
 from octavo.models.config import ModelConfig
-from octavo.models.registry import build_model
+from octavo.models.registry import CausalLM, build_model
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +116,12 @@ def _is_unstretched(model: ModelConfig) -> bool:
     return model.rope_scaling is not None and model.rope_scaling["rope_type"] == "dynamic"
 
 
-def layer_groups_of(config: ModelConfig, build: ModelBuild, max_model_len: int) -> LayerGroups:
+def layer_groups_of(model: CausalLM, max_model_len: int) -> LayerGroups:
     """How a model's layers share block tables; a window that no sequence outgrows is none."""
     return group_layers(
         [
             Full(kind.is_causal) if kind.most_seen is not None and kind.most_seen >= max_model_len else kind
-            for kind in build_model(config, build.on_meta()).layer_kinds()
+            for kind in model.layer_kinds()
         ]
     )
 

@@ -154,6 +154,7 @@ def load_model(
     seed: int = 0,
     progress: bool = False,
     packed: PackedWeights | None = None,
+    model: CausalLM | None = None,
 ) -> CausalLM:
     """Build the model and fill it. Tensors are streamed: beside the weights themselves only slices are held.
 
@@ -164,13 +165,14 @@ def load_model(
         load_format: which of a folder's weights to read; `dummy` makes up weights from `seed`.
         progress: show a bar on stderr.
         packed: opened here. What it has of the model's weights is not loaded: those parameters stay unfilled.
+        model: this very one, where it has been built on the meta device already.
 
     Raises:
         ModelError: a file is missing, truncated or corrupt, a tensor is missing, unknown or of another shape, or the
             config asks for what cannot be run. Nothing large has been allocated then, unless a file changes meanwhile.
         ConfigError: the model cannot be split over the tensor-parallel ranks.
     """
-    model = build_model(config, build.on_meta())
+    model = model or build_model(config, build.on_meta())
     placements = model.placements()
     _check_placements(model, placements)
     source = _open_source(model, config, checkpoint, placements, load_format, seed)

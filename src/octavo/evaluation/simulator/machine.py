@@ -31,6 +31,7 @@ from octavo.layers.build import ModelBuild
 from octavo.layers.parallel import TensorParallel
 from octavo.models.config import ModelConfig
 from octavo.models.loader import read_config, read_forms, resolve_cache_dtype, resolve_dtype, resolve_quantization
+from octavo.models.registry import build_model
 
 META = torch.device("meta")
 RANKS = (1, 2, 4, 8, 16)
@@ -71,7 +72,7 @@ def simulated_executor(config: EngineConfig, device: Device) -> SimulatedExecuto
     ranks = TensorParallel(0, config.tensor_parallel_size)
     build = ModelBuild(dtype, META, kernels, ranks, quantization, max_model_len)
     build = replace(build, forms=read_forms(model, build, checkpoint, config.load_format))
-    layer_groups = layer_groups_of(model, build, max_model_len)
+    layer_groups = layer_groups_of(build_model(model, build), max_model_len)
     record = cache_record(config, model, layer_groups, cache_dtype)
     work = count_work(model, build, record)
     budget = _budget(config, model, build, device, max_model_len)
